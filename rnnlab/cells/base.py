@@ -1,0 +1,135 @@
+"""The contract of a cell: what an author writes, and what may be relied on.
+
+A cell is the mathematics of one time step, split where the engine can gain from it:
+
+``prepare(inputs) -> (constants, inputs)``
+    runs once per sequence on all inputs ``[T, B, F]``. It makes everything that does not depend on the
+    state: the input projections of all steps in one product, transformed weights, masks. It returns two
+    things, each a tensor or a nested tuple of tensors: what is constant over the sequence (weights,
+    per-sequence masks, an attention memory), and what has a value per step (``[T, ...]``: projections, zoneout
+    masks, elapsed times).
+
+``step(constants, inputs, state) -> (output, state)``
+    is one time step and a pure function: it reads its three arguments (``inputs`` being the slice of one
+    step) and the cell's plain options, writes nothing, and draws no random number.
+
+``initial_state(batch_size) -> state``
+    is the state before the first step: a nested tuple of tensors ``[B, ...]``, by default zeros of
+    ``[B, hidden_size]``, one for each name in ``states``.
+
+The output may be narrower or wider than the state (``output_size``). States may be several, of any shape
+after the batch axis, and of any dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rnnlab.interface import InputError, State
+
+
+class Native(NamedTuple):
+    """A cell's weights in the layout of ``torch.nn``'s layer of the same mathematics.
+
+    mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"LSTM"`` or ``"GRU"``.
+    weights: ``weight_ih [G*H, F]``, ``weight_hh [G*H, H]`` and, where the cell has biases,
+        ``bias_ih [G*H]`` and ``bias_hh [G*H]``; G gates.
+    """
+
+    mode: str
+    weights: tuple[Tensor, ...]
+
+
+class Cell(nn.Module):
+    """One time step of a recurrent network. Subclasses write `prepare` and `step`.
+
+    The constructor of a cell takes ``input_size`` and ``hidden_size``, and its own options as keyword-only
+    parameters; the same names, with the same defaults, stand in its file in ``conf/cell``.
+    """
+
+    states: ClassVar[tuple[str, ...]] = ("h",)
+    """The names of the state tensors, in order."""
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
+        super().__init__()
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if size < 1:
+                raise InputError(f"{name} is {size}; it must be at least 1")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.output_size = hidden_size if output_size is None else output_size
+
+    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
+        """Everything that does not depend on the state, for all steps of ``inputs`` ``[T, B, input_size]``.
+
+        A cell that needs more than its inputs (an attention memory, say) names it as a further parameter,
+        and the layer's caller passes it by that name.
+        """
+        raise NotImplementedError
+
+    def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:
+        """One time step: ``(output [B, output_size], new state)``."""
+        raise NotImplementedError
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first step, on the parameters' device and in their dtype."""
+        like = next(self.parameters())
+        return tuple(like.new_zeros(batch_size, self.hidden_size) for _ in self.states)
+
+    def native(self) -> Native | None:
+        """The same mathematics as a ``torch.nn`` layer; None where there is none."""
+        return None
+
+    def load_native(self, weights: tuple[Tensor, ...]) -> None:
+        """Copy the weights of the ``torch.nn`` layer that `native` names, in the order of `Native.weights`."""
+        raise InputError(f"{type(self).__name__} has no counterpart in torch.nn to take weights from")
+
+    def extra_repr(self) -> str:
+        """Sizes, as ``torch.nn`` modules show them."""
+        return f"{self.input_size}, {self.hidden_size}"
+
+
+def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
+    """``value`` if it is among ``choices``; otherwise an InputError that names them."""
+    if value not in choices:
+        raise InputError(f"{option}={value!r} is not one of {', '.join(choices)}")
+    return value
+
+
+def input_weights(gates: int, hidden_size: int, input_size: int) -> nn.Parameter:
+    """``W`` of ``gates`` stacked gates, ``[gates * hidden_size, input_size]``, each Glorot uniform (Glorot and
+    Bengio, 2010)."""
+    weight = torch.empty(gates, hidden_size, input_size)
+    for gate in weight:
+        nn.init.xavier_uniform_(gate)
+    return nn.Parameter(weight.flatten(0, 1))
+
+
+def recurrent_weights(gates: int, hidden_size: int, init: str = "orthogonal") -> nn.Parameter:
+    """``U`` of ``gates`` stacked gates, ``[gates * hidden_size, hidden_size]``.
+
+    Args:
+        gates: number of stacked square matrices; each is initialised by itself.
+        hidden_size: H.
+        init: ``orthogonal`` (Saxe et al., 2014), ``identity`` (Le et al., 2015), or ``uniform`` within
+            1/sqrt(H), as ``torch.nn`` does.
+    """
+    check_choice("recurrent_init", init, ("orthogonal", "identity", "uniform"))
+    weight = torch.empty(gates, hidden_size, hidden_size)
+    bound = hidden_size**-0.5
+    for gate in weight:
+        if init == "orthogonal":
+            nn.init.orthogonal_(gate)
+        elif init == "identity":
+            nn.init.eye_(gate)
+        else:
+            nn.init.uniform_(gate, -bound, bound)
+    return nn.Parameter(weight.flatten(0, 1))
+
+
+def bias_vector(size: int, present: bool = True) -> nn.Parameter | None:
+    """A bias of zeros ``[size]``, or None where the cell has no biases."""
+    return nn.Parameter(torch.zeros(size)) if present else None

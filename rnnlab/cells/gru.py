@@ -1,0 +1,93 @@
+"""The gated recurrent unit, in both of its published forms."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from rnnlab.cells.base import Cell, Native, bias_vector, check_choice, input_weights, recurrent_weights
+from rnnlab.interface import State
+
+
+class GRU(Cell):
+    """Gated recurrent unit (Cho et al., 2014, arXiv:1406.1078).
+
+        r_t = σ(W_r x_t + U_r h_{t-1} + b_r)
+        z_t = σ(W_z x_t + U_z h_{t-1} + b_z)
+        n_t = tanh(W_n x_t + r_t ⊙ (U_n h_{t-1} + b_u) + b_n)     reset="after"
+        n_t = tanh(W_n x_t + U_n (r_t ⊙ h_{t-1}) + b_n)           reset="before"
+        h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}
+
+    ``before`` resets the state and then multiplies, as in the paper; ``after`` multiplies first, needs one
+    product a step instead of two, and is what cuDNN and ``torch.nn.GRU`` compute.
+
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold the gates in the order r, z, n.
+    Differs from the paper: it has biases; the default is ``after``.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h.
+        reset: ``after`` or ``before`` the recurrent product of the candidate.
+        bias: whether there are biases.
+        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        reset: str = "after",
+        bias: bool = True,
+        recurrent_init: str = "orthogonal",
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        self.reset = check_choice("reset", reset, ("after", "before"))
+        self.W = input_weights(3, hidden_size, input_size)
+        self.U = recurrent_weights(3, hidden_size, recurrent_init)
+        self.b = bias_vector(3 * hidden_size, bias)
+        self.b_u = bias_vector(hidden_size, bias and reset == "after")
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
+        x = linear(inputs, self.W, self.b)
+        if self.reset == "before":
+            return self.U.split([2 * self.hidden_size, self.hidden_size]), x
+        b_u = self.U.new_zeros(self.hidden_size) if self.b_u is None else self.b_u
+        return (self.U, b_u), x
+
+    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        (h,) = state
+        x_r, x_z, x_n = x.chunk(3, dim=-1)
+        if self.reset == "after":
+            U, b_u = constants
+            u_r, u_z, u_n = linear(h, U).chunk(3, dim=-1)
+            r, z = (x_r + u_r).sigmoid(), (x_z + u_z).sigmoid()
+            n = (x_n + r * (u_n + b_u)).tanh()
+        else:
+            U_rz, U_n = constants
+            u_r, u_z = linear(h, U_rz).chunk(2, dim=-1)
+            r, z = (x_r + u_r).sigmoid(), (x_z + u_z).sigmoid()
+            n = (x_n + linear(r * h, U_n)).tanh()
+        h = (1 - z) * n + z * h
+        return h, (h,)
+
+    def native(self) -> Native | None:
+        """``torch.nn.GRU`` for ``reset="after"``; its second bias is zero here for r and z."""
+        if self.reset == "before":
+            return None
+        if self.b is None:
+            return Native("GRU", (self.W, self.U))
+        bias_hh = torch.cat([self.b.new_zeros(2 * self.hidden_size), self.b_u])
+        return Native("GRU", (self.W, self.U, self.b, bias_hh))
+
+    @torch.no_grad()
+    def load_native(self, weights: tuple[Tensor, ...]) -> None:
+        """Copy from ``torch.nn.GRU``: the two biases of r and z are only ever added, those of n are not."""
+        if self.reset == "before":
+            super().load_native(weights)
+        self.W.copy_(weights[0])
+        self.U.copy_(weights[1])
+        if self.b is not None:
+            rz = slice(0, 2 * self.hidden_size)
+            self.b.copy_(weights[2])
+            self.b[rz] += weights[3][rz]
+            self.b_u.copy_(weights[3][2 * self.hidden_size :])

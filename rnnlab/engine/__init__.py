@@ -1,0 +1,52 @@
+"""How a cell is run over time: one cell, several ways, always the same numbers.
+
+=============  =====================================================================================
+``reference``  a plain loop over the steps with autograd: any cell, any dtype; the truth for the others
+``native``     ``torch.nn``'s own kernel (oneDNN, cuDNN), for cells whose mathematics it has
+``auto``       ``native`` where the cell has it, ``reference`` otherwise
+=============  =====================================================================================
+
+A way of running is a function ``run(cell, inputs, state, lengths, **context) -> (outputs, state)``.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rnnlab.cells import Cell
+from rnnlab.engine import native, reference
+from rnnlab.interface import InputError
+
+BACKENDS = ("auto", "reference", "native")
+
+
+class Choice(NamedTuple):
+    """The way chosen for a cell: its name, its function, and why it was chosen."""
+
+    name: str
+    run: Callable
+    reason: str
+
+
+def choose(cell: Cell, backend: str = "auto") -> Choice:
+    """How to run ``cell``.
+
+    Args:
+        cell: the cell.
+        backend: one of `BACKENDS`.
+
+    Raises:
+        InputError: there is no such backend, or it cannot run this cell.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}; the choices are {', '.join(BACKENDS)}")
+    has_native = cell.native() is not None
+    if backend == "native" and not has_native:
+        raise InputError(
+            f"backend 'native' cannot run {type(cell).__name__} as configured, torch.nn has no such layer; "
+            "'reference' can, and 'auto' picks it"
+        )
+    if backend == "native" or (backend == "auto" and has_native):
+        reason = "asked for" if backend == "native" else "torch.nn has this cell and runs it at least as fast"
+        return Choice("native", native.run, reason)
+    reason = "asked for" if backend == "reference" else "torch.nn has no such cell"
+    return Choice("reference", reference.run, reason)

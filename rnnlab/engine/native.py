@@ -1,0 +1,32 @@
+"""``torch.nn``'s own recurrent kernels, driven with a cell's weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from rnnlab.cells import Cell
+from rnnlab.interface import State
+
+
+def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+    """Run ``cell`` over ``inputs`` with the kernel that its ``native`` names; arguments as for the reference."""
+    mode, weights = cell.native()
+    kernel = getattr(torch, mode.lower())  # torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu
+    has_biases = len(weights) == 4
+    options = (has_biases, 1, 0.0, cell.training, False)  # layers, dropout, train, bidirectional
+    if lengths is None:
+        outputs, *final = kernel(inputs, _hidden(state), weights, *options, False)  # batch_first
+        return outputs, tuple(part[0] for part in final)
+    packed = pack_padded_sequence(inputs, lengths.cpu(), enforce_sorted=False)
+    state = tuple(part[packed.sorted_indices] for part in state)
+    data, *final = kernel(packed.data, packed.batch_sizes, _hidden(state), weights, *options)
+    outputs, _ = pad_packed_sequence(PackedSequence(data, *packed[1:]), total_length=inputs.shape[0])
+    return outputs, tuple(part[0][packed.unsorted_indices] for part in final)
+
+
+def _hidden(state: State) -> Tensor | tuple[Tensor, ...]:
+    """``torch.nn``'s initial state: ``[1, B, H]``, in a tuple only where there are several."""
+    layered = tuple(part.unsqueeze(0) for part in state)
+    return layered if len(layered) > 1 else layered[0]

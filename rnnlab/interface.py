@@ -1,0 +1,105 @@
+"""The few words everyone shares: what a task feeds a model, what a batch is, what a state is.
+
+Shape letters used throughout: T time steps, B sequences in a batch, F features, H hidden size.
+Everything is time-major; state tensors have the batch first, ``[B, ...]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = tuple[Any, ...]
+"""A plain nested tuple of tensors, each ``[B, ...]``: everything carried from one step to the next."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Inputs are class indices: int64 ``[T, B]`` with values in ``[0, size)``."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Inputs are real vectors: float ``[T, B, size]``."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """Inputs are pictures: float ``[T, B, *shape]``, ``shape`` being (channels, height, width)."""
+
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means: its unit, and which direction is better."""
+
+    unit: str
+    better: str = "lower"
+
+    def improves(self, value: float, best: float) -> bool:
+        """Whether ``value`` is strictly better than ``best``."""
+        return value < best if self.better == "lower" else value > best
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a task hands to a model and to its own loss.
+
+    inputs: ``[T, B]`` tokens, ``[T, B, F]`` vectors or ``[T, B, C, H, W]`` images.
+    targets: whatever the task's loss reads, time-major where it has time: ``[T', B, ...]`` or ``[B, ...]``.
+    lengths: int64 ``[B]``, steps that count of each input sequence; None where all are full.
+    target_lengths: the same for the targets.
+    fresh: bool ``[B]``, the streams that begin anew in this batch (truncated BPTT); None where every
+        batch stands alone.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+    target_lengths: Tensor | None = None
+    fresh: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+
+    @property
+    def batch_size(self) -> int:
+        """Number of sequences."""
+        return self.inputs.shape[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of input steps that count, over all sequences."""
+        if self.lengths is None:
+            return self.inputs.shape[0] * self.inputs.shape[1]
+        return int(self.lengths.sum())
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply ``function`` to the corresponding tensors of states of one structure."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return function(*states)
+    return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
+
+
+def tensors_of(state: State) -> list[Tensor]:
+    """The tensors of a nested tuple, depth first."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state for tensor in tensors_of(part)]

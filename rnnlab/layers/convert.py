@@ -1,0 +1,77 @@
+"""The way to and from ``torch.nn``: the same weights, the same numbers."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from rnnlab import cells
+from rnnlab.interface import InputError
+from rnnlab.layers.recurrent import Recurrent
+from rnnlab.layers.stack import Stack
+
+_TORCH = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
+_CELLS = {
+    "RNN_TANH": ("rnn", {"activation": "tanh"}),
+    "RNN_RELU": ("rnn", {"activation": "relu"}),
+    "LSTM": ("lstm", {}),
+    "GRU": ("gru", {"reset": "after"}),
+}
+
+
+def to_torch(stack: Stack) -> nn.RNNBase:
+    """The ``torch.nn.RNN``, ``LSTM`` or ``GRU`` with the weights of ``stack``.
+
+    Raises:
+        InputError: torch.nn has no layer with the mathematics of these cells.
+    """
+    natives = [layer.cell.native() for layer in stack.layers]
+    modes = {None if native is None else native.mode for native in natives}
+    if None in modes or len(modes) > 1:
+        raise InputError(f"torch.nn has no layer for a stack of {', '.join(_names(stack))}")
+    (mode,) = modes
+    first = stack.layers[0].cell
+    options = {"nonlinearity": mode.removeprefix("RNN_").lower()} if mode.startswith("RNN") else {}
+    module = _TORCH[mode](
+        first.input_size,
+        first.hidden_size,
+        num_layers=len(natives),
+        bias=len(natives[0].weights) == 4,
+        dropout=stack.dropout,
+        **options,
+    ).to(natives[0].weights[0])
+    for depth, native in enumerate(natives):
+        for target, source in zip(module.all_weights[depth], native.weights, strict=True):
+            target.data.copy_(source)
+    return module.train(stack.training)
+
+
+def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
+    """The stack with the weights of a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
+
+    It is time-major whatever ``module.batch_first`` says.
+
+    Raises:
+        InputError: the layer is bidirectional or has a projection.
+    """
+    if module.bidirectional or module.proj_size:
+        raise InputError("only layers of one direction and without proj_size can be taken over from torch.nn")
+    name, options = _CELLS[module.mode]
+
+    def cell(input_size: int, hidden_size: int) -> cells.Cell:
+        return cells.create(name, input_size=input_size, hidden_size=hidden_size, bias=module.bias, **options)
+
+    stack = Stack.build(
+        cell,
+        module.input_size,
+        module.hidden_size,
+        module.num_layers,
+        dropout=module.dropout if module.num_layers > 1 else 0.0,
+        backend=backend,
+    ).to(module.weight_ih_l0)
+    for layer, weights in zip(stack.layers, module.all_weights, strict=True):
+        layer.cell.load_native(tuple(weights))
+    return stack.train(module.training)
+
+
+def _names(stack: Stack) -> list[str]:
+    return [type(layer.cell).__name__ for layer in stack.layers if isinstance(layer, Recurrent)]

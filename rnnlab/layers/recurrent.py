@@ -1,0 +1,88 @@
+"""A layer: one cell run over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnlab import engine
+from rnnlab.cells.base import Cell, check_choice
+from rnnlab.interface import InputError, State, map_state, tensors_of
+
+
+class Recurrent(nn.Module):
+    """A cell run over a sequence: ``outputs, state = layer(inputs, state=None, lengths=None)``.
+
+    Splitting a sequence and passing the state on gives the same result as running it whole.
+
+    Args:
+        cell: the cell.
+        backend: how to run it: ``auto``, ``reference`` or ``native``; ``layer.choice`` says what was picked and why.
+        initial_state: ``zero`` (the cell's own), or ``learned``: the cell's own as a parameter.
+
+    Raises:
+        InputError: the backend does not exist or cannot run this cell.
+    """
+
+    def __init__(self, cell: Cell, backend: str = "auto", initial_state: str = "zero") -> None:
+        super().__init__()
+        self.cell = cell
+        self.choice = engine.choose(cell, backend)
+        check_choice("initial_state", initial_state, ("zero", "learned"))
+        learned = tensors_of(cell.initial_state(1)) if initial_state == "learned" else []
+        self.first = nn.ParameterList(nn.Parameter(tensor[0].clone()) for tensor in learned)
+
+    @property
+    def output_size(self) -> int:
+        """Features of an output."""
+        return self.cell.output_size
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first step: a nested tuple of tensors ``[batch_size, ...]``."""
+        state = self.cell.initial_state(batch_size)
+        if not len(self.first):
+            return state
+        learned = iter(self.first)
+        return map_state(lambda tensor: next(learned).expand_as(tensor), state)
+
+    def forward(
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+    ) -> tuple[Tensor, State]:
+        """Run the cell over a batch of sequences.
+
+        Args:
+            inputs: ``[T, B, input_size]``.
+            state: the state to begin with; None means `initial_state`.
+            lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None where all are T.
+            context: what the cell's ``prepare`` takes beyond its inputs, by name.
+
+        Returns:
+            outputs ``[T, B, output_size]``, zero past each sequence's end, and the state at each sequence's end.
+
+        Raises:
+            InputError: a shape or a length does not fit.
+        """
+        if inputs.dim() != 3 or inputs.shape[-1] != self.cell.input_size or not inputs.shape[0]:
+            raise InputError(
+                f"inputs are {list(inputs.shape)}; the cell expects [T, B, {self.cell.input_size}] with T at least 1"
+            )
+        num_steps, batch_size, _ = inputs.shape
+        if state is None:
+            state = self.initial_state(batch_size)
+        if any(tensor.shape[0] != batch_size for tensor in tensors_of(state)):
+            sizes = sorted({tensor.shape[0] for tensor in tensors_of(state)})
+            raise InputError(f"the state is for {sizes} sequences, inputs have {batch_size}")
+        if lengths is not None:
+            lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
+        return self.choice.run(self.cell, inputs, state, lengths, **context)
+
+    @staticmethod
+    def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
+        if lengths.shape != (batch_size,) or lengths.is_floating_point():
+            raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
+        low, high = (int(bound) for bound in torch.aminmax(lengths))
+        if low < 1 or high > num_steps:
+            raise InputError(f"lengths go from {low} to {high}; each must be between 1 and the {num_steps} steps given")
+        return lengths

@@ -1,0 +1,109 @@
+"""One rule for finding a cell, task, model, optimizer or scheduler by name.
+
+A plain name is a file in the folder of its kind (or a function in its module); ``package.module:Name``
+is a class or function from anywhere on the Python path. There is no other registry.
+
+The options of whatever is found are its keyword-only parameters; what rnnlab itself supplies is positional.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rnnlab.interface import InputError
+
+
+def available(home: ModuleType) -> list[str]:
+    """The built-in names of a kind: the files of a folder (all but ``base``), or a module's own functions."""
+    if hasattr(home, "__path__"):
+        files = Path(home.__path__[0]).rglob("[a-z]*.py")
+        return sorted(file.stem for file in files if file.stem != "base")
+    return sorted(n for n, f in vars(home).items() if inspect.isfunction(f) and f.__module__ == home.__name__)
+
+
+def find(name: str, home: ModuleType, base: type | None = None) -> Callable[..., Any]:
+    """The class or function called ``name``.
+
+    Args:
+        name: a built-in name of ``home``, or ``package.module:Name``.
+        home: the package or module where built-in names of this kind live.
+        base: the class that what is found must derive from; None for functions.
+
+    Raises:
+        InputError: nothing of that name can be found or imported, or it is of another kind.
+    """
+    kind = home.__name__.rpartition(".")[2].removesuffix("s")
+    if ":" in name:
+        found = _from_outside(name, kind)
+    elif name not in available(home):
+        raise InputError(f"unknown {kind} {name!r}{nearest(name, available(home))}")
+    elif hasattr(home, "__path__"):
+        found = _defined_in(_module_of(name, home), base)
+    else:
+        found = getattr(home, name)
+    if base is not None and not (inspect.isclass(found) and issubclass(found, base)):
+        raise InputError(f"{kind} {name!r} must be a class derived from {base.__module__}.{base.__qualname__}")
+    return found
+
+
+def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options of a class or function: its keyword-only parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def check_options(given: dict[str, Any], function: Callable[..., Any], owner: str) -> None:
+    """Raise an InputError naming the first option of ``given`` that ``function`` does not have."""
+    known = options(function)
+    for name in given:
+        if name not in known:
+            raise InputError(f"{owner} has no option {name!r}{nearest(name, list(known))}")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of an error sentence: the nearest known name if one is near, and the choices."""
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (choices: {', '.join(known) or 'none'})"
+
+
+def _from_outside(name: str, kind: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{kind} {name!r} needs the module {error.name!r}, which is not on the Python path; run the command "
+            "in the folder that holds it, or install it"
+        ) from error
+    if not hasattr(module, attribute):
+        raise InputError(f"{kind} {name!r}: module {module_name!r} has no {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _module_of(name: str, home: ModuleType) -> ModuleType:
+    folder = Path(home.__path__[0])
+    file = next(path for path in folder.rglob(f"{name}.py"))
+    dotted = ".".join(file.relative_to(folder).with_suffix("").parts)
+    return importlib.import_module(f"{home.__name__}.{dotted}")
+
+
+def _defined_in(module: ModuleType, base: type | None) -> type:
+    """The one public class deriving from ``base`` that ``module`` itself defines."""
+    found = [
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and issubclass(value, base or object)
+        and not name.startswith("_")
+    ]
+    assert len(found) == 1, f"{module.__name__} must define exactly one public {base}, it defines {found}"
+    return found[0]
