@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,13 @@ class Metric:
     def improves(self, value: float, best: float) -> bool:
         """Whether ``value`` is strictly better than ``best``."""
         return value < best if self.better == "lower" else value > best
+
+
+class Mean(NamedTuple):
+    """A mean that can be continued over batches: the sum of what was measured, and how many there were."""
+
+    total: Tensor
+    count: int | Tensor
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,10 @@ def check_options(given: dict[str, Any], function: Callable[..., Any], owner: st
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The end of an error sentence: the nearest known name if one is near, and the choices."""
+    """The end of an error sentence: the nearest known name if one is near, and the choices if they are few."""
     close = get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (choices: {', '.join(known) or 'none'})"
+    return hint if len(known) > 12 and close else f"{hint} (choices: {', '.join(known) or 'none'})"
 
 
 def _from_outside(name: str, kind: str) -> Callable[..., Any]:

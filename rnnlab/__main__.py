@@ -1,0 +1,197 @@
+"""The command: ``rnnlab train | evaluate | generate | cells``.
+
+Heavy modules are imported by the command that needs them, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+
+USAGE = """\
+rnnlab: a laboratory for recurrent networks
+
+  rnnlab train [key=value ...]                train a model; the same command goes on with a stopped run
+  rnnlab train -m key=a,b seed=0,1            train one model for each combination
+  rnnlab evaluate run=DIR split=test          measure a trained model
+  rnnlab generate run=DIR prompt=TEXT         let a trained model go on from a text
+  rnnlab cells                                list the recurrent cells
+
+--traceback shows where an error came from. Exit codes: 0 done, 2 something given cannot be used,
+3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the run is saved).
+"""
+DIVERGED = 3
+
+
+def train(arguments: list[str]) -> int:
+    """``rnnlab train``: one run, or with ``-m`` a sweep."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors here instead of printing them itself
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rnnlab import config
+    from rnnlab.training import train as train_run
+
+    _log_to_stdout()
+    codes = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://rnnlab.conf", config_name="config")
+    def job(composed: DictConfig) -> None:
+        hydra_config = HydraConfig.get()
+        is_sweep = hydra_config.mode == RunMode.MULTIRUN
+        summary = train_run(config.resolve(composed, hydra_config.sweep.dir))
+        if summary["status"] == "stopped":
+            raise SystemExit(128 + summary["signal"])  # of a sweep too: the signal was meant for all of it
+        codes.append(DIVERGED if summary["status"] == "diverged" and not is_sweep else 0)
+
+    sys.argv = ["rnnlab train", *config.normalise(arguments)]
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise config.explain(error) from error
+    return max(codes, default=0)
+
+
+@dataclass
+class EvaluateOptions:
+    """What ``rnnlab evaluate`` takes."""
+
+    run: str
+    split: str = "test"
+    device: str = "auto"
+
+
+def evaluate(arguments: list[str]) -> int:
+    """``rnnlab evaluate``: the metrics of a run's best checkpoint, as one JSON object."""
+    options = _parse(EvaluateOptions, arguments)
+    from rnnlab import files
+    from rnnlab.training import evaluate_run
+
+    values = evaluate_run(options.run, options.split, options.device)
+    print(files.to_json({"split": options.split, **values}))
+    return 0
+
+
+@dataclass
+class GenerateOptions:
+    """What ``rnnlab generate`` takes."""
+
+    run: str
+    prompt: str = "\n"
+    length: int = 500
+    temperature: float = 0.8
+    top_k: int = 0
+    seed: int = 0
+    device: str = "cpu"
+
+
+def generate(arguments: list[str]) -> int:
+    """``rnnlab generate``: the prompt and what the model makes of it, as it is made."""
+    options = _parse(GenerateOptions, arguments)
+    from rnnlab.interface import InputError
+    from rnnlab.training import load
+
+    for name in ("length", "temperature", "top_k"):
+        if getattr(options, name) < 0:
+            raise InputError(f"{name}={getattr(options, name)} is negative; it must be 0 or more")
+    task, model, _ = load(options.run, options.device)
+    pieces = task.generate(model, options.prompt, options.length, options.temperature, options.top_k, options.seed)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+@dataclass
+class NoOptions:
+    """What ``rnnlab cells`` takes."""
+
+
+def cells(arguments: list[str]) -> int:
+    """``rnnlab cells``: every built-in cell, with the first line of its description."""
+    from rnnlab import cells as home
+
+    _parse(NoOptions, arguments)
+    for name in home.available():
+        print(f"{name:<16}{home.find(name).__doc__.splitlines()[0]}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "generate": generate,
+    "cells": cells,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    show_traceback = "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"rnnlab: unknown command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.path.append(os.getcwd())  # a user's own cells and tasks lie where they work; last, so that they shadow nothing
+    try:
+        return COMMANDS[name](rest)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stdout = None  # nobody reads on: no further output, not even the flush at exit
+        return 0
+    except Exception as error:
+        from rnnlab.interface import InputError
+
+        if show_traceback or not isinstance(error, InputError | OSError):
+            raise
+        print(f"rnnlab: {error}", file=sys.stderr)
+        return 2
+
+
+def _parse(kind: type, arguments: list[str]) -> object:
+    """``key=value`` arguments as the dataclass ``kind``; values are taken literally, ``prompt`` above all."""
+    from rnnlab.interface import InputError
+    from rnnlab.lookup import nearest
+
+    known = {f.name: f for f in fields(kind)}
+    given = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in known:
+            raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
+        try:
+            given[key] = {"int": int, "float": float, "str": str}[known[key].type](value)
+        except ValueError:
+            raise InputError(f"{key}={value!r} is not of type {known[key].type}") from None
+    for name, option in known.items():
+        if option.default is MISSING and name not in given:
+            raise InputError(f"{name}= is missing; give the directory of a run")
+    return kind(**given)
+
+
+def _log_to_stdout() -> None:
+    logger = logging.getLogger("rnnlab")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

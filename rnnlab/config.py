@@ -1,0 +1,240 @@
+"""From a command line to a resolved configuration: the only module besides ``__main__`` that knows Hydra.
+
+The schema of every option is the signature of what it configures: the keyword-only parameters of the task, cell,
+model, optimizer and scheduler that are named, of `Trainer` and of `Logger`; and `Settings` below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, make_dataclass
+from typing import Any, get_type_hints
+
+import hydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from rnnlab import cells, lookup, models, tasks
+from rnnlab.interface import InputError
+from rnnlab.training import optimizers, schedulers
+from rnnlab.training.directory import FREE_KEYS, flatten
+from rnnlab.training.logger import Logger
+from rnnlab.training.trainer import Trainer
+
+FINDERS: dict[str, Callable[[str], Callable]] = {
+    "task": tasks.find,
+    "cell": cells.find,
+    "model": models.find,
+    "optimizer": lambda name: lookup.find(name, optimizers),
+    "scheduler": lambda name: lookup.find(name, schedulers),
+}
+"""The groups whose choice names something to be found, built-in or from outside."""
+
+GROUPS = (*FINDERS, "trainer", "logger", "experiment")
+
+
+@dataclass
+class Data:
+    """Options of ``data``.
+
+    root: the folder under which public data sets lie.
+    """
+
+    root: str = "data"
+
+
+@dataclass
+class Engine:
+    """Options of ``engine``.
+
+    backend: how cells are run over time; see `rnnlab.engine`.
+    """
+
+    backend: str = "auto"
+
+
+@dataclass
+class Settings:
+    """Options outside the groups.
+
+    seed: of every random generator of the run.
+    run_dir: the run's directory; derived from the configuration where it is null.
+    """
+
+    seed: int = 0
+    run_dir: str | None = None
+    data: Data = field(default_factory=Data)
+    engine: Engine = field(default_factory=Engine)
+
+
+def compose(overrides: list[str], root: str = "runs") -> dict[str, Any]:
+    """The resolved configuration of a command line's ``overrides``; see `resolve`."""
+    with hydra.initialize_config_module("rnnlab.conf", version_base="1.3"):
+        try:
+            composed = hydra.compose("config", normalise(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error) from error
+    return resolve(composed, root)
+
+
+def resolve(composed: DictConfig, root: str = "runs") -> dict[str, Any]:
+    """A composed configuration, checked, completed and in plain containers.
+
+    Args:
+        composed: what Hydra made of the files and the command line.
+        root: the folder for a run directory that is derived.
+
+    Raises:
+        InputError: an option or a choice is unknown, or a value is of the wrong type.
+    """
+    try:
+        given = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    given = {key: value for key, value in given.items() if key not in ("hydra", "experiment")}
+    config = {}
+    for group in (*FINDERS, "trainer", "logger"):
+        config[group] = _resolve_group(group, given.pop(group, None))
+    settings = _typed(OmegaConf.structured(Settings), given, "", [*GROUPS, *flatten(config)])
+    config = {"seed": settings.pop("seed"), "run_dir": settings.pop("run_dir"), **settings, **config}
+    if config["run_dir"] is None:
+        config["run_dir"] = f"{root}/{run_name(config)}"
+    return config
+
+
+def run_name(config: dict[str, Any]) -> str:
+    """Where a run lies below the root: what a person looks for first, then a digest of everything that counts."""
+    counts = {key: value for key, value in flatten(config).items() if key not in FREE_KEYS}
+    digest = hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:8]
+    names = [config[group]["name"] for group in ("task", "model", "cell")]
+    task, model, cell = (re.sub(r"[^\w.-]", "_", name) for name in names)
+    return f"{task}/{model if model == cell else f'{model}-{cell}'}-s{config['seed']}-{digest}"
+
+
+def normalise(overrides: list[str]) -> list[str]:
+    """Overrides such that Hydra leaves the judgement of every option's name to `resolve`.
+
+    Hydra refuses an unknown ``a=1``, but takes ``+a=1`` and would run with a misspelt option that does nothing.
+    Here ``a=1``, ``+a=1`` and ``++a=1`` are the same, and an unknown name is refused with the nearest known one.
+    """
+    normal = []
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        is_choice = key in GROUPS or "/" in key or "@" in key or key.partition(".")[0] == "hydra"
+        keep = is_choice or "=" not in override or override.startswith("~")
+        normal.append(override.lstrip("+") if keep else "++" + override.lstrip("+"))
+    return normal
+
+
+def explain(error: Exception) -> InputError:
+    """One sentence for an error of Hydra or OmegaConf."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return InputError(f"unknown {group or 'config'} {name!r}{lookup.nearest(name, list(error.options or []))}")
+    text = str(error).strip()
+    return InputError(text.splitlines()[0] if text else type(error).__name__)
+
+
+def _resolve_group(group: str, given: Any) -> dict[str, Any]:
+    """The options of one group, checked against the signature of what it configures."""
+    if not isinstance(given, dict):
+        raise InputError(f"{group}={given!r} is not a set of options; name one of the files of conf/{group}")
+    if group not in FINDERS:
+        return _typed(_schema({"trainer": Trainer, "logger": Logger}[group]), given, f"{group}.")
+    names = {key: given[key] for key in ("name", "class") if key in given}
+    if "name" not in names:
+        raise InputError(f"{group} has no name; its file must say which {group} it is for")
+    found = FINDERS[group](names.get("class", names["name"]))
+    options = {key: value for key, value in given.items() if key not in names}
+    return {**names, **_typed(_schema(found), options, f"{group}.")}
+
+
+def _schema(function: Callable) -> DictConfig:
+    """The options of a class or function as a typed OmegaConf node."""
+    constructor = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(constructor)
+    fields = []
+    for name, parameter in lookup.options(function).items():
+        default = parameter.default
+        if default is parameter.empty:
+            fields.append((name, hints[name], field(default=MISSING)))
+        elif isinstance(default, list | tuple):
+            fields.append((name, hints[name], field(default_factory=lambda default=default: list(default))))
+        else:
+            fields.append((name, hints[name], field(default=default)))
+    return OmegaConf.structured(make_dataclass("Options", fields))
+
+
+def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, elsewhere: list[str] = ()) -> dict[str, Any]:
+    """``given`` merged into ``schema``: every name known, every value of its type.
+
+    Args:
+        schema: names, types and defaults.
+        given: values by name.
+        prefix: what stands before the names on the command line.
+        elsewhere: further full names to suggest where a name is unknown.
+    """
+    try:
+        merged = OmegaConf.merge(schema, given)
+        return OmegaConf.to_container(merged, throw_on_missing=True)
+    except ConfigKeyError as error:
+        unknown = _unknown_key(error, given, schema)
+        known = [prefix + key for key in flatten(OmegaConf.to_container(schema))]
+        raise InputError(
+            f"unknown option {prefix + unknown!r}{lookup.nearest(prefix + unknown, [*known, *elsewhere])}"
+        ) from error
+    except ValidationError as error:
+        expected = str(error).splitlines()[0]
+        raise InputError(f"{prefix}{error.full_key}: {expected}") from error
+    except OmegaConfBaseException as error:
+        raise InputError(f"{prefix}{error.full_key} has no value; give it one") from error
+
+
+def _unknown_key(error: ConfigKeyError, given: dict[str, Any], schema: DictConfig) -> str:
+    known = flatten(OmegaConf.to_container(schema))
+    return next((key for key in flatten(given) if key not in known), str(error.full_key))
+
+
+class Outside(ConfigSource):
+    """Lets ``cell=package.module:Class``, and the like for every group in `FINDERS`, stand wherever a file's name can.
+
+    Its options are those of the class's signature, as they would stand in a file.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        """The scheme of the entry in Hydra's search path."""
+        return "outside"
+
+    def available(self) -> bool:  # noqa: D102
+        return True
+
+    def is_group(self, config_path: str) -> bool:  # noqa: D102
+        return False
+
+    def is_config(self, config_path: str) -> bool:  # noqa: D102
+        group, _, name = config_path.rpartition("/")
+        return group in FINDERS and ":" in name
+
+    def list(self, config_path: str, results_filter: Any) -> list[str]:  # noqa: D102
+        return []
+
+    def load_config(self, config_path: str) -> ConfigResult:  # noqa: D102
+        group, _, name = config_path.rpartition("/")
+        options = OmegaConf.to_container(_schema(FINDERS[group](name)))
+        return ConfigResult(
+            config=OmegaConf.create({"name": name, **options}),
+            path=f"{self.scheme()}://{config_path}",
+            provider=self.provider,
+            header={"package": None},
+        )
+
+
+Plugins.instance().register(Outside)

@@ -1,0 +1,91 @@
+"""The sequence model: encoder, stack of recurrent layers, readout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rnnlab.cells.base import check_choice
+from rnnlab.interface import Batch, Images, InputError, State, Tokens, Vectors
+from rnnlab.layers import Stack
+from rnnlab.models.base import CellFactory, Model
+
+
+class OneHot(nn.Module):
+    """Tokens as indicator vectors: int64 ``[T, B]`` to ``[T, B, size]`` in the model's dtype."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.eye(size), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:  # noqa: D102
+        return self.rows[tokens]
+
+
+class SequenceModel(Model):
+    """Encoder, stack, readout: ``y_t = W_hy h_t + b_y`` over a stack of recurrent layers.
+
+    ``model=rnn``, ``stacked_rnn``, ``lstm`` and ``gru`` are presets of this one class: a depth and a default cell.
+
+    Args:
+        input: what the task's inputs are: Tokens or Vectors.
+        output_size: features of an output.
+        cell: makes the cells.
+        backend: how the cells are run over time.
+        hidden_size: width of every layer.
+        num_layers: depth of the stack.
+        encoder: tokens become ``embedding`` vectors that are learned, or ``one_hot`` vectors; vectors stay as they are.
+        embedding_size: width of an embedding vector.
+        dropout: share of features dropped between layers while training.
+        initial_state: ``zero`` or ``learned``.
+        readout_bias: whether the readout has a bias.
+
+    Raises:
+        InputError: a size or a choice is not possible.
+    """
+
+    def __init__(
+        self,
+        input: Tokens | Vectors | Images,
+        output_size: int,
+        cell: CellFactory,
+        backend: str = "auto",
+        *,
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        encoder: str = "embedding",
+        embedding_size: int = 64,
+        dropout: float = 0.0,
+        initial_state: str = "zero",
+        readout_bias: bool = True,
+    ) -> None:
+        super().__init__(input, output_size, cell, backend)
+        check_choice("encoder", encoder, ("embedding", "one_hot"))
+        if isinstance(input, Images):
+            raise InputError("the sequence model takes tokens or vectors, not images; choose another model")
+        if isinstance(input, Vectors):
+            self.encoder, width = nn.Identity(), input.size
+        elif encoder == "one_hot":
+            self.encoder, width = OneHot(input.size), input.size
+        else:
+            if embedding_size < 1:
+                raise InputError(f"embedding_size is {embedding_size}; it must be at least 1")
+            self.encoder, width = nn.Embedding(input.size, embedding_size), embedding_size
+        self.stack = Stack.build(
+            cell, width, hidden_size, num_layers, dropout=dropout, backend=backend, initial_state=initial_state
+        )
+        self.readout = nn.Linear(self.stack.output_size, output_size, bias=readout_bias)
+
+    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
+        hidden, state = self.stack(self.encoder(batch.inputs), state, batch.lengths)
+        return self.readout(hidden), state
+
+    def initial_state(self, batch_size: int) -> State:  # noqa: D102
+        return self.stack.initial_state(batch_size)
+
+    def encode(self, batch: Batch) -> State:  # noqa: D102
+        return self.stack(self.encoder(batch.inputs), None, batch.lengths)[1]
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        hidden, state = self.stack(self.encoder(inputs.unsqueeze(0)), state)
+        return self.readout(hidden[0]), state

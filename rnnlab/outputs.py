@@ -1,0 +1,48 @@
+"""What a model's outputs mean: output distributions as plain functions, their losses and how to draw from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from rnnlab.interface import Mean
+
+IGNORE = -100
+"""The target of a position that is not scored."""
+
+
+def categorical_loss(logits: Tensor, targets: Tensor) -> Mean:
+    """Cross-entropy in nats over all scored positions.
+
+    Args:
+        logits: ``[..., C]``, in any precision; the loss is computed in at least float32.
+        targets: class indices ``[...]``; `IGNORE` where a position is not scored.
+
+    Returns:
+        the summed loss and the number of scored positions.
+    """
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    total = cross_entropy(precise.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return Mean(total, (targets != IGNORE).sum())
+
+
+def draw_categorical(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
+    """Draw class indices ``[...]`` from ``logits`` ``[..., C]``, on the CPU whatever the logits' device.
+
+    Args:
+        logits: unnormalised log-probabilities.
+        temperature: divides the logits; 0 takes the most probable class.
+        top_k: only the k most probable classes can be drawn; 0 means all.
+        generator: the source of randomness, on the CPU.
+    """
+    logits = logits.float().cpu()
+    if temperature == 0:
+        return logits.argmax(-1)
+    if 0 < top_k < logits.shape[-1]:
+        threshold = logits.topk(top_k).values[..., -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    probabilities = (logits / temperature).softmax(-1)
+    return torch.multinomial(probabilities.reshape(-1, logits.shape[-1]), 1, generator=generator).reshape(
+        logits.shape[:-1]
+    )

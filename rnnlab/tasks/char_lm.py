@@ -1,0 +1,192 @@
+"""The character language model: predict the next character of a text."""
+
+from __future__ import annotations
+
+import hashlib
+import pydoc_data.topics
+from collections.abc import Iterator
+from functools import cached_property
+from math import log
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnlab.data import PublicFile, locate
+from rnnlab.interface import Batch, InputError, Mean, Metric, Tokens
+from rnnlab.outputs import IGNORE, categorical_loss
+from rnnlab.tasks.base import Task
+from rnnlab.text import Vocabulary, generate
+
+TINY_SHAKESPEARE = PublicFile(
+    path="tiny_shakespeare/input.txt",
+    url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+)
+CORPORA = ("pydoc", "tiny_shakespeare")
+
+
+class CharLM(Task):
+    """Next-character prediction over contiguous parallel streams, as in char-rnn.
+
+    The text is cut, in this order, into train, valid and test. Each part is cut into ``batch_size`` streams that lie one
+    after another in the text; batch number n holds the n-th window of ``seq_len`` characters of every stream, and the
+    state is carried from window to window (truncated BPTT). At the end of the streams training starts over,
+    with ``fresh`` set. With batch_size=2 and seq_len=3, the text "abcdefghijklm" gives
+
+        batch 0   inputs  abc  ghi     targets  bcd  hij     fresh
+        batch 1   inputs  def  jkl     targets  efg  klm
+
+    (shown a stream a column; tensors are ``[seq_len, batch_size]``). Evaluation scores every character of a split
+    but its first exactly once.
+
+    Args:
+        seed: not used, the data has no randomness.
+        data_root: where public data sets lie.
+        corpus: ``pydoc`` (the standard library's help texts), ``tiny_shakespeare``, or the path of a UTF-8 file.
+        split: the shares of train, valid and test, or of train and valid; they sum to 1.
+        batch_size: number of streams.
+        seq_len: steps of one window, which is how far gradients go back.
+
+    Raises:
+        InputError: the corpus cannot be read or is too short, or the shares do not sum to 1.
+    """
+
+    metrics = {"loss": Metric("nats per character"), "bpc": Metric("bits per character")}
+
+    def __init__(
+        self,
+        seed: int = 0,
+        data_root: str = "data",
+        *,
+        corpus: str = "pydoc",
+        split: list[float] = (0.9, 0.05, 0.05),
+        batch_size: int = 32,
+        seq_len: int = 64,
+    ) -> None:
+        super().__init__(seed, data_root)
+        if len(split) not in (2, 3) or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
+            raise InputError(f"task.split is {list(split)}; it must be two or three positive shares that sum to 1")
+        for name, size in (("batch_size", batch_size), ("seq_len", seq_len)):
+            if size < 1:
+                raise InputError(f"task.{name} is {size}; it must be at least 1")
+        self.corpus = corpus
+        self.split = list(split)
+        self.splits = ("train", "valid", "test")[: len(split)]
+        self.batch_size = batch_size
+        self.seq_len = seq_len
+
+    @cached_property
+    def text(self) -> str:
+        """The whole corpus."""
+        return read_corpus(self.corpus, self.data_root)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The characters of the corpus, or those of the corpus the model was trained on."""
+        return Vocabulary.of(self.text)
+
+    @property
+    def input(self) -> Tokens:  # noqa: D102
+        return Tokens(len(self.vocabulary))
+
+    @property
+    def output_size(self) -> int:  # noqa: D102
+        return len(self.vocabulary)
+
+    @cached_property
+    def streams(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Inputs and targets of every split, ``[steps, batch_size]`` each."""
+        tokens = self.vocabulary.encode(self.text)
+        ends = [round(len(tokens) * sum(self.split[: i + 1])) for i in range(len(self.split))]
+        starts = [0, *ends[:-1]]
+        return {
+            name: self._streams_of(tokens[start:end], name)
+            for name, start, end in zip(self.splits, starts, ends, strict=True)
+        }
+
+    def _streams_of(self, tokens: Tensor, split: str) -> tuple[Tensor, Tensor]:
+        inputs, targets = tokens[:-1], tokens[1:]
+        if split == "train":  # whole windows only: the characters left over are fewer than one batch
+            steps = len(inputs) // (self.batch_size * self.seq_len) * self.seq_len
+            inputs, targets = inputs[: steps * self.batch_size], targets[: steps * self.batch_size]
+        else:  # every character: the last streams are filled up with positions that are not scored
+            steps = -(-len(inputs) // self.batch_size)
+            missing = steps * self.batch_size - len(inputs)
+            inputs = torch.cat([inputs, inputs.new_zeros(missing)])
+            targets = torch.cat([targets, targets.new_full((missing,), IGNORE)])
+        if not steps:
+            raise InputError(
+                f"the {split} part of corpus {self.corpus!r} has {len(tokens)} characters, too few for one batch of "
+                f"{self.batch_size} x {self.seq_len}; lower task.batch_size or task.seq_len, or give a longer text"
+            )
+        return (
+            inputs.view(self.batch_size, steps).t().contiguous(),
+            targets.view(self.batch_size, steps).t().contiguous(),
+        )
+
+    def num_batches(self, split: str) -> int:  # noqa: D102
+        return -(-self.streams[split][0].shape[0] // self.seq_len)
+
+    def batch(self, split: str, step: int) -> Batch:
+        """Window ``step`` of every stream, ``[seq_len, batch_size]``; the last one of an evaluation may be shorter."""
+        inputs, targets = self.streams[split]
+        window = step % self.num_batches(split)
+        steps = slice(window * self.seq_len, (window + 1) * self.seq_len)
+        fresh = torch.full((self.batch_size,), window == 0)
+        return Batch(inputs[steps], targets[steps], fresh=fresh)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Mean:
+        """Cross-entropy in nats per character."""
+        return categorical_loss(outputs, batch.targets)
+
+    def derive(self, means: dict[str, float]) -> dict[str, float]:
+        """Adds bits per character, ``loss / ln 2``."""
+        return {**means, "bpc": means["loss"] / log(2)}
+
+    def sample(self, model: nn.Module) -> str:
+        """Two hundred characters at temperature 0.8, after a line break."""
+        prompt = "\n" if "\n" in self.vocabulary.characters else self.vocabulary.characters[0]
+        return "".join(self.generate(model, prompt, length=200, temperature=0.8, top_k=0, seed=0)).strip()
+
+    def generate(  # noqa: D102
+        self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
+    ) -> Iterator[str]:
+        return generate(model, self.vocabulary, prompt, length, temperature, top_k, seed)
+
+    def memory(self) -> dict[str, Any]:
+        """The vocabulary."""
+        return {"vocabulary": self.vocabulary.characters}
+
+    def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
+        self.vocabulary = Vocabulary(memory["vocabulary"])
+
+    def data_digest(self) -> str:
+        """SHA-256 of the whole text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_corpus(corpus: str, data_root: str) -> str:
+    """The text of a corpus: a built-in name or the path of a UTF-8 file.
+
+    Raises:
+        InputError: there is no such file, it is empty, or it is not text.
+    """
+    if corpus == "pydoc":
+        return "\n".join(pydoc_data.topics.topics.values())
+    path = locate(TINY_SHAKESPEARE, data_root) if corpus == "tiny_shakespeare" else Path(corpus).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"task.corpus={corpus!r} is neither a file nor one of {', '.join(CORPORA)}; give the path of a UTF-8 text"
+        )
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+    if "\0" in text:
+        raise InputError(f"{path} is not text, it contains NUL bytes; give a UTF-8 text file")
+    if not text:
+        raise InputError(f"{path} is empty; give a UTF-8 text file")
+    return text

@@ -1,0 +1,69 @@
+"""The lecture's first example: a character model that learns to say "hello"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from rnnlab.interface import Batch, Mean, Metric, Tokens
+from rnnlab.outputs import categorical_loss
+from rnnlab.tasks.base import Task
+from rnnlab.text import Vocabulary, generate
+
+
+class Hello(Task):
+    """Read h, e, l, l and say e, l, l, o; the cost is the sum of the four cross-entropies.
+
+    The same input l asks for l once and for o once, so the answer needs the hidden state.
+
+        inputs   h e l l
+        targets  e l l o
+
+    There is one training sequence and nothing else: no valid and no test split.
+    """
+
+    splits = ("train",)
+    metrics = {"loss": Metric("nats, summed over the four characters")}
+
+    def __init__(self, seed: int = 0, data_root: str = "data") -> None:
+        super().__init__(seed, data_root)
+        self.vocabulary = Vocabulary("helo")
+        self.input = Tokens(len(self.vocabulary))
+        self.output_size = len(self.vocabulary)
+
+    def num_batches(self, split: str) -> int:  # noqa: D102
+        return 1
+
+    def batch(self, split: str, step: int) -> Batch:
+        """The four steps, inputs and targets ``[4, 1]``, the same at every step of training."""
+        hello = self.vocabulary.encode("hello").unsqueeze(1)
+        return Batch(inputs=hello[:-1], targets=hello[1:])
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Mean:
+        """The sum of the cross-entropies of a sequence, in nats: one count per sequence, not per character."""
+        return Mean(categorical_loss(outputs, batch.targets).total, batch.batch_size)
+
+    @torch.inference_mode()
+    def sample(self, model: nn.Module) -> str:
+        """A table of each step's input, target and predicted character, with the probability of the target."""
+        device = next(model.parameters()).device
+        batch = self.batch("train", 0).to(device)
+        probabilities = model(batch)[0][:, 0].softmax(-1).cpu()
+        rows = ["step  input  target  predicted  P(target)"]
+        for t, (given, wanted) in enumerate(
+            zip(batch.inputs[:, 0].tolist(), batch.targets[:, 0].tolist(), strict=True)
+        ):
+            character = self.vocabulary.characters
+            predicted = int(probabilities[t].argmax())
+            rows.append(
+                f"{t + 1:>4}  {character[given]:^5}  {character[wanted]:^6}  {character[predicted]:^9}"
+                f"  {float(probabilities[t, wanted]):9.3f}"
+            )
+        return "\n".join(rows)
+
+    def generate(  # noqa: D102
+        self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
+    ) -> Iterator[str]:
+        return generate(model, self.vocabulary, prompt, length, temperature, top_k, seed)

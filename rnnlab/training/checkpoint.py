@@ -1,0 +1,64 @@
+"""Checkpoints: whole or absent, plain containers and tensors only, safe to load from a stranger."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rnnlab import files
+from rnnlab.interface import InputError
+
+FORMAT = 1
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; a crash leaves the one before."""
+    with files.replacing(path) as file:
+        torch.save({"rnnlab": FORMAT, **content}, file)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; code in it is never run.
+
+    Raises:
+        InputError: there is none, or it is truncated, of another program, or carries code.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds more than tensors and plain values and was not loaded; it may carry code"
+        ) from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a checkpoint, it is damaged or of another kind") from error
+    if not isinstance(content, dict) or content.get("rnnlab") != FORMAT:
+        raise InputError(f"{path} is not a checkpoint of this version of rnnlab")
+    return content
+
+
+def random_states() -> dict[str, Any]:
+    """The state of every global random generator, in plain containers and tensors."""
+    name, key, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": [name, key.tolist(), *rest],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Undo everything since `random_states`."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(states["numpy"]))

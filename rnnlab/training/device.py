@@ -1,0 +1,53 @@
+"""Where and how exactly a run computes: device, precision, seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from rnnlab.interface import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise InputError(f"trainer.device={name!r} is not one of auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"trainer.device={name!r}, but torch finds no CUDA device here; use cpu or auto")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(f"trainer.device={name!r}, but there are {torch.cuda.device_count()} CUDA devices here")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A fresh context in which models compute in ``fp32`` or, where torch deems it safe, in ``bf16``.
+
+    Raises:
+        InputError: the precision is unknown or the device lacks it.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"trainer.precision={precision!r} is not one of fp32, bf16")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError(f"trainer.precision=bf16, but {torch.cuda.get_device_name(device)} lacks bfloat16; use fp32")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global random generator, and ask CUDA for reproducible kernels."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with this
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time

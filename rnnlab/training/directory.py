@@ -1,0 +1,152 @@
+"""A run's directory: what lies where, who may write into it, and how it goes back to a checkpoint.
+
+config.yaml        the resolved configuration
+metrics.jsonl      every measurement, one JSON object a line: the truth
+summary.json       how the run ended
+events.out.*       the same for TensorBoard
+checkpoints/       last.pt and best.pt
+samples/           what the model says, a file per evaluation
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rnnlab import files
+from rnnlab.interface import InputError
+
+FREE_KEYS = ("run_dir", "data.root")
+"""What may differ when a run is taken up again: it says where things lie, not what is computed."""
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Args:
+        path: where it is or will be.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.summary_file = self.path / "summary.json"
+        self.last = self.path / "checkpoints" / "last.pt"
+        self.best = self.path / "checkpoints" / "best.pt"
+        self.samples = self.path / "samples"
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Raise an InputError if this is not a place for a run of ``config``; nothing is written.
+
+        It is one if it does not exist, is empty, or holds a run of the same configuration.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"run_dir={str(self.path)!r} is a file; give a directory")
+        if self.config_file.exists():
+            changes = differences(self.config(), config)
+            if changes:
+                raise InputError(
+                    f"{self.path} holds a run with another configuration ({'; '.join(changes)}) and was left "
+                    "untouched; give another run_dir, or leave it out to have one derived"
+                )
+        elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+            raise InputError(f"{self.path} is not empty and holds no run; give another run_dir")
+
+    @contextmanager
+    def claim(self, config: dict[str, Any]) -> Iterator[None]:
+        """Make the directory if need be and keep every other process out while the context lasts.
+
+        The operating system gives the lock back however the process ends.
+
+        Raises:
+            InputError: another process has it, or it is not a place for a run of ``config``.
+        """
+        self.check(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"another process is training in {self.path}; wait for it or stop it") from None
+            self.check(config)  # the process that had the lock may have written another configuration
+            self.last.parent.mkdir(exist_ok=True)
+            self.samples.mkdir(exist_ok=True)
+            if not self.config_file.exists():
+                text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+                files.write_bytes(self.config_file, text.encode())
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """The configuration of the run that lies here.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not self.config_file.is_file():
+            raise InputError(f"{self.path} is not the directory of a run, it has no {self.config_file.name}")
+        return yaml.safe_load(self.config_file.read_text())
+
+    def summary(self) -> dict[str, Any] | None:
+        """How the run ended; None where it has not."""
+        return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
+
+    def rewind(self, step: int) -> None:
+        """Remove every measurement past ``step``, and the test, so that going on from there repeats none."""
+        if self.metrics_file.exists():
+            kept = [line for line in self.metrics_file.read_text().splitlines() if _is_before(line, step)]
+            files.write_bytes(self.metrics_file, "".join(line + "\n" for line in kept).encode())
+        for events in self.path.glob("events.out.tfevents.*"):
+            _rewind_events(events, step)
+        for sample in self.samples.glob("*.txt"):
+            if int(sample.stem) > step:
+                sample.unlink()
+        self.summary_file.unlink(missing_ok=True)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Which options differ, as ``key: old -> new``; those of `FREE_KEYS` aside."""
+    before, after = flatten(old), flatten(new)
+    keys = [key for key in {**before, **after} if key not in FREE_KEYS and before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}" for key in keys]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by dots."""
+    flat = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _is_before(line: str, step: int) -> bool:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:  # a line cut off by a kill
+        return False
+    return record["step"] <= step and record["split"] != "test"
+
+
+def _rewind_events(path: Path, step: int) -> None:
+    """Rewrite a TensorBoard file without the events past ``step``; TensorBoard's own purge only hides them."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    kept = []
+    for record in RawEventFileLoader(str(path)).Load():
+        event = Event.FromString(record)
+        is_test = any(value.tag.startswith("test/") for value in event.summary.value)
+        if event.step <= step and not is_test:
+            kept.append(record)
+    with files.replacing(path) as file:
+        writer = RecordWriter(file)
+        for record in kept:
+            writer.write(record)
+        writer.flush()

@@ -1,0 +1,110 @@
+"""What a run tells: metrics.jsonl (the truth), TensorBoard beside it, sample files, the console."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from rnnlab import files
+from rnnlab.interface import Metric
+from rnnlab.training.directory import RunDirectory, flatten
+
+console = logging.getLogger("rnnlab")
+
+
+class Logger:
+    """Writes what a run measures and says.
+
+    Args:
+        directory: of the run.
+        metrics: the task's metrics, for their units.
+        log_every: training steps between two records of the training metrics.
+        tensorboard: whether to write TensorBoard events too.
+        progress: whether to show a progress bar where the console is one; in a pipe there is none.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        metrics: dict[str, Metric],
+        *,
+        log_every: int = 20,
+        tensorboard: bool = True,
+        progress: bool = True,
+    ) -> None:
+        self.directory = directory
+        self.metrics = metrics
+        self.log_every = log_every
+        self.progress = progress
+        self.lines = directory.metrics_file.open("a")
+        self.writer = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+            self.writer = SummaryWriter(str(directory.path))
+
+    def scalars(self, split: str, step: int, values: dict[str, Any], tokens: int, seconds: float) -> None:
+        """Record ``values`` of ``split`` at ``step``, after ``tokens`` and ``seconds`` of training."""
+        record = {"step": step, "split": split, "tokens": tokens, "seconds": round(seconds, 3), **values}
+        self.lines.write(files.to_json(record) + "\n")
+        self.lines.flush()
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(f"{split}/{name}", value, step)
+
+    def evaluation(self, split: str, step: int, values: dict[str, float], remark: str = "") -> None:
+        """Say the result of an evaluation, with units."""
+        named = [f"{name} {value:.4g} {self.metrics[name].unit}" for name, value in values.items()]
+        console.info("step %d  %s: %s%s", step, split, ", ".join(named), remark)
+
+    def sample(self, step: int, text: str) -> None:
+        """Show a text the model made, and keep it."""
+        files.write_bytes(self.directory.samples / f"{step:08d}.txt", (text + "\n").encode())
+        console.info("--- sample at step %d ---\n%s\n---", step, text)
+        if self.writer:
+            self.writer.add_text("sample", f"```\n{text}\n```", step)
+
+    def hyperparameters(self, config: dict[str, Any], monitored: str) -> None:
+        """Write the configuration as TensorBoard's hyperparameters, into the run's own file.
+
+        ``SummaryWriter.add_hparams`` would make a second run below this one, named by the clock.
+        """
+        if self.writer:
+            from torch.utils.tensorboard.summary import hparams
+
+            options = {
+                key: value if isinstance(value, bool | int | float | str) else str(value)
+                for key, value in flatten(config).items()
+            }
+            for summary in hparams(options, {monitored: 0.0}):
+                self.writer.file_writer.add_summary(summary)
+
+    def flush(self) -> None:
+        """Hand everything written so far to the operating system."""
+        if self.writer:
+            self.writer.flush()
+
+    @contextmanager
+    def bar(self, step: int, steps: int) -> Iterator[tqdm]:
+        """A progress bar over training steps, with time left; messages appear above it."""
+        shown = tqdm(
+            total=steps,
+            initial=step,
+            unit="step",
+            leave=False,
+            dynamic_ncols=True,
+            disable=None if self.progress else True,
+        )
+        with logging_redirect_tqdm([console]), shown:
+            yield shown
+
+    def close(self) -> None:
+        """Close the files."""
+        self.lines.close()
+        if self.writer:
+            self.writer.close()

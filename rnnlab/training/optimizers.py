@@ -1,0 +1,38 @@
+"""The optimizers a config can name. To add one, add a function here and a YAML file in ``conf/optimizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float = 4e-3,
+    betas: list[float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101); with ``weight_decay=0`` it is Adam."""
+    return torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+
+
+def sgd(
+    parameters: Iterable[nn.Parameter], *, lr: float = 1.0, momentum: float = 0.0, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent, with momentum where it is not zero."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def rmsprop(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float = 2e-3,
+    alpha: float = 0.95,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """RMSprop (Tieleman and Hinton, 2012), with char-rnn's defaults."""
+    return torch.optim.RMSprop(parameters, lr=lr, alpha=alpha, momentum=momentum, weight_decay=weight_decay)

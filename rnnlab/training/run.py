@@ -1,0 +1,215 @@
+"""One run: from a resolved configuration to a trained model in a directory, and back."""
+
+from __future__ import annotations
+
+import platform
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rnnlab
+from rnnlab import cells, files, lookup, models, tasks
+from rnnlab.interface import InputError
+from rnnlab.layers import Recurrent
+from rnnlab.models import Model
+from rnnlab.tasks import Task
+from rnnlab.training import checkpoint, optimizers, schedulers
+from rnnlab.training.device import autocast, pick_device, seed_everything
+from rnnlab.training.directory import RunDirectory, differences
+from rnnlab.training.evaluation import evaluate
+from rnnlab.training.logger import Logger, console
+from rnnlab.training.trainer import Diverged, Trainer
+
+Config = dict[str, Any]
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train what ``config`` describes in its ``run_dir``, going on where an earlier process stopped.
+
+    Args:
+        config: resolved, as ``rnnlab.config`` makes it.
+
+    Returns:
+        the run's summary; its ``status`` is ``finished``, ``diverged`` or ``stopped``.
+
+    Raises:
+        InputError: something in the configuration cannot be used; nothing has been written then.
+    """
+    directory = RunDirectory(config["run_dir"])
+    directory.check(config)
+    summary = directory.summary()
+    if summary and summary["status"] != "stopped":
+        console.info("%s: this run has already %s and is not trained again", directory.path, _tell(summary))
+        return summary
+
+    seed_everything(config["seed"])
+    task, model = build(config)
+    trainer = Trainer(
+        task,
+        model,
+        partial(lookup.find(_kind(config["optimizer"]), optimizers), **_options(config["optimizer"])),
+        partial(lookup.find(_kind(config["scheduler"]), schedulers), **_options(config["scheduler"])),
+        **config["trainer"],
+    )
+    identity = {"config": config, "data_digest": task.data_digest()}
+    origin = _origin(trainer, identity) if trainer.init_from and not directory.last.exists() else None
+
+    with directory.claim(config):
+        if directory.last.exists():
+            origin = checkpoint.load(directory.last)
+            _check_data(origin, identity)
+        if origin is not None:
+            trainer.load(origin)
+        directory.rewind(trainer.progress.step if origin else -1)
+        return _train_in(directory, trainer, identity)
+
+
+def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint of another run to begin with, once it is sure that this run can go on from it."""
+    path, config = trainer.init_from, identity["config"]
+    content = checkpoint.load(Path(path))
+    parts = ("task", "model", "cell", "optimizer")
+    changes = differences({p: content["config"][p] for p in parts}, {p: config[p] for p in parts})
+    if changes:
+        raise InputError(f"trainer.init_from={path!r} is of another configuration ({'; '.join(changes)})")
+    step = content["progress"]["step"]
+    if step >= trainer.steps:
+        raise InputError(f"trainer.init_from={path!r} is at step {step}; trainer.steps={trainer.steps} must be more")
+    _check_data(content, identity)
+    return content
+
+
+def _check_data(content: dict[str, Any], identity: dict[str, Any]) -> None:
+    if content["data_digest"] != identity["data_digest"]:
+        raise InputError(
+            "the data are not those of the checkpoint, their SHA-256 differs; restore the data it began with"
+        )
+
+
+def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
+    """Train in a directory that is ours, and write the summary."""
+    task, model, at, config = trainer.task, trainer.model, trainer.progress, identity["config"]
+    logger = Logger(directory, task.metrics, **config["logger"])
+    choices = {layer.choice for layer in model.modules() if isinstance(layer, Recurrent)}
+    summary = {
+        "status": "stopped",
+        "task": config["task"]["name"],
+        "model": config["model"]["name"],
+        "cell": config["cell"]["name"],
+        "seed": config["seed"],
+        "config": config,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "backend": "+".join(sorted({choice.name for choice in choices})),
+        "device": str(trainer.device),
+        "data_digest": identity["data_digest"],
+        "versions": {"rnnlab": rnnlab.__version__, "python": platform.python_version(), "torch": torch.__version__},
+    }
+    console.info("run directory: %s", directory.path)
+    console.info("%d parameters on %s", summary["parameters"], trainer.device)
+    for choice in choices:
+        console.info("backend %s: %s", choice.name, choice.reason)
+    if at.step:
+        console.info("going on at step %d of %d", at.step, trainer.steps)
+
+    test = None
+    try:
+        if at.step == 0:
+            logger.hyperparameters(config, f"valid/{task.monitor}")
+            trainer.show_sample(logger)
+        summary["status"] = trainer.fit(directory, logger, identity)
+        if summary["status"] == "finished" and "test" in task.splits:
+            model.load_state_dict(checkpoint.load(directory.best)["model"])
+            values = evaluate(model, task, "test", trainer.device, trainer.autocast)
+            test = {"step": at.best["step"], **values}
+            logger.scalars("test", test["step"], values, at.tokens, at.seconds)
+            logger.evaluation("test", test["step"], values, " (the best checkpoint, measured once)")
+    except Diverged as diverged:
+        summary |= {"status": "diverged", "diverged_at": diverged.step}
+        console.error("%s; the last good checkpoint is kept", diverged)
+    finally:
+        logger.close()
+    summary |= {
+        "signal": trainer.signal,
+        "steps": at.step,
+        "tokens": at.tokens,
+        "seconds": at.seconds,
+        "tokens_per_second": at.tokens / at.seconds if at.seconds else None,
+        "best": at.best,
+        "final": at.final,
+        "test": test,
+    }
+    files.write_json(directory.summary_file, summary)
+    console.info("%s: %s", directory.path, _tell(summary))
+    return summary
+
+
+def build(config: Config, memory: dict[str, Any] | None = None) -> tuple[Task, Model]:
+    """The task and the model of a configuration.
+
+    Args:
+        config: resolved.
+        memory: what the task remembered when the model was trained, from a checkpoint.
+    """
+    task = tasks.find(_kind(config["task"]))(config["seed"], config["data"]["root"], **_options(config["task"]))
+    if memory is not None:
+        task.restore(memory)
+    cell = partial(cells.find(_kind(config["cell"])), **_options(config["cell"]))
+    model = models.find(_kind(config["model"]))(
+        task.input, task.output_size, cell, config["engine"]["backend"], **_options(config["model"])
+    )
+    return task, model
+
+
+def load(run: str | Path, device: str = "auto") -> tuple[Task, Model, dict[str, Any]]:
+    """A trained run's task, its best model in evaluation mode (the last where none was best yet), and the checkpoint.
+
+    Args:
+        run: the run's directory.
+        device: where to put the model.
+
+    Raises:
+        InputError: it is not a run, or its checkpoint cannot be read.
+    """
+    directory = RunDirectory(run)
+    directory.config()
+    content = checkpoint.load(directory.best if directory.best.exists() else directory.last)
+    task, model = build(content["config"], content["task"])
+    model.load_state_dict(content["model"])
+    return task, model.to(pick_device(device)).eval(), content
+
+
+def evaluate_run(run: str | Path, split: str, device: str = "auto") -> dict[str, Any]:
+    """Every metric of a run's best model on a split, with the ``step`` it is from; the run stays as it is.
+
+    Raises:
+        InputError: the task has no such split, or the data are not those of the run.
+    """
+    task, model, content = load(run, device)
+    if split not in task.splits:
+        raise InputError(
+            f"the task {content['config']['task']['name']} has no split {split!r}{lookup.nearest(split, list(task.splits))}"
+        )
+    if task.data_digest() != content["data_digest"]:
+        raise InputError(f"the data are not those {run} was trained on (their SHA-256 differs); restore them first")
+    place = next(model.parameters()).device
+    values = evaluate(model, task, split, place, autocast(place, content["config"]["trainer"]["precision"]))
+    return {"step": content["progress"]["step"], **values}
+
+
+def _kind(section: Config) -> str:
+    """What a section of the configuration names: the class behind a preset, or its own name."""
+    return section.get("class", section["name"])
+
+
+def _options(section: Config) -> Config:
+    """A section's options, without what names it."""
+    return {key: value for key, value in section.items() if key not in ("name", "class")}
+
+
+def _tell(summary: dict[str, Any]) -> str:
+    """How a run ended, in words."""
+    if summary["status"] == "diverged":
+        return f"diverged at step {summary['diverged_at']}"
+    return f"{summary['status']} at step {summary['steps']}"

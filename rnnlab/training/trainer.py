@@ -1,0 +1,264 @@
+"""The training loop. Nothing in it knows the name of a task, a model or a cell."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from rnnlab.interface import InputError, State, map_state
+from rnnlab.models import Model
+from rnnlab.tasks import Task
+from rnnlab.training import checkpoint
+from rnnlab.training.device import autocast, pick_device
+from rnnlab.training.directory import RunDirectory
+from rnnlab.training.evaluation import carry, evaluate
+from rnnlab.training.logger import Logger
+
+
+@dataclass
+class Progress:
+    """Where a run is; all of it is in the checkpoint.
+
+    step: optimizer steps done.
+    tokens: input steps trained on.
+    seconds: training time, evaluation aside, over all resumes.
+    best, final: the best and the latest evaluation, ``{"step", metrics…}``.
+    window: loss and gradient norm of each step since the training metrics were last recorded.
+    window_tokens, window_seconds: ``tokens`` and ``seconds`` when they were.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best: dict[str, float] | None = None
+    final: dict[str, float] | None = None
+    window: list[list[float]] = field(default_factory=list)
+    window_tokens: int = 0
+    window_seconds: float = 0.0
+
+
+class Diverged(Exception):
+    """The loss or a gradient is no longer finite."""
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(f"diverged at step {step}: the loss is {loss}, or its gradient is not finite")
+        self.step = step
+
+
+class Trainer:
+    """Trains a model on a task.
+
+    Args:
+        task: the task.
+        model: the model.
+        optimizer: makes the optimizer from the model's parameters.
+        schedule: ``(step, steps) -> factor`` on the optimizer's learning rate.
+        steps: optimizer steps of the whole run.
+        eval_every: steps between two evaluations on valid (on train where there is no valid).
+        checkpoint_every: steps between two checkpoints; evaluations and stops save one too.
+        clip_norm: gradients of a larger total norm are scaled down to it (Pascanu et al., 2013); 0 leaves them.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32`` or ``bf16``.
+        init_from: the checkpoint of another run to go on from, its weights, optimizer, step and all.
+
+    Raises:
+        InputError: an option is out of range or cannot be had on this machine.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: Model,
+        optimizer: Callable,
+        schedule: Callable[[int, int], float],
+        *,
+        steps: int = 2000,
+        eval_every: int = 400,
+        checkpoint_every: int = 200,
+        clip_norm: float = 1.0,
+        device: str = "auto",
+        precision: str = "fp32",
+        init_from: str | None = None,
+    ) -> None:
+        for name, value in (("steps", steps), ("eval_every", eval_every), ("checkpoint_every", checkpoint_every)):
+            if value < 1:
+                raise InputError(f"trainer.{name} is {value}; it must be at least 1")
+        if clip_norm < 0:
+            raise InputError(
+                f"trainer.clip_norm is {clip_norm}; it must be positive, or 0 to leave gradients as they are"
+            )
+        self.device = pick_device(device)
+        self.autocast = autocast(self.device, precision)
+        self.task = task
+        self.model = model.to(self.device)
+        self.optimizer = optimizer(model.parameters())
+        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule = schedule
+        self.steps = steps
+        self.eval_every = eval_every
+        self.checkpoint_every = checkpoint_every
+        self.clip_norm = clip_norm or float("inf")
+        self.init_from = init_from
+        self.progress = Progress()
+        self.state: State | None = None
+        self.unread: list[Tensor] = []
+        self.signal: int | None = None
+
+    def fit(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> str:
+        """Train to the last step, or until told to stop.
+
+        Args:
+            directory: where checkpoints go.
+            logger: what is told of the run.
+            identity: what every checkpoint says of the run, in plain containers: its configuration, its data.
+
+        Returns:
+            ``finished`` or ``stopped``.
+
+        Raises:
+            Diverged: the loss or a gradient is no longer finite; the checkpoints are from before.
+        """
+        task, model, at = self.task, self.model.train(), self.progress
+        with stop_signals() as caught, logger.bar(at.step, self.steps) as bar:
+            while at.step < self.steps:
+                started = perf_counter()
+                batch = task.batch("train", at.step).to(self.device)
+                with self.autocast:
+                    outputs, self.state = model(batch, carry(model, self.state, batch.fresh))
+                total, count = task.loss(outputs, batch)
+                loss = total / count
+                self.optimizer.zero_grad()
+                loss.backward()
+                norm = clip_grad_norm_(model.parameters(), self.clip_norm)
+                self.set_learning_rate()
+                self.optimizer.step()
+
+                self.unread.append(torch.stack([loss.detach(), norm]))
+                at.step += 1
+                at.tokens += batch.num_tokens
+                at.seconds += perf_counter() - started
+                bar.update()
+
+                done, stop = at.step == self.steps, bool(caught)
+                if at.step % logger.log_every == 0 or done:
+                    self.log(logger)
+                if at.step % self.eval_every == 0 or done:
+                    self.select(directory, logger, identity)
+                if at.step % self.checkpoint_every == 0 or at.step % self.eval_every == 0 or done or stop:
+                    self.save(directory.last, identity)
+                if stop and not done:
+                    self.signal = caught[0]
+                    return "stopped"
+        return "finished"
+
+    def set_learning_rate(self) -> None:
+        """Set what the schedule says for the step about to be taken."""
+        factor = self.schedule(self.progress.step, self.steps)
+        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = lr * factor
+
+    def read(self) -> None:
+        """Move the losses and gradient norms since the last reading to the host, where they are checked.
+
+        Raises:
+            Diverged: one of them is not finite.
+        """
+        started = perf_counter()  # on a GPU this waits for the steps themselves
+        values = torch.stack(self.unread).tolist() if self.unread else []
+        self.progress.seconds += perf_counter() - started
+        first = self.progress.step - len(values) + 1
+        self.unread.clear()
+        for step, (loss, norm) in enumerate(values, first):
+            if not (isfinite(loss) and isfinite(norm)):
+                raise Diverged(step, loss)
+        self.progress.window += values
+
+    def log(self, logger: Logger) -> None:
+        """Record the training metrics over the window, and begin a new one."""
+        self.read()
+        at = self.progress
+        losses, norms = zip(*at.window, strict=True)
+        speed = (at.tokens - at.window_tokens) / max(at.seconds - at.window_seconds, 1e-9)
+        values = {
+            **self.task.derive({"loss": sum(losses) / len(losses)}),
+            "grad_norm": sum(norms) / len(norms),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "tokens_per_second": round(speed, 1),
+        }
+        logger.scalars("train", at.step, values, at.tokens, at.seconds)
+        at.window, at.window_tokens, at.window_seconds = [], at.tokens, at.seconds
+
+    def select(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> None:
+        """Evaluate, keep the model if it is the best so far, and show a sample."""
+        self.read()
+        at, task = self.progress, self.task
+        split = "valid" if "valid" in task.splits else "train"
+        values = evaluate(self.model, task, split, self.device, self.autocast)
+        # The window's own record is called "train" too, so an evaluation on train gets a name of its own.
+        logger.scalars(split if split == "valid" else "train_eval", at.step, values, at.tokens, at.seconds)
+        at.final = {"step": at.step, **values}
+        value, better = values[task.monitor], task.metrics[task.monitor].improves
+        is_best = isfinite(value) and (at.best is None or better(value, at.best[task.monitor]))
+        if is_best:
+            at.best = at.final
+            self.save(directory.best, identity)
+        logger.evaluation(split, at.step, values, " (best so far)" if is_best else "")
+        self.show_sample(logger)
+
+    def show_sample(self, logger: Logger) -> None:
+        """Log what the model makes at this step, if the task has a way to show it."""
+        self.model.eval()
+        text = self.task.sample(self.model)
+        self.model.train()
+        if text is not None:
+            logger.sample(self.progress.step, text)
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
+        """Write everything that going on from here needs."""
+        self.read()
+        content = {
+            **identity,
+            "task": self.task.memory(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "state": None if self.state is None else map_state(Tensor.detach, self.state),
+            "random": checkpoint.random_states(),
+        }
+        checkpoint.save(path, content)
+
+    def load(self, content: dict[str, Any]) -> None:
+        """Go on from what `save` wrote."""
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.progress = Progress(**content["progress"])
+        if content["state"] is not None:
+            self.state = map_state(lambda tensor: tensor.to(self.device), content["state"])
+        checkpoint.restore_random_states(content["random"])
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that receives SIGTERM and SIGINT instead of the process; the same signal again acts as usual."""
+    caught: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
