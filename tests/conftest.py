@@ -1,0 +1,12 @@
+"""What every test runs under."""
+
+import os
+
+# One thread a process: the suite runs in parallel processes, and teams of threads that share two cores wait for
+# each other far longer than they compute. Subprocesses of tests inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+
+import torch
+
+torch.set_num_threads(1)

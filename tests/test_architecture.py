@@ -1,0 +1,72 @@
+"""The floors of the house: an import only ever points down, and the loop knows nobody's name."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import rnnlab
+from rnnlab import cells, lookup, tasks
+
+PACKAGE = Path(rnnlab.__file__).parent
+FLOORS = [  # from the ground up; modules of one floor do not import each other
+    {"interface"},
+    {"files", "lookup"},
+    {"data", "outputs", "cells"},
+    {"text", "engine"},
+    {"layers"},
+    {"tasks", "models"},
+    {"training"},
+    {"config", "contracts"},
+    {"__main__"},
+]
+FLOOR = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _imports(path):
+    """The parts of rnnlab that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "rnnlab" else [node.module]
+            )
+        else:
+            continue
+        for name in names:
+            if name.startswith("rnnlab."):
+                yield name.split(".")[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if here == "__init__":
+        assert not list(_imports(path)), "the package itself imports nothing, so that the command starts at once"
+        return
+    for there in _imports(path):
+        if there not in ("__version__", here):
+            assert FLOOR[there] < FLOOR[here], f"{here} imports {there}, which is not below it"
+
+
+def test_only_the_command_and_the_configuration_know_hydra():
+    def knows(path):
+        text = path.read_text()
+        return "import hydra" in text or "from hydra" in text or "omegaconf" in text
+
+    assert {path.name for path in FILES if knows(path)} == {"__main__.py", "config.py"}
+
+
+def test_the_training_floor_knows_no_name_of_a_task_or_cell():
+    names = {*lookup.available(tasks), *cells.available()}
+    for path in (PACKAGE / "training").glob("*.py"):
+        words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)} & names
+        assert not words, f"{path.name} speaks of {words}"
+
+
+def test_the_loop_fits_on_a_screen():
+    tree = ast.parse((PACKAGE / "training" / "trainer.py").read_text())
+    (fit,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "fit"]
+    assert fit.end_lineno - fit.lineno < 60

@@ -1,0 +1,121 @@
+"""Every file of conf/ composes, fits the signature of what it configures, and builds."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+import rnnlab.conf
+from rnnlab import cells, config, lookup, models, tasks
+from rnnlab.training import optimizers, schedulers
+from rnnlab.training.logger import Logger
+from rnnlab.training.run import build
+from rnnlab.training.trainer import Trainer
+
+CONF = Path(rnnlab.conf.__path__[0])
+FILES = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
+HOMES = {"task": tasks, "cell": cells, "model": models, "optimizer": optimizers, "scheduler": schedulers}
+BASES = {"task": tasks.Task, "cell": cells.Cell, "model": models.Model}
+
+
+def _function(group, section):
+    if group not in HOMES:
+        return {"trainer": Trainer, "logger": Logger}[group]
+    return lookup.find(section.get("class", section["name"]), HOMES[group], BASES.get(group))
+
+
+@pytest.mark.parametrize(("group", "choice"), [file for file in FILES if file[0] != "experiment"])
+def test_a_file_says_exactly_what_the_signature_says(group, choice):
+    section = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
+    section.pop("defaults", None)
+    options = lookup.options(_function(group, section))
+    given = {key: value for key, value in section.items() if key not in ("name", "class")}
+    assert list(given) == list(options)
+    if group in HOMES:
+        assert section["name"] == choice
+    if "class" not in section:  # a preset may differ from the defaults, that is what it is for
+        typed = config.compose([f"{group}={choice}"])[group]
+        defaults = {name: option.default for name, option in options.items()}
+        assert {key: typed[key] for key in given} == {
+            key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()
+        }
+
+
+@pytest.mark.parametrize("group", HOMES)
+def test_every_built_in_has_a_file_and_every_file_is_found(group):
+    files = {choice for folder, choice in FILES if folder == group}
+    assert set(lookup.available(HOMES[group])) <= files | {"sequence_model"}
+
+
+@pytest.mark.parametrize(("group", "choice"), FILES)
+def test_every_choice_composes_and_builds(group, choice, tmp_path):
+    overrides = [f"{group}={choice}"]
+    resolved = config.compose(overrides)
+    if resolved["task"].get("corpus") == "tiny_shakespeare":  # what is tested is the file, not the data
+        resolved["task"]["corpus"] = "pydoc"
+    task, model = build(resolved)
+    outputs, _ = model(task.batch("train", 0))
+    assert outputs.shape[-1] == task.output_size
+
+
+@pytest.mark.parametrize(("group", "choice"), FILES)
+def test_every_file_begins_with_a_line_for_the_help(group, choice):
+    lines = (CONF / group / f"{choice}.yaml").read_text().splitlines()
+    first = next(line for line in lines if not line.startswith("# @package"))
+    assert first.startswith("# "), "the first line is shown by the help"
+    assert len(first) <= 120
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cell"),
+    [
+        ([], "gru"),
+        (["model=lstm"], "lstm"),
+        (["model=stacked_rnn"], "rnn"),
+        (["model=lstm", "cell=rnn"], "rnn"),
+        (["cell=rnn", "model=lstm"], "rnn"),
+        (["experiment=hello"], "rnn"),
+        (["experiment=hello", "cell=gru", "cell.bias=true"], "gru"),
+        (["experiment=hello", "model=lstm"], "lstm"),
+    ],
+)
+def test_an_explicit_cell_wins_over_the_preset(overrides, cell):
+    assert config.compose(overrides)["cell"]["name"] == cell
+
+
+def test_an_experiment_file_of_the_user_may_choose_the_cell(tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /cell: lstm\n  - override /model: rnn\n"
+    )
+    overrides = ["experiment=mine", f"hydra.searchpath=[outside://,file://{tmp_path}]"]
+    assert config.compose(overrides)["cell"]["name"] == "lstm"
+    assert config.compose([*overrides, "cell=gru"])["cell"]["name"] == "gru"
+
+
+def test_a_class_from_outside_stands_where_a_name_can():
+    resolved = config.compose(["cell=outside.narrow:NarrowCell", "cell.decay=0.5", "task=outside.reversal:Reversal"])
+    assert resolved["cell"] == {"name": "outside.narrow:NarrowCell", "decay": 0.5}
+    assert resolved["task"] == {"name": "outside.reversal:Reversal", "longest": 6, "batch_size": 64}
+
+
+def test_the_presets_are_what_their_names_say():
+    presets = {name: config.compose([f"model={name}"]) for name in ("rnn", "stacked_rnn", "lstm", "gru")}
+    assert {p["model"]["class"] for p in presets.values()} == {"sequence_model"}
+    assert presets["stacked_rnn"]["model"]["num_layers"] >= 2
+    assert [presets[name]["model"]["num_layers"] for name in ("rnn", "lstm", "gru")] == [1, 1, 1]
+
+
+def test_every_option_is_documented_where_it_is_defined():
+    for group, choice in FILES:
+        if group == "experiment":
+            continue
+        section = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
+        function = _function(group, section)
+        if inspect.isclass(function):
+            for option in lookup.options(function):
+                assert f"{option}:" in inspect.getdoc(function), (
+                    f"{group}.{option} is not in {function.__name__}'s Args"
+                )

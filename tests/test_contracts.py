@@ -1,0 +1,181 @@
+"""The contract suite over every cell and task found, and over some from outside the package."""
+
+import inspect
+
+import pytest
+import torch
+from outside.narrow import NarrowCell
+from outside.reversal import EncoderDecoder, Reversal
+from outside.spelling import SpelledDigits
+
+from rnnlab import cells, config, contracts, lookup, tasks
+from rnnlab.training import train
+
+OPTIONS = {  # further settings under which a cell is another mathematics
+    "rnn": [{"activation": "relu"}, {"bias": False}],
+    "gru": [{"reset": "before"}, {"bias": False}, {"reset": "before", "bias": False}],
+    "lstm": [{"bias": False}],
+}
+CASES = [(name, options) for name in cells.available() for options in [{}, *OPTIONS.get(name, [])]]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_every_cell_keeps_the_contract(name, options):
+    contracts.check_cell(name, **options)
+
+
+def test_a_cell_from_outside_keeps_the_contract():
+    contracts.check_cell(NarrowCell)
+    contracts.check_cell("outside.narrow:NarrowCell", decay=0.5)
+
+
+@pytest.mark.parametrize("name", lookup.available(tasks))
+def test_every_task_keeps_the_contract(name):
+    contracts.check_task(name)
+
+
+def test_tasks_from_outside_keep_the_contract():
+    contracts.check_task("outside.spelling:SpelledDigits", digits=3)
+    contracts.check_task(Reversal, model=EncoderDecoder)
+
+
+def _broken(**methods):
+    """The vanilla cell with some of its methods replaced."""
+    return type("Broken", (cells.find("rnn"),), {"__doc__": "A broken cell.", "native": lambda self: None, **methods})
+
+
+def _forgets_state(self, U, x, state):
+    return x, state
+
+
+def _mixes_rows(self, U, x, state):
+    h = (x + state[0] @ U.t()).tanh()
+    return h + h.mean(0), (h,)
+
+
+def _draws(self, U, x, state):
+    h = (x + state[0] @ U.t()).tanh() * torch.rand_like(x)
+    return h, (h,)
+
+
+def _writes(self, U, x, state):
+    x += 1
+    h = (x + state[0] @ U.t()).tanh()
+    return h, (h,)
+
+
+def _sees_the_future(self, inputs):
+    return self.U, (inputs + inputs.sum(0)) @ self.W.t() + self.b
+
+
+def _detaches(self, U, x, state):
+    h = (x + state[0].detach() @ U.t()).tanh()
+    return h, (h,)
+
+
+def _grows(self, U, x, state):
+    h = (x + state[0][:, : x.shape[1]] @ U.t()).tanh()
+    return h, (h.repeat(1, 2),)
+
+
+def _differs_natively(self):
+    native = cells.find("rnn").native(self)
+    return native._replace(weights=(native.weights[0] * 1.001, *native.weights[1:]))
+
+
+@pytest.mark.parametrize(
+    ("methods", "says"),
+    [
+        ({"step": _forgets_state}, "never used"),
+        ({"step": _mixes_rows}, "alone|changed another"),
+        ({"step": _draws}, "drew a random number"),
+        ({"step": _writes}, "changed its arguments"),
+        ({"prepare": _sees_the_future}, "two parts|later input"),
+        ({"step": _detaches}, "[Jj]acobian"),
+        ({"step": _grows}, "a state goes from"),
+        ({"native": _differs_natively}, "native differs from the reference"),
+    ],
+)
+def test_a_broken_cell_is_found_out(methods, says):
+    with pytest.raises((AssertionError, RuntimeError), match=says):
+        contracts.check_cell(_broken(**methods))
+
+
+class _DependsOnSeed(SpelledDigits):
+    def generator(self, split, step):
+        return torch.Generator().manual_seed(self.seed + step)
+
+
+class _HasIteratorState(SpelledDigits):
+    def batch(self, split, step):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().batch(split, self.calls)
+
+
+class _ForgetsMetric(SpelledDigits):
+    metrics = {"loss": SpelledDigits.metrics["loss"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        (_DependsOnSeed, "depends on the run's seed"),
+        (_HasIteratorState, "not a function of seed and step"),
+        (_ForgetsMetric, "task.metrics"),
+    ],
+)
+def test_a_broken_task_is_found_out(task, says):
+    with pytest.raises(AssertionError, match=says):
+        contracts.check_task(task)
+
+
+def _train(tmp_path, *overrides):
+    quiet = ["logger.tensorboard=false", "logger.progress=false"]
+    return train(config.compose([*overrides, *quiet, f"run_dir={tmp_path}/run"]))
+
+
+def test_a_ctc_task_is_learned(tmp_path):
+    summary = _train(
+        tmp_path,
+        "task=outside.spelling:SpelledDigits",
+        "model=gru",
+        "model.hidden_size=64",
+        "optimizer.lr=1e-2",
+        "trainer.steps=500",
+        "trainer.eval_every=250",
+    )
+    assert summary["test"]["loss"] < 0.05
+    assert summary["test"]["digit_errors"] < 0.01
+
+
+def test_an_encoder_decoder_with_attention_learns_to_reverse(tmp_path):
+    summary = _train(
+        tmp_path,
+        "task=outside.reversal:Reversal",
+        "model=outside.reversal:EncoderDecoder",
+        "cell=lstm",
+        "optimizer.lr=1e-2",
+        "trainer.steps=600",
+        "trainer.eval_every=300",
+    )
+    assert summary["test"]["loss"] < 0.05
+    assert summary["test"]["accuracy"] > 0.99
+
+
+def test_generation_a_step_at_a_time_equals_the_whole():
+    # encode and step, as generation uses them, must give what one forward pass gives.
+    torch.manual_seed(0)
+    task = Reversal()
+    model = EncoderDecoder(task.input, task.output_size, cells.find("gru"), hidden_size=16, num_layers=2).eval()
+    batch = task.batch("valid", 0)
+    outputs, _ = model(batch)
+    token, state = torch.full_like(batch.targets[0], task.output_size), model.encode(batch)
+    for t in range(len(batch.targets)):
+        output, state = model.step(token, state)
+        torch.testing.assert_close(output, outputs[t])
+        token = batch.targets[t].clamp(min=0)
+
+
+def test_what_the_contract_documents_is_what_the_suite_runs():
+    for check in contracts.CELL_CHECKS:
+        assert inspect.getdoc(check), f"{check.__name__} says nothing of what it checks"

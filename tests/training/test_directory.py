@@ -1,0 +1,361 @@
+"""A run's directory: derived from the configuration, one process at a time, and never overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rnnlab import config, files
+from rnnlab.interface import InputError
+from rnnlab.tasks.char_lm import CharLM
+from rnnlab.training import checkpoint, train
+from rnnlab.training.directory import RunDirectory, flatten
+from rnnlab.training.trainer import Trainer
+
+SMALL = [
+    "model.hidden_size=16",
+    "model.embedding_size=8",
+    "task.corpus=corpus.txt",
+    "task.batch_size=4",
+    "task.seq_len=8",
+    "trainer.steps=4",
+    "trainer.eval_every=2",
+    "trainer.checkpoint_every=2",
+    "logger.log_every=2",
+    "logger.tensorboard=false",
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory, with a corpus: paths in the tests are relative to it."""
+    monkeypatch.chdir(tmp_path)
+    draw = random.Random(0)
+    (tmp_path / "corpus.txt").write_text("".join(draw.choice("abcdefgh\n") for _ in range(600)))
+    return tmp_path
+
+
+def run(*options):
+    """Train in this process; returns the summary."""
+    return train(config.compose([*SMALL, *options]))
+
+
+def command(*options):
+    """The same as a process of its own."""
+    arguments = [sys.executable, "-m", "rnnlab", "train", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=os.getcwd()
+    )
+
+
+def tree(folder):
+    """Every file below ``folder`` with what is in it and when it was written; who has the lock is no content."""
+    return {
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder",
+            path.stat().st_mtime_ns,
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.name != ".lock"
+    }
+
+
+def refuse(*options):
+    """The one sentence with which training is refused; nothing may have been touched."""
+    before = tree(Path())
+    with pytest.raises(InputError) as refused:
+        run(*options)
+    assert tree(Path()) == before
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_finished_run_is_not_trained_again(folder):
+    first = run("run_dir=a")
+    before = tree(folder)
+    again = run("run_dir=a")
+    assert tree(folder) == before
+    assert again == first
+    assert again["status"] == "finished"
+
+
+def test_a_second_process_is_refused_while_the_first_runs(folder):
+    options = [*SMALL, "run_dir=a", "trainer.steps=1000000"]
+    first = command(*options)
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "a" / "checkpoints" / "last.pt").exists():
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        second = command(*options)
+        output, errors = second.communicate(timeout=60)
+        assert first.poll() is None, "the first must not be disturbed"
+    finally:
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=60)
+    assert first.returncode == 143
+    assert second.returncode == 2
+    assert output == ""
+    assert errors == "rnnlab: another process is training in a; wait for it or stop it\n"
+
+
+def test_a_directory_that_another_process_has_is_left_untouched():
+    with RunDirectory("a").claim(config.compose([*SMALL, "run_dir=a"])):
+        # What the process that has it wrote meanwhile must survive the other's attempt.
+        Path("a/metrics.jsonl").write_text('{"step": 2, "split": "train"}\n')
+        Path("a/summary.json").write_text('{"status": "stopped"}')
+        assert "another process is training in a" in refuse("run_dir=a")
+    assert run("run_dir=a")["status"] == "finished"
+
+
+def test_another_configuration_is_refused_with_the_differences(folder):
+    run("run_dir=a")
+    message = refuse("run_dir=a", "seed=1", "optimizer.lr=0.5", "trainer.steps=9")
+    for difference in ("seed: 0 -> 1", "optimizer.lr: 0.004 -> 0.5", "trainer.steps: 4 -> 9", "run_dir"):
+        assert difference in message
+    assert "model" not in message
+
+
+def test_another_configuration_on_the_command_line_is_one_line_and_exit_code_2(folder):
+    run("run_dir=a")
+    before = tree(folder)
+    process = command(*SMALL, "run_dir=a", "cell=lstm")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(errors.splitlines()) == 1
+    assert "cell.name: gru -> lstm" in errors
+    assert tree(folder) == before
+
+
+def test_where_data_and_the_run_lie_makes_no_other_configuration(folder):
+    first = run("run_dir=a")
+    (folder / "a").rename(folder / "b")
+    assert run("run_dir=b", "data.root=elsewhere") == first
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoints", "metrics.jsonl"])
+def test_a_foreign_directory_is_refused(folder, name):
+    (folder / "a").mkdir()
+    (folder / "a" / name).write_text("mine")
+    assert "is not empty and holds no run" in refuse("run_dir=a")
+
+
+def test_a_run_dir_that_is_a_file_is_refused():
+    assert "run_dir='corpus.txt' is a file" in refuse("run_dir=corpus.txt")
+
+
+def test_an_empty_directory_is_taken(folder):
+    (folder / "a").mkdir()
+    assert run("run_dir=a")["status"] == "finished"
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_process_that_ended_while_making_the_directory_does_not_bar_the_way(folder, monkeypatch, writes):
+    """The end comes before or after the configuration, which is the first file, is written."""
+    write = files.write_bytes
+
+    def dying_write(path, data):
+        if writes:
+            write(path, data)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_bytes", dying_write)
+        with pytest.raises(KeyboardInterrupt):
+            run("run_dir=a")
+    assert (folder / "a").is_dir()
+    assert run("run_dir=a")["status"] == "finished"
+
+
+def test_the_configuration_is_in_the_directory(folder):
+    settings = config.compose([*SMALL, "run_dir=a"])
+    train(settings)
+    assert yaml.safe_load((folder / "a" / "config.yaml").read_text()) == settings
+    assert RunDirectory("a").config() == settings
+
+
+def test_data_that_changed_are_refused_when_going_on(folder, monkeypatch):
+    step_of = []
+
+    def stop_at_three(self):
+        step_of.append(self.progress.step)
+        if len(step_of) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "set_learning_rate", stop_at_three)
+        with pytest.raises(KeyboardInterrupt):
+            run("run_dir=a")
+    text = (folder / "corpus.txt").read_text()
+    (folder / "corpus.txt").write_text(text[::-1])  # as long, and of the same characters
+    before = tree(folder / "a")
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        run("run_dir=a")
+    assert tree(folder / "a") == before
+    (folder / "corpus.txt").write_text(text)
+    assert run("run_dir=a")["status"] == "finished"
+
+
+# Names of derived directories
+
+
+def test_the_derived_name_is_stable():
+    first = config.compose(SMALL)["run_dir"]
+    assert config.compose(SMALL[::-1])["run_dir"] == first
+    assert config.compose([*SMALL, "data.root=elsewhere"])["run_dir"] == first
+    in_another_process = "from rnnlab.config import compose; import sys; print(compose(sys.argv[1:])['run_dir'])"
+    output = subprocess.run(
+        [sys.executable, "-c", in_another_process, *SMALL], capture_output=True, text=True, check=True
+    ).stdout
+    assert output.strip() == first
+
+
+def test_the_derived_name_changes_with_every_option():
+    base = config.compose(SMALL)
+    # A name chooses a file: that it counts is shown by the groups below.
+    keys = [key for key in flatten(base) if not key.endswith((".name", ".class")) and key not in config.FREE_KEYS]
+    assert len(keys) > 25
+    assert {"seed", "engine.backend", "task.corpus", "trainer.init_from", "logger.log_every"} <= set(keys)
+    names = {"": base["run_dir"]}
+    for key in keys:
+        changed = json.loads(json.dumps(base))
+        section, option = changed, key
+        while "." in option:
+            head, _, option = option.partition(".")
+            section = section[head]
+        section[option] = "another value"
+        names[key] = config.run_name(changed)
+    for choice in ("model=lstm", "cell=rnn", "optimizer=sgd", "scheduler=constant"):
+        names[choice] = config.compose([*SMALL, choice])["run_dir"]
+    assert len(set(names.values())) == len(names)
+
+
+def test_the_derived_name_says_what_a_person_looks_for():
+    assert config.compose([*SMALL, "cell=rnn", "seed=7"])["run_dir"].startswith("runs/char_lm/gru-rnn-s7-")
+
+
+def test_two_seeds_of_a_sweep_get_two_directories(folder):
+    process = command("-m", "seed=0,1", *SMALL)
+    _, errors = process.communicate(timeout=90)
+    assert (process.returncode, errors) == (0, "")
+    summaries = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/char_lm/*/summary.json")}
+    assert len(summaries) == 2
+    for name, summary in summaries.items():
+        assert summary["status"] == "finished"
+        assert f"-s{summary['seed']}-" in name
+        assert config.compose([*SMALL, f"seed={summary['seed']}"])["run_dir"] == f"runs/char_lm/{name}"
+    weights = [checkpoint.load(path)["model"]["readout.weight"] for path in folder.glob("runs/char_lm/*/*/last.pt")]
+    assert not torch.equal(*weights)
+
+
+# Going on from another run's checkpoint
+
+ORIGIN = "trainer.init_from=a/checkpoints/last.pt"
+
+
+def records(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_init_from_goes_on_at_the_checkpoints_step_in_a_directory_of_its_own(folder):
+    run("run_dir=a")
+    before = tree(folder / "a")
+    summary = run("run_dir=b", "trainer.steps=8", ORIGIN)
+    assert tree(folder / "a") == before
+    assert (summary["status"], summary["steps"], summary["tokens"]) == ("finished", 8, 8 * 4 * 8)
+    assert [(r["split"], r["step"]) for r in records(folder / "b") if r["split"] != "test"] == [
+        ("train", 6),
+        ("valid", 6),
+        ("train", 8),
+        ("valid", 8),
+    ]
+
+
+def test_init_from_takes_weights_optimizer_state_and_generators_along(folder):
+    """With a schedule that knows no end, a run cut in two is the run in one piece."""
+    options = ["scheduler=constant", "model.num_layers=2", "model.dropout=0.4"]
+    run("run_dir=whole", "trainer.steps=8", *options)
+    run("run_dir=a", *options)
+    run("run_dir=b", "trainer.steps=8", ORIGIN, *options)
+    whole, ours = (checkpoint.load(folder / name / "checkpoints" / "last.pt") for name in ("whole", "b"))
+    for key, tensor in whole["model"].items():
+        assert torch.equal(ours["model"][key], tensor), key
+    for key, state in whole["optimizer"]["state"].items():
+        assert all(torch.equal(ours["optimizer"]["state"][key][name], tensor) for name, tensor in state.items())
+
+
+def test_init_from_finishes_though_the_longer_run_never_beats_the_origin(folder):
+    """The best model is then the origin's; the run must still end with a best checkpoint and a test."""
+    options = ["scheduler=constant", "optimizer.lr=0.05", "model.hidden_size=32"]
+    first = run("run_dir=a", "trainer.steps=40", "trainer.eval_every=10", *options)
+    assert first["best"]["step"] < 40, "random letters must be learned by heart for this test to show anything"
+    summary = run("run_dir=b", "trainer.steps=50", "trainer.eval_every=10", ORIGIN, *options)
+    assert summary["status"] == "finished"
+    assert (folder / "b" / "checkpoints" / "best.pt").exists()
+    assert summary["test"]["step"] == summary["best"]["step"]
+
+
+def test_a_run_begun_from_a_checkpoint_is_taken_up_where_it_stopped_not_at_the_origin(folder, monkeypatch):
+    run("run_dir=a")
+    options = ["run_dir=b", "trainer.steps=8", ORIGIN]
+    batch, asked = CharLM.batch, []
+
+    def noted(task, split, step):
+        asked.extend([step] if split == "train" else [])
+        if step == 7 and asked.count(7) == 1:
+            raise KeyboardInterrupt
+        return batch(task, split, step)
+
+    monkeypatch.setattr(CharLM, "batch", noted)
+    with pytest.raises(KeyboardInterrupt):
+        run(*options)
+    (folder / "a" / "checkpoints" / "last.pt").unlink()  # not needed any more
+    assert run(*options)["status"] == "finished"
+    assert asked == [4, 5, 6, 7, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["trainer.steps=4"], "is at step 4; trainer.steps=4 must be more"),
+        (["trainer.steps=3"], "is at step 4; trainer.steps=3 must be more"),
+        (["task.seq_len=16"], "task.seq_len: 8 -> 16"),
+        (["task=hello"], "task.name: char_lm -> hello"),
+        (["model.hidden_size=24"], "model.hidden_size: 16 -> 24"),
+        (["cell=lstm"], "cell.name: gru -> lstm"),
+        (["cell.bias=false"], "cell.bias: True -> False"),
+        (["optimizer=sgd"], "optimizer.name: adamw -> sgd"),
+        (["optimizer.weight_decay=0.5"], "optimizer.weight_decay: 0.01 -> 0.5"),
+    ],
+)
+def test_init_from_refuses_what_it_cannot_go_on_from(folder, options, reason):
+    run("run_dir=a")
+    base = [option for option in SMALL if not (options == ["task=hello"] and option.startswith("task."))]
+    before = tree(folder)
+    with pytest.raises(InputError) as refused:
+        train(config.compose([*base, "run_dir=b", "trainer.steps=8", ORIGIN, *options]))
+    assert reason in str(refused.value)
+    assert tree(folder) == before
+
+
+def test_init_from_refuses_other_data_and_what_is_no_checkpoint(folder):
+    run("run_dir=a")
+    options = ["run_dir=b", "trainer.steps=8"]
+    assert "there is no checkpoint nowhere.pt" in refuse(*options, "trainer.init_from=nowhere.pt")
+    assert "corpus.txt" in refuse(*options, "trainer.init_from=corpus.txt")
+    text = (folder / "corpus.txt").read_text()
+    (folder / "corpus.txt").write_text(text[::-1])
+    assert "SHA-256 differs" in refuse(*options, ORIGIN)
