@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 
 USAGE = """\
 rnnlab: a laboratory for recurrent networks
@@ -20,6 +22,11 @@ rnnlab: a laboratory for recurrent networks
   rnnlab generate run=DIR prompt=TEXT         let a trained model go on from a text
   rnnlab cells                                list the recurrent cells
 
+Examples:
+  rnnlab train experiment=hello
+  rnnlab train model=lstm task.corpus=my_book.txt trainer.steps=3000
+  rnnlab train -m cell=rnn,lstm,gru seed=0,1,2
+
 --traceback shows where an error came from. Exit codes: 0 done, 2 something given cannot be used,
 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the run is saved).
 """
@@ -28,6 +35,9 @@ DIVERGED = 3
 
 def train(arguments: list[str]) -> int:
     """``rnnlab train``: one run, or with ``-m`` a sweep."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE + _choices(), end="")
+        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors here instead of printing them itself
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -47,11 +57,13 @@ def train(arguments: list[str]) -> int:
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         summary = train_run(config.resolve(composed, hydra_config.sweep.dir))
+        if summary["status"] == "finished" and not is_sweep:
+            _say_what_next(summary["config"])
         if summary["status"] == "stopped":
             raise SystemExit(128 + summary["signal"])  # of a sweep too: the signal was meant for all of it
         codes.append(DIVERGED if summary["status"] == "diverged" and not is_sweep else 0)
 
-    sys.argv = ["rnnlab train", *config.normalise(arguments)]
+    sys.argv[1:] = config.normalise(arguments)
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
@@ -84,7 +96,7 @@ class GenerateOptions:
     """What ``rnnlab generate`` takes."""
 
     run: str
-    prompt: str = "\n"
+    prompt: str = ""
     length: int = 500
     temperature: float = 0.8
     top_k: int = 0
@@ -102,7 +114,8 @@ def generate(arguments: list[str]) -> int:
         if getattr(options, name) < 0:
             raise InputError(f"{name}={getattr(options, name)} is negative; it must be 0 or more")
     task, model, _ = load(options.run, options.device)
-    pieces = task.generate(model, options.prompt, options.length, options.temperature, options.top_k, options.seed)
+    prompt = options.prompt or task.default_prompt
+    pieces = task.generate(model, prompt, options.length, options.temperature, options.top_k, options.seed)
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
@@ -116,12 +129,15 @@ class NoOptions:
 
 
 def cells(arguments: list[str]) -> int:
-    """``rnnlab cells``: every built-in cell, with the first line of its description."""
+    """``rnnlab cells``: every built-in cell, its states, the backends that can run it, and its paper."""
+    _parse(NoOptions, arguments)
     from rnnlab import cells as home
 
-    _parse(NoOptions, arguments)
+    print(f"{'cell':<16}{'state':<10}{'backends':<20}description")
     for name in home.available():
-        print(f"{name:<16}{home.find(name).__doc__.splitlines()[0]}")
+        kind = home.find(name)
+        backends = "reference, native" if kind(1, 1).native() else "reference"
+        print(f"{name:<16}{', '.join(kind.states):<10}{backends:<20}{kind.__doc__.splitlines()[0]}")
     return 0
 
 
@@ -139,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     show_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
+        print(USAGE + _choices(), end="")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
@@ -160,6 +176,42 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"rnnlab: {error}", file=sys.stderr)
         return 2
+
+
+def _choices() -> str:
+    """Every choice of every group, each with the first line of its file, and every option of the default run."""
+    from importlib.resources import files
+
+    folders = [Path(str(files("rnnlab.conf")))]
+    if Path("conf").is_dir() and not Path("conf").samefile(folders[0]):
+        folders.append(Path("conf"))
+    lines = []
+    for group in ("task", "model", "cell", "optimizer", "scheduler", "trainer", "logger", "experiment"):
+        lines += ["", f"{group}="]
+        for file in sorted(file for folder in folders for file in (folder / group).glob("*.yaml")):
+            first = [line for line in file.read_text().splitlines() if not line.startswith("# @package")][:1]
+            lines.append(f"  {file.stem:<16}{''.join(first).removeprefix('# ')}")
+    lines += ["", "Every option and its value: rnnlab train --cfg job. Your own files: conf/GROUP/NAME.yaml here, or"]
+    lines += ["--config-dir DIR; your own classes: cell=my_module:MyCell, and so for the first five groups.", ""]
+    return "\n".join(lines)
+
+
+def _say_what_next(config: dict) -> None:
+    """The last lines of a finished run: where it lies, and what to do with it."""
+    from rnnlab import tasks
+
+    folder = Path(sys.argv[0]).parent
+    on_path = shutil.which("rnnlab") == str(folder / "rnnlab")
+    program, board = ("rnnlab", "tensorboard") if on_path else (str(folder / "rnnlab"), str(folder / "tensorboard"))
+    if not (folder / "rnnlab").exists():
+        program, board = "python -m rnnlab", "tensorboard"
+    run, console = config["run_dir"], logging.getLogger("rnnlab")
+    console.info("")
+    console.info("The run lies in %s", run)
+    kind = config["task"].get("class", config["task"]["name"])
+    if tasks.find(kind).generate is not tasks.Task.generate:
+        console.info("Generate more:  %s generate run=%s length=1000", program, run)
+    console.info("See its curves: %s --logdir %s --host 127.0.0.1", board, Path(run).parent)
 
 
 def _parse(kind: type, arguments: list[str]) -> object:

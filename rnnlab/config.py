@@ -12,12 +12,15 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, make_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
@@ -237,4 +240,14 @@ class Outside(ConfigSource):
         )
 
 
+class SearchPath(SearchPathPlugin):
+    """Adds to where choices are found: classes from outside, and the folder ``conf`` where the command is given."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:  # noqa: D102
+        search_path.append("outside", f"{Outside.scheme()}://")
+        if Path("conf").is_dir():
+            search_path.append("here", f"file://{Path('conf').absolute()}")
+
+
 Plugins.instance().register(Outside)
+Plugins.instance().register(SearchPath)

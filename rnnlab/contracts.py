@@ -309,7 +309,7 @@ def _check_batch(task: Task, batch: Batch, split: str) -> None:
     if isinstance(task.input, Tokens):
         assert inputs.dtype == torch.int64, f"{given}; tokens are int64"
         assert inputs.dim() == 2, f"{given}; tokens are [T, B]"
-        assert 0 <= int(inputs.min()), f"{given}; a token is negative"
+        assert int(inputs.min()) >= 0, f"{given}; a token is negative"
         assert int(inputs.max()) < task.input.size, f"{given}; a token is not below task.input.size = {task.input.size}"
     else:
         shape = (task.input.size,) if isinstance(task.input, Vectors) else task.input.shape

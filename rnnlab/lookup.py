@@ -25,7 +25,8 @@ def available(home: ModuleType) -> list[str]:
     if hasattr(home, "__path__"):
         files = Path(home.__path__[0]).rglob("[a-z]*.py")
         return sorted(file.stem for file in files if file.stem != "base")
-    return sorted(n for n, f in vars(home).items() if inspect.isfunction(f) and f.__module__ == home.__name__)
+    functions = inspect.getmembers(home, inspect.isfunction)
+    return sorted(name for name, f in functions if f.__module__ == home.__name__ and not name.startswith("_"))
 
 
 def find(name: str, home: ModuleType, base: type | None = None) -> Callable[..., Any]:
@@ -76,6 +77,8 @@ def nearest(name: str, known: list[str]) -> str:
 
 def _from_outside(name: str, kind: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), attribute]):
+        raise InputError(f"{kind} {name!r} is not of the form package.module:Name")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -85,7 +88,10 @@ def _from_outside(name: str, kind: str) -> Callable[..., Any]:
         ) from error
     if not hasattr(module, attribute):
         raise InputError(f"{kind} {name!r}: module {module_name!r} has no {attribute!r}")
-    return getattr(module, attribute)
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise InputError(f"{kind} {name!r} is {found!r}, neither a class nor a function")
+    return found
 
 
 def _module_of(name: str, home: ModuleType) -> ModuleType:

@@ -4,9 +4,9 @@ import inspect
 from pathlib import Path
 
 import pytest
+import rnnlab.conf
 import yaml
 
-import rnnlab.conf
 from rnnlab import cells, config, lookup, models, tasks
 from rnnlab.training import optimizers, schedulers
 from rnnlab.training.logger import Logger
@@ -90,7 +90,7 @@ def test_an_experiment_file_of_the_user_may_choose_the_cell(tmp_path):
     (folder / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /cell: lstm\n  - override /model: rnn\n"
     )
-    overrides = ["experiment=mine", f"hydra.searchpath=[outside://,file://{tmp_path}]"]
+    overrides = ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"]
     assert config.compose(overrides)["cell"]["name"] == "lstm"
     assert config.compose([*overrides, "cell=gru"])["cell"]["name"] == "gru"
 

@@ -106,10 +106,30 @@ def test_a_missing_class_is_named():
 
 
 @pytest.mark.usefixtures("outside")
-@pytest.mark.parametrize("name", ["lookup_outside:NoCell", "lookup_outside:make_cell", "math:pi"])
+@pytest.mark.parametrize("name", ["lookup_outside:NoCell", "lookup_outside:make_cell"])
 def test_another_kind_is_refused(name):
     with pytest.raises(InputError, match=f"cell '{name}' must be a class derived from rnnlab.cells.base.Cell"):
         cells.find(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("math:pi", "neither a class nor a function"),
+        (":X", "not of the form package.module:Name"),
+        (".a:X", "not of the form package.module:Name"),
+        ("math:", "not of the form package.module:Name"),
+    ],
+)
+def test_what_is_no_name_of_a_class_is_refused(name, says):
+    with pytest.raises(InputError, match=says):
+        cells.find(name)
+
+
+def test_private_functions_are_no_choices():
+    module = types.ModuleType("things")
+    exec("def cosine(): ...\ndef _helper(): ...", module.__dict__)
+    assert lookup.available(module) == ["cosine"]
 
 
 def test_options_are_the_keyword_only_parameters():

@@ -56,8 +56,8 @@ class Cell(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if size < 1:
-                raise InputError(f"{name} is {size}; it must be at least 1")
+            if not isinstance(size, int) or size < 1:
+                raise InputError(f"{name} is {size}; it must be a whole number, at least 1")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.output_size = hidden_size if output_size is None else output_size
@@ -101,7 +101,8 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
 
 def input_weights(gates: int, hidden_size: int, input_size: int) -> nn.Parameter:
     """``W`` of ``gates`` stacked gates, ``[gates * hidden_size, input_size]``, each Glorot uniform (Glorot and
-    Bengio, 2010)."""
+    Bengio, 2010).
+    """
     weight = torch.empty(gates, hidden_size, input_size)
     for gate in weight:
         nn.init.xavier_uniform_(gate)

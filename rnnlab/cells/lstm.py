@@ -5,12 +5,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, Native, bias_vector, input_weights, recurrent_weights
-from rnnlab.interface import State
+from rnnlab.interface import InputError, State
 
 
 class LSTM(Cell):
-    """Long short-term memory (Hochreiter and Schmidhuber, 1997, doi:10.1162/neco.1997.9.8.1735) with the forget
-    gate of Gers, Schmidhuber and Cummins (2000, doi:10.1162/089976600300015015).
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997, doi:10.1162/neco.1997.9.8.1735).
+
+    With the forget gate of Gers, Schmidhuber and Cummins (2000, doi:10.1162/089976600300015015).
 
         i_t = σ(W_i x_t + U_i h_{t-1} + b_i)
         f_t = σ(W_f x_t + U_f h_{t-1} + b_f)
@@ -27,6 +28,7 @@ class LSTM(Cell):
         hidden_size: width of h and c.
         bias: whether there are biases.
         forget_bias: where b_f begins; 1 lets a new network remember (Jozefowicz, Zaremba and Sutskever, 2015).
+            It needs the biases.
         recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
@@ -42,6 +44,8 @@ class LSTM(Cell):
         recurrent_init: str = "orthogonal",
     ) -> None:
         super().__init__(input_size, hidden_size)
+        if not bias and forget_bias != 1.0:
+            raise InputError(f"forget_bias={forget_bias} has no bias to begin in; it needs bias=true")
         self.W = input_weights(4, hidden_size, input_size)
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)

@@ -15,7 +15,8 @@ def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None)
     mode, weights = cell.native()
     kernel = getattr(torch, mode.lower())  # torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu
     has_biases = len(weights) == 4
-    options = (has_biases, 1, 0.0, cell.training, False)  # layers, dropout, train, bidirectional
+    # layers, dropout, train, bidirectional; cuDNN keeps what its backward needs only where "train" is set
+    options = (has_biases, 1, 0.0, torch.is_grad_enabled(), False)
     if lengths is None:
         outputs, *final = kernel(inputs, _hidden(state), weights, *options, False)  # batch_first
         return outputs, tuple(part[0] for part in final)

@@ -27,14 +27,16 @@ def run(
     Returns:
         outputs ``[T, B, output_size]`` and the state at the end of every sequence.
     """
+    if lengths is not None:  # whatever stands in the padding, NaN even, must not reach the weights' gradients
+        live = torch.arange(len(inputs), device=inputs.device).unsqueeze(1) < lengths
+        inputs = inputs.where(live.unsqueeze(-1), 0)
     constants, prepared = cell.prepare(inputs, **context)
     outputs = []
     for t in range(inputs.shape[0]):
         output, new = cell.step(constants, map_state(lambda tensor, t=t: tensor[t], prepared), state)
         if lengths is not None:
-            live = t < lengths
-            output = freeze(live, output, torch.zeros_like(output))
-            new = map_state(lambda after, before, live=live: freeze(live, after, before), new, state)
+            output = freeze(live[t], output, torch.zeros_like(output))
+            new = map_state(lambda after, before, live=live[t]: freeze(live, after, before), new, state)
         outputs.append(output)
         state = new
     return torch.stack(outputs), state

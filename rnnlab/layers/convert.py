@@ -6,7 +6,6 @@ from torch import nn
 
 from rnnlab import cells
 from rnnlab.interface import InputError
-from rnnlab.layers.recurrent import Recurrent
 from rnnlab.layers.stack import Stack
 
 _TORCH = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -25,18 +24,24 @@ def to_torch(stack: Stack) -> nn.RNNBase:
         InputError: torch.nn has no layer with the mathematics of these cells.
     """
     natives = [layer.cell.native() for layer in stack.layers]
-    modes = {None if native is None else native.mode for native in natives}
-    if None in modes or len(modes) > 1:
-        raise InputError(f"torch.nn has no layer for a stack of {', '.join(_names(stack))}")
-    (mode,) = modes
-    first = stack.layers[0].cell
+    # What all layers of one torch.nn layer share: the mathematics, whether there are biases, the width.
+    kinds = {
+        native and (native.mode, len(native.weights), layer.cell.hidden_size)
+        for native, layer in zip(natives, stack.layers, strict=True)
+    }
+    if None in kinds or len(kinds) > 1:
+        kinds_given = ", ".join(f"{type(layer.cell).__name__}({layer.cell.extra_repr()})" for layer in stack.layers)
+        raise InputError(f"torch.nn has no layer for a stack of {kinds_given}; its layers share one kind and width")
+    if any(len(layer.first) for layer in stack.layers):
+        raise InputError("torch.nn has no learned initial state; pass it stack.initial_state(batch_size) yourself")
+    ((mode, num_weights, hidden_size),) = kinds
     options = {"nonlinearity": mode.removeprefix("RNN_").lower()} if mode.startswith("RNN") else {}
     module = _TORCH[mode](
-        first.input_size,
-        first.hidden_size,
+        stack.layers[0].cell.input_size,
+        hidden_size,
         num_layers=len(natives),
-        bias=len(natives[0].weights) == 4,
-        dropout=stack.dropout,
+        bias=num_weights == 4,
+        dropout=stack.dropout if len(natives) > 1 else 0.0,
         **options,
     ).to(natives[0].weights[0])
     for depth, native in enumerate(natives):
@@ -71,7 +76,3 @@ def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
     for layer, weights in zip(stack.layers, module.all_weights, strict=True):
         layer.cell.load_native(tuple(weights))
     return stack.train(module.training)
-
-
-def _names(stack: Stack) -> list[str]:
-    return [type(layer.cell).__name__ for layer in stack.layers if isinstance(layer, Recurrent)]

@@ -20,7 +20,7 @@ class Recurrent(nn.Module):
     Args:
         cell: the cell.
         backend: how to run it: ``auto``, ``reference`` or ``native``; ``layer.choice`` says what was picked and why.
-        initial_state: ``zero`` (the cell's own), or ``learned``: the cell's own as a parameter.
+        initial_state: ``zero`` (the cell's own), or ``learned``: the cell's own as parameters.
 
     Raises:
         InputError: the backend does not exist or cannot run this cell.
@@ -31,7 +31,9 @@ class Recurrent(nn.Module):
         self.cell = cell
         self.choice = engine.choose(cell, backend)
         check_choice("initial_state", initial_state, ("zero", "learned"))
-        learned = tensors_of(cell.initial_state(1)) if initial_state == "learned" else []
+        example = tensors_of(cell.initial_state(1))
+        self.state_shapes = [tensor.shape[1:] for tensor in example]
+        learned = [t for t in example if initial_state == "learned" and t.is_floating_point()]
         self.first = nn.ParameterList(nn.Parameter(tensor[0].clone()) for tensor in learned)
 
     @property
@@ -45,7 +47,7 @@ class Recurrent(nn.Module):
         if not len(self.first):
             return state
         learned = iter(self.first)
-        return map_state(lambda tensor: next(learned).expand_as(tensor), state)
+        return map_state(lambda t: next(learned).expand_as(t) if t.is_floating_point() else t, state)
 
     def forward(
         self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
@@ -71,16 +73,21 @@ class Recurrent(nn.Module):
         num_steps, batch_size, _ = inputs.shape
         if state is None:
             state = self.initial_state(batch_size)
-        if any(tensor.shape[0] != batch_size for tensor in tensors_of(state)):
-            sizes = sorted({tensor.shape[0] for tensor in tensors_of(state)})
-            raise InputError(f"the state is for {sizes} sequences, inputs have {batch_size}")
+        else:
+            self._check_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
         return self.choice.run(self.cell, inputs, state, lengths, **context)
 
+    def _check_state(self, state: State, batch_size: int) -> None:
+        given = [list(tensor.shape) for tensor in tensors_of(state)]
+        expected = [[batch_size, *shape] for shape in self.state_shapes]
+        if not isinstance(state, tuple) or given != expected:
+            raise InputError(f"the state has shapes {given}; the cell expects a tuple of {expected}")
+
     @staticmethod
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
-        if lengths.shape != (batch_size,) or lengths.is_floating_point():
+        if lengths.shape != (batch_size,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
         low, high = (int(bound) for bound in torch.aminmax(lengths))
         if low < 1 or high > num_steps:

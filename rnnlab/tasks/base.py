@@ -26,6 +26,7 @@ class Task:
     splits: those of ``train``, ``valid`` and ``test`` that exist; ``train`` always does.
     metrics: every number that `loss` (``"loss"``), `measure` and `derive` report, with unit and direction.
     monitor: the metric by which the best checkpoint is chosen.
+    default_prompt: what `generate` begins with where the user gives nothing.
     """
 
     input: Tokens | Vectors | Images
@@ -33,6 +34,7 @@ class Task:
     splits: tuple[str, ...] = ("train", "valid", "test")
     metrics: ClassVar[dict[str, Metric]] = {"loss": Metric("nats")}
     monitor: ClassVar[str] = "loss"
+    default_prompt: str = ""
 
     def __init__(self, seed: int = 0, data_root: str = "data") -> None:
         self.seed = seed

@@ -30,10 +30,10 @@ CORPORA = ("pydoc", "tiny_shakespeare")
 class CharLM(Task):
     """Next-character prediction over contiguous parallel streams, as in char-rnn.
 
-    The text is cut, in this order, into train, valid and test. Each part is cut into ``batch_size`` streams that lie one
-    after another in the text; batch number n holds the n-th window of ``seq_len`` characters of every stream, and the
-    state is carried from window to window (truncated BPTT). At the end of the streams training starts over,
-    with ``fresh`` set. With batch_size=2 and seq_len=3, the text "abcdefghijklm" gives
+    The text is cut, in this order, into train, valid and test. Each part is cut into ``batch_size`` streams that lie
+    one after another in the text; batch number n holds the n-th window of ``seq_len`` characters of every stream, and
+    the state is carried from window to window (truncated BPTT). At the end of the streams training starts over, with
+    ``fresh`` set. With batch_size=2 and seq_len=3, the text "abcdefghijklm" gives
 
         batch 0   inputs  abc  ghi     targets  bcd  hij     fresh
         batch 1   inputs  def  jkl     targets  efg  klm
@@ -95,6 +95,11 @@ class CharLM(Task):
     def output_size(self) -> int:  # noqa: D102
         return len(self.vocabulary)
 
+    @property
+    def default_prompt(self) -> str:
+        """A line break, or the first of the characters where there is none."""
+        return "\n" if "\n" in self.vocabulary.characters else self.vocabulary.characters[0]
+
     @cached_property
     def streams(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Inputs and targets of every split, ``[steps, batch_size]`` each."""
@@ -146,9 +151,8 @@ class CharLM(Task):
         return {**means, "bpc": means["loss"] / log(2)}
 
     def sample(self, model: nn.Module) -> str:
-        """Two hundred characters at temperature 0.8, after a line break."""
-        prompt = "\n" if "\n" in self.vocabulary.characters else self.vocabulary.characters[0]
-        return "".join(self.generate(model, prompt, length=200, temperature=0.8, top_k=0, seed=0)).strip()
+        """Two hundred characters at temperature 0.8."""
+        return "".join(self.generate(model, self.default_prompt, length=200, temperature=0.8, top_k=0, seed=0)).strip()
 
     def generate(  # noqa: D102
         self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int

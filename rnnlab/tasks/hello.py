@@ -25,6 +25,7 @@ class Hello(Task):
     """
 
     splits = ("train",)
+    default_prompt = "h"
     metrics = {"loss": Metric("nats, summed over the four characters")}
 
     def __init__(self, seed: int = 0, data_root: str = "data") -> None:

@@ -188,9 +188,8 @@ def evaluate_run(run: str | Path, split: str, device: str = "auto") -> dict[str,
     """
     task, model, content = load(run, device)
     if split not in task.splits:
-        raise InputError(
-            f"the task {content['config']['task']['name']} has no split {split!r}{lookup.nearest(split, list(task.splits))}"
-        )
+        name = content["config"]["task"]["name"]
+        raise InputError(f"the task {name} has no split {split!r}{lookup.nearest(split, list(task.splits))}")
     if task.data_digest() != content["data_digest"]:
         raise InputError(f"the data are not those {run} was trained on (their SHA-256 differs); restore them first")
     place = next(model.parameters()).device

@@ -202,7 +202,7 @@ def test_what_torch_does_not_have_is_refused():
         to_torch(Stack([make_layer("gru-before")]))
     mixed = [Recurrent(cells.create("gru", input_size=F, hidden_size=H))]
     mixed.append(Recurrent(cells.create("lstm", input_size=H, hidden_size=H)))
-    with pytest.raises(InputError, match=r"torch\.nn has no layer for a stack of GRU, LSTM"):
+    with pytest.raises(InputError, match=r"torch\.nn has no layer for a stack of GRU.*, LSTM"):
         to_torch(Stack(mixed))
 
 
@@ -244,6 +244,7 @@ def test_lengths_that_are_all_full_or_all_one(name, backend):
         assert_close(actual, wanted)
     outputs, final = layer(inputs, None, torch.ones(B, dtype=torch.int64))
     first, first_final = layer(inputs[:1])
+    assert outputs.shape == (T, B, H), "padded to the steps given, not to the longest length"
     assert_close(outputs[:1], first)
     assert not outputs[1:].any()
     for actual, wanted in zip(final, first_final, strict=True):
@@ -358,11 +359,11 @@ def test_inputs_of_a_wrong_shape_are_refused(backend, shape):
 @pytest.mark.parametrize("backend", ["reference", "native"])
 def test_a_state_for_another_batch_size_is_refused(backend):
     layer = make_layer("lstm", backend)
-    with pytest.raises(InputError, match=r"the state is for \[3\] sequences, inputs have 4"):
+    with pytest.raises(InputError, match=r"the state has shapes \[\[3, 5\], \[3, 5\]\]; the cell expects"):
         layer(draw(T, B, F, seed=2), layer.initial_state(B - 1))
     h, _ = layer.initial_state(B)
     _, c = layer.initial_state(1)  # would broadcast
-    with pytest.raises(InputError, match=r"the state is for \[1, 4\] sequences, inputs have 4"):
+    with pytest.raises(InputError, match=r"the state has shapes \[\[4, 5\], \[1, 5\]\]; the cell expects"):
         layer(draw(T, B, F, seed=2), (h, c))
 
 
@@ -514,3 +515,43 @@ def test_a_state_may_be_nested_and_of_any_dtype():
     for b, length in enumerate(LENGTHS):
         assert torch.equal(h[b], outputs[length - 1, b])
         assert torch.equal(recent[b, 1], inputs[length - 1, b])
+
+
+def test_a_state_that_does_not_fit_is_refused():
+    layer = Recurrent(cells.create("lstm", input_size=3, hidden_size=4))
+    inputs = torch.randn(5, 2, 3)
+    wide, narrow = torch.zeros(2, 4), torch.zeros(2, 1)
+    for state in [(wide, narrow), (wide,), (wide, wide, wide), wide]:
+        with pytest.raises(InputError, match="the state has shapes"):
+            layer(inputs, state)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_nan_in_the_padding_reaches_nothing(backend):
+    layer = Recurrent(cells.create("gru", input_size=3, hidden_size=4), backend)
+    inputs = torch.randn(5, 2, 3)
+    inputs[3:, 0] = torch.nan
+    outputs, _ = layer(inputs, lengths=torch.tensor([3, 5]))
+    outputs.sum().backward()
+    assert outputs.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_gradients_flow_in_evaluation_mode_too():
+    # cuDNN keeps what its backward needs only where it is told that it trains.
+    layer = Recurrent(cells.create("gru", input_size=3, hidden_size=4), "native").eval()
+    layer(torch.randn(5, 2, 3))[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+def test_what_torch_cannot_hold_is_not_converted():
+    def layer(width, hidden, **options):
+        return Recurrent(cells.create("rnn", input_size=width, hidden_size=hidden, **options))
+
+    with pytest.raises(InputError, match="share one kind and width"):
+        to_torch(Stack([layer(3, 4), layer(4, 1)]))
+    with pytest.raises(InputError, match="share one kind and width"):
+        to_torch(Stack([layer(3, 4), layer(4, 4, bias=False)]))
+    with pytest.raises(InputError, match="learned initial state"):
+        to_torch(Stack([Recurrent(cells.create("rnn", input_size=3, hidden_size=4), initial_state="learned")]))
+    assert to_torch(Stack([layer(3, 4)], dropout=0.3)).dropout == 0  # one layer has nothing between layers
