@@ -9,9 +9,13 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rnnlab.text import Speaker
 
 USAGE = """\
 rnnlab: a laboratory for recurrent networks
@@ -20,6 +24,7 @@ rnnlab: a laboratory for recurrent networks
   rnnlab train -m key=a,b seed=0,1            train one model for each combination
   rnnlab evaluate run=DIR split=test          measure a trained model
   rnnlab generate run=DIR prompt=TEXT         let a trained model go on from a text
+  rnnlab generate run=DIR interactive=true    talk with it, a line at a time
   rnnlab cells                                list the recurrent cells
 
 Examples:
@@ -30,7 +35,7 @@ Examples:
 --traceback shows where an error came from. Exit codes: 0 done, 2 something given cannot be used,
 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the run is saved).
 """
-DIVERGED = 3
+BAD_INPUT, DIVERGED = 2, 3
 
 
 def train(arguments: list[str]) -> int:
@@ -47,28 +52,37 @@ def train(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from rnnlab import config
+    from rnnlab.interface import InputError
     from rnnlab.training import train as train_run
 
     _log_to_stdout()
-    codes = []
+    codes, errors = [0], []
 
     @hydra.main(version_base="1.3", config_path="pkg://rnnlab.conf", config_name="config")
     def job(composed: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
-        summary = train_run(config.resolve(composed, hydra_config.sweep.dir))
-        if summary["status"] == "finished" and not is_sweep:
-            _say_what_next(summary["config"])
+        try:
+            summary = train_run(config.resolve(composed, hydra_config.sweep.dir))
+        except (InputError, OSError) as error:  # caught here, as Hydra would add a line of its own
+            errors.append(error)
+            if is_sweep:  # the other runs of a sweep go on
+                _complain(f"{' '.join(hydra_config.overrides.task)}: {_sentence(error)}")
+            return
         if summary["status"] == "stopped":
             raise SystemExit(128 + summary["signal"])  # of a sweep too: the signal was meant for all of it
-        codes.append(DIVERGED if summary["status"] == "diverged" and not is_sweep else 0)
+        if not is_sweep:
+            codes.append(DIVERGED if summary["status"] == "diverged" else 0)
+            _say_what_next(summary)
 
     sys.argv[1:] = config.normalise(arguments)
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise config.explain(error) from error
-    return max(codes, default=0)
+    if errors and "-m" not in arguments and "--multirun" not in arguments:
+        raise errors[0]
+    return BAD_INPUT if errors else max(codes)
 
 
 @dataclass
@@ -102,6 +116,7 @@ class GenerateOptions:
     top_k: int = 0
     seed: int = 0
     device: str = "cpu"
+    interactive: bool = False
 
 
 def generate(arguments: list[str]) -> int:
@@ -114,13 +129,35 @@ def generate(arguments: list[str]) -> int:
         if getattr(options, name) < 0:
             raise InputError(f"{name}={getattr(options, name)} is negative; it must be 0 or more")
     task, model, _ = load(options.run, options.device)
-    prompt = options.prompt or task.default_prompt
-    pieces = task.generate(model, prompt, options.length, options.temperature, options.top_k, options.seed)
+    speaker = task.speaker(model, options.temperature, options.top_k, options.seed)
+    if options.interactive:
+        _converse(speaker, options.length)
+    else:
+        _print_pieces(speaker.generate(options.prompt or task.default_prompt, options.length))
+    return 0
+
+
+def _converse(speaker: Speaker, length: int) -> None:
+    """Answer each line of standard input with one of the model's, until it ends."""
+    from rnnlab.interface import InputError
+
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        try:
+            _print_pieces(speaker.reply(line, length))
+        except InputError as error:  # a character the model does not know ends no conversation
+            _complain(str(error))
+
+
+def _print_pieces(pieces: Iterator[str]) -> None:
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-    return 0
+    sys.stdout.flush()
 
 
 @dataclass
@@ -159,23 +196,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"rnnlab: unknown command {name!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        _complain(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}")
+        return BAD_INPUT
     sys.path.append(os.getcwd())  # a user's own cells and tasks lie where they work; last, so that they shadow nothing
     try:
         return COMMANDS[name](rest)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        sys.stdout = None  # nobody reads on: no further output, not even the flush at exit
+    except BrokenPipeError:  # nobody reads on; what Python would still flush at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         from rnnlab.interface import InputError
 
         if show_traceback or not isinstance(error, InputError | OSError):
             raise
-        print(f"rnnlab: {error}", file=sys.stderr)
-        return 2
+        _complain(_sentence(error))
+        return BAD_INPUT
 
 
 def _choices() -> str:
@@ -196,9 +233,11 @@ def _choices() -> str:
     return "\n".join(lines)
 
 
-def _say_what_next(config: dict) -> None:
-    """The last lines of a finished run: where it lies, and what to do with it."""
+def _say_what_next(summary: dict) -> None:
+    """The last lines of a run: where it lies, and what to do with it."""
     from rnnlab import tasks
+
+    config = summary["config"]
 
     folder = Path(sys.argv[0]).parent
     on_path = shutil.which("rnnlab") == str(folder / "rnnlab")
@@ -209,7 +248,7 @@ def _say_what_next(config: dict) -> None:
     console.info("")
     console.info("The run lies in %s", run)
     kind = config["task"].get("class", config["task"]["name"])
-    if tasks.find(kind).generate is not tasks.Task.generate:
+    if tasks.find(kind).speaker is not tasks.Task.speaker:
         console.info("Generate more:  %s generate run=%s length=1000", program, run)
     console.info("See its curves: %s --logdir %s --host 127.0.0.1", board, Path(run).parent)
 
@@ -226,13 +265,28 @@ def _parse(kind: type, arguments: list[str]) -> object:
         if not equals or key not in known:
             raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
         try:
-            given[key] = {"int": int, "float": float, "str": str}[known[key].type](value)
-        except ValueError:
+            given[key] = {"int": int, "float": float, "str": str, "bool": _truth}[known[key].type](value)
+        except (ValueError, KeyError):
             raise InputError(f"{key}={value!r} is not of type {known[key].type}") from None
     for name, option in known.items():
         if option.default is MISSING and name not in given:
             raise InputError(f"{name}= is missing; give the directory of a run")
     return kind(**given)
+
+
+def _truth(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+def _sentence(error: Exception) -> str:
+    """An error of the user's making in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def _complain(sentence: str) -> None:
+    print(f"rnnlab: {sentence}", file=sys.stderr)
 
 
 def _log_to_stdout() -> None:

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
@@ -141,8 +141,12 @@ def explain(error: Exception) -> InputError:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return InputError(f"unknown {group or 'config'} {name!r}{lookup.nearest(name, list(error.options or []))}")
-    text = str(error).strip()
-    return InputError(text.splitlines()[0] if text else type(error).__name__)
+    first = str(error).strip().partition("\n")[0].replace("'++", "'")
+    if first.startswith("Ambiguous value"):
+        first += "; add -m to sweep over the values, or write [a,b] for a list"
+    if isinstance(error, OverrideParseException):
+        first = f"cannot read the option {error.override.removeprefix('++')!r}: {first}"
+    return InputError(first or type(error).__name__)
 
 
 def _resolve_group(group: str, given: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from rnnlab.interface import Batch, InputError
+from rnnlab.interface import InputError
 from rnnlab.outputs import draw_categorical
 
 
@@ -44,27 +44,62 @@ class Vocabulary:
             ) from None
 
 
-def generate(
-    model: nn.Module, vocabulary: Vocabulary, prompt: str, length: int, temperature: float, top_k: int, seed: int
-) -> Iterator[str]:
-    """The prompt, then ``length`` characters one by one, each drawn given all before it; see `Task.generate`.
+class Speaker:
+    """A character model at work: it reads text and writes what it makes of it, one character at a time.
 
-    Only one step's state is kept, whatever the length.
+    Only one step's state is kept, however long it reads and writes.
+
+    Args:
+        model: in evaluation mode, over the tokens of ``vocabulary``.
+        vocabulary: the characters.
+        temperature: 0 takes the most probable character each time, 1 draws as the model believes.
+        top_k: only the k most probable characters can be drawn; 0 means all.
+        seed: of the draw.
     """
-    if not prompt:
-        raise InputError("the prompt is empty; give at least one character to begin with")
-    device = next(model.parameters()).device
-    draw = torch.Generator().manual_seed(seed)
-    tokens = vocabulary.encode(prompt).unsqueeze(1).to(device)
-    yield prompt
-    with torch.inference_mode():
-        state = model.initial_state(1)
-        if len(prompt) > 1:
-            state = model.encode(Batch(inputs=tokens[:-1], targets=tokens[1:]))
-        token = tokens[-1]
-    for _ in range(length):
-        # Entered anew for each character: a mode held across a yield would leak into the caller.
-        with torch.inference_mode():
-            logits, state = model.step(token, state)
-            token = draw_categorical(logits, temperature, top_k, draw).to(device)
-        yield vocabulary.characters[int(token)]
+
+    def __init__(self, model: nn.Module, vocabulary: Vocabulary, temperature: float, top_k: int, seed: int) -> None:
+        self.model, self.vocabulary = model, vocabulary
+        self.temperature, self.top_k = temperature, top_k
+        self.draw = torch.Generator().manual_seed(seed)
+        self.state = model.initial_state(1)
+        self.logits: Tensor | None = None
+
+    @torch.inference_mode()
+    def read(self, text: str) -> None:
+        """Take in ``text``.
+
+        Raises:
+            InputError: a character is unknown; nothing of the text has been taken in then.
+        """
+        for token in self.vocabulary.encode(text).to(self._device).split(1):
+            self.logits, self.state = self.model.step(token, self.state)
+
+    @torch.inference_mode()
+    def write(self) -> str:
+        """The next character, drawn given all that was read and written."""
+        if self.logits is None:
+            raise InputError("the prompt is empty; give at least one character to begin with")
+        token = draw_categorical(self.logits, self.temperature, self.top_k, self.draw)
+        self.logits, self.state = self.model.step(token.to(self._device), self.state)
+        return self.vocabulary.characters[int(token)]
+
+    def generate(self, prompt: str, length: int) -> Iterator[str]:
+        """The prompt, then ``length`` characters one by one."""
+        self.read(prompt)
+        yield prompt
+        for _ in range(length):
+            yield self.write()
+
+    def reply(self, line: str, length: int) -> Iterator[str]:
+        """Read a line, then write one, of at most ``length`` characters."""
+        ends = "\n" in self.vocabulary.characters
+        self.read(line + "\n" if ends else line)
+        for _ in range(length):
+            character = self.write()
+            if character == "\n":
+                return
+            yield character
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from rnnlab.interface import Batch, Images, InputError, Mean, Metric, Tokens, Vectors, tensors_of
+from rnnlab.text import Speaker
 
 EVALUATION_SEED = 1_000_003
 """Valid and test sets come from this seed, so that they are the same for every cell and every run seed."""
@@ -26,7 +26,7 @@ class Task:
     splits: those of ``train``, ``valid`` and ``test`` that exist; ``train`` always does.
     metrics: every number that `loss` (``"loss"``), `measure` and `derive` report, with unit and direction.
     monitor: the metric by which the best checkpoint is chosen.
-    default_prompt: what `generate` begins with where the user gives nothing.
+    default_prompt: what a `speaker` begins with where the user gives nothing.
     """
 
     input: Tokens | Vectors | Images
@@ -67,21 +67,11 @@ class Task:
         """A short text that shows what the model does, the same for the same model; None where there is none."""
         return None
 
-    def generate(
-        self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
-    ) -> Iterator[str]:
-        """The prompt and ``length`` further elements, piece by piece, drawn from the model.
-
-        Args:
-            model: in evaluation mode; its ``encode`` and ``step`` are used.
-            prompt: what to begin with.
-            length: how many elements to draw.
-            temperature: 0 takes the most probable element each time.
-            top_k: only the k most probable elements can be drawn; 0 means all.
-            seed: of the draw.
+    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
+        """A trained model as something that reads and writes; see `Speaker`.
 
         Raises:
-            InputError: this task generates nothing, or the prompt cannot be read.
+            InputError: this task has no words.
         """
         raise InputError(f"the task {type(self).__name__} generates nothing; rnnlab evaluate shows what the model does")
 

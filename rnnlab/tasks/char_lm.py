@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pydoc_data.topics
-from collections.abc import Iterator
 from functools import cached_property
 from math import log
 from pathlib import Path
@@ -17,7 +16,7 @@ from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Mean, Metric, Tokens
 from rnnlab.outputs import IGNORE, categorical_loss
 from rnnlab.tasks.base import Task
-from rnnlab.text import Vocabulary, generate
+from rnnlab.text import Speaker, Vocabulary
 
 TINY_SHAKESPEARE = PublicFile(
     path="tiny_shakespeare/input.txt",
@@ -152,12 +151,11 @@ class CharLM(Task):
 
     def sample(self, model: nn.Module) -> str:
         """Two hundred characters at temperature 0.8."""
-        return "".join(self.generate(model, self.default_prompt, length=200, temperature=0.8, top_k=0, seed=0)).strip()
+        speaker = self.speaker(model, temperature=0.8, top_k=0, seed=0)
+        return "".join(speaker.generate(self.default_prompt, length=200)).strip()
 
-    def generate(  # noqa: D102
-        self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
-    ) -> Iterator[str]:
-        return generate(model, self.vocabulary, prompt, length, temperature, top_k, seed)
+    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102
+        return Speaker(model, self.vocabulary, temperature, top_k, seed)
 
     def memory(self) -> dict[str, Any]:
         """The vocabulary."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from rnnlab.interface import Batch, Mean, Metric, Tokens
 from rnnlab.outputs import categorical_loss
 from rnnlab.tasks.base import Task
-from rnnlab.text import Vocabulary, generate
+from rnnlab.text import Speaker, Vocabulary
 
 
 class Hello(Task):
@@ -64,7 +62,5 @@ class Hello(Task):
             )
         return "\n".join(rows)
 
-    def generate(  # noqa: D102
-        self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
-    ) -> Iterator[str]:
-        return generate(model, self.vocabulary, prompt, length, temperature, top_k, seed)
+    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102
+        return Speaker(model, self.vocabulary, temperature, top_k, seed)

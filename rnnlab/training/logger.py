@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import indent
 from typing import Any
 
 from tqdm import tqdm
@@ -23,7 +24,6 @@ class Logger:
     Args:
         directory: of the run.
         metrics: the task's metrics, for their units.
-        log_every: training steps between two records of the training metrics.
         tensorboard: whether to write TensorBoard events too.
         progress: whether to show a progress bar where the console is one; in a pipe there is none.
     """
@@ -33,13 +33,11 @@ class Logger:
         directory: RunDirectory,
         metrics: dict[str, Metric],
         *,
-        log_every: int = 20,
         tensorboard: bool = True,
         progress: bool = True,
     ) -> None:
         self.directory = directory
         self.metrics = metrics
-        self.log_every = log_every
         self.progress = progress
         self.lines = directory.metrics_file.open("a")
         self.writer = None
@@ -67,14 +65,22 @@ class Logger:
         files.write_bytes(self.directory.samples / f"{step:08d}.txt", (text + "\n").encode())
         console.info("--- sample at step %d ---\n%s\n---", step, text)
         if self.writer:
-            self.writer.add_text("sample", f"```\n{text}\n```", step)
+            self.writer.add_text("sample", indent(text, "    ", lambda line: True), step)  # Markdown's verbatim
 
-    def hyperparameters(self, config: dict[str, Any], monitored: str) -> None:
-        """Write the configuration as TensorBoard's hyperparameters, into the run's own file.
+    def begin(self, config: dict[str, Any], monitored: str) -> None:
+        """Write what TensorBoard needs once: the configuration as hyperparameters, and how to group the curves.
 
         ``SummaryWriter.add_hparams`` would make a second run below this one, named by the clock.
+
+        Args:
+            config: the run's configuration.
+            monitored: the tag by which the table of hyperparameters compares runs.
         """
         if self.writer:
+            metrics = {name: ["Multiline", [f"(train|train_eval|valid|test)/{name}$"]] for name in self.metrics}
+            speed = {"tokens per second": ["Multiline", ["train/tokens_per_second"]]}
+            gradients = {name: ["Multiline", [f"train/{name}"]] for name in ("grad_norm", "lr")}
+            self.writer.add_custom_scalars({"loss": metrics, "speed": speed, "gradients": gradients})
             from torch.utils.tensorboard.summary import hparams
 
             options = {

@@ -116,7 +116,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     test = None
     try:
         if at.step == 0:
-            logger.hyperparameters(config, f"valid/{task.monitor}")
+            logger.begin(config, f"{trainer.evaluation_name}/{task.monitor}")
             trainer.show_sample(logger)
         summary["status"] = trainer.fit(directory, logger, identity)
         if summary["status"] == "finished" and "test" in task.splits:

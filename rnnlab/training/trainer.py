@@ -64,6 +64,7 @@ class Trainer:
         optimizer: makes the optimizer from the model's parameters.
         schedule: ``(step, steps) -> factor`` on the optimizer's learning rate.
         steps: optimizer steps of the whole run.
+        log_every: steps between two records of the training metrics.
         eval_every: steps between two evaluations on valid (on train where there is no valid).
         checkpoint_every: steps between two checkpoints; evaluations and stops save one too.
         clip_norm: gradients of a larger total norm are scaled down to it (Pascanu et al., 2013); 0 leaves them.
@@ -83,6 +84,7 @@ class Trainer:
         schedule: Callable[[int, int], float],
         *,
         steps: int = 1500,
+        log_every: int = 20,
         eval_every: int = 300,
         checkpoint_every: int = 100,
         clip_norm: float = 1.0,
@@ -90,7 +92,8 @@ class Trainer:
         precision: str = "fp32",
         init_from: str | None = None,
     ) -> None:
-        for name, value in (("steps", steps), ("eval_every", eval_every), ("checkpoint_every", checkpoint_every)):
+        counts = {"log_every": log_every, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
+        for name, value in {"steps": steps, **counts}.items():
             if value < 1:
                 raise InputError(f"trainer.{name} is {value}; it must be at least 1")
         if clip_norm < 0:
@@ -101,16 +104,22 @@ class Trainer:
         self.autocast = autocast(self.device, precision)
         self.task = task
         self.model = model.to(self.device)
-        self.optimizer = optimizer(model.parameters())
+        try:
+            self.optimizer = optimizer(model.parameters())
+        except ValueError as error:  # torch's own word on a negative learning rate and the like
+            raise InputError(f"optimizer: {error}") from error
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = schedule
         self.steps = steps
+        self.log_every = log_every
         self.eval_every = eval_every
         self.checkpoint_every = checkpoint_every
         self.clip_norm = clip_norm or float("inf")
         self.init_from = init_from
         self.progress = Progress()
         self.state: State | None = None
+        # The training metrics are recorded as "train", so an evaluation on train has a name of its own.
+        self.evaluation_name = "valid" if "valid" in task.splits else "train_eval"
         self.unread: list[Tensor] = []
         self.signal: int | None = None
 
@@ -150,7 +159,7 @@ class Trainer:
                 bar.update()
 
                 done, stop = at.step == self.steps, bool(caught)
-                if at.step % logger.log_every == 0 or done:
+                if at.step % self.log_every == 0 or done:
                     self.log(logger)
                 if at.step % self.eval_every == 0 or done:
                     self.select(directory, logger, identity)
@@ -204,8 +213,7 @@ class Trainer:
         at, task = self.progress, self.task
         split = "valid" if "valid" in task.splits else "train"
         values = evaluate(self.model, task, split, self.device, self.autocast)
-        # The window's own record is called "train" too, so an evaluation on train gets a name of its own.
-        logger.scalars(split if split == "valid" else "train_eval", at.step, values, at.tokens, at.seconds)
+        logger.scalars(self.evaluation_name, at.step, values, at.tokens, at.seconds)
         at.final = {"step": at.step, **values}
         value, better = values[task.monitor], task.metrics[task.monitor].improves
         is_best = isfinite(value) and (at.best is None or better(value, at.best[task.monitor]))

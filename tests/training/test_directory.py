@@ -32,7 +32,7 @@ SMALL = [
     "trainer.steps=4",
     "trainer.eval_every=2",
     "trainer.checkpoint_every=2",
-    "logger.log_every=2",
+    "trainer.log_every=2",
     "logger.tensorboard=false",
 ]
 
@@ -228,7 +228,7 @@ def test_the_derived_name_changes_with_every_option():
     # A name chooses a file: that it counts is shown by the groups below.
     keys = [key for key in flatten(base) if not key.endswith((".name", ".class")) and key not in config.FREE_KEYS]
     assert len(keys) > 25
-    assert {"seed", "engine.backend", "task.corpus", "trainer.init_from", "logger.log_every"} <= set(keys)
+    assert {"seed", "engine.backend", "task.corpus", "trainer.init_from", "trainer.log_every"} <= set(keys)
     names = {"": base["run_dir"]}
     for key in keys:
         changed = json.loads(json.dumps(base))

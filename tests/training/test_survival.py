@@ -33,8 +33,8 @@ CLOCK = ("seconds", "window_seconds", "tokens_per_second")
 # the training metrics, so that a window is cut in the middle; they fall between evaluations too.
 MODEL = ["model.hidden_size=16", "model.embedding_size=8", "model.num_layers=2", "model.dropout=0.3"]
 TASK = ["task.corpus=corpus.txt", "task.batch_size=4", "task.seq_len=8"]
-LONG = ["trainer.steps=300", "trainer.eval_every=90", "trainer.checkpoint_every=33", "logger.log_every=20"]
-SHORT = ["trainer.steps=9", "trainer.eval_every=4", "trainer.checkpoint_every=3", "logger.log_every=2"]
+LONG = ["trainer.steps=300", "trainer.eval_every=90", "trainer.checkpoint_every=33", "trainer.log_every=20"]
+SHORT = ["trainer.steps=9", "trainer.eval_every=4", "trainer.checkpoint_every=3", "trainer.log_every=2"]
 
 
 class Killed(BaseException):

@@ -88,7 +88,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def settings(*options):
-    small = ["model.hidden_size=8", "trainer.steps=6", "trainer.eval_every=3", "logger.log_every=2", "run_dir=a"]
+    small = ["model.hidden_size=8", "trainer.steps=6", "trainer.eval_every=3", "trainer.log_every=2", "run_dir=a"]
     return config.compose([f"task={__name__}:Sums", "logger.tensorboard=false", *small, *options])
 
 
@@ -159,7 +159,7 @@ def test_optimizers_train(name):
 
 def first_step(clip_norm):
     """How far one step of plain gradient descent goes, and the gradient norm it records."""
-    options = ["optimizer=sgd", "optimizer.lr=1.0", "scheduler=constant", "trainer.steps=1", "logger.log_every=1"]
+    options = ["optimizer=sgd", "optimizer.lr=1.0", "scheduler=constant", "trainer.steps=1", "trainer.log_every=1"]
     run_dir = f"clip_{clip_norm}"
     chosen = settings(*options, f"trainer.clip_norm={clip_norm}", f"run_dir={run_dir}")
     torch.manual_seed(chosen["seed"])
@@ -188,7 +188,7 @@ def test_clipping_scales_the_step_and_the_norm_before_it_is_recorded():
 @pytest.mark.parametrize(("log_every", "checkpoint_every"), [(1, 2), (2, 1), (100, 4), (100, 100)])
 def test_divergence_is_a_result(log_every, checkpoint_every):
     """It is noticed at the first record or checkpoint after it happened, and named by the step it happened at."""
-    options = [f"logger.log_every={log_every}", f"trainer.checkpoint_every={checkpoint_every}", "trainer.steps=30"]
+    options = [f"trainer.log_every={log_every}", f"trainer.checkpoint_every={checkpoint_every}", "trainer.steps=30"]
     summary = run(*options, "trainer.eval_every=5", "task.nan_at=6")
     assert (summary["status"], summary["diverged_at"]) == ("diverged", 7)
     assert json.loads(Path("a/summary.json").read_text())["status"] == "diverged"
@@ -302,14 +302,14 @@ def test_evaluation_touches_nothing(training):
 
 def test_how_often_is_evaluated_saved_and_logged_changes_no_weight():
     options = ["model.num_layers=2", "model.dropout=0.5", "trainer.steps=9"]
-    run(*options, "run_dir=seldom", "trainer.eval_every=9", "trainer.checkpoint_every=9", "logger.log_every=9")
-    run(*options, "run_dir=often", "trainer.eval_every=1", "trainer.checkpoint_every=2", "logger.log_every=1")
+    run(*options, "run_dir=seldom", "trainer.eval_every=9", "trainer.checkpoint_every=9", "trainer.log_every=9")
+    run(*options, "run_dir=often", "trainer.eval_every=1", "trainer.checkpoint_every=2", "trainer.log_every=1")
     assert same(weights(run_dir="often"), weights(run_dir="seldom"))
 
 
 def test_the_recorded_training_loss_is_the_mean_over_the_window():
-    run("run_dir=each", "logger.log_every=1")
-    run("run_dir=pairs", "logger.log_every=2")
+    run("run_dir=each", "trainer.log_every=1")
+    run("run_dir=pairs", "trainer.log_every=2")
     each, pairs = records("train", "each"), records("train", "pairs")
     for name in ("loss", "grad_norm"):
         expected = [(each[i][name] + each[i + 1][name]) / 2 for i in (0, 2, 4)]
@@ -434,8 +434,8 @@ def test_cuda_where_there_is_none_is_refused():
         "trainer.precision=fp8",
         "trainer.device=tpu",
         "trainer.device=cuda:x",
-        "logger.log_every=0",
-        "logger.log_every=-5",
+        "trainer.log_every=0",
+        "trainer.log_every=-5",
         "optimizer.lr=-1",
     ],
 )
@@ -452,7 +452,7 @@ def test_options_out_of_range_are_refused_before_anything_is_written(option):
 def test_every_line_of_metrics_says_what_it_is_of(folder):
     (folder / "corpus.txt").write_text("abcabcabdabcabe\n" * 60)
     small = ["model.hidden_size=8", "task.corpus=corpus.txt", "task.batch_size=4", "task.seq_len=8", "run_dir=b"]
-    train(config.compose([*small, "trainer.steps=4", "trainer.eval_every=2", "logger.log_every=2"]))
+    train(config.compose([*small, "trainer.steps=4", "trainer.eval_every=2", "trainer.log_every=2"]))
     lines = records(run_dir="b")
     assert [(line["split"], line["step"]) for line in lines][:4] == [
         ("train", 2),

@@ -1,0 +1,8 @@
+"""Train a model from a checkout: ``python scripts/train.py [key=value ...]`` is ``rnnlab train``."""
+
+import sys
+
+from rnnlab.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
