@@ -35,6 +35,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what `replacing` left unfinished, anywhere below ``folder``, when its process was killed."""
+    for leftover in folder.rglob(".*.*"):
+        leftover.unlink()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path``, whole or not at all."""
     with replacing(path) as file:

@@ -71,7 +71,7 @@ class Speaker:
         Raises:
             InputError: a character is unknown; nothing of the text has been taken in then.
         """
-        for token in self.vocabulary.encode(text).to(self._device).split(1):
+        for token in self.vocabulary.encode(text).to(self._device).unsqueeze(1):
             self.logits, self.state = self.model.step(token, self.state)
 
     @torch.inference_mode()

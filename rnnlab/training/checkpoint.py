@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,12 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        with warnings.catch_warnings(action="ignore"):  # torch's advice on pickles is for those who wrote the file
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever an unpickler may trip over in bytes that were never meant for it
         raise InputError(
-            f"{path} holds more than tensors and plain values and was not loaded; it may carry code"
-        ) from None
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint, it is damaged or of another kind") from error
+            f"{path} cannot be read as a checkpoint: it is damaged, of another kind, or carries code, which is not run"
+        ) from error
     if not isinstance(content, dict) or content.get("rnnlab") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this version of rnnlab")
     return content

@@ -76,11 +76,12 @@ class RunDirectory:
             except BlockingIOError:
                 raise InputError(f"another process is training in {self.path}; wait for it or stop it") from None
             self.check(config)  # the process that had the lock may have written another configuration
-            self.last.parent.mkdir(exist_ok=True)
-            self.samples.mkdir(exist_ok=True)
-            if not self.config_file.exists():
+            if not self.config_file.exists():  # first of all: it is what says that the directory is ours
                 text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
                 files.write_bytes(self.config_file, text.encode())
+            self.last.parent.mkdir(exist_ok=True)
+            self.samples.mkdir(exist_ok=True)
+            files.remove_leftovers(self.path)
             yield
 
     def config(self) -> dict[str, Any]:

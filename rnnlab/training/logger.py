@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import indent
@@ -91,7 +92,8 @@ class Logger:
                 self.writer.file_writer.add_summary(summary)
 
     def flush(self) -> None:
-        """Hand everything written so far to the operating system."""
+        """Put everything written so far on the disk, so that a checkpoint is never ahead of it."""
+        os.fsync(self.lines.fileno())
         if self.writer:
             self.writer.flush()
 

@@ -53,17 +53,22 @@ def train(config: Config) -> dict[str, Any]:
         partial(lookup.find(_kind(config["scheduler"]), schedulers), **_options(config["scheduler"])),
         **config["trainer"],
     )
+    for split in task.splits:
+        task.batch(split, 0)  # data that cannot be used are found out before anything is written
     identity = {"config": config, "data_digest": task.data_digest()}
     origin = _origin(trainer, identity) if trainer.init_from and not directory.last.exists() else None
 
     with directory.claim(config):
-        if directory.last.exists():
+        is_new = not directory.last.exists()
+        if not is_new:
             origin = checkpoint.load(directory.last)
             _check_data(origin, identity)
         if origin is not None:
             trainer.load(origin)
-        directory.rewind(trainer.progress.step if origin else -1)
-        return _train_in(directory, trainer, identity)
+        if is_new:
+            trainer.progress.best = None  # another run's best is not in this directory
+        directory.rewind(-1 if is_new else trainer.progress.step)
+        return _train_in(directory, trainer, identity, is_new)
 
 
 def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def _check_data(content: dict[str, Any], identity: dict[str, Any]) -> None:
         )
 
 
-def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
+def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any], is_new: bool) -> dict[str, Any]:
     """Train in a directory that is ours, and write the summary."""
     task, model, at, config = trainer.task, trainer.model, trainer.progress, identity["config"]
     logger = Logger(directory, task.metrics, **config["logger"])
@@ -115,11 +120,11 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
 
     test = None
     try:
-        if at.step == 0:
+        if is_new:
             logger.begin(config, f"{trainer.evaluation_name}/{task.monitor}")
             trainer.show_sample(logger)
         summary["status"] = trainer.fit(directory, logger, identity)
-        if summary["status"] == "finished" and "test" in task.splits:
+        if summary["status"] == "finished" and "test" in task.splits and at.best:
             model.load_state_dict(checkpoint.load(directory.best)["model"])
             values = evaluate(model, task, "test", trainer.device, trainer.autocast)
             test = {"step": at.best["step"], **values}

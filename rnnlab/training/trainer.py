@@ -164,6 +164,7 @@ class Trainer:
                 if at.step % self.eval_every == 0 or done:
                     self.select(directory, logger, identity)
                 if at.step % self.checkpoint_every == 0 or at.step % self.eval_every == 0 or done or stop:
+                    logger.flush()
                     self.save(directory.last, identity)
                 if stop and not done:
                     self.signal = caught[0]
@@ -219,6 +220,7 @@ class Trainer:
         is_best = isfinite(value) and (at.best is None or better(value, at.best[task.monitor]))
         if is_best:
             at.best = at.final
+            logger.flush()
             self.save(directory.best, identity)
         logger.evaluation(split, at.step, values, " (best so far)" if is_best else "")
         self.show_sample(logger)

@@ -1,0 +1,113 @@
+"""What the training loop costs: characters a second of rnnlab's loop over those of a bare loop of the same layers.
+
+python scripts/benchmark_loop.py [rounds=5] [steps=200]
+
+Both loops train in one process and take turns, so that what else the machine does falls on both. rnnlab's writes
+its metrics, TensorBoard events and checkpoints as by default; the bare one does nothing but train.
+"""
+
+import logging
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from rnnlab import config
+from rnnlab.layers import to_torch
+from rnnlab.training import train
+from rnnlab.training.run import build
+
+
+class Bare(nn.Module):
+    """Embedding, ``torch.nn``'s layer, readout."""
+
+    def __init__(self, vocabulary: int, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, layer.input_size)
+        self.layer = layer
+        self.readout = nn.Linear(layer.hidden_size, vocabulary)
+
+    def forward(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits and the state to carry on with."""
+        hidden, state = self.layer(self.embedding(tokens), state)
+        return self.readout(hidden), state
+
+
+def bare_loop(resolved: dict, steps: int) -> float:
+    """Train for ``steps`` steps with nothing around it; the seconds it took."""
+    torch.manual_seed(0)
+    task, model = build(resolved)
+    bare = Bare(task.output_size, to_torch(model.stack))
+    optimizer = torch.optim.AdamW(bare.parameters(), lr=4e-3, weight_decay=0.01)
+    inputs, targets = task.streams["train"]
+    length, state = task.seq_len, None
+    started = perf_counter()
+    for step in range(steps):
+        at = step % task.num_batches("train") * length
+        logits, state = bare(inputs[at : at + length], state)
+        state = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+        loss = cross_entropy(logits.flatten(0, 1), targets[at : at + length].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(bare.parameters(), 1.0)
+        optimizer.step()
+    return perf_counter() - started
+
+
+def our_loop(resolved: dict, folder: Path) -> float:
+    """Train the same with rnnlab; the seconds from the first step to the last, all that it writes included.
+
+    What comes before the first step and after the last (imports, samples, evaluation) is no part of the loop.
+    """
+    from rnnlab.training.trainer import Trainer
+
+    seconds = []
+    select = Trainer.select
+    fit = Trainer.fit
+
+    def timed_select(self: Trainer, *arguments: object) -> None:
+        started = perf_counter()
+        select(self, *arguments)
+        seconds.append(started - perf_counter())
+
+    def timed_fit(self: Trainer, *arguments: object) -> str:
+        started = perf_counter()
+        status = fit(self, *arguments)
+        seconds.append(perf_counter() - started)
+        return status
+
+    Trainer.select, Trainer.fit = timed_select, timed_fit
+    try:
+        train({**resolved, "run_dir": str(folder)})
+    finally:
+        Trainer.select, Trainer.fit = select, fit
+    return sum(seconds)
+
+
+def main() -> None:
+    """Measure the three cells and print the ratios."""
+    options = dict(argument.split("=") for argument in sys.argv[1:])
+    rounds, steps = int(options.get("rounds", 5)), int(options.get("steps", 200))
+    logging.disable(logging.INFO)
+    print(f"{torch.get_num_threads()} threads, {rounds} rounds of {steps} steps, medians")
+    print("cell   ours char/s   bare char/s   ours / bare")
+    for cell in ("rnn", "lstm", "gru"):
+        resolved = config.compose([f"model={cell}", f"trainer.steps={steps}", f"trainer.eval_every={steps}"])
+        characters = steps * resolved["task"]["batch_size"] * resolved["task"]["seq_len"]
+        ours, bare = [], []
+        for _ in range(rounds + 1):  # the first round warms up
+            with tempfile.TemporaryDirectory() as folder:
+                ours.append(our_loop(resolved, Path(folder) / "run"))
+            bare.append(bare_loop(resolved, steps))
+        ratio = statistics.median(b / o for o, b in zip(ours[1:], bare[1:], strict=True))
+        fast, plain = (characters / statistics.median(times[1:]) for times in (ours, bare))
+        print(f"{cell:<5}{fast:>13,.0f}{plain:>14,.0f}{ratio:>14.3f}")
+
+
+if __name__ == "__main__":
+    main()

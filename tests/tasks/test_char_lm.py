@@ -1,0 +1,158 @@
+import hashlib
+import urllib.error
+from math import log
+
+import pytest
+import torch
+
+from rnnlab import data
+from rnnlab.interface import InputError
+from rnnlab.outputs import IGNORE
+from rnnlab.tasks.char_lm import TINY_SHAKESPEARE, CharLM
+
+
+def make(tmp_path, text, **options):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return CharLM(corpus=str(path), **options)
+
+
+def spell(task, tokens):
+    return [
+        "".join(task.vocabulary.characters[token] if token != IGNORE else "-" for token in row) for row in tokens.t()
+    ]
+
+
+def test_the_streams_are_those_of_the_docstring(tmp_path):
+    task = make(tmp_path, "abcdefghijklm" + "abcdefghijklm", split=[0.5, 0.5], batch_size=2, seq_len=3)
+    first, second, again = (task.batch("train", step) for step in range(3))
+    assert spell(task, first.inputs) == ["abc", "ghi"]
+    assert spell(task, first.targets) == ["bcd", "hij"]
+    assert spell(task, second.inputs) == ["def", "jkl"]
+    assert spell(task, second.targets) == ["efg", "klm"]
+    assert [batch.fresh.tolist() for batch in (first, second, again)] == [[True] * 2, [False] * 2, [True] * 2]
+    torch.testing.assert_close(again.inputs, first.inputs)
+
+
+@pytest.mark.parametrize("length", [2, 5, 17, 18, 19, 100])
+def test_evaluation_scores_every_character_but_the_first_once(tmp_path, length):
+    text = "".join(chr(33 + i % 90) for i in range(900)) + "".join(chr(200 + i) for i in range(length))
+    task = make(tmp_path, text, split=[900 / (900 + length), length / (900 + length)], batch_size=4, seq_len=3)
+    streams = ["" for _ in range(4)]
+    for step in range(task.num_batches("valid")):
+        for row, piece in enumerate(spell(task, task.batch("valid", step).targets)):
+            streams[row] += piece
+    assert "".join(streams).replace("-", "") == text[901:]
+
+
+def test_the_splits_are_contiguous_and_in_order():
+    task = CharLM()
+    sizes = {name: int((targets != IGNORE).sum()) for name, (_, targets) in task.streams.items()}
+    total = len(task.text)
+    assert abs(sizes["valid"] / total - 0.05) < 0.001
+    assert abs(sizes["test"] / total - 0.05) < 0.001
+    assert 0.9 * total - sizes["train"] < 2 * task.batch_size * task.seq_len
+    assert task.text.startswith(spell(task, task.batch("train", 0).inputs)[0])
+
+
+def test_two_shares_mean_no_test():
+    assert CharLM(split=[0.9, 0.1]).splits == ("train", "valid")
+
+
+def test_bits_per_character_are_the_loss_in_bits():
+    assert CharLM().derive({"loss": log(2) * 3})["bpc"] == pytest.approx(3)
+
+
+def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary():
+    task = CharLM()
+    batch = task.batch("valid", task.num_batches("valid") - 1)
+    total, count = task.loss(torch.zeros(*batch.inputs.shape, task.output_size), batch)
+    assert float(total / count) == pytest.approx(log(len(task.vocabulary)), rel=1e-5)
+
+
+def test_the_vocabulary_travels(tmp_path):
+    memory = make(tmp_path, "hello world, " * 50).memory()
+    elsewhere = CharLM(corpus="gone.txt")
+    elsewhere.restore(memory)
+    assert elsewhere.output_size == len(set("hello world, "))
+    assert elsewhere.vocabulary.characters == " ,dehlorw"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"short", "too few for one batch of 32 x 64"),
+        (b"\xff\xfe\x00bad", "not UTF-8 text \\(byte 0\\)"),
+        (b"\x00\x01\x02" * 5000, "NUL bytes"),
+        ("caf\xe9".encode("latin-1") * 5000, "not UTF-8 text \\(byte 3\\)"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, content, says):
+    with pytest.raises(InputError, match=says):
+        make(tmp_path, content).streams  # noqa: B018
+
+
+@pytest.mark.parametrize("corpus", ["no_such_file.txt", "/", "pydocs"])
+def test_a_missing_corpus_is_named(corpus):
+    with pytest.raises(
+        InputError, match=f"task.corpus='{corpus}' is neither a file nor one of pydoc, tiny_shakespeare"
+    ):
+        CharLM(corpus=corpus).text  # noqa: B018
+
+
+@pytest.mark.parametrize("split", [[1.0], [0.5, 0.4], [0.9, 0.1, 0.0], [0.4, 0.3, 0.2, 0.1], [1.1, -0.1]])
+def test_shares_that_do_not_sum_to_one_are_refused(split):
+    with pytest.raises(InputError, match=r"task\.split is"):
+        CharLM(split=split)
+
+
+def _serve(monkeypatch, content):
+    class Response:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return False
+
+        def read(self):
+            return content
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", lambda url, timeout: Response())
+
+
+def test_a_public_file_is_downloaded_once_and_checked(tmp_path, monkeypatch):
+    content = b"to be"
+    file = data.PublicFile("set/input.txt", "https://example.org/input.txt", hashlib.sha256(content).hexdigest())
+    _serve(monkeypatch, content)
+    path = data.locate(file, str(tmp_path))
+    assert path.read_bytes() == content
+    monkeypatch.setattr(data.urllib.request, "urlopen", None)  # a second look needs no network
+    assert data.locate(file, str(tmp_path)) == path
+    path.write_bytes(b"or not")
+    with pytest.raises(InputError, match="has SHA-256"):
+        data.locate(file, str(tmp_path))
+
+
+def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch):
+    _serve(monkeypatch, b"<html>please log in</html>")
+    with pytest.raises(InputError, match="another SHA-256"):
+        CharLM(corpus="tiny_shakespeare", data_root=str(tmp_path)).text  # noqa: B018
+    assert not (tmp_path / "tiny_shakespeare" / "input.txt").exists()
+
+
+def test_offline_the_error_says_what_to_put_where(tmp_path, monkeypatch):
+    def fail(url, timeout):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(data.urllib.request, "urlopen", fail)
+    with pytest.raises(InputError) as error:
+        CharLM(corpus="tiny_shakespeare", data_root=str(tmp_path)).text  # noqa: B018
+    for part in (TINY_SHAKESPEARE.url, TINY_SHAKESPEARE.sha256, str(tmp_path / "tiny_shakespeare"), "no network"):
+        assert part in str(error.value)
+
+
+def test_tiny_shakespeare_is_what_everybody_uses(data_root):
+    task = CharLM(corpus="tiny_shakespeare", data_root=data_root, split=[0.9, 0.1])
+    assert len(task.text) == 1_115_394
+    assert len(task.vocabulary) == 65

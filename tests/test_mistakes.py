@@ -1,0 +1,240 @@
+"""Honest mistakes at the command line: one clear sentence, exit code 2, no traceback, nothing written or lost."""
+
+import hashlib
+import io
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnnlab import __main__, config
+from rnnlab.interface import InputError
+from rnnlab.training import device, train
+
+TINY = ["task=hello", "model.hidden_size=4", "trainer.steps=4", "trainer.eval_every=4", "logger.progress=false"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory, with a text in it."""
+    (tmp_path / "text.txt").write_text("the cat sat on the mat.\n" * 400)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here):
+    """A finished run of the hello task."""
+    train(config.compose([*TINY, "logger.tensorboard=false", "run_dir=done"]))
+    return here / "done"
+
+
+def content(folder):
+    """Every file below a folder with its digest, links and all."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def mistake(capsys, *arguments):
+    """The one sentence that a command line ends with."""
+    before = content(Path.cwd())
+    argv = sys.argv
+    try:
+        code = __main__.main(list(arguments))
+    finally:
+        sys.argv = argv
+        captured = capsys.readouterr()
+    assert code == 2, captured.out + captured.err
+    (line,) = captured.err.splitlines()
+    assert line.startswith("rnnlab: ")
+    assert content(Path.cwd()) == before, "something was written"
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model.hiden_size=3"], "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'?"),
+        (["+model.hiden_size=3"], "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'?"),
+        (["++model.hiden_size=3"], "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'?"),
+        (["modle=lstm"], "unknown option 'modle'; did you mean 'model'?"),
+        (["+modle=lstm"], "unknown option 'modle'; did you mean 'model'?"),
+        (["++modle.hidden_size=3"], "unknown option 'modle.hidden_size'; did you mean 'model.hidden_size'?"),
+        (["sede=1"], "unknown option 'sede'; did you mean 'seed'?"),
+        (["data.rot=x"], "unknown option 'data.rot'; did you mean 'data.root'?"),
+        (["cell.forget_bias=1"], "unknown option 'cell.forget_bias'"),  # the default cell is a GRU
+        (["optimizer.momentun=0.9", "optimizer=sgd"], "did you mean 'optimizer.momentum'?"),
+        (["cell=lstn"], "unknown cell 'lstn'; did you mean 'lstm'? (choices: gru, lstm, rnn)"),
+        (["model=transformer"], "unknown model 'transformer' (choices: gru, lstm, rnn, stacked_rnn)"),
+        (["task=helo"], "unknown task 'helo'; did you mean 'hello'?"),
+        (["experiment=none_such"], "unknown experiment 'none_such'"),
+        (["optimizer=adam"], "unknown optimizer 'adam'; did you mean 'adamw'?"),
+        (["engine.backend=fast"], "unknown backend 'fast'; the choices are auto, reference, native"),
+        (["engine.backend=native", "cell.reset=before"], "'native' cannot run GRU as configured"),
+        (["cell.reset=maybe"], "reset='maybe' is not one of after, before"),
+        (["model.hidden_size=wide"], "model.hidden_size: Value 'wide' of type 'str' could not be converted to Integer"),
+        (["trainer.steps=1.5"], "trainer.steps"),
+        (["seed=[1]"], "seed"),
+        (["task.split=half"], "task.split"),
+        (["model.hidden_size=0"], "hidden_size is 0; it must be a whole number, at least 1"),
+        (["model.num_layers=0"], "num_layers must be at least 1"),
+        (["model.embedding_size=0"], "embedding_size is 0"),
+        (["model.dropout=1"], "dropout is 1.0"),
+        (["trainer.steps=0"], "trainer.steps is 0; it must be at least 1"),
+        (["trainer.log_every=0"], "trainer.log_every is 0"),
+        (["trainer.clip_norm=-1"], "trainer.clip_norm is -1.0"),
+        (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1.0"),
+        (["task.seq_len=0"], "task.seq_len is 0"),
+        (["task.corpus=none.txt"], "task.corpus='none.txt' is neither a file"),
+        (["trainer.precision=fp8"], "trainer.precision='fp8' is not one of fp32, bf16"),
+        (["trainer.device=tpu"], "trainer.device='tpu' is not one of auto, cpu, cuda, cuda:N"),
+        (["trainer.init_from=none.pt"], "there is no checkpoint none.pt"),
+        (["cell=nowhere:Cell"], "needs the module 'nowhere', which is not on the Python path"),
+        (["cell=math:Cell"], "module 'math' has no 'Cell'"),
+        (["cell=collections:OrderedDict"], "must be a class derived from"),
+        (["seed=1,2"], "add -m to sweep"),
+        (["model.hidden_size=["], "cannot read the option 'model.hidden_size=['"),
+        (["model.hidden_size"], "model.hidden_size"),
+        (["~cell"], "cell=None is not a set of options"),
+        (["run_dir=text.txt"], "run_dir='text.txt' is a file; give a directory"),
+        (["run_dir=."], "is not empty and holds no run"),
+        (["run_dir=/sys/rnnlab/run"], "cannot use /sys/rnnlab"),
+    ],
+)
+def test_a_mistake_in_training(here, capsys, arguments, says):
+    assert says in mistake(capsys, "train", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "says"),
+    [(b"", "is empty"), (b"abc", "too few"), (b"\xff\xfe", "not UTF-8"), (b"\0\1" * 9000, "not text")],
+)
+def test_a_corpus_that_is_none(here, capsys, bytes_, says):
+    Path("corpus").write_bytes(bytes_)
+    assert says in mistake(capsys, "train", "task.corpus=corpus")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate"], "run= is missing"),
+        (["generate", "run=nowhere"], "nowhere is not the directory of a run"),
+        (["generate", "run=."], "is not the directory of a run"),
+        (["generate", "run=done", "promt=h"], "unknown option 'promt=h'; did you mean 'prompt'?"),
+        (["generate", "run=done", "prompt=hex"], "the character 'x' is not among the 4 this model knows: 'helo'"),
+        (["generate", "run=done", "length=many"], "length='many' is not of type int"),
+        (["generate", "run=done", "interactive=perhaps"], "interactive='perhaps' is not of type bool"),
+        (["evaluate", "run=done", "split=test"], "the task hello has no split 'test' (choices: train)"),
+        (["evaluate", "done"], "unknown option 'done'"),
+        (["evaluate", "run=done", "device=abacus"], "'abacus' is not one of"),
+        (["trian"], "unknown command 'trian'; the commands are train, evaluate, generate, cells"),
+        (["cells", "all"], "unknown option 'all'"),
+    ],
+)
+def test_a_mistake_with_a_run(run, capsys, arguments, says):
+    assert says in mistake(capsys, *arguments)
+
+
+class _Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def _bomb():
+    buffer = io.BytesIO()
+    torch.save({"rnnlab": 1, "model": _Bomb()}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "foreign", "code", "pickle", "empty"])
+@pytest.mark.parametrize("command", ["generate", "evaluate", "train"])
+def test_a_checkpoint_that_is_none(run, capsys, kind, command):
+    whole = (run / "checkpoints" / "best.pt").read_bytes()
+    broken = {
+        "truncated": whole[: len(whole) // 2],
+        "foreign": b"just some text",
+        "code": _bomb(),
+        "pickle": pickle.dumps(_Bomb()),
+        "empty": b"",
+    }[kind]
+    for name in ("best.pt", "last.pt"):
+        (run / "checkpoints" / name).write_bytes(broken)
+    (run / "summary.json").unlink()
+    options = [*TINY, "logger.tensorboard=false", "run_dir=done"] if command == "train" else ["run=done"]
+    assert "cannot be read as a checkpoint" in mistake(capsys, command, *options)
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_where_there_is_none(run, capsys):
+    says = "trainer.device='cuda', but torch finds no CUDA device here; use cpu or auto"
+    assert says in mistake(capsys, "train", "trainer.device=cuda")
+    assert "torch finds no CUDA device here" in mistake(capsys, "generate", "run=done", "device=cuda")
+
+
+def test_bf16_where_the_device_lacks_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
+    with pytest.raises(InputError, match="an old card lacks bfloat16; use fp32"):
+        device.autocast(torch.device("cuda"), "bf16")
+
+
+def _command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "rnnlab", *arguments], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(here):
+    # A limit on the size of a file stands for the disk: like a full disk it lets the write fail in the middle.
+    options = [*TINY, "logger.tensorboard=false", "run_dir=run", "trainer.steps=600", "trainer.checkpoint_every=50"]
+    arguments = ["train", *options, "trainer.log_every=1", "trainer.eval_every=1000"]
+    done = _command(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)))
+    assert done.returncode == 2
+    assert done.stderr.startswith("rnnlab: ")
+    assert "Traceback" not in done.stderr
+    again = _command(*arguments)  # there is room again
+    assert "going on at step" in again.stdout
+    assert again.returncode == 0
+    assert _command(*arguments, "run_dir=whole").returncode == 0
+    ours, expected = (torch.load(f"{name}/checkpoints/last.pt", weights_only=True) for name in ("run", "whole"))
+    assert all(torch.equal(ours["model"][key], tensor) for key, tensor in expected["model"].items())
+
+
+def test_traceback_shows_all_to_who_wants_it(here):
+    done = _command("train", "model.hidden_size=0", "--traceback")
+    assert "Traceback" in done.stderr
+    assert "hidden_size is 0" in done.stderr
+    assert "Traceback" not in _command("train", "model.hidden_size=0").stderr
+
+
+def test_a_mistake_in_a_sweep_does_not_stop_the_others(here):
+    done = _command("train", "-m", *TINY, "model.hidden_size=0,5")
+    assert done.returncode == 2
+    assert "hidden_size is 0" in done.stderr
+    assert len(list(here.glob("runs/hello/*/summary.json"))) == 1
+
+
+def test_help_is_quick_and_lists_every_choice():
+    for arguments in (["--help"], ["train", "--help"], []):
+        done = _command(*arguments)
+        assert done.returncode == 0
+        for choice in ("char_lm", "stacked_rnn", "adamw", "cosine", "shakespeare", "Vanilla recurrent network"):
+            assert choice in done.stdout
+    loaded = _command("--help", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}).stderr
+    assert "torch" not in loaded, "help waits for torch"
+    assert "hydra" not in loaded, "help waits for hydra"
+
+
+def test_the_table_of_cells_is_readable():
+    lines = _command("cells").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["cell", "gru", "lstm", "rnn"]
+    assert "reference, native" in lines[1]
