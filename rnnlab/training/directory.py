@@ -96,7 +96,12 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any] | None:
         """How the run ended; None where it has not."""
-        return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
+        if not self.summary_file.exists():
+            return None
+        try:
+            return json.loads(self.summary_file.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(f"{self.summary_file} is not JSON ({error}); delete it, and the run goes on") from None
 
     def rewind(self, step: int) -> None:
         """Remove every measurement past ``step``, and the test, so that going on from there repeats none."""

@@ -213,7 +213,7 @@ def test_input_weights_begin_glorot_uniform_gate_by_gate(name):
 
 
 def test_biases_begin_at_zero_and_the_forget_bias_where_it_is_told():
-    for options, forget in (({}, 1.0), ({"forget_bias": -2.5}, -2.5)):
+    for options, forget in (({}, 0.0), ({"forget_bias": 1.0}, 1.0), ({"forget_bias": -2.5}, -2.5)):
         i, f, g, o = cells.create("lstm", input_size=2, hidden_size=3, **options).b.detach().chunk(4)
         assert torch.equal(f, torch.full((3,), forget))
         assert not torch.cat([i, g, o]).any()
@@ -252,3 +252,8 @@ def test_sizes_must_be_at_least_one(name):
         cells.create(name, input_size=2, hidden_size=0)
     with pytest.raises(InputError, match="input_size is -1; it must be a whole number, at least 1"):
         cells.create(name, input_size=-1, hidden_size=2)
+
+
+def test_a_forget_bias_without_biases_is_refused():
+    with pytest.raises(InputError, match="it needs bias=true"):
+        cells.create("lstm", input_size=2, hidden_size=3, bias=False, forget_bias=1.0)
