@@ -68,27 +68,25 @@ class Logger:
         if self.writer:
             self.writer.add_text("sample", indent(text, "    ", lambda line: True), step)  # Markdown's verbatim
 
-    def begin(self, config: dict[str, Any], monitored: str) -> None:
+    def begin(self, config: dict[str, Any]) -> None:
         """Write what TensorBoard needs once: the configuration as hyperparameters, and how to group the curves.
 
         ``SummaryWriter.add_hparams`` would make a second run below this one, named by the clock.
-
-        Args:
-            config: the run's configuration.
-            monitored: the tag by which the table of hyperparameters compares runs.
         """
         if self.writer:
+            from torch.utils.tensorboard.summary import hparams
+
             metrics = {name: ["Multiline", [f"(train|train_eval|valid|test)/{name}$"]] for name in self.metrics}
             speed = {"tokens per second": ["Multiline", ["train/tokens_per_second"]]}
             gradients = {name: ["Multiline", [f"train/{name}"]] for name in ("grad_norm", "lr")}
             self.writer.add_custom_scalars({"loss": metrics, "speed": speed, "gradients": gradients})
-            from torch.utils.tensorboard.summary import hparams
-
             options = {
                 key: value if isinstance(value, bool | int | float | str) else str(value)
                 for key, value in flatten(config).items()
             }
-            for summary in hparams(options, {monitored: 0.0}):
+            # Without the first, the experiment: TensorBoard would take one run's columns for those of all.
+            _, *session = hparams(options, {})
+            for summary in session:
                 self.writer.file_writer.add_summary(summary)
 
     def flush(self) -> None:

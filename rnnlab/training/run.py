@@ -121,7 +121,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     test = None
     try:
         if is_new:
-            logger.begin(config, f"{trainer.evaluation_name}/{task.monitor}")
+            logger.begin(config)
             trainer.show_sample(logger)
         summary["status"] = trainer.fit(directory, logger, identity)
         if summary["status"] == "finished" and "test" in task.splits and at.best:
