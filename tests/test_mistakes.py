@@ -15,6 +15,7 @@ import torch
 from rnnlab import __main__, config
 from rnnlab.interface import InputError
 from rnnlab.training import device, train
+from rnnlab.training.logger import console
 
 TINY = ["task=hello", "model.hidden_size=4", "trainer.steps=4", "trainer.eval_every=4", "logger.progress=false"]
 
@@ -51,6 +52,7 @@ def mistake(capsys, *arguments):
         code = __main__.main(list(arguments))
     finally:
         sys.argv = argv
+        console.handlers.clear()  # it writes to what pytest is about to close
         captured = capsys.readouterr()
     assert code == 2, captured.out + captured.err
     (line,) = captured.err.splitlines()

@@ -54,7 +54,7 @@ def train(config: Config) -> dict[str, Any]:
         **config["trainer"],
     )
     for split in task.splits:
-        task.batch(split, 0)  # data that cannot be used are found out before anything is written
+        task.num_batches(split)  # data that cannot be used are found out before anything is written
     identity = {"config": config, "data_digest": task.data_digest()}
     origin = _origin(trainer, identity) if trainer.init_from and not directory.last.exists() else None
 
