@@ -31,7 +31,7 @@ def locate(file: PublicFile, root: str) -> Path:
     Raises:
         InputError: the file is absent and cannot be downloaded, or its content is not the expected one.
     """
-    path = Path(root) / file.path
+    path = Path(root).expanduser() / file.path
     if not path.exists():
         _download(file, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     A crash at any moment leaves the old file or the new one, never a part.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what `replacing` left unfinished, anywhere below ``folder``, when its process was killed."""
-    for leftover in folder.rglob(".*.*"):
+    for leftover in folder.rglob(f".*{_UNFINISHED}"):
         leftover.unlink()
 
 
@@ -66,6 +66,8 @@ def _finite(value: Any) -> Any:
         return None
     return value
 
+
+_UNFINISHED = ".unfinished"
 
 # mkstemp makes files that only their owner can read; results are as readable as any file the user makes.
 _UMASK = os.umask(0)

@@ -1,6 +1,6 @@
 """What the training loop costs: characters a second of rnnlab's loop over those of a bare loop of the same layers.
 
-python scripts/benchmark_loop.py [rounds=5] [steps=200]
+python scripts/benchmark_loop.py [rounds=5] [steps=200] [cells=rnn,lstm,gru]
 
 Both loops train in one process and take turns, so that what else the machine does falls on both. rnnlab's writes
 its metrics, TensorBoard events and checkpoints as by default; the bare one does nothing but train.
@@ -96,7 +96,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     print(f"{torch.get_num_threads()} threads, {rounds} rounds of {steps} steps, medians")
     print("cell   ours char/s   bare char/s   ours / bare")
-    for cell in ("rnn", "lstm", "gru"):
+    for cell in options.get("cells", "rnn,lstm,gru").split(","):
         resolved = config.compose([f"model={cell}", f"trainer.steps={steps}", f"trainer.eval_every={steps}"])
         characters = steps * resolved["task"]["batch_size"] * resolved["task"]["seq_len"]
         ours, bare = [], []

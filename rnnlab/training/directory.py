@@ -34,7 +34,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
@@ -92,7 +92,12 @@ class RunDirectory:
         """
         if not self.config_file.is_file():
             raise InputError(f"{self.path} is not the directory of a run, it has no {self.config_file.name}")
-        return yaml.safe_load(self.config_file.read_text())
+        try:
+            return yaml.safe_load(self.config_file.read_text())
+        except yaml.YAMLError:
+            raise InputError(
+                f"{self.config_file} is not YAML any more; restore it from a checkpoint's 'config'"
+            ) from None
 
     def summary(self) -> dict[str, Any] | None:
         """How the run ended; None where it has not."""

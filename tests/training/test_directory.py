@@ -359,3 +359,28 @@ def test_init_from_refuses_other_data_and_what_is_no_checkpoint(folder):
     text = (folder / "corpus.txt").read_text()
     (folder / "corpus.txt").write_text(text[::-1])
     assert "SHA-256 differs" in refuse(*options, ORIGIN)
+
+
+def test_what_a_killed_save_left_is_removed_and_nothing_of_the_user_s(folder):
+    directory = RunDirectory(folder / "kept")
+    with directory.claim(config.compose([])):
+        pass
+    (directory.last.parent / ".last.pt.abc123.unfinished").write_bytes(b"half")
+    mine = directory.path / ".my.notes"
+    mine.write_text("mine")
+    with directory.claim(config.compose([])):
+        pass
+    assert not list(directory.last.parent.iterdir())
+    assert mine.read_text() == "mine"
+
+
+def test_a_broken_file_of_a_run_is_named(folder):
+    directory = RunDirectory(folder / "broken")
+    with directory.claim(config.compose([])):
+        pass
+    directory.summary_file.write_text('{"status": ')
+    with pytest.raises(InputError, match=r"summary\.json is not JSON"):
+        directory.summary()
+    directory.config_file.write_text("a: [")
+    with pytest.raises(InputError, match=r"config\.yaml is not YAML any more"):
+        directory.check(config.compose([]))
