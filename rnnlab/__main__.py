@@ -65,9 +65,11 @@ def train(arguments: list[str]) -> int:
         try:
             summary = train_run(config.resolve(composed, hydra_config.sweep.dir))
         except (InputError, OSError) as error:  # caught here, as Hydra would add a line of its own
-            errors.append(error)
             if is_sweep:  # the other runs of a sweep go on
+                codes.append(BAD_INPUT)
                 _complain(f"{' '.join(hydra_config.overrides.task)}: {_sentence(error)}")
+            else:
+                errors.append(error)
             return
         if summary["status"] == "stopped":
             raise SystemExit(128 + summary["signal"])  # of a sweep too: the signal was meant for all of it
@@ -80,9 +82,9 @@ def train(arguments: list[str]) -> int:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise config.explain(error) from error
-    if errors and "-m" not in arguments and "--multirun" not in arguments:
+    if errors:
         raise errors[0]
-    return BAD_INPUT if errors else max(codes)
+    return max(codes)
 
 
 @dataclass

@@ -145,7 +145,10 @@ def explain(error: Exception) -> InputError:
     if first.startswith("Ambiguous value"):
         first += "; add -m to sweep over the values, or write [a,b] for a list"
     if isinstance(error, OverrideParseException):
-        first = f"cannot read the option {error.override.removeprefix('++')!r}: {first}"
+        option = error.override.removeprefix("++")
+        first = (
+            f"cannot read the option {option!r}: {first}; a value with special characters needs quotes: 'key=\"value\"'"
+        )
     return InputError(first or type(error).__name__)
 
 

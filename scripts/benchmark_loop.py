@@ -21,6 +21,7 @@ from rnnlab import config
 from rnnlab.layers import to_torch
 from rnnlab.training import train
 from rnnlab.training.run import build
+from rnnlab.training.trainer import Trainer
 
 
 class Bare(nn.Module):
@@ -64,15 +65,12 @@ def our_loop(resolved: dict, folder: Path) -> float:
 
     What comes before the first step and after the last (imports, samples, evaluation) is no part of the loop.
     """
-    from rnnlab.training.trainer import Trainer
-
     seconds = []
-    select = Trainer.select
-    fit = Trainer.fit
+    validate, fit = Trainer.validate, Trainer.fit
 
-    def timed_select(self: Trainer, *arguments: object) -> None:
+    def timed_validate(self: Trainer, *arguments: object) -> None:
         started = perf_counter()
-        select(self, *arguments)
+        validate(self, *arguments)
         seconds.append(started - perf_counter())
 
     def timed_fit(self: Trainer, *arguments: object) -> str:
@@ -81,11 +79,11 @@ def our_loop(resolved: dict, folder: Path) -> float:
         seconds.append(perf_counter() - started)
         return status
 
-    Trainer.select, Trainer.fit = timed_select, timed_fit
+    Trainer.validate, Trainer.fit = timed_validate, timed_fit
     try:
         train({**resolved, "run_dir": str(folder)})
     finally:
-        Trainer.select, Trainer.fit = select, fit
+        Trainer.validate, Trainer.fit = validate, fit
     return sum(seconds)
 
 

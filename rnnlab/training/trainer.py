@@ -120,7 +120,7 @@ class Trainer:
         self.state: State | None = None
         # The training metrics are recorded as "train", so an evaluation on train has a name of its own.
         self.evaluation_name = "valid" if "valid" in task.splits else "train_eval"
-        self.unread: list[Tensor] = []
+        self.pending: list[Tensor] = []
         self.signal: int | None = None
 
     def fit(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> str:
@@ -152,7 +152,7 @@ class Trainer:
                 self.set_learning_rate()
                 self.optimizer.step()
 
-                self.unread.append(torch.stack([loss.detach(), norm]))
+                self.pending.append(torch.stack([loss.detach(), norm]))
                 at.step += 1
                 at.tokens += batch.num_tokens
                 at.seconds += perf_counter() - started
@@ -162,7 +162,7 @@ class Trainer:
                 if at.step % self.log_every == 0 or done:
                     self.log(logger)
                 if at.step % self.eval_every == 0 or done:
-                    self.select(directory, logger, identity)
+                    self.validate(directory, logger, identity)
                 if at.step % self.checkpoint_every == 0 or at.step % self.eval_every == 0 or done or stop:
                     logger.flush()
                     self.save(directory.last, identity)
@@ -177,17 +177,17 @@ class Trainer:
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
 
-    def read(self) -> None:
+    def collect(self) -> None:
         """Move the losses and gradient norms since the last reading to the host, where they are checked.
 
         Raises:
             Diverged: one of them is not finite.
         """
         started = perf_counter()  # on a GPU this waits for the steps themselves
-        values = torch.stack(self.unread).tolist() if self.unread else []
+        values = torch.stack(self.pending).tolist() if self.pending else []
         self.progress.seconds += perf_counter() - started
         first = self.progress.step - len(values) + 1
-        self.unread.clear()
+        self.pending.clear()
         for step, (loss, norm) in enumerate(values, first):
             if not (isfinite(loss) and isfinite(norm)):
                 raise Diverged(step, loss)
@@ -195,7 +195,7 @@ class Trainer:
 
     def log(self, logger: Logger) -> None:
         """Record the training metrics over the window, and begin a new one."""
-        self.read()
+        self.collect()
         at = self.progress
         losses, norms = zip(*at.window, strict=True)
         speed = (at.tokens - at.window_tokens) / max(at.seconds - at.window_seconds, 1e-9)
@@ -208,9 +208,9 @@ class Trainer:
         logger.scalars("train", at.step, values, at.tokens, at.seconds)
         at.window, at.window_tokens, at.window_seconds = [], at.tokens, at.seconds
 
-    def select(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> None:
+    def validate(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> None:
         """Evaluate, keep the model if it is the best so far, and show a sample."""
-        self.read()
+        self.collect()
         at, task = self.progress, self.task
         split = "valid" if "valid" in task.splits else "train"
         values = evaluate(self.model, task, split, self.device, self.autocast)
@@ -235,7 +235,7 @@ class Trainer:
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write everything that going on from here needs."""
-        self.read()
+        self.collect()
         content = {
             **identity,
             "task": self.task.memory(),
