@@ -37,9 +37,10 @@ EXACT = {"rtol": 0.0, "atol": 1e-10}
 def check_cell(cell: str | type[Cell], **options: Any) -> None:
     """Check that a cell keeps the contract of `rnnlab.cells.base`, on every backend that can run it.
 
-    In float64: shapes and structure; a pure step; derivatives against finite differences; a gradient for every
-    parameter; splitting a sequence; varying lengths; independence of the sequences of a batch; causality; agreement
-    of the backends in outputs, final states and every gradient; copies and saved weights.
+    In float64: shapes and structure; a pure step; derivatives against finite differences, in evaluation and in
+    training; a gradient for every parameter; and in evaluation, where no masks are drawn, splitting a sequence; varying
+    lengths; independence of the sequences of a batch; causality; agreement of the backends in outputs, final states and
+    every gradient; copies and saved weights.
 
     Args:
         cell: a name, ``package.module:Class``, or the class itself.
@@ -56,7 +57,7 @@ def check_cell(cell: str | type[Cell], **options: Any) -> None:
 
 
 def _layer(make: Callable[..., Cell], backend: str = "reference") -> Recurrent:
-    layer = Recurrent(make(INPUT, HIDDEN).double(), backend)
+    layer = Recurrent(make(INPUT, HIDDEN).double(), backend).eval()
     for parameter in layer.parameters():  # zeros (a bias, a gate) would hide a term that is missing
         torch.nn.init.normal_(parameter, std=0.4)
     return layer
@@ -119,13 +120,14 @@ def pure_step(make: Callable[..., Cell]) -> None:
     _same(cell.step(*arguments), first, "the same step twice gave different results")
 
 
-def derivatives(make: Callable[..., Cell]) -> None:
+def derivatives(make: Callable[..., Cell], training: bool = False) -> None:
     """Gradients of outputs and final states agree with finite differences, and every parameter has one."""
-    layer = _layer(make)
+    layer = _layer(make).train(training)
     inputs, state = _sequence(layer, grad=True)
     names = [name for name, _ in layer.named_parameters()]
 
     def run(inputs: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        torch.manual_seed(0)  # the same masks each time, where the cell draws any
         states = iter(rest)
         start = map_state(lambda _: next(states), state)
         return tuple(tensors_of(layer(inputs[:3], start)))
@@ -136,6 +138,11 @@ def derivatives(make: Callable[..., Cell]) -> None:
     loss = sum(tensor.abs().sum() for tensor in run(*free))
     for name, gradient in zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
         assert gradient is not None, f"the parameter {name} is never used"
+
+
+def derivatives_in_training(make: Callable[..., Cell]) -> None:
+    """The same while training, where a cell may draw masks."""
+    derivatives(make, training=True)
 
 
 def splitting(make: Callable[..., Cell]) -> None:
@@ -221,6 +228,7 @@ CELL_CHECKS = (
     shapes,
     pure_step,
     derivatives,
+    derivatives_in_training,
     splitting,
     varying_lengths,
     independent_rows,

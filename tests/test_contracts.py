@@ -6,9 +6,12 @@ import pytest
 import torch
 from outside.narrow import NarrowCell
 from outside.reversal import EncoderDecoder, Reversal
+from outside.shapes import Highway, LayerNormLSTM, MinGRU, Peephole, Projected, Regularised
 from outside.spelling import SpelledDigits
 
 from rnnlab import cells, config, contracts, lookup, tasks
+from rnnlab.interface import tensors_of
+from rnnlab.layers import Recurrent, Stack
 from rnnlab.training import train
 
 OPTIONS = {  # further settings under which a cell is another mathematics
@@ -22,6 +25,26 @@ CASES = [(name, options) for name in cells.available() for options in [{}, *OPTI
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_every_cell_keeps_the_contract(name, options):
     contracts.check_cell(name, **options)
+
+
+@pytest.mark.parametrize("cell", [Peephole, LayerNormLSTM, Highway, Projected, MinGRU, Regularised])
+def test_the_contract_carries_every_shape_of_cell(cell):
+    contracts.check_cell(cell)
+
+
+def test_a_regulariser_draws_its_masks_while_training_and_only_then():
+    layer = Recurrent(Regularised(3, 8))
+    inputs = torch.randn(5, 2, 3)
+    assert not torch.equal(layer(inputs)[0], layer(inputs)[0])
+    layer.eval()
+    assert torch.equal(layer(inputs)[0], layer(inputs)[0])
+
+
+def test_a_stack_takes_cells_of_every_width():
+    stack = Stack([Recurrent(Projected(3, 8, projection_size=5)), Recurrent(MinGRU(5, 4)), Recurrent(NarrowCell(4, 6))])
+    outputs, state = stack(torch.randn(7, 2, 3), lengths=torch.tensor([7, 2]))
+    assert outputs.shape == (7, 2, 3)
+    assert [tensor.shape for tensor in tensors_of(state)] == [(2, 5), (2, 8), (2, 4), (2, 6), (2, 6)]
 
 
 def test_a_cell_from_outside_keeps_the_contract():
