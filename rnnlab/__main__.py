@@ -1,4 +1,4 @@
-"""The command: ``rnnlab train | evaluate | generate | cells``.
+"""The command: ``rnnlab train | evaluate | generate | cells | explain``.
 
 Heavy modules are imported by the command that needs them, so that help and mistakes answer at once.
 """
@@ -26,6 +26,7 @@ rnnlab: a laboratory for recurrent networks
   rnnlab generate run=DIR prompt=TEXT         let a trained model go on from a text
   rnnlab generate run=DIR interactive=true    talk with it, a line at a time
   rnnlab cells                                list the recurrent cells
+  rnnlab explain cell=NAME                    print a cell's step and the backward step derived from it
 
 Examples:
   rnnlab train experiment=hello
@@ -171,12 +172,30 @@ def cells(arguments: list[str]) -> int:
     """``rnnlab cells``: every built-in cell, its states, the backends that can run it, and its paper."""
     _parse(NoOptions, arguments)
     from rnnlab import cells as home
+    from rnnlab import engine
 
-    print(f"{'cell':<16}{'state':<10}{'backends':<20}description")
+    print(f"{'cell':<16}{'state':<10}{'backends':<28}description")
     for name in home.available():
         kind = home.find(name)
-        backends = "reference, native" if kind(1, 1).native() else "reference"
-        print(f"{name:<16}{', '.join(kind.states):<10}{backends:<20}{kind.__doc__.splitlines()[0]}")
+        backends = ", ".join(engine.backends_of(kind(1, 1)))
+        print(f"{name:<16}{', '.join(kind.states):<10}{backends:<28}{kind.__doc__.splitlines()[0]}")
+    return 0
+
+
+def explain(arguments: list[str]) -> int:
+    """``rnnlab explain cell=NAME``: a cell's step as it was traced, and the backward step derived from it."""
+    from rnnlab import cells as home
+    from rnnlab import config
+    from rnnlab.engine import fused
+    from rnnlab.interface import InputError
+
+    section = config.compose(arguments)["cell"]
+    options = {key: value for key, value in section.items() if key not in ("name", "class")}
+    cell = home.find(section.get("class", section["name"]))(4, 4, **options)
+    try:
+        print(fused.steps_of(cell).source)
+    except fused.Unsupported as error:
+        raise InputError(f"the step of {section['name']} does {error}, for which there is no rule") from error
     return 0
 
 
@@ -185,6 +204,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "generate": generate,
     "cells": cells,
+    "explain": explain,
 }
 
 

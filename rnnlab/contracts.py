@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rnnlab import cells, engine, lookup, tasks
 from rnnlab.cells import Cell
-from rnnlab.interface import Batch, Images, InputError, State, Tokens, Vectors, map_state, tensors_of
+from rnnlab.interface import Batch, Images, State, Tokens, Vectors, map_state, tensors_of
 from rnnlab.layers import Recurrent
 from rnnlab.models import Model
 from rnnlab.models.sequence_model import SequenceModel
@@ -73,15 +73,7 @@ def _sequence(layer: Recurrent, grad: bool = False) -> tuple[Tensor, State]:
 
 
 def _backends(make: Callable[..., Cell]) -> list[str]:
-    """The backends that can run the cell, the reference first."""
-    found = []
-    for backend in engine.BACKENDS:
-        try:
-            engine.choose(make(INPUT, HIDDEN), backend)
-        except InputError:
-            continue
-        found.append(backend)
-    return sorted(set(found) - {"auto"}, key=lambda name: name != "reference")
+    return engine.backends_of(make(INPUT, HIDDEN))
 
 
 def _same(found: Any, expected: Any, sentence: str) -> None:

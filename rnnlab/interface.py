@@ -105,6 +105,16 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
 
 
+def unstack(tree: Any) -> list[Any]:
+    """A nested tuple of tensors ``[T, ...]`` as T nested tuples, one for each step.
+
+    Not by indexing: the backward of ``tensor[t]`` fills a whole ``[T, ...]`` of zeros for every t.
+    """
+    columns = [tensor.unbind() for tensor in tensors_of(tree)]
+    rows = (iter(row) for row in zip(*columns, strict=True))
+    return [map_state(lambda _, row=row: next(row), tree) for row in rows]
+
+
 def tensors_of(state: State) -> list[Tensor]:
     """The tensors of a nested tuple, depth first."""
     if isinstance(state, Tensor):

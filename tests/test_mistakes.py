@@ -79,7 +79,7 @@ def mistake(capsys, *arguments):
         (["task=helo"], "unknown task 'helo'; did you mean 'hello'?"),
         (["experiment=none_such"], "unknown experiment 'none_such'"),
         (["optimizer=adam"], "unknown optimizer 'adam'; did you mean 'adamw'?"),
-        (["engine.backend=fast"], "unknown backend 'fast'; the choices are auto, reference, native"),
+        (["engine.backend=fast"], "unknown backend 'fast'; the choices are auto, reference, fused, native"),
         (["engine.backend=native", "cell.reset=before"], "'native' cannot run GRU as configured"),
         (["cell.reset=maybe"], "reset='maybe' is not one of after, before"),
         (["model.hidden_size=wide"], "model.hidden_size: Value 'wide' of type 'str' could not be converted to Integer"),
@@ -137,7 +137,7 @@ def test_a_corpus_that_is_none(here, capsys, bytes_, says):
         (["evaluate", "run=done", "split=test"], "the task hello has no split 'test' (choices: train)"),
         (["evaluate", "done"], "unknown option 'done'"),
         (["evaluate", "run=done", "device=abacus"], "'abacus' is not one of"),
-        (["trian"], "unknown command 'trian'; the commands are train, evaluate, generate, cells"),
+        (["trian"], "unknown command 'trian'; the commands are train, evaluate, generate, cells, explain"),
         (["cells", "all"], "unknown option 'all'"),
     ],
 )
@@ -239,4 +239,4 @@ def test_help_is_quick_and_lists_every_choice():
 def test_the_table_of_cells_is_readable():
     lines = _command("cells").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["cell", "gru", "lstm", "rnn"]
-    assert "reference, native" in lines[1]
+    assert "reference, fused, native" in lines[1]

@@ -2,6 +2,8 @@
 
 =============  =====================================================================================
 ``reference``  a plain loop over the steps with autograd: any cell, any dtype; the truth for the others
+``fused``      one autograd function for the sequence: the step traced, its backward step derived; any cell that does
+               what `rnnlab.engine.derive` has rules for; written out by ``rnnlab explain``
 ``native``     ``torch.nn``'s own kernel (oneDNN, cuDNN), for cells whose mathematics it has
 ``auto``       ``native`` where the cell has it, ``reference`` otherwise
 =============  =====================================================================================
@@ -13,10 +15,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rnnlab.cells import Cell
-from rnnlab.engine import native, reference
+from rnnlab.engine import fused, native, reference
 from rnnlab.interface import InputError
 
-BACKENDS = ("auto", "reference", "native")
+BACKENDS = ("auto", "reference", "fused", "native")
 
 
 class Choice(NamedTuple):
@@ -45,8 +47,29 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
             f"backend 'native' cannot run {type(cell).__name__} as configured, torch.nn has no such layer; "
             "'reference' can, and 'auto' picks it"
         )
-    if backend == "native" or (backend == "auto" and has_native):
-        reason = "asked for" if backend == "native" else "torch.nn has this cell and runs it at least as fast"
-        return Choice("native", native.run, reason)
-    reason = "asked for" if backend == "reference" else "torch.nn has no such cell"
-    return Choice("reference", reference.run, reason)
+    if backend == "fused":
+        try:
+            fused.steps_of(cell)
+        except fused.Unsupported as error:
+            raise InputError(
+                f"backend 'fused' cannot run {type(cell).__name__}, its step does {error}; 'reference' can"
+            ) from error
+    if backend != "auto":
+        return Choice(backend, _RUN[backend], "asked for")
+    if has_native:
+        return Choice("native", native.run, "torch.nn has this cell and runs it at least as fast")
+    return Choice("reference", reference.run, "torch.nn has no such cell")
+
+
+def backends_of(cell: Cell) -> list[str]:
+    """The backends, other than ``auto``, that can run ``cell``; the reference first."""
+    found = []
+    for backend in BACKENDS[1:]:
+        try:
+            found.append(choose(cell, backend).name)
+        except InputError:
+            continue
+    return found
+
+
+_RUN = {"reference": reference.run, "fused": fused.run, "native": native.run}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.interface import State, map_state
+from rnnlab.interface import State, map_state, unstack
 
 
 def run(
@@ -27,14 +27,28 @@ def run(
     Returns:
         outputs ``[T, B, output_size]`` and the state at the end of every sequence.
     """
-    if lengths is not None:  # whatever stands in the padding, NaN even, must not reach the weights' gradients
-        live = torch.arange(len(inputs), device=inputs.device).unsqueeze(1) < lengths
-        inputs = inputs.where(live.unsqueeze(-1), 0)
+    inputs, live = mask(inputs, lengths)
     constants, prepared = cell.prepare(inputs, **context)
+    return loop(cell, constants, prepared, state, live)
+
+
+def mask(inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Inputs without what stands in the padding, and which steps count, bool ``[T, B]``; None where all do.
+
+    NaN in the padding would otherwise reach the gradients of the input weights.
+    """
+    if lengths is None:
+        return inputs, None
+    live = torch.arange(len(inputs), device=inputs.device).unsqueeze(1) < lengths
+    return inputs.where(live.unsqueeze(-1), 0), live
+
+
+def loop(cell: Cell, constants: Any, prepared: Any, state: State, live: Tensor | None) -> tuple[Tensor, State]:
+    """The steps themselves, on what ``prepare`` made; ``live`` is bool ``[T, B]``, None where all steps count."""
     outputs = []
-    for t in range(inputs.shape[0]):
-        output, new = cell.step(constants, map_state(lambda tensor, t=t: tensor[t], prepared), state)
-        if lengths is not None:
+    for t, inputs in enumerate(unstack(prepared)):
+        output, new = cell.step(constants, inputs, state)
+        if live is not None:
             output = freeze(live[t], output, torch.zeros_like(output))
             new = map_state(lambda after, before, live=live[t]: freeze(live, after, before), new, state)
         outputs.append(output)

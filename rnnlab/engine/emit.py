@@ -1,0 +1,97 @@
+"""Programs as Python: a step and its backward step, written out as two functions one can read.
+
+The functions call torch an operation at a time, on any device and in any precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from rnnlab.engine.derive import Backward
+from rnnlab.engine.trace import Node, Program, Value
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The two functions of a cell.
+
+    source: what they were made from.
+    forward: ``(constants, inputs, state) -> (output, new state, saved)``, every one a tuple but the output.
+    backward: ``(constants, inputs, state, saved, output gradient, state gradients) -> (constant, input and state
+        gradients, product gradients)``, every one a tuple; None where a leaf gets no gradient.
+    rows: for every product, where its rows are: ``("saved" | "inputs" | "state", place)``.
+    weights: for every product, the place of its weight among the constants.
+    """
+
+    source: str
+    forward: Callable
+    backward: Callable
+    rows: tuple[tuple[str, int], ...]
+    weights: tuple[int, ...]
+
+
+def emit(program: Program, back: Backward) -> Steps:
+    """Write out a program and its backward step."""
+    leaves = {"inputs": program.inputs, "state": program.state}
+    place = {value: (kind, i) for kind, values in leaves.items() for i, value in enumerate(values)}
+    made = [result for node in program.nodes for result in node.results]
+    used = {value for node in back.nodes for value in _values(node.arguments)} | {p.rows for p in back.products}
+    saved = [value for value in made if value in used]
+    place |= {value: ("saved", i) for i, value in enumerate(saved)}
+
+    lines = ["def forward(constants, inputs, state):", *_unpack(program)]
+    lines += [_line(node) for node in program.nodes]
+    lines += [f"    return {program.output}, {_pack(program.new_state)}, {_pack(saved)}", "", ""]
+    lines += ["def backward(constants, inputs, state, saved, output_gradient, state_gradients):", *_unpack(program)]
+    lines += [f"    {_pack(saved)} = saved"] if saved else []
+    lines += [f"    {back.output_gradient} = output_gradient", f"    {_pack(back.state_gradients)} = state_gradients"]
+    lines += [_line(node) for node in back.nodes]
+    left = dict(back.gradients)  # a tensor that a cell hands over twice gets its gradient once
+    parts = (program.constants, program.inputs, program.state)
+    gradients = [[left.pop(leaf, None) for leaf in part] for part in parts]
+    packed = [*map(_pack, gradients), _pack([product.gradient for product in back.products])]
+    lines += [f"    return {', '.join(packed)}", ""]
+    source = "\n".join(lines)
+    return Steps(
+        source,
+        *_compile(source),
+        rows=tuple(place[product.rows] for product in back.products),
+        weights=tuple(program.constants.index(product.weight) for product in back.products),
+    )
+
+
+@lru_cache
+def _compile(source: str) -> tuple[Callable, Callable]:
+    names: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten}
+    exec(compile(source, "<step>", "exec"), names)
+    return names["forward"], names["backward"]
+
+
+def _values(argument: Any) -> list[Value]:
+    if isinstance(argument, list | tuple):
+        return [value for item in argument for value in _values(item)]
+    return [argument] if isinstance(argument, Value) else []
+
+
+def _unpack(program: Program) -> list[str]:
+    parts = {"constants": program.constants, "inputs": program.inputs, "state": program.state}
+    return [f"    {_pack(values)} = {name}" for name, values in parts.items() if values]
+
+
+def _pack(values: list[Value | None]) -> str:
+    return f"({', '.join(map(str, values))}{',' if len(values) == 1 else ''})"
+
+
+def _line(node: Node) -> str:
+    results = ", ".join(map(str, node.results)) + ("," if node.operation == "split" else "")
+    arguments = ", ".join(map(str, node.arguments))
+    if node.operation == "sum_to":
+        gradient, like = node.arguments
+        return f"    {results} = {gradient}.sum_to_size({like}.shape)"
+    home = "torch" if hasattr(torch, node.operation) else "aten"
+    return f"    {results} = {home}.{node.operation}({arguments})"
