@@ -217,8 +217,8 @@ def copies(make: Callable[..., Cell]) -> None:
 
 
 CELL_CHECKS = (
-    shapes,
     pure_step,
+    shapes,
     derivatives,
     derivatives_in_training,
     splitting,
