@@ -93,16 +93,29 @@ def _joined(b: _Builder, node: Node, gradients: list[Value | None]) -> Value:
 
 def _reduced(b: _Builder, node: Node, g: Value) -> Value:
     """The gradient of a sum over some axes, spread over them again."""
-    x, dims = node.arguments[:2]
+    x, dims = node.arguments[0], _axes(node)
     if len(node.arguments) < 3 or not node.arguments[2]:  # keepdim
         for dim in sorted(d % len(x.shape) for d in dims):
             g = b.unsqueeze(g, dim, shape=(*g.shape[:dim], 1, *g.shape[dim:]))
     return b.expand_as(g, x, shape=x.shape)
 
 
+def _axes(node: Node) -> list[int]:
+    """The axes of a sum or mean; over all of them it would mix the sequences of a batch."""
+    if len(node.arguments) < 2 or not node.arguments[1]:
+        raise Unsupported(f"{node.operation} over all axes")
+    return node.arguments[1]
+
+
 def _mean(b: _Builder, node: Node, g: Value) -> list[Any]:
-    x, dims = node.arguments[:2]
-    return [b.div(_reduced(b, node, g), prod(x.shape[d] for d in dims))]
+    return [b.div(_reduced(b, node, g), prod(node.arguments[0].shape[d] for d in _axes(node)))]
+
+
+def _pow(b: _Builder, node: Node, g: Value) -> list[Any]:
+    base, exponent = node.arguments
+    if isinstance(exponent, Value) or not isinstance(base, Value):
+        raise Unsupported("pow with a tensor as exponent")
+    return [b.mul(g, b.mul(b.pow(base, exponent - 1), exponent))]
 
 
 # For each operation: (builder, node, gradient of the result) -> gradient of each argument, in their order.
@@ -120,7 +133,7 @@ RULES: dict[str, Callable[[_Builder, Node, Value], list[Any]]] = {
         b.like(b.neg(b.mul(g, b.div(n.results[0], n.arguments[1]))), n.arguments[1]),
     ],
     "reciprocal": lambda b, n, g: [b.neg(b.mul(g, b.mul(n.results[0], n.results[0])))],
-    "pow": lambda b, n, g: [b.mul(g, b.mul(b.pow(n.arguments[0], n.arguments[1] - 1), n.arguments[1]))],
+    "pow": _pow,
     "sqrt": lambda b, n, g: [b.div(g, b.mul(n.results[0], 2))],
     "abs": lambda b, n, g: [b.mul(g, b.sgn(n.arguments[0]))],
     "exp": lambda b, n, g: [b.mul(g, n.results[0])],
@@ -141,7 +154,7 @@ RULES: dict[str, Callable[[_Builder, Node, Value], list[Any]]] = {
     "mean": _mean,
     "cat": _cat,
     "native_layer_norm": _layer_norm,
-    **dict.fromkeys(("zeros_like", "ones_like", "gt", "lt", "ge", "le", "eq", "ne"), lambda b, n, g: []),
+    **dict.fromkeys(("detach", "zeros_like", "ones_like", "gt", "lt", "ge", "le", "eq", "ne"), lambda b, n, g: []),
 }
 
 

@@ -76,20 +76,19 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         results = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if function is torch.ops.aten.detach.default:
-            self.values[id(results)] = self.values.get(id(args[0])) or self.value(args[0])
-            self.alive.append(results)
-            return results
+        if torch.Tag.nondeterministic_seeded in function.tags:  # a step draws nothing; run again it would draw anew
+            raise Unsupported(name)
         if name.endswith("_") or any(value not in (None, False) for value in (kwargs or {}).values()):
             raise Unsupported(name)
-        arguments = tuple(self._argument(argument, name) for argument in args)
+        arguments = tuple(self.argument(argument, name) for argument in args)
         made = results if isinstance(results, tuple | list) else (results,)
         self.nodes.append(Node(name, arguments, tuple(self.value(tensor) for tensor in made)))
         return results
 
-    def _argument(self, argument: Any, name: str) -> Any:
+    def argument(self, argument: Any, name: str) -> Any:
+        """What stands for an argument: Values for tensors, also within lists, anything else as it is."""
         if isinstance(argument, list | tuple):
-            return [self._argument(item, name) for item in argument]
+            return [self.argument(item, name) for item in argument]
         if isinstance(argument, Tensor):
             if id(argument) not in self.values:
                 raise Unsupported(f"{name} of a tensor that is neither constant, nor per step, nor state")
@@ -117,5 +116,5 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
     ]
     with recorder:
         output, new_state = cell.step(constants, inputs, state)
-    results = [recorder.value(tensor) for tensor in (output, *tensors_of(new_state))]
+    results = [recorder.argument(tensor, "return") for tensor in (output, *tensors_of(new_state))]
     return Program(*leaves, recorder.nodes, results[0], results[1:])

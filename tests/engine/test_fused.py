@@ -17,6 +17,7 @@ from rnnlab.engine import fused
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
 
+OUTSIDE = torch.zeros(2, 4)
 OPERATIONS = {  # each in a step h = f(x, h, v), v a vector parameter
     "add": lambda x, h, v: x + h + v + 1,
     "sub": lambda x, h, v: (x - h) - v,
@@ -41,6 +42,7 @@ OPERATIONS = {  # each in a step h = f(x, h, v), v a vector parameter
     "silu": lambda x, h, v: silu(h * v + x),
     "where": lambda x, h, v: torch.where(h > x, h * v, x),
     "zeros_like": lambda x, h, v: torch.where(h > 0, h * v, torch.zeros_like(h)) + x,
+    "detach": lambda x, h, v: (h.sign() - h).detach() * v + h * 0.5 + x,  # a straight-through estimator
     "sum": lambda x, h, v: h / (1 + (h * h).sum(-1, keepdim=True)) + x * v,
     "mean": lambda x, h, v: h - h.mean(-1, keepdim=True) + x * v,
     "cat": lambda x, h, v: torch.cat([h.chunk(2, -1)[1] * 0.5, x.chunk(2, -1)[0]], -1) * v,
@@ -191,7 +193,13 @@ def test_bfloat16_goes_by_the_reference():
         (lambda x, h, v: torch.cumsum(h, -1) + x * v, "cumsum"),
         (lambda x, h, v: h.add_(x * v), "add_"),
         (lambda x, h, v: h + x * v * torch.rand_like(x), "rand_like"),
+        (lambda x, h, v: torch.where(torch.rand_like(x) > 0.5, h, x * v), "rand_like"),
         (lambda x, h, v: h + x * v * torch.ones(4), "ones"),
+        (lambda x, h, v: x * v + h.sum(), "sum over all axes"),
+        (lambda x, h, v: x * v + h.mean(), "mean over all axes"),
+        (lambda x, h, v: x * v + h.abs() ** v, "pow with a tensor as exponent"),
+        (lambda x, h, v: x * v + 2**h, "pow with a tensor as exponent"),
+        (lambda x, h, v: OUTSIDE, "return of a tensor that is neither constant, nor per step, nor state"),
     ],
 )
 def test_what_cannot_be_fused_is_named(function, names):
