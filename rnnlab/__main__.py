@@ -185,17 +185,12 @@ def cells(arguments: list[str]) -> int:
 def explain(arguments: list[str]) -> int:
     """``rnnlab explain cell=NAME``: a cell's step as it was traced, and the backward step derived from it."""
     from rnnlab import cells as home
-    from rnnlab import config
-    from rnnlab.engine import fused
-    from rnnlab.interface import InputError
+    from rnnlab import config, engine, lookup
 
-    section = config.compose(arguments)["cell"]
-    options = {key: value for key, value in section.items() if key not in ("name", "class")}
-    cell = home.find(section.get("class", section["name"]))(4, 4, **options)
-    try:
-        print(fused.steps_of(cell).source)
-    except fused.Unsupported as error:
-        raise InputError(f"the step of {section['name']} does {error}, for which there is no rule") from error
+    name, options = lookup.read_section(config.compose(arguments)["cell"])
+    cell = home.create(name, input_size=4, hidden_size=4, **options)
+    engine.choose(cell, "fused")  # says what stands in the way, if anything does
+    print(engine.fused.steps_of(cell).source)
     return 0
 
 
@@ -257,10 +252,9 @@ def _choices() -> str:
 
 def _say_what_next(summary: dict) -> None:
     """The last lines of a run: where it lies, and what to do with it."""
-    from rnnlab import tasks
+    from rnnlab import lookup, tasks
 
     config = summary["config"]
-
     folder = Path(sys.argv[0]).parent
     on_path = shutil.which("rnnlab") == str(folder / "rnnlab")
     program, board = ("rnnlab", "tensorboard") if on_path else (str(folder / "rnnlab"), str(folder / "tensorboard"))
@@ -269,8 +263,8 @@ def _say_what_next(summary: dict) -> None:
     run, console = config["run_dir"], logging.getLogger("rnnlab")
     console.info("")
     console.info("The run lies in %s", run)
-    kind = config["task"].get("class", config["task"]["name"])
-    if tasks.find(kind).speaker is not tasks.Task.speaker:
+    name, _ = lookup.read_section(config["task"])
+    if tasks.find(name).speaker is not tasks.Task.speaker:
         console.info("Generate more:  %s generate run=%s length=1000", program, run)
     console.info("See its curves: %s --logdir %s --host 127.0.0.1", board, Path(run).parent)
 

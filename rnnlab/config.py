@@ -161,9 +161,8 @@ def _resolve_group(group: str, given: Any) -> dict[str, Any]:
     names = {key: given[key] for key in ("name", "class") if key in given}
     if "name" not in names:
         raise InputError(f"{group} has no name; its file must say which {group} it is for")
-    found = FINDERS[group](names.get("class", names["name"]))
-    options = {key: value for key, value in given.items() if key not in names}
-    return {**names, **_typed(_schema(found), options, f"{group}.")}
+    name, options = lookup.read_section(given)
+    return {**names, **_typed(_schema(FINDERS[group](name)), options, f"{group}.")}
 
 
 def _schema(function: Callable) -> DictConfig:

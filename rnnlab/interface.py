@@ -105,6 +105,11 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
 
 
+def pick_rows(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """``yes`` for the rows that are ``chosen`` (bool ``[B]``), ``no`` for the others; both ``[B, ...]``."""
+    return torch.where(chosen.reshape(-1, *[1] * (yes.dim() - 1)), yes, no)
+
+
 def unstack(tree: Any) -> list[Any]:
     """A nested tuple of tensors ``[T, ...]`` as T nested tuples, one for each step.
 

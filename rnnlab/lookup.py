@@ -9,7 +9,6 @@ The options of whatever is found are its keyword-only parameters; what rnnlab it
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -58,6 +57,12 @@ def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The options of a class or function: its keyword-only parameters."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def read_section(section: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a section of the configuration names (the class behind a preset, or its own name), and its options."""
+    options = {key: value for key, value in section.items() if key not in ("name", "class")}
+    return section.get("class", section["name"]), options
 
 
 def check_options(given: dict[str, Any], function: Callable[..., Any], owner: str) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from rnnlab.cells import Cell
 from rnnlab.engine import fused, native, reference
+from rnnlab.engine.trace import Unsupported
 from rnnlab.interface import InputError
 
 BACKENDS = ("auto", "reference", "fused", "native")
@@ -50,7 +51,7 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     if backend == "fused":
         try:
             fused.steps_of(cell)
-        except fused.Unsupported as error:
+        except Unsupported as error:
             raise InputError(
                 f"backend 'fused' cannot run {type(cell).__name__}, its step does {error}; 'reference' can"
             ) from error

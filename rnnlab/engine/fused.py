@@ -14,13 +14,10 @@ from torch import Tensor
 
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
-from rnnlab.engine.derive import RULES, derive
+from rnnlab.engine.derive import derive
 from rnnlab.engine.emit import Steps, emit
-from rnnlab.engine.reference import freeze
-from rnnlab.engine.trace import Unsupported, trace
-from rnnlab.interface import State, map_state, tensors_of
-
-__all__ = ["RULES", "Steps", "Unsupported", "run", "steps_of", "trace"]
+from rnnlab.engine.trace import trace
+from rnnlab.interface import State, map_state, pick_rows, tensors_of
 
 _STEPS: WeakKeyDictionary[Cell, dict[Any, Steps]] = WeakKeyDictionary()
 
@@ -103,8 +100,8 @@ class _Sequence(torch.autograd.Function):
             states.append(state)
             saved.append(kept)
             if plan.live is not None:
-                output = freeze(plan.live[t], output, torch.zeros_like(output))
-                new = tuple(freeze(plan.live[t], a, b) for a, b in zip(new, state, strict=True))
+                output = pick_rows(plan.live[t], output, torch.zeros_like(output))
+                new = tuple(pick_rows(plan.live[t], a, b) for a, b in zip(new, state, strict=True))
             outputs.append(output)
             state = new
         ctx.plan, ctx.states, ctx.saved = plan, states, saved
@@ -126,9 +123,9 @@ class _Sequence(torch.autograd.Function):
             output_gradient = output_gradients[t]
             if plan.live is not None:
                 live = plan.live[t]
-                output_gradient = freeze(live, output_gradient, torch.zeros_like(output_gradient))
-                passed_on = [freeze(live, torch.zeros_like(g), g) for g in state_gradients]
-                state_gradients = [freeze(live, g, torch.zeros_like(g)) for g in state_gradients]
+                output_gradient = pick_rows(live, output_gradient, torch.zeros_like(output_gradient))
+                passed_on = [pick_rows(live, torch.zeros_like(g), g) for g in state_gradients]
+                state_gradients = [pick_rows(live, g, torch.zeros_like(g)) for g in state_gradients]
             of_constants, of_inputs, of_state, of_products = steps.backward(
                 constants, rows[t], ctx.states[t], ctx.saved[t], output_gradient, tuple(state_gradients)
             )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.interface import State, map_state, unstack
+from rnnlab.interface import State, map_state, pick_rows, unstack
 
 
 def run(
@@ -49,13 +49,8 @@ def loop(cell: Cell, constants: Any, prepared: Any, state: State, live: Tensor |
     for t, inputs in enumerate(unstack(prepared)):
         output, new = cell.step(constants, inputs, state)
         if live is not None:
-            output = freeze(live[t], output, torch.zeros_like(output))
-            new = map_state(lambda after, before, live=live[t]: freeze(live, after, before), new, state)
+            output = pick_rows(live[t], output, torch.zeros_like(output))
+            new = map_state(lambda after, before, live=live[t]: pick_rows(live, after, before), new, state)
         outputs.append(output)
         state = new
     return torch.stack(outputs), state
-
-
-def freeze(live: Tensor, after: Tensor, before: Tensor) -> Tensor:
-    """``after`` for the rows that are ``live`` ``[B]``, ``before`` for the others; both ``[B, ...]``."""
-    return torch.where(live.reshape(-1, *[1] * (after.dim() - 1)), after, before)

@@ -19,7 +19,7 @@ class Recurrent(nn.Module):
 
     Args:
         cell: the cell.
-        backend: how to run it: ``auto``, ``reference`` or ``native``; ``layer.choice`` says what was picked and why.
+        backend: how to run it, one of `rnnlab.engine.BACKENDS`; ``layer.choice`` says what was picked and why.
         initial_state: ``zero`` (the cell's own), or ``learned``: the cell's own as parameters.
 
     Raises:

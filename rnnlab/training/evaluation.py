@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rnnlab.interface import State, map_state
+from rnnlab.interface import State, map_state, pick_rows
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 
@@ -23,11 +23,7 @@ def carry(model: Model, state: State | None, fresh: Tensor | None) -> State | No
     initial = model.initial_state(fresh.shape[0])
     if state is None:
         return initial
-
-    def pick(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(fresh.reshape(-1, *[1] * (old.dim() - 1)), new.to(old.dtype), old.detach())
-
-    return map_state(pick, initial, state)
+    return map_state(lambda new, old: pick_rows(fresh, new.to(old.dtype), old.detach()), initial, state)
 
 
 def evaluate(model: Model, task: Task, split: str, device: torch.device, autocast: torch.autocast) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,8 @@ def train(config: Config) -> dict[str, Any]:
     trainer = Trainer(
         task,
         model,
-        partial(lookup.find(_kind(config["optimizer"]), optimizers), **_options(config["optimizer"])),
-        partial(lookup.find(_kind(config["scheduler"]), schedulers), **_options(config["scheduler"])),
+        _maker(config["optimizer"], partial(lookup.find, home=optimizers)),
+        _maker(config["scheduler"], partial(lookup.find, home=schedulers)),
         **config["trainer"],
     )
     for split in task.splits:
@@ -157,14 +158,12 @@ def build(config: Config, memory: dict[str, Any] | None = None) -> tuple[Task, M
         config: resolved.
         memory: what the task remembered when the model was trained, from a checkpoint.
     """
-    task = tasks.find(_kind(config["task"]))(config["seed"], config["data"]["root"], **_options(config["task"]))
+    task = _maker(config["task"], tasks.find)(config["seed"], config["data"]["root"])
     if memory is not None:
         task.restore(memory)
-    cell = partial(cells.find(_kind(config["cell"])), **_options(config["cell"]))
-    model = models.find(_kind(config["model"]))(
-        task.input, task.output_size, cell, config["engine"]["backend"], **_options(config["model"])
-    )
-    return task, model
+    cell = _maker(config["cell"], cells.find)
+    make_model = _maker(config["model"], models.find)
+    return task, make_model(task.input, task.output_size, cell, config["engine"]["backend"])
 
 
 def load(run: str | Path, device: str = "auto") -> tuple[Task, Model, dict[str, Any]]:
@@ -202,14 +201,10 @@ def evaluate_run(run: str | Path, split: str, device: str = "auto") -> dict[str,
     return {"step": content["progress"]["step"], **values}
 
 
-def _kind(section: Config) -> str:
-    """What a section of the configuration names: the class behind a preset, or its own name."""
-    return section.get("class", section["name"])
-
-
-def _options(section: Config) -> Config:
-    """A section's options, without what names it."""
-    return {key: value for key, value in section.items() if key not in ("name", "class")}
+def _maker(section: Config, find: Callable[[str], Callable]) -> Callable:
+    """What a section of the configuration names, with its options bound."""
+    name, options = lookup.read_section(section)
+    return partial(find(name), **options)
 
 
 def _tell(summary: dict[str, Any]) -> str:
