@@ -13,7 +13,7 @@ from itertools import count
 from math import prod
 from typing import Any
 
-from rnnlab.engine.trace import Node, Program, Unsupported, Value
+from rnnlab.engine.trace import Node, Program, Unsupported, Value, values_of
 
 
 @dataclass
@@ -201,4 +201,15 @@ def derive(program: Program) -> Backward:
                     give(value, one)
     leaves = [*program.constants, *program.inputs, *program.state]
     back.gradients = {leaf: so_far[leaf] for leaf in leaves if leaf in so_far}
+    back.nodes = _needed(b.nodes, [*back.gradients.values(), *(product.gradient for product in back.products)])
     return back
+
+
+def _needed(nodes: list[Node], results: list[Value]) -> list[Node]:
+    """The nodes that ``results`` depend on: a rule also says what a number would get, which nobody asks for."""
+    wanted, kept = set(results), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.results):
+            wanted.update(values_of(node.arguments))
+            kept.append(node)
+    return kept[::-1]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rnnlab.engine.derive import Backward
-from rnnlab.engine.trace import Node, Program, Value
+from rnnlab.engine.trace import Node, Program, Value, values_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def emit(program: Program, back: Backward) -> Steps:
     leaves = {"inputs": program.inputs, "state": program.state}
     place = {value: (kind, i) for kind, values in leaves.items() for i, value in enumerate(values)}
     made = [result for node in program.nodes for result in node.results]
-    used = {value for node in back.nodes for value in _values(node.arguments)} | {p.rows for p in back.products}
+    used = {value for node in back.nodes for value in values_of(node.arguments)} | {p.rows for p in back.products}
     saved = [value for value in made if value in used]
     place |= {value: ("saved", i) for i, value in enumerate(saved)}
 
@@ -70,12 +70,6 @@ def _compile(source: str) -> tuple[Callable, Callable]:
     names: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten}
     exec(compile(source, "<step>", "exec"), names)
     return names["forward"], names["backward"]
-
-
-def _values(argument: Any) -> list[Value]:
-    if isinstance(argument, list | tuple):
-        return [value for item in argument for value in _values(item)]
-    return [argument] if isinstance(argument, Value) else []
 
 
 def _unpack(program: Program) -> list[str]:

@@ -41,6 +41,13 @@ class Node:
     results: tuple[Value, ...]
 
 
+def values_of(argument: Any) -> list[Value]:
+    """The Values in an argument of a node, however nested."""
+    if isinstance(argument, list | tuple):
+        return [value for item in argument for value in values_of(item)]
+    return [argument] if isinstance(argument, Value) else []
+
+
 @dataclass
 class Program:
     """A step in order: its leaves (constant over the sequence, per step, state), its nodes, its results."""

@@ -1,6 +1,7 @@
 """The traced step and its derived backward step; the contract suite runs the backend over every cell besides."""
 
 import gc
+import re
 import subprocess
 import sys
 import weakref
@@ -13,6 +14,7 @@ from torch.nn.functional import linear, silu, softplus
 
 from rnnlab import __main__, cells, engine
 from rnnlab.cells import Cell
+from rnnlab.engine import fused
 from rnnlab.engine.derive import RULES
 from rnnlab.engine.trace import trace
 from rnnlab.interface import InputError
@@ -252,3 +254,11 @@ def test_the_reference_s_backward_is_linear_in_the_length():
     names = {type(node).__name__ for node in seen}
     assert "UnbindBackward0" in names
     assert "SelectBackward0" not in names
+
+
+def test_the_backward_step_computes_nothing_that_nobody_asks_for():
+    cell = Elementwise(lambda x, h, v: (h - 1) / 2 * v + x / 3)
+    backward = fused.steps_of(cell).source.split("def backward")[1]
+    made = re.findall(r"^    (g\d+) = ", backward, re.MULTILINE)
+    assert made
+    assert all(len(re.findall(rf"\b{name}\b", backward)) > 1 for name in made)
