@@ -183,14 +183,15 @@ def cells(arguments: list[str]) -> int:
 
 
 def explain(arguments: list[str]) -> int:
-    """``rnnlab explain cell=NAME``: a cell's step as it was traced, and the backward step derived from it."""
+    """``rnnlab explain cell=NAME``: a cell's step as it was traced, the backward step derived from it, both as C."""
     from rnnlab import cells as home
     from rnnlab import config, engine, lookup
 
     name, options = lookup.read_section(config.compose(arguments)["cell"])
     cell = home.create(name, input_size=4, hidden_size=4, **options)
     engine.choose(cell, "fused")  # says what stands in the way, if anything does
-    print(engine.fused.steps_of(cell).source)
+    print(engine.fused.traced(cell).python.source)
+    print(engine.fused.traced(cell).c())
     return 0
 
 

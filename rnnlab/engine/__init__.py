@@ -2,24 +2,36 @@
 
 =============  =====================================================================================
 ``reference``  a plain loop over the steps with autograd: any cell, any dtype; the truth for the others
-``fused``      one autograd function for the sequence: the step traced, its backward step derived; any cell that does
-               what `rnnlab.engine.derive` has rules for; written out by ``rnnlab explain``
+``fused``      one autograd function for the sequence: the step traced, its backward step derived, both compiled to
+               C where there is a compiler; any cell that does what `rnnlab.engine.operations` knows; written out by
+               ``rnnlab explain``
 ``native``     ``torch.nn``'s own kernel (oneDNN, cuDNN), for cells whose mathematics it has
-``auto``       ``native`` where the cell has it, ``reference`` otherwise
+``auto``       whichever was measured to be fastest: see `choose`
 =============  =====================================================================================
 
 A way of running is a function ``run(cell, inputs, state, lengths, **context) -> (outputs, state)``.
 """
 
+from __future__ import annotations
+
+import inspect
+import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from rnnlab.cells import Cell
 from rnnlab.engine import fused, native, reference
-from rnnlab.engine.trace import Unsupported
-from rnnlab.interface import InputError
+from rnnlab.engine.program import Unsupported
+from rnnlab.interface import InputError, State
 
 BACKENDS = ("auto", "reference", "fused", "native")
+FEW_STEPS = 4
+"""With fewer steps than this, preparing a fused call takes longer than the steps."""
+
+log = logging.getLogger(__name__)
 
 
 class Choice(NamedTuple):
@@ -31,7 +43,11 @@ class Choice(NamedTuple):
 
 
 def choose(cell: Cell, backend: str = "auto") -> Choice:
-    """How to run ``cell``.
+    """How to run ``cell`` where its parameters are now.
+
+    ``auto`` goes by what was measured (docs/engine.md). On a CPU it is ``fused`` where that is compiled, but the plain
+    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient. Elsewhere it is
+    ``native`` where the cell has it, then ``reference``.
 
     Args:
         cell: the cell.
@@ -42,24 +58,70 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; the choices are {', '.join(BACKENDS)}")
-    has_native = cell.native() is not None
-    if backend == "native" and not has_native:
+    if backend == "auto":
+        return _measured(cell)
+    if backend == "native" and cell.native() is None:
         raise InputError(
             f"backend 'native' cannot run {type(cell).__name__} as configured, torch.nn has no such layer; "
-            "'reference' can, and 'auto' picks it"
+            "'reference' can, and 'auto' picks what is fastest"
         )
-    if backend == "fused":
-        try:
-            fused.steps_of(cell)
-        except Unsupported as error:
-            raise InputError(
-                f"backend 'fused' cannot run {type(cell).__name__}, its step does {error}; 'reference' can"
-            ) from error
-    if backend != "auto":
-        return Choice(backend, _RUN[backend], "asked for")
+    if backend == "fused" and (obstacle := _obstacle(cell)):
+        raise InputError(f"backend 'fused' cannot run {type(cell).__name__}, {obstacle}; 'reference' can")
+    return Choice(backend, _RUN[backend], "asked for")
+
+
+def _measured(cell: Cell) -> Choice:
+    """The choice of ``auto``."""
+    like = next(cell.parameters())
+    has_native = cell.native() is not None
+    if like.device.type != "cpu":
+        if has_native:
+            return Choice("native", native.run, "torch.nn has this cell")
+        return Choice("reference", reference.run, f"no faster way is known on {like.device.type}")
+    obstacle = _obstacle(cell)
+    if obstacle is None and (like.dtype not in (torch.float32, torch.float64) or fused.traced(cell).kernel is None):
+        obstacle = "its step is not compiled"
+    if obstacle is None:
+        if has_native and cell.native().mode == "LSTM":
+            return Choice("fused", _with_native, "its step is compiled; torch.nn's LSTM where no gradient is needed")
+        return Choice("fused", _fused, "its step is compiled")
     if has_native:
-        return Choice("native", native.run, "torch.nn has this cell and runs it at least as fast")
-    return Choice("reference", reference.run, "torch.nn has no such cell")
+        return Choice("native", native.run, "torch.nn has this cell")
+    sentence = f"{type(cell).__name__} runs as a plain loop, slower than a fused one: {obstacle}"
+    if sentence not in _WARNED:
+        _WARNED.add(sentence)
+        log.warning(sentence)
+    return Choice("reference", reference.run, obstacle)
+
+
+_WARNED: set[str] = set()
+
+
+def _obstacle(cell: Cell) -> str | None:
+    """Why ``cell`` cannot be fused; None where it can."""
+    parameters = list(inspect.signature(cell.prepare).parameters.values())
+    if any(parameter.default is parameter.empty for parameter in parameters[1:]):
+        return "its prepare takes more than the inputs"
+    try:
+        fused.traced(cell)
+    except Unsupported as error:
+        return f"its step does {error}"
+    return None
+
+
+def _fused(
+    cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
+) -> tuple[Tensor, State]:
+    way = reference if len(inputs) < FEW_STEPS else fused
+    return way.run(cell, inputs, state, lengths, **context)
+
+
+def _with_native(
+    cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
+) -> tuple[Tensor, State]:
+    if torch.is_grad_enabled() or lengths is not None or len(inputs) < FEW_STEPS:
+        return _fused(cell, inputs, state, lengths, **context)
+    return native.run(cell, inputs, state, lengths)
 
 
 def backends_of(cell: Cell) -> list[str]:

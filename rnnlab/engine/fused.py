@@ -1,11 +1,15 @@
 """One autograd function for the whole sequence: the traced step forward, its derived step backward.
 
-What it saves over autograd's own backward through the reference loop: the gradients of the weights are left for the
-end, where one product over all steps replaces one a step, and nothing is recorded while the loop runs.
+Where there is a C compiler both are compiled (`rnnlab.engine.compiled`); elsewhere they run as Python, an operation at
+a time. In either form nothing is recorded while the loop runs, and the gradients of the weights are left for the end,
+where one product over all steps replaces one a step.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -14,39 +18,115 @@ from torch import Tensor
 
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
+from rnnlab.engine.compiled import Kernel, Memory
+from rnnlab.engine.compiler import NoCompiler
 from rnnlab.engine.derive import derive
-from rnnlab.engine.emit import Steps, emit
-from rnnlab.engine.trace import trace
+from rnnlab.engine.emit_c import Source
+from rnnlab.engine.emit_python import Steps, emit
+from rnnlab.engine.lower import Place, lower
+from rnnlab.engine.program import Unsupported
+from rnnlab.engine.trace import disposable, trace
 from rnnlab.interface import State, map_state, pick_rows, tensors_of
 
-_STEPS: WeakKeyDictionary[Cell, dict[Any, Steps]] = WeakKeyDictionary()
+log = logging.getLogger(__name__)
 
 
-def steps_of(cell: Cell) -> Steps:
-    """The forward and the backward step of ``cell``, as functions and as text.
+class Traced:
+    """A cell's step as it was traced for tensors of certain shapes.
+
+    Args:
+        cell, constants, inputs, state: what the step is called with; tensors of constants and inputs that require no
+            gradient get none.
+
+    Raises:
+        Unsupported: the step cannot be traced or differentiated; the message names the operation.
+    """
+
+    def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, every_gradient: bool) -> None:
+        # Copies: on tensors made in inference mode torch does not take its larger operations apart.
+        device = tensors_of(state)[0].device.type
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+            copies = {id(tensor): tensor.clone() for tensor in tensors_of((constants, inputs, state))}
+            parts = [map_state(lambda tensor: copies[id(tensor)], part) for part in (constants, inputs, state)]
+            self.program = trace(cell, *parts)
+        leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
+        unwanted = set() if every_gradient else {value for value, tensor in leaves if not tensor.requires_grad}
+        self.back = derive(self.program, unwanted)
+        first = tensors_of(state)[0]
+        self.batch_size, self.dtype, self.device = len(first), first.dtype, first.device.type
+        self.name = type(cell).__name__
+
+    @cached_property
+    def python(self) -> Steps:
+        """The two steps as Python."""
+        return emit(self.program, self.back)
+
+    def c(self) -> str:
+        """The two steps as C.
+
+        Raises:
+            Unsupported: they do not come down to loops over rows and columns.
+        """
+        names = ("forward", "backward", "inference")
+        return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
+
+    @cached_property
+    def kernel(self) -> Kernel | None:
+        """The two steps as C; None where that cannot be, and the log says why."""
+        if self.device != "cpu" or self.dtype not in (torch.float32, torch.float64):
+            return None
+        try:
+            return Kernel(self.program, self.back, self.batch_size, self.dtype)
+        except Unsupported as error:
+            _warn(f"{self.name} runs as Python instead of C, much slower: its step does {error}")
+        except NoCompiler as error:
+            _warn(f"fused cells run as Python instead of C, much slower: {error}")
+        return None
+
+
+_WARNED: set[str] = set()
+_TRACED: WeakKeyDictionary[Cell, dict[Any, Traced]] = WeakKeyDictionary()
+_FREE: WeakKeyDictionary[Cell, dict[Any, list[bool]]] = WeakKeyDictionary()
+
+
+def _warn(sentence: str) -> None:
+    if sentence not in _WARNED:
+        _WARNED.add(sentence)
+        log.warning(sentence)
+
+
+def traced(cell: Cell) -> Traced:
+    """The step of ``cell``, traced on two rows of zeros.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
     like = next(cell.parameters())
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.autocast(like.device.type, enabled=False):
         constants, prepared = cell.prepare(like.new_zeros(1, 2, cell.input_size))
-    return _steps(cell, constants, map_state(lambda t: t[0], prepared), cell.initial_state(2))
+    return _traced(cell, constants, map_state(lambda t: t[0], prepared), cell.initial_state(2))
 
 
-def _steps(cell: Cell, constants: Any, inputs: Any, state: State) -> Steps:
-    # What a step does may hang on every plain option of the cell and of what it wraps, and on the shapes it meets.
-    options = [
-        value
-        for module in cell.modules()
-        for value in vars(module).values()
-        if isinstance(value, int | float | str | bool)
-    ]
-    key = (*options, *(tuple(tensor.shape) for tensor in tensors_of((constants, inputs, state))))
-    known = _STEPS.setdefault(cell, {})
+def _options(cell: Cell) -> tuple[Any, ...]:
+    """Every plain option of a cell and of what it wraps: what a step does may hang on them."""
+    plain = int | float | str | bool
+    return tuple(v for module in cell.modules() for v in vars(module).values() if isinstance(v, plain))
+
+
+def _traced(cell: Cell, constants: Any, inputs: Any, state: State) -> Traced:
+    # What a step does may hang on the shapes it meets, too; the number of rows is none of them.
+    rows = len(tensors_of(state)[0])
+
+    def shape(tensor: Tensor) -> tuple[Any, ...]:
+        whole = tuple(tensor.shape)
+        return ("B", *whole[1:]) if rows > 1 and whole and whole[0] == rows else whole
+
+    tensors = tensors_of((constants, inputs, state))
+    wanted = tuple(tensor.requires_grad for tensor in tensors) if torch.is_grad_enabled() else None
+    key = (_options(cell), tensors[-1].dtype, tensors[-1].device, wanted, *map(shape, tensors))
+    known = _TRACED.setdefault(cell, {})
     if key not in known:
-        program = trace(cell, constants, inputs, state)
-        known[key] = emit(program, derive(program))
+        known[key] = Traced(cell, constants, inputs, state, wanted is None)
     return known[key]
 
 
@@ -54,49 +134,206 @@ def run(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
     """Run ``cell`` over ``inputs`` with its derived backward step; arguments as for the reference."""
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled(inputs.device.type):
-        return reference.run(cell, inputs, state, lengths, **context)  # nothing to derive; autocast casts in every step
+    if torch.is_autocast_enabled(inputs.device.type):
+        return reference.run(cell, inputs, state, lengths, **context)  # autocast casts in every step
     inputs, live = reference.mask(inputs, lengths)
+    training = torch.is_grad_enabled()
+    random = torch.get_rng_state() if training and cell.training else None
     constants, prepared = cell.prepare(inputs, **context)
-    first = map_state(lambda tensor: tensor[0].detach(), prepared)
-    steps = _steps(cell, map_state(Tensor.detach, constants), first, map_state(Tensor.detach, state))
+    step = _traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state)
+    if step.kernel is None and not training:
+        return reference.loop(cell, constants, prepared, state, live)  # nothing to derive
+    free = _free(cell, inputs, context) if training and step.kernel else []
     parts = [tensors_of(part) for part in (constants, prepared, state)]
-    plan = _Plan(cell, steps, (constants, prepared, state), tuple(map(len, parts)), live)
-    outputs, *final = _Sequence.apply(plan, *parts[0], *parts[1], *parts[2])
+    shapes = [tensor.shape for tensor in parts[1]]
+    plan = _Plan(cell, step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, context, random, free)
+    tensors = [tensor for part in parts for tensor in part]
+    if training:
+        function = _Eager if step.kernel is None else _Compiled
+        outputs, *final = function.apply(plan, inputs, *tensors)
+    else:
+        outputs, *final = _infer(plan, tensors)
     final = iter(final)
     return outputs, map_state(lambda _: next(final), state)
+
+
+def _free(cell: Cell, inputs: Tensor, context: dict[str, Any]) -> list[bool]:
+    """For every tensor per step, whether its memory may be written over once the steps have read it."""
+    known, key = _FREE.setdefault(cell, {}), _options(cell)
+    if key not in known:
+        known[key] = disposable(lambda: cell.prepare(inputs, **context))
+    return known[key]
 
 
 class _Plan(NamedTuple):
     """What the autograd function needs besides its tensors.
 
-    cell, steps: the cell, and its step and backward step as functions.
-    structure: constants, inputs and state as the cell nests them.
-    counts: how many tensors each of the three has.
+    cell, step: the cell and its traced step.
+    state: the state, for how the cell nests it.
+    counts: how many constants and how many inputs there are.
+    shapes: those of the inputs.
     live: bool ``[T, B]``, the steps that count; None where all do.
+    lengths: int64 ``[B]``, the same as numbers.
+    context, random: what ``prepare`` was called with, and the state of the random numbers at that time.
+    free: for every input, whether its memory may be written over.
     """
 
     cell: Cell
-    steps: Steps
-    structure: tuple[Any, Any, Any]
-    counts: tuple[int, int, int]
+    step: Traced
+    state: State
+    counts: tuple[int, int]
+    shapes: list[torch.Size]
     live: Tensor | None
+    lengths: Tensor | None
+    context: dict[str, Any]
+    random: Tensor | None
+    free: list[bool]
 
-    def parts(self, tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.shapes[0][0]
+
+    def parts(self, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
         """Constants, inputs and state out of all tensors in a row."""
-        a, b = self.counts[0], self.counts[0] + self.counts[1]
+        a, b = self.counts[0], sum(self.counts)
         return tensors[:a], tensors[a:b], tensors[b:]
 
 
-class _Sequence(torch.autograd.Function):
-    """Constants, prepared inputs and first state to outputs and final state."""
+def _ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor as the C functions read it: numbers of one type, one after the other within a row."""
+    tensor = tensor.detach().to(dtype)
+    return tensor if tensor.dim() == 0 or tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def _memory(plan: _Plan, tensors: Sequence[Tensor], name: str) -> tuple[Memory, list[Tensor]]:
+    """Memory for the step over the sequence, and the constants."""
+    kernel = plan.step.kernel
+    constants, inputs, state = ([_ready(t, kernel.dtype) for t in part] for part in plan.parts(tensors))
+    rows, new = len(state[0]), state[0].new_empty
+    memory: Memory = {}
+    for array, tensor in zip(kernel.lowered.inputs, inputs, strict=True):
+        memory[array] = tensor if tensor.dim() == 3 else tensor.unsqueeze(-1)
+    if name == "forward":
+        for array, i in kernel.lowered.overwrites.items():
+            if plan.free[i]:
+                memory[array] = memory[kernel.lowered.inputs[i]]
+    for array, tensor in zip(kernel.lowered.states, state, strict=True):
+        whole = name == "forward" or kernel.lowered.output.array is array
+        memory[array] = new(plan.steps + 1 if whole else 2, rows, array.width)
+        memory[array][0].copy_(tensor.reshape(rows, array.width))
+    source = kernel.inference if name == "inference" else kernel.training
+    for array in source.arrays[name]:
+        if array not in memory and array.kind not in ("constant", "sum"):
+            memory[array] = new(1 if array.kind == "temporary" else plan.steps, rows, array.width)
+    return memory, constants
+
+
+def _results(plan: _Plan, memory: Memory) -> tuple[Tensor, ...]:
+    """Outputs and final states out of the memory."""
+    lowered = plan.step.kernel.lowered
+    place = lowered.output
+    outputs = memory[place.array][place.shift :]
+    if plan.live is not None and place.shift:
+        outputs = outputs.where(plan.live.unsqueeze(-1), 0)
+    # Copies: a result that the backward step also reads would keep itself alive through its own graph.
+    final = [
+        memory[array][plan.steps % len(memory[array])].reshape(tensor.shape).clone()
+        for array, tensor in zip(lowered.states, tensors_of(plan.state), strict=True)
+    ]
+    return outputs, *final
+
+
+def _infer(plan: _Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Outputs and final states, with nothing kept."""
+    memory, constants = _memory(plan, tensors, "inference")
+    plan.step.kernel.call("inference", memory, constants, plan.steps, plan.lengths)
+    return _results(plan, memory)
+
+
+class _Compiled(torch.autograd.Function):
+    """Constants, prepared inputs and first state to outputs and final state, in C."""
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, plan: _Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        kernel = plan.step.kernel
+        memory, constants = _memory(plan, tensors, "forward")
+        kernel.call("forward", memory, constants, plan.steps, plan.lengths)
+        outputs, *final = _results(plan, memory)
+        ctx.plan = plan
+        ctx.memory = {array: t for array, t in memory.items() if array.kind in ("state", "kept", "gradient")}
+        constants, prepared, state = plan.parts(tensors)
+        read = [prepared[i] for i in kernel.lowered.kept_inputs]
+        ctx.save_for_backward(inputs, outputs, *constants, *state, *read)
+        return outputs, *final
+
+    @staticmethod
+    def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
+        plan, kernel, lowered = ctx.plan, ctx.plan.step.kernel, ctx.plan.step.kernel.lowered
+        inputs, _, *tensors = ctx.saved_tensors
+        constants, tensors = tensors[: plan.counts[0]], tensors[plan.counts[0] :]
+        state, read = tensors[: len(lowered.states)], tensors[len(lowered.states) :]
+        if torch.is_grad_enabled():  # create_graph: the gradient itself is to be differentiated
+            return None, None, *_through_reference(plan, inputs, state, (output_gradients, *state_gradients))
+        memory, constants = dict(ctx.memory), [_ready(t, kernel.dtype) for t in constants]
+        again = torch._C._autograd._get_current_graph_task_keep_graph()
+        rows, new = len(state[0]), state[0].new_empty
+        for i, tensor in zip(lowered.kept_inputs, read, strict=True):
+            tensor = _ready(tensor, kernel.dtype)
+            memory[lowered.inputs[i]] = tensor if tensor.dim() == 3 else tensor.unsqueeze(-1)
+        if plan.live is not None:
+            output_gradients = output_gradients.where(plan.live.unsqueeze(-1), 0)
+        for array in kernel.training.arrays["backward"]:
+            if array.kind == "upstream":
+                memory[array] = _ready(output_gradients, kernel.dtype)
+            elif array.kind == "temporary":
+                memory[array] = new(1, rows, array.width)
+            elif array.kind == "gradient":  # written over what was kept, which another backward pass needs again
+                if array not in memory:
+                    memory[array] = new(plan.steps, rows, array.width)
+                elif again:
+                    memory[array] = memory[array].clone()
+        for array, gradient in zip(lowered.carries, state_gradients, strict=True):
+            memory[array] = new(2, rows, array.width)
+            memory[array][plan.steps % 2].copy_(gradient.reshape(rows, array.width))
+        memory |= kernel.sums(rows)
+        kernel.call("backward", memory, constants, plan.steps, plan.lengths)
+        if not again:
+            ctx.memory = None
+        return None, None, *_gradients(plan, memory, constants)
+
+
+def _gradients(plan: _Plan, memory: Memory, constants: list[Tensor]) -> list[Tensor | None]:
+    """The gradients of constants, inputs and state out of the memory."""
+    lowered = plan.step.kernel.lowered
+    found: list[Tensor | None] = []
+    for array, constant in zip(lowered.constant_gradients, constants, strict=True):
+        found.append(None if array is None else memory[array][1].sum(0).to(constant.dtype).reshape(constant.shape))
+
+    def columns(place: Place, width: int) -> Tensor:
+        return memory[place.array][place.shift : place.shift + plan.steps, :, place.offset : place.offset + width]
+
+    for weight, transposed, rows, gradient in lowered.products:
+        outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
+        left, right = columns(gradient, outer).flatten(0, 1), columns(rows, inner).flatten(0, 1)
+        product = left.t() @ right if transposed else right.t() @ left
+        found[weight] = product if found[weight] is None else found[weight] + product
+    for place, shape in zip(lowered.input_gradients, plan.shapes, strict=True):
+        found.append(None if place is None else columns(place, shape[2] if len(shape) == 3 else 1).reshape(shape))
+    for array, tensor in zip(lowered.carries, tensors_of(plan.state), strict=True):
+        found.append(memory[array][0].reshape(tensor.shape))
+    return found
+
+
+class _Eager(torch.autograd.Function):
+    """Constants, prepared inputs and first state to outputs and final state, in Python."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, prepared_from: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         constants, inputs, state = plan.parts(tensors)
         outputs, states, saved = [], [], []
         for t, now in enumerate(zip(*inputs, strict=True)):
-            output, new, kept = plan.steps.forward(constants, now, state)
+            output, new, kept = plan.step.python.forward(constants, now, state)
             states.append(state)
             saved.append(kept)
             if plan.live is not None:
@@ -105,16 +342,18 @@ class _Sequence(torch.autograd.Function):
             outputs.append(output)
             state = new
         ctx.plan, ctx.states, ctx.saved = plan, states, saved
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(prepared_from, *tensors)
         # Copies: a result that the backward step also reads would keep itself alive through its own graph.
         return (torch.stack(outputs), *(tensor.clone() for tensor in state))
 
     @staticmethod
     def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph: the gradient itself is to be differentiated
-            return None, *_through_reference(ctx.plan, ctx.saved_tensors, (output_gradients, *state_gradients))
-        plan, steps = ctx.plan, ctx.plan.steps
-        constants, inputs, _ = plan.parts(ctx.saved_tensors)
+            inputs, *tensors = ctx.saved_tensors
+            *_, state = ctx.plan.parts(tensors)
+            return None, None, *_through_reference(ctx.plan, inputs, state, (output_gradients, *state_gradients))
+        plan, steps = ctx.plan, ctx.plan.step.python
+        constants, inputs, _ = plan.parts(ctx.saved_tensors[1:])
         sums: list[Tensor | None] = [None] * len(constants)
         input_gradients: list[tuple] = []
         product_gradients: list[tuple] = []
@@ -144,19 +383,29 @@ class _Sequence(torch.autograd.Function):
             source = {"saved": ctx.saved, "state": ctx.states, "inputs": rows}[kind]
             factor = torch.cat([step[place] for step in source])
             gradient = torch.cat([step[i] for step in product_gradients]).t() @ factor
+            gradient = gradient if steps.transposed[i] else gradient.t()
             sums[weight] = gradient if sums[weight] is None else sums[weight] + gradient
         of_inputs = [
             None if column[0] is None else torch.stack(column) for column in zip(*input_gradients, strict=True)
         ]
-        return None, *sums, *of_inputs, *state_gradients
+        return None, None, *sums, *of_inputs, *state_gradients
 
 
-def _through_reference(plan: _Plan, tensors: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> list[Tensor | None]:
-    """The gradients through the plain loop, with a graph of their own."""
-    flat = iter(tensors)
-    constants, inputs, state = (map_state(lambda _: next(flat), part) for part in plan.structure)
-    outputs, final = reference.loop(plan.cell, constants, inputs, state, plan.live)
-    leaves = [tensor for tensor in tensors if tensor.requires_grad]
+def _through_reference(
+    plan: _Plan, inputs: Tensor, state: Sequence[Tensor], gradients: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """The gradients through the plain loop, with a graph of their own, from the inputs on."""
+    flat = iter(state)
+    state = map_state(lambda _: next(flat), plan.state)
+    with torch.random.fork_rng(devices=[], enabled=plan.random is not None):
+        if plan.random is not None:
+            torch.set_rng_state(plan.random)  # the same masks
+        constants, prepared = plan.cell.prepare(inputs, **plan.context)
+    outputs, final = reference.loop(plan.cell, constants, prepared, state, plan.live)
+    tensors = tensors_of((constants, prepared, state))
+    # A tensor that a cell hands over twice gets its gradient once.
+    leaves = {id(tensor): tensor for tensor in tensors if tensor.requires_grad}
     results = [outputs, *tensors_of(final)]
-    found = iter(torch.autograd.grad(results, leaves, gradients, create_graph=True, allow_unused=True))
-    return [next(found) if tensor.requires_grad else None for tensor in tensors]
+    found = torch.autograd.grad(results, list(leaves.values()), gradients, create_graph=True, allow_unused=True)
+    by_id = dict(zip(leaves, found, strict=True))
+    return [by_id.pop(id(tensor), None) for tensor in tensors]

@@ -1,12 +1,14 @@
 """Read a cell's step as a program: the list of operations it does, in order, whatever Python wrote them.
 
-The step is run once on small tensors, and every operation that reaches torch is noted down. What is noted is enough
-to run the step again without the cell, and to derive its backward step (`rnnlab.engine.derive`).
+The step is run once on tensors, and every operation that reaches torch is noted down in terms of
+`rnnlab.engine.operations`. What is noted is enough to run the step again without the cell, and to derive its backward
+step (`rnnlab.engine.derive`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,50 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnnlab.cells import Cell
+from rnnlab.engine.operations import EXPANSIONS, OPERATIONS
+from rnnlab.engine.program import Builder, Program, Unsupported, Value
 from rnnlab.interface import State, tensors_of
-
-
-class Unsupported(Exception):
-    """The step does something that cannot be noted down; the message names the operation."""
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """One tensor of a program: what it is called, and its shape when it was traced."""
-
-    name: str
-    shape: tuple[int, ...] = field(repr=False)
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """``results = operation(*arguments)``; arguments are Values, numbers, or lists of them."""
-
-    operation: str
-    arguments: tuple[Any, ...]
-    results: tuple[Value, ...]
-
-
-def values_of(argument: Any) -> list[Value]:
-    """The Values in an argument of a node, however nested."""
-    if isinstance(argument, list | tuple):
-        return [value for item in argument for value in values_of(item)]
-    return [argument] if isinstance(argument, Value) else []
-
-
-@dataclass
-class Program:
-    """A step in order: its leaves (constant over the sequence, per step, state), its nodes, its results."""
-
-    constants: list[Value]
-    inputs: list[Value]
-    state: list[Value]
-    nodes: list[Node]
-    output: Value
-    new_state: list[Value]
 
 
 class _Recorder(TorchDispatchMode):
@@ -65,32 +26,70 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nodes: list[Node] = []
-        self.values: dict[int, Value] = {}
+        self.builder = Builder("v")
+        self.values: dict[int, Value | float] = {}
         self.alive: list[Tensor] = []  # an id may be used again once its tensor is gone
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # True, the default, imports torch's compiler at the first use, which takes seconds
 
-    def value(self, tensor: Tensor, prefix: str = "v") -> Value:
-        """The Value of a tensor, a new one if it was never seen."""
-        if id(tensor) not in self.values:
-            self.values[id(tensor)] = Value(f"{prefix}{len(self.values)}", tuple(tensor.shape))
-            self.alive.append(tensor)
-        return self.values[id(tensor)]
+    def note(self, tensor: Tensor, value: Value) -> Value:
+        """Remember that ``tensor`` is ``value``."""
+        self.values[id(tensor)] = value
+        self.alive.append(tensor)
+        return value
+
+    def leaf(self, tensor: Tensor, prefix: str) -> Value:
+        """The Value of a tensor that the step receives; the same one where it receives it twice."""
+        if id(tensor) in self.values:
+            return self.values[id(tensor)]
+        return self.note(tensor, self.builder.fresh(tensor.shape, prefix))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         results = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
+        if name == "scalar_tensor":  # of a number that stands where torch wants a tensor
+            self.alive.append(results)
+            self.values[id(results)] = args[0]
+            return results
         if torch.Tag.nondeterministic_seeded in function.tags:  # a step draws nothing; run again it would draw anew
             raise Unsupported(name)
-        if name.endswith("_") or any(value not in (None, False) for value in (kwargs or {}).values()):
-            raise Unsupported(name)
-        arguments = tuple(self.argument(argument, name) for argument in args)
         made = results if isinstance(results, tuple | list) else (results,)
-        self.nodes.append(Node(name, arguments, tuple(self.value(tensor) for tensor in made)))
+        arguments = [self.argument(argument, name) for argument in args]
+        values = self.expand(name, arguments, kwargs or {}, args, made)
+        for tensor, value in zip(made, values, strict=True):
+            if tensor.numel() and value.shape != tensor.shape:  # never: what is noted would differ from what was done
+                raise Unsupported(f"{name} to {list(tensor.shape)}")
+            self.note(tensor, value)
         return results
+
+    def expand(
+        self, name: str, arguments: list[Any], options: dict[str, Any], given: tuple, made: tuple
+    ) -> tuple[Value, ...]:
+        """The Values of what ``name`` made, in terms of the operations that a program may have."""
+        b = self.builder
+        if name == "_to_copy":  # only ever from masks to numbers
+            if given[0].dtype == made[0].dtype:
+                return (arguments[0],)
+            if given[0].dtype == torch.bool and made[0].is_floating_point():
+                return (b.as_number(arguments[0]),)
+            raise Unsupported(f"conversion from {given[0].dtype} to {made[0].dtype}")
+        if name.startswith("bitwise") and made[0].dtype != torch.bool:
+            raise Unsupported(f"{name} of {made[0].dtype}")
+        options = {key: value for key, value in options.items() if value is not None and value is not False}
+        if name in ("zeros_like", "ones_like"):
+            options = {}
+        try:
+            if name in EXPANSIONS:
+                values = EXPANSIONS[name](b, *arguments, **options)
+            elif name in OPERATIONS and not options:
+                values = getattr(b, name)(*arguments)
+            else:
+                raise Unsupported(name)
+        except TypeError as error:  # another form of the operation, with arguments that are not foreseen
+            raise Unsupported(name) from error
+        return values if isinstance(values, tuple) else (values,)
 
     def argument(self, argument: Any, name: str) -> Any:
         """What stands for an argument: Values for tensors, also within lists, anything else as it is."""
@@ -118,10 +117,75 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
     """
     recorder = _Recorder()
     leaves = [
-        [recorder.value(tensor, prefix) for tensor in tensors_of(part)]
+        [recorder.leaf(tensor, prefix) for tensor in tensors_of(part)]
         for prefix, part in (("c", constants), ("x", inputs), ("s", state))
     ]
     with recorder:
         output, new_state = cell.step(constants, inputs, state)
     results = [recorder.argument(tensor, "return") for tensor in (output, *tensors_of(new_state))]
-    return Program(*leaves, recorder.nodes, results[0], results[1:])
+    return Program(*leaves, recorder.builder.nodes, results[0], results[1:])
+
+
+# Operations whose derivative does not need their result, and those whose result lies in the memory of their argument.
+_KEEPS_NO_RESULT = {"mm", "addmm", "bmm", "add", "sub", "native_layer_norm"}
+_VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "alias", "detach", "unsqueeze", "squeeze"}
+
+
+class _Watcher(TorchDispatchMode):
+    """Notes down which operations wrote and read each piece of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: dict[int, set[str]] = {}
+        self.read: dict[int, set[str]] = {}
+        self.alive: list[Tensor] = []  # memory may be used again once its tensor is gone
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        for tensors, noted in ((args, self.read), (results, self.written)):
+            for tensor in _tensors(tensors):
+                noted.setdefault(_memory(tensor), set()).add(name)
+                self.alive.append(tensor)
+        return results
+
+
+def _tensors(argument: Any) -> list[Tensor]:
+    if isinstance(argument, list | tuple):
+        return [tensor for item in argument for tensor in _tensors(item)]
+    return [argument] if isinstance(argument, Tensor) else []
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+@torch.no_grad()
+def disposable(prepare: Callable[[], tuple[Any, Any]]) -> list[bool]:
+    """For every tensor per step that ``prepare`` returns, whether nobody needs it once the steps have read it.
+
+    That is so where it is the result of a product or a sum, whose derivatives do not read it, in memory of its own, and
+    ``prepare`` neither went on computing with it nor put it away.
+    """
+    watcher = _Watcher()
+    with torch.random.fork_rng(devices=[]), watcher:
+        constants, inputs = prepare()
+    everything = [_memory(tensor) for tensor in tensors_of((constants, inputs))]
+    free, others = [], []
+    for tensor in tensors_of(inputs):
+        memory = _memory(tensor)
+        free.append(
+            everything.count(memory) == 1
+            and memory in watcher.written
+            and watcher.written[memory] <= _KEEPS_NO_RESULT | _VIEWS
+            and watcher.read.get(memory, set()) <= _VIEWS
+            and tensor.is_contiguous()
+            and tensor.untyped_storage().nbytes() == tensor.nbytes
+        )
+        others.append(weakref.ref(tensor))
+    del constants, inputs, tensor, watcher
+    return [one and reference() is None for one, reference in zip(free, others, strict=True)]

@@ -29,12 +29,23 @@ class Recurrent(nn.Module):
     def __init__(self, cell: Cell, backend: str = "auto", initial_state: str = "zero") -> None:
         super().__init__()
         self.cell = cell
-        self.choice = engine.choose(cell, backend)
+        self.backend = backend
+        self._choices: dict[tuple[torch.device, torch.dtype], engine.Choice] = {}
+        self.choice  # noqa: B018 - says at once what cannot be
         check_choice("initial_state", initial_state, ("zero", "learned"))
         example = tensors_of(cell.initial_state(1))
         self.state_shapes = [tensor.shape[1:] for tensor in example]
         learned = [t for t in example if initial_state == "learned" and t.is_floating_point()]
         self.first = nn.ParameterList(nn.Parameter(tensor[0].clone()) for tensor in learned)
+
+    @property
+    def choice(self) -> engine.Choice:
+        """How the cell is run, and why, where its parameters are now."""
+        like = next(self.cell.parameters())
+        where = (like.device, like.dtype)
+        if where not in self._choices:
+            self._choices[where] = engine.choose(self.cell, self.backend)
+        return self._choices[where]
 
     @property
     def output_size(self) -> int:

@@ -335,8 +335,9 @@ def test_the_choice_says_what_runs_and_why():
 
     assert choice("lstm", "reference") == ("reference", "asked for")
     assert choice("lstm", "native") == ("native", "asked for")
-    assert choice("lstm", "auto") == ("native", "torch.nn has this cell and runs it at least as fast")
-    assert choice("gru-before", "auto") == ("reference", "torch.nn has no such cell")
+    compiled = "its step is compiled"
+    assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
+    assert choice("gru-before", "auto") == ("fused", compiled)
 
 
 def test_a_backend_that_cannot_run_the_cell_is_refused():
@@ -488,7 +489,7 @@ def test_a_plain_cell_does_not_swallow_what_it_does_not_know(name, backend):
 
 def test_a_cell_with_an_output_narrower_than_its_state_can_be_stacked():
     stack = Stack.build(Projected, F, H, 2).double()
-    assert [layer.choice.name for layer in stack.layers] == ["reference", "reference"]
+    assert [layer.choice.name for layer in stack.layers] == ["fused", "fused"]
     assert (stack.output_size, stack.layers[1].cell.input_size) == (2, 2)
     inputs, lengths = draw(T, B, F, seed=2), torch.tensor(LENGTHS)
     outputs, final = stack(inputs, lengths=lengths)

@@ -1,9 +1,10 @@
 """Cells of every shape that the contract must carry, from outside the package.
 
 Vector parameters, row reductions, several products a step, states of different widths, no recurrent product at all, and
-a wrapper that draws masks: a regulariser that knows nothing of the cell it wraps.
+a wrapper that draws masks: a regulariser that knows nothing of the cell it wraps. And one whose step is any function.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -170,3 +171,19 @@ class Regularised(Cell):
         _, new = self.cell.step(inner, prepared, (h * drop, *rest))
         state = map_state(lambda old, new: keep * old + (1 - keep) * new, state, new)
         return state[0], state
+
+
+class Elementwise(Cell):
+    """h_t = f(x_t, h_{t-1}, v), v a vector parameter: any operation as a cell of its own."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor], hidden_size: int = 4) -> None:
+        super().__init__(hidden_size, hidden_size)
+        self.function = function
+        self.v = nn.Parameter(torch.rand(hidden_size) + 0.2)
+
+    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.v, inputs
+
+    def step(self, v: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
+        h = self.function(x, state[0], v)
+        return h, (h,)

@@ -486,7 +486,7 @@ def test_the_summary_says_how_the_run_ended():
     }.items() <= summary.items()
     _, model = build(settings("seed=4"))
     assert summary["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert summary["backend"] == "native"
+    assert summary["backend"] == "fused"
     assert len(bytes.fromhex(summary["data_digest"])) == 32
     for name in ("best", "final", "test"):
         assert set(summary[name]) == {"step", "loss", "bias", "rmse"}

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf, nan
 from typing import Any
 
 import torch
 
 from rnnlab.engine.derive import Backward
-from rnnlab.engine.trace import Node, Program, Value, values_of
+from rnnlab.engine.operations import OPERATIONS
+from rnnlab.engine.program import Node, Program, Value, values_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Steps:
         gradients, product gradients)``, every one a tuple; None where a leaf gets no gradient.
     rows: for every product, where its rows are: ``("saved" | "inputs" | "state", place)``.
     weights: for every product, the place of its weight among the constants.
+    transposed: for every product, whether it is with the transposed weight.
     """
 
     source: str
@@ -33,6 +36,7 @@ class Steps:
     backward: Callable
     rows: tuple[tuple[str, int], ...]
     weights: tuple[int, ...]
+    transposed: tuple[bool, ...]
 
 
 def emit(program: Program, back: Backward) -> Steps:
@@ -62,19 +66,22 @@ def emit(program: Program, back: Backward) -> Steps:
         *_compile(source),
         rows=tuple(place[product.rows] for product in back.products),
         weights=tuple(program.constants.index(product.weight) for product in back.products),
+        transposed=tuple(product.transposed for product in back.products),
     )
 
 
 @lru_cache
 def _compile(source: str) -> tuple[Callable, Callable]:
-    names: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten}
+    names: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "inf": inf, "nan": nan}
     exec(compile(source, "<step>", "exec"), names)
     return names["forward"], names["backward"]
 
 
 def _unpack(program: Program) -> list[str]:
     parts = {"constants": program.constants, "inputs": program.inputs, "state": program.state}
-    return [f"    {_pack(values)} = {name}" for name, values in parts.items() if values]
+    dtype = any(node.operation == "as_number" for node in program.nodes)
+    lines = [f"    {_pack(values)} = {name}" for name, values in parts.items() if values]
+    return [*lines, f"    dtype = {program.state[0]}.dtype"] if dtype else lines
 
 
 def _pack(values: list[Value | None]) -> str:
@@ -83,9 +90,25 @@ def _pack(values: list[Value | None]) -> str:
 
 def _line(node: Node) -> str:
     results = ", ".join(map(str, node.results)) + ("," if node.operation == "split" else "")
-    arguments = ", ".join(map(str, node.arguments))
+    return f"    {results} = {_call(node)}"
+
+
+def _call(node: Node) -> str:
+    first, *rest = node.arguments
+    operation = OPERATIONS[node.operation]
+    if operation.infix:
+        return operation.c.format(first, *rest)
+    if node.operation == "sum":
+        return f"{first}.sum({rest[0]}, keepdim=True)"
+    if node.operation == "amax":
+        return f"{first}.amax({rest[0]}, keepdim=True)"
     if node.operation == "sum_to":
-        gradient, like = node.arguments
-        return f"    {results} = {gradient}.sum_to_size({like}.shape)"
+        return f"{first}.sum_to_size({rest[0]}.shape)"
+    if node.operation in ("expand_as", "expand"):
+        return f"{first}.{node.operation}({rest[0]})"
+    if node.operation == "as_number":
+        return f"{first}.to(dtype)"
+    if node.operation == "softplus":  # torch's own cuts off what is above 20
+        return f"torch.logaddexp({first}, torch.zeros_like({first}))"
     home = "torch" if hasattr(torch, node.operation) else "aten"
-    return f"    {results} = {home}.{node.operation}({arguments})"
+    return f"{home}.{node.operation}({', '.join(map(str, node.arguments))})"

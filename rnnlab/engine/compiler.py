@@ -1,0 +1,172 @@
+"""The system's C compiler and the BLAS inside torch: from a text to functions that can be called.
+
+Libraries are cached in a folder of the user's own, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. Their names hold a digest
+of what they were made from (text, flags, compiler, processor) and one of their own bytes, so that a library that is not
+what it was is never loaded, and processes that build the same one at once cannot get in each other's way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from functools import cache, lru_cache
+from pathlib import Path
+
+import torch
+
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",  # not -ffast-math, which breaks infinities and NaN
+    "-fno-trapping-math",
+    "-fopenmp-simd",
+    "-fPIC",
+    "-shared",
+)
+
+
+class NoCompiler(Exception):
+    """Nothing can be compiled here; the message says why, and what to do."""
+
+
+class Blas:
+    """``sgemm`` and ``dgemm`` of the BLAS that torch itself uses, and its number of threads.
+
+    product: their addresses, by dtype. set_threads: address of a function that sets the number of threads for the
+    calling thread and returns the one before; 0 where this BLAS has none.
+    """
+
+    def __init__(self) -> None:
+        folder = Path(torch.__file__).parent / "lib"
+        suffix = "dylib" if sys.platform == "darwin" else "so"
+        try:
+            library = ctypes.CDLL(str(folder / f"libtorch_cpu.{suffix}"))
+            functions = {torch.float32: library.sgemm_, torch.float64: library.dgemm_}
+        except (OSError, AttributeError) as error:
+            raise NoCompiler(f"torch's library does not give its matrix product away ({error})") from error
+        self.product = {dtype: _address(function) for dtype, function in functions.items()}
+        self.set_threads = _address(getattr(library, "MKL_Set_Num_Threads_Local", None))
+        self._check(functions[torch.float32])
+
+    @staticmethod
+    def _check(sgemm: ctypes._CFuncPtr) -> None:
+        """One product: a BLAS whose integers have 64 bits would read others than are meant."""
+        a, b, c = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(3, 4), torch.empty(2, 4)
+        one, zero = (ctypes.byref(ctypes.c_float(x)) for x in (1, 0))
+        m, n, k = (ctypes.byref(ctypes.c_int(x)) for x in (4, 2, 3))
+        pointers = [ctypes.c_void_p(x.data_ptr()) for x in (b, a, c)]
+        sgemm(b"N", b"N", m, n, k, one, pointers[0], m, pointers[1], k, zero, pointers[2], m)
+        if not torch.equal(c, a @ b):
+            raise NoCompiler("the matrix product in torch's library takes other arguments than expected")
+
+
+def _address(function: ctypes._CFuncPtr | None) -> int:
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@lru_cache
+def blas() -> Blas:
+    """The BLAS inside torch.
+
+    Raises:
+        NoCompiler: it cannot be called from outside.
+    """
+    return Blas()
+
+
+@lru_cache
+def compiler() -> tuple[str, ...]:
+    """The C compiler's command: ``$CC``, or the first of cc, gcc and clang.
+
+    Raises:
+        NoCompiler: there is none.
+    """
+    named = os.environ.get("CC")
+    for command in [named] if named else ["cc", "gcc", "clang"]:
+        words = shlex.split(command)
+        path = shutil.which(words[0]) if words else None
+        if path:
+            return (path, *words[1:])
+    raise NoCompiler(
+        f"CC={named} is no program that can be run"
+        if named
+        else "there is no C compiler (cc, gcc or clang); install one"
+    )
+
+
+@lru_cache
+def _surroundings() -> bytes:
+    """What a library depends on besides its text: the compiler, as a file, and the processor."""
+    words = compiler()
+    real = os.stat(os.path.realpath(words[0]))
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(errors="replace").split("\n\n")[0].splitlines()
+        processor += "".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU part")))
+    return repr((words, real.st_size, real.st_mtime_ns, FLAGS, platform.machine(), processor)).encode()
+
+
+@lru_cache
+def cache_folder() -> Path:
+    """The user's own folder for libraries; a new one for this process where that cannot be trusted or written."""
+    home = os.environ.get("RNNLAB_CACHE")
+    folder = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnlab"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if (
+            found.st_uid == os.getuid()
+            and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            and os.access(folder, os.W_OK)
+        ):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="rnnlab-"))
+
+
+@cache
+def load(text: str) -> ctypes.CDLL:
+    """The library of a C text: from the cache, or compiled now.
+
+    Raises:
+        NoCompiler: the compiler is missing or fails; the message holds its first line.
+    """
+    key = hashlib.sha256(_surroundings() + text.encode()).hexdigest()[:32]
+    folder = cache_folder()
+    for path in folder.glob(f"{key}.*.so"):
+        if _digest(path) == path.suffixes[-2][1:]:
+            return ctypes.CDLL(str(path))
+        path.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as build:
+        source, made = Path(build, "step.c"), Path(build, "step.so")
+        source.write_text(text)
+        _compile(source, made)
+        path = folder / f"{key}.{_digest(made)}.so"
+        os.replace(made, path)
+    return ctypes.CDLL(str(path))
+
+
+def _compile(source: Path, target: Path) -> None:
+    command = [*compiler(), *FLAGS, str(source), "-o", str(target), "-lm"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoCompiler(f"{command[0]} cannot be run ({error})") from error
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+        raise NoCompiler(f"{command[0]} fails: {first.strip()}")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
