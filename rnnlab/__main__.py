@@ -1,4 +1,4 @@
-"""The command: ``rnnlab train | evaluate | generate | cells | explain``.
+"""The command: ``rnnlab train | evaluate | generate | cells | explain | bench``.
 
 Heavy modules are imported by the command that needs them, so that help and mistakes answer at once.
 """
@@ -27,6 +27,7 @@ rnnlab: a laboratory for recurrent networks
   rnnlab generate run=DIR interactive=true    talk with it, a line at a time
   rnnlab cells                                list the recurrent cells
   rnnlab explain cell=NAME                    print a cell's step and the backward step derived from it
+  rnnlab bench [key=value ...]                measure how fast cells run; rnnlab bench --help lists its options
 
 Examples:
   rnnlab train experiment=hello
@@ -35,6 +36,22 @@ Examples:
 
 --traceback shows where an error came from. Exit codes: 0 done, 2 something given cannot be used,
 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the run is saved).
+"""
+BENCH_USAGE = """\
+rnnlab bench: times of a training step and of inference, as ratios
+
+  cells=rnn,lstm,gru      names, with options in brackets: cells='gru,gru(reset=before),my_cells:Mine'
+  sizes=64x32x128,...     steps x batch x hidden size; the inputs are as wide as the state
+  backend=fused           how our layer is run: auto, reference, fused, scan, native
+  threads=1               of torch, and of JAX
+  rounds=7                how often each contender is timed
+  device=cpu              or cuda
+  out=bench               results go to OUT.json and OUT.png, or OUT-2 where they exist; out= writes none
+  first_use=false         also what the first use of a cell costs
+  memory=false            also the peak memory of a training step
+
+rnnlab bench --all        every built-in cell, as backend=auto runs it, over its floor; takes sizes=64x32x128,
+                          threads, rounds and device
 """
 BAD_INPUT, DIVERGED = 2, 3
 
@@ -195,12 +212,79 @@ def explain(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass
+class BenchOptions:
+    """What ``rnnlab bench`` takes."""
+
+    cells: str = "rnn,lstm,gru"
+    sizes: str = "64x32x128,128x64x256,512x16x256,100x1x256,128x64x512"
+    backend: str = "fused"
+    threads: int = 1
+    rounds: int = 7
+    device: str = "cpu"
+    out: str = "bench"
+    first_use: bool = False
+    memory: bool = False
+
+
+@dataclass
+class BenchAllOptions:
+    """What ``rnnlab bench --all`` takes."""
+
+    sizes: str = "64x32x128"
+    threads: int = 1
+    rounds: int = 7
+    device: str = "cpu"
+
+
+def bench(arguments: list[str]) -> int:
+    """``rnnlab bench``: how fast cells run, against the floor of their matrix products and against others."""
+    if {"-h", "--help"} & set(arguments):
+        print(BENCH_USAGE, end="")
+        return 0
+    if "--all" in arguments:
+        return _bench_all([argument for argument in arguments if argument != "--all"])
+    options = _parse(BenchOptions, arguments)
+    from rnnlab import benchmark, config, lookup
+
+    candidates = []
+    for label, name, given in benchmark.read_cells(options.cells):
+        section = config.compose([f"cell={name}", *(f"cell.{option}" for option in given)])["cell"]
+        candidates.append(benchmark.Candidate(label, *lookup.read_section(section)))
+    rest = {key: value for key, value in vars(options).items() if key not in ("cells", "sizes", "out")}
+    settings = benchmark.Settings(tuple(candidates), benchmark.read_sizes(options.sizes), **rest)
+    if options.out:
+        benchmark.check_out(options.out)
+    result = benchmark.run(settings, _print_at_once)
+    for sentence in benchmark.save(result, options.out) if options.out else []:
+        print(sentence)
+    return 0
+
+
+def _bench_all(arguments: list[str]) -> int:
+    """``rnnlab bench --all``: the backend that ``auto`` chooses for every built-in cell, and its floor ratio."""
+    options = _parse(BenchAllOptions, arguments)
+    from rnnlab import benchmark
+    from rnnlab import cells as home
+
+    candidates = tuple(benchmark.Candidate(name, name, {}) for name in home.available())
+    rest = {key: value for key, value in vars(options).items() if key != "sizes"}
+    settings = benchmark.Settings(candidates, benchmark.read_sizes(options.sizes), backend="auto", peers=(), **rest)
+    benchmark.run(settings, _print_at_once)
+    return 0
+
+
+def _print_at_once(line: str) -> None:
+    print(line, flush=True)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "generate": generate,
     "cells": cells,
     "explain": explain,
+    "bench": bench,
 }
 
 

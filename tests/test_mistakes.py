@@ -79,7 +79,7 @@ def mistake(capsys, *arguments):
         (["task=helo"], "unknown task 'helo'; did you mean 'hello'?"),
         (["experiment=none_such"], "unknown experiment 'none_such'"),
         (["optimizer=adam"], "unknown optimizer 'adam'; did you mean 'adamw'?"),
-        (["engine.backend=fast"], "unknown backend 'fast'; the choices are auto, reference, fused, native"),
+        (["engine.backend=fast"], "unknown backend 'fast'; the choices are auto, reference, fused, scan, native"),
         (["engine.backend=native", "cell.reset=before"], "'native' cannot run GRU as configured"),
         (["cell.reset=maybe"], "reset='maybe' is not one of after, before"),
         (["model.hidden_size=wide"], "model.hidden_size: Value 'wide' of type 'str' could not be converted to Integer"),

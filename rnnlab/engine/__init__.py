@@ -5,6 +5,8 @@
 ``fused``      one autograd function for the sequence: the step traced, its backward step derived, both compiled to
                C where there is a compiler; any cell that does what `rnnlab.engine.operations` knows; written out by
                ``rnnlab explain``
+``scan``       for cells linear in their state: compiled like ``fused``, or, without a compiler and on other devices,
+               all steps at once in blocks
 ``native``     ``torch.nn``'s own kernel (oneDNN, cuDNN), for cells whose mathematics it has
 ``auto``       whichever was measured to be fastest: see `choose`
 =============  =====================================================================================
@@ -23,11 +25,11 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.engine import fused, native, reference
+from rnnlab.engine import fused, native, reference, scan
 from rnnlab.engine.program import Unsupported
 from rnnlab.interface import InputError, State
 
-BACKENDS = ("auto", "reference", "fused", "native")
+BACKENDS = ("auto", "reference", "fused", "scan", "native")
 FEW_STEPS = 4
 """With fewer steps than this, preparing a fused call takes longer than the steps."""
 
@@ -47,7 +49,7 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
 
     ``auto`` goes by what was measured (docs/engine.md). On a CPU it is ``fused`` where that is compiled, but the plain
     loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient. Elsewhere it is
-    ``native`` where the cell has it, then ``reference``.
+    ``native`` where the cell has it, then ``scan`` where it is linear in its state, then ``reference``.
 
     Args:
         cell: the cell.
@@ -67,6 +69,8 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
         )
     if backend == "fused" and (obstacle := _obstacle(cell)):
         raise InputError(f"backend 'fused' cannot run {type(cell).__name__}, {obstacle}; 'reference' can")
+    if backend == "scan" and (obstacle := _obstacle(cell, linear=True)):
+        raise InputError(f"backend 'scan' cannot run {type(cell).__name__}, {obstacle}; 'reference' can")
     return Choice(backend, _RUN[backend], "asked for")
 
 
@@ -77,6 +81,8 @@ def _measured(cell: Cell) -> Choice:
     if like.device.type != "cpu":
         if has_native:
             return Choice("native", native.run, "torch.nn has this cell")
+        if _obstacle(cell, linear=True) is None:
+            return Choice("scan", scan.run, "it is linear in its state")
         return Choice("reference", reference.run, f"no faster way is known on {like.device.type}")
     obstacle = _obstacle(cell)
     if obstacle is None and (like.dtype not in (torch.float32, torch.float64) or fused.traced(cell).kernel is None):
@@ -87,6 +93,8 @@ def _measured(cell: Cell) -> Choice:
         return Choice("fused", _fused, "its step is compiled")
     if has_native:
         return Choice("native", native.run, "torch.nn has this cell")
+    if _obstacle(cell, linear=True) is None:
+        return Choice("scan", scan.run, "it is linear in its state")
     sentence = f"{type(cell).__name__} runs as a plain loop, slower than a fused one: {obstacle}"
     if sentence not in _WARNED:
         _WARNED.add(sentence)
@@ -97,13 +105,16 @@ def _measured(cell: Cell) -> Choice:
 _WARNED: set[str] = set()
 
 
-def _obstacle(cell: Cell) -> str | None:
-    """Why ``cell`` cannot be fused; None where it can."""
+def _obstacle(cell: Cell, linear: bool = False) -> str | None:
+    """Why ``cell`` cannot be fused, or, ``linear``, scanned; None where it can."""
     parameters = list(inspect.signature(cell.prepare).parameters.values())
-    if any(parameter.default is parameter.empty for parameter in parameters[1:]):
+    named = [p for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if any(parameter.default is parameter.empty for parameter in named):
         return "its prepare takes more than the inputs"
     try:
-        fused.traced(cell)
+        step = fused.traced(cell)
+        if linear:
+            scan.check(step.program)
     except Unsupported as error:
         return f"its step does {error}"
     return None
@@ -135,4 +146,4 @@ def backends_of(cell: Cell) -> list[str]:
     return found
 
 
-_RUN = {"reference": reference.run, "fused": fused.run, "native": native.run}
+_RUN = {"reference": reference.run, "fused": fused.run, "scan": scan.run, "native": native.run}

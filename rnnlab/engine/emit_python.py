@@ -1,6 +1,7 @@
 """Programs as Python: a step and its backward step, written out as two functions one can read.
 
-The functions call torch an operation at a time, on any device and in any precision.
+The functions call torch an operation at a time, on any device and in any precision. Given tensors with a further axis
+in front, ``[T, B, F]``, they do all steps at once.
 """
 
 from __future__ import annotations
@@ -98,17 +99,33 @@ def _call(node: Node) -> str:
     operation = OPERATIONS[node.operation]
     if operation.infix:
         return operation.c.format(first, *rest)
-    if node.operation == "sum":
-        return f"{first}.sum({rest[0]}, keepdim=True)"
-    if node.operation == "amax":
-        return f"{first}.amax({rest[0]}, keepdim=True)"
+    if node.operation in ("sum", "amax"):
+        return f"{first}.{node.operation}({_from_last(first, rest[0])}, keepdim=True)"
+    if node.operation == "squeeze":
+        return f"{first}.squeeze({_from_last(first, rest[0])})"
+    if node.operation == "unsqueeze":
+        return f"{first}.unsqueeze({rest[0] - len(first.shape) - 1})"
+    if node.operation == "split":
+        return f"{first}.split({rest[0]}, {_from_last(first, rest[1])})"
+    if node.operation == "cat":
+        return f"torch.cat({first}, {_from_last(first[0], rest[0])})"
     if node.operation == "sum_to":
         return f"{first}.sum_to_size({rest[0]}.shape)"
-    if node.operation in ("expand_as", "expand"):
-        return f"{first}.{node.operation}({rest[0]})"
+    if node.operation == "expand_as":
+        return f"{first}.expand_as({rest[0]})"
+    if node.operation == "expand":
+        sizes = [f"{first}.shape[{i - len(rest[0])}]" if n == -1 else str(n) for i, n in enumerate(rest[0])]
+        return f"{first}.expand(*{first}.shape[: -{len(rest[0])}], {', '.join(sizes)})"
     if node.operation == "as_number":
         return f"{first}.to(dtype)"
     if node.operation == "softplus":  # torch's own cuts off what is above 20
         return f"torch.logaddexp({first}, torch.zeros_like({first}))"
+    if node.operation == "mm":
+        return f"{first} @ {rest[0]}"
     home = "torch" if hasattr(torch, node.operation) else "aten"
     return f"{home}.{node.operation}({', '.join(map(str, node.arguments))})"
+
+
+def _from_last(value: Value, dim: int) -> int:
+    """An axis counted from the last, so that the functions also take tensors of all steps at once."""
+    return dim % len(value.shape) - len(value.shape)

@@ -104,7 +104,7 @@ def traced(cell: Cell) -> Traced:
     like = next(cell.parameters())
     with torch.random.fork_rng(devices=[]), torch.autocast(like.device.type, enabled=False):
         constants, prepared = cell.prepare(like.new_zeros(1, 2, cell.input_size))
-    return _traced(cell, constants, map_state(lambda t: t[0], prepared), cell.initial_state(2))
+    return traced_for(cell, constants, map_state(lambda t: t[0], prepared), cell.initial_state(2))
 
 
 def _options(cell: Cell) -> tuple[Any, ...]:
@@ -113,7 +113,12 @@ def _options(cell: Cell) -> tuple[Any, ...]:
     return tuple(v for module in cell.modules() for v in vars(module).values() if isinstance(v, plain))
 
 
-def _traced(cell: Cell, constants: Any, inputs: Any, state: State) -> Traced:
+def traced_for(cell: Cell, constants: Any, inputs: Any, state: State) -> Traced:
+    """The step of ``cell``, traced for tensors like these.
+
+    Raises:
+        Unsupported: the step cannot be traced or differentiated; the message names the operation.
+    """
     # What a step does may hang on the shapes it meets, too; the number of rows is none of them.
     rows = len(tensors_of(state)[0])
 
@@ -140,7 +145,7 @@ def run(
     training = torch.is_grad_enabled()
     random = torch.get_rng_state() if training and cell.training else None
     constants, prepared = cell.prepare(inputs, **context)
-    step = _traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state)
+    step = traced_for(cell, constants, map_state(lambda tensor: tensor[0], prepared), state)
     if step.kernel is None and not training:
         return reference.loop(cell, constants, prepared, state, live)  # nothing to derive
     free = _free(cell, inputs, context) if training and step.kernel else []

@@ -343,7 +343,9 @@ def test_the_choice_says_what_runs_and_why():
 def test_a_backend_that_cannot_run_the_cell_is_refused():
     with pytest.raises(InputError, match=r"'native' cannot run GRU as configured.*'reference' can"):
         make_layer("gru-before", "native")
-    with pytest.raises(InputError, match="unknown backend 'cudnn'; the choices are auto, reference, fused, native"):
+    with pytest.raises(
+        InputError, match="unknown backend 'cudnn'; the choices are auto, reference, fused, scan, native"
+    ):
         make_layer("lstm", "cudnn")
     with pytest.raises(InputError, match="initial_state='learnt' is not one of zero, learned"):
         make_layer("lstm", initial_state="learnt")

@@ -1,0 +1,177 @@
+"""Cells that are linear in their state: h_t = a_t ⊙ h_{t-1} + b_t, where a and b do not depend on h.
+
+On a CPU with a compiler the recurrence is one compiled loop (`rnnlab.engine.fused`), which touches memory once.
+Elsewhere all steps' a and b are found at once, and the recurrence is done in blocks of sqrt(T) steps (Blelloch, 1990,
+"Prefix sums and their applications", with two levels): about 2 sqrt(T) operations in a row instead of T. There is no
+form with logarithms: in single precision its gradients are wrong on long sequences.
+"""
+
+from __future__ import annotations
+
+from math import ceil, isqrt
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from rnnlab.cells import Cell
+from rnnlab.engine import fused, reference
+from rnnlab.engine.derive import derive
+from rnnlab.engine.emit_python import Steps, emit
+from rnnlab.engine.program import Node, Program, Unsupported, Value, values_of
+from rnnlab.interface import State, map_state, tensors_of
+
+_STEPS: WeakKeyDictionary[fused.Traced, Steps] = WeakKeyDictionary()
+
+
+def check(program: Program) -> None:
+    """Whether every column of the new state is a linear function of the same column of the old.
+
+    Raises:
+        Unsupported: it is not; the message names the operation.
+    """
+    linear: set[Value] = set(program.state)
+    other: dict[Value, Node] = {}  # what depends on the state in another way: through which operation
+    for node in program.nodes:
+        of_state = [value for value in values_of(node.arguments) if value in linear or value in other]
+        if not of_state:
+            continue
+        spoilt = next((other[value] for value in of_state if value in other), None)
+        if spoilt is None and _keeps_linear(node, linear):
+            linear.update(node.results)
+        else:
+            other.update(dict.fromkeys(node.results, spoilt or node))
+    for value in program.new_state:
+        if value in other:
+            raise Unsupported(f"{other[value].operation} with its state, which is not linear in it")
+
+
+def _keeps_linear(node: Node, linear: set[Value]) -> bool:
+    """Whether an operation on what is linear in the state, column by column, gives something of that kind."""
+    chosen = [isinstance(argument, Value) and argument in linear for argument in node.arguments]
+    if any(value.shape != node.results[0].shape for value in values_of(node.arguments) if value in linear):
+        return False  # broadcast: its columns would mix
+    if node.operation in ("add", "sub", "neg"):
+        return True
+    if node.operation == "mul":
+        return sum(chosen) == 1
+    if node.operation == "div":
+        return chosen == [True, False]
+    return node.operation == "where" and not chosen[0]
+
+
+def steps_of(step: fused.Traced) -> Steps:
+    """The step as Python, with the derivative by its state alone.
+
+    Raises:
+        Unsupported: the cell is not linear in its state.
+    """
+    if step not in _STEPS:
+        check(step.program)
+        back = derive(step.program, {*step.program.constants, *step.program.inputs})
+        _STEPS[step] = emit(step.program, back)
+    return _STEPS[step]
+
+
+def run(
+    cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
+) -> tuple[Tensor, State]:
+    """Run ``cell`` over ``inputs``; arguments as for the reference.
+
+    Raises:
+        Unsupported: the cell is not linear in its state.
+    """
+    if torch.is_autocast_enabled(inputs.device.type):
+        return reference.run(cell, inputs, state, lengths, **context)
+    plain, live = reference.mask(inputs, lengths)
+    constants, prepared = cell.prepare(plain, **context)
+    step = fused.traced_for(cell, constants, map_state(lambda tensor: tensor[0], prepared), state)
+    steps = steps_of(step)
+    if step.kernel is not None:
+        return fused.run(cell, inputs, state, lengths, **context)
+    constants, columns, first = (tuple(tensors_of(part)) for part in (constants, prepared, state))
+    outputs, final = _blocked(steps, constants, columns, first, live)
+    final = iter(final)
+    return outputs, map_state(lambda _: next(final), state)
+
+
+def _blocked(
+    steps: Steps, constants: tuple[Tensor, ...], inputs: tuple[Tensor, ...], first: tuple[Tensor, ...], live: Any
+) -> tuple[Tensor, list[Tensor]]:
+    """All steps at once: what they add, what they multiply the state with, and the scan over that."""
+    count = len(inputs[0])
+    zeros = tuple(torch.zeros_like(tensor) for tensor in first)
+
+    def whole(tensor: Tensor | None, like: Tensor) -> Tensor:
+        return (
+            torch.zeros_like(like).expand(count, *like.shape) if tensor is None else tensor.expand(count, *like.shape)
+        )
+
+    output, added, saved = steps.forward(constants, inputs, zeros)
+    b = [whole(tensor, like) for tensor, like in zip(added, first, strict=True)]
+    a: list[list[Tensor]] = []
+    for i in range(len(first)):
+        ones = tuple(torch.ones_like(t) if i == j else torch.zeros_like(t) for j, t in enumerate(first))
+        *_, of_state, _ = steps.backward(constants, inputs, zeros, saved, torch.zeros_like(output), ones)
+        a.append([whole(tensor, first[i]) if tensor is None else tensor.expand_as(b[i]) for tensor in of_state])
+    if live is not None:
+        counts = live.unsqueeze(-1)
+        b = [tensor.where(counts, 0) for tensor in b]
+        a = [[tensor.where(counts, float(i == j)) for j, tensor in enumerate(row)] for i, row in enumerate(a)]
+    states = scan(a, b, list(first))
+    before = tuple(torch.cat([start.unsqueeze(0), h[:-1]]) for start, h in zip(first, states, strict=True))
+    outputs = steps.forward(constants, inputs, before)[0]
+    if live is not None:
+        outputs = outputs.where(live.unsqueeze(-1), 0)
+    return outputs, [h[-1] for h in states]
+
+
+def scan(a: list[list[Tensor]], b: list[Tensor], first: list[Tensor]) -> list[Tensor]:
+    """``h_t[i] = sum_j a_t[i][j] ⊙ h_{t-1}[j] + b_t[i]`` for all t, in blocks of sqrt(T) steps.
+
+    Args:
+        a: k rows of k tensors ``[T, ...]``.
+        b: k tensors ``[T, ...]``.
+        first: h_0, k tensors ``[...]``.
+
+    Returns:
+        k tensors ``[T, ...]``.
+    """
+    k, count = len(b), len(b[0])
+    length = max(1, isqrt(count))
+    blocks = ceil(count / length)
+
+    def cut(tensor: Tensor) -> tuple[Tensor, ...]:
+        """``length`` tensors ``[blocks, ...]``; what fills up the last block is never read."""
+        filled = torch.cat([tensor, tensor.new_zeros(blocks * length - count, *tensor.shape[1:])])
+        return filled.unflatten(0, (blocks, length)).unbind(1)
+
+    a_cut = [[cut(tensor) for tensor in row] for row in a]
+    b_cut = [cut(tensor) for tensor in b]
+    # Within every block, all blocks at once: the state as a linear function of the state before the block.
+    factors = [[[a_cut[i][j][0] for j in range(k)] for i in range(k)]]
+    offsets = [[b_cut[i][0] for i in range(k)]]
+    for t in range(1, length):
+        now = [[a_cut[i][j][t] for j in range(k)] for i in range(k)]
+        factors.append([[_dot(now[i], [row[j] for row in factors[-1]]) for j in range(k)] for i in range(k)])
+        offsets.append([_dot(now[i], offsets[-1]) + b_cut[i][t] for i in range(k)])
+    # From block to block.
+    last_a = [[factors[-1][i][j].unbind() for j in range(k)] for i in range(k)]
+    last_b = [offsets[-1][i].unbind() for i in range(k)]
+    starts = [first]
+    for m in range(blocks - 1):
+        starts.append([_dot([last_a[i][j][m] for j in range(k)], starts[-1]) + last_b[i][m] for i in range(k)])
+    before = [torch.stack([start[i] for start in starts]) for i in range(k)]
+    states = []
+    for i in range(k):
+        found = [_dot(factors[t][i], before) + offsets[t][i] for t in range(length)]
+        states.append(torch.stack(found, 1).flatten(0, 1)[:count])
+    return states
+
+
+def _dot(left: list[Tensor], right: list[Tensor]) -> Tensor:
+    total = left[0] * right[0]
+    for x, y in zip(left[1:], right[1:], strict=True):
+        total = torch.addcmul(total, x, y)
+    return total

@@ -1,0 +1,150 @@
+"""Cells that are linear in their state: recognised as such, and run in blocks with the reference's numbers."""
+
+import pytest
+import torch
+from outside.shapes import MinGRU
+from torch import nn
+
+from rnnlab import cells, engine
+from rnnlab.cells import Cell
+from rnnlab.engine import compiler
+from rnnlab.engine.scan import scan
+from rnnlab.interface import InputError
+from rnnlab.layers import Recurrent
+
+
+class Rotation(Cell):
+    """Two states that turn into each other, as in a linear recurrent unit written with real numbers.
+
+    (p, q) is multiplied with a complex number that depends on the input, and the output is no linear function of it.
+    """
+
+    states = ("p", "q")
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.angle = nn.Parameter(torch.rand(hidden_size))
+        self.W = nn.Parameter(torch.randn(hidden_size, input_size) * 0.3)
+        self.V = nn.Parameter(torch.randn(hidden_size, hidden_size) * 0.3)
+
+    def prepare(self, inputs):
+        x = inputs @ self.W.t()
+        return (self.angle.cos(), self.angle.sin(), self.V), (x, x.sigmoid())
+
+    def step(self, constants, inputs, state):
+        cos, sin, V = constants
+        x, keep = inputs
+        p, q = state
+        p, q = keep * (cos * p - sin * q) + x, torch.where(x > 0, keep * (sin * p + cos * q), q)
+        return p.tanh() * (q @ V.t()), (p, q)
+
+
+@pytest.fixture(params=["compiled", "blocks"])
+def form(request, monkeypatch):
+    def missing():
+        raise compiler.NoCompiler("none for this test")
+
+    if request.param == "blocks":
+        monkeypatch.setattr(compiler, "compiler", missing)
+    return request.param
+
+
+def _results(cell, backend, inputs, state, lengths):
+    layer = Recurrent(cell, backend)
+    outputs, final = layer(inputs, state, lengths)
+    results = [outputs, *final]
+    weights = [torch.linspace(0.5, 1.5, r.numel(), dtype=r.dtype).reshape(r.shape) for r in results]
+    loss = sum((w * r).sum() for w, r in zip(weights, results, strict=True))
+    return results, torch.autograd.grad(loss, [inputs, *state, *layer.parameters()])
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 16, 23])
+@pytest.mark.parametrize("varying", [False, True])
+@pytest.mark.parametrize("kind", [MinGRU, Rotation])
+def test_the_numbers_are_the_reference_s(kind, varying, steps):
+    torch.manual_seed(0)
+    cell = kind(3, 4).double()
+    inputs = torch.randn(steps, 3, 3, dtype=torch.float64, requires_grad=True)
+    state = tuple(torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in cell.states)
+    lengths = torch.tensor([1, steps, (steps + 1) // 2]) if varying else None
+    ours, expected = (_results(cell, backend, inputs, state, lengths) for backend in ("scan", "reference"))
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_of_a_gradient(form):
+    cell = Rotation(2, 3).double()
+    inputs = torch.randn(5, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: Recurrent(cell, "scan")(x)[0], (inputs,))
+
+
+@pytest.mark.parametrize("steps", [1000, 8000])
+def test_single_precision_holds_over_long_sequences(form, steps):
+    torch.manual_seed(0)
+    cell = MinGRU(4, 8)
+    inputs, state = torch.randn(steps, 2, 4, requires_grad=True), (torch.randn(2, 8, requires_grad=True),)
+    ours = _results(cell, "scan", inputs, state, None)
+    double = MinGRU(4, 8).double()
+    double.load_state_dict(cell.state_dict())
+    expected = _results(
+        double,
+        "scan",
+        inputs.detach().double().requires_grad_(),
+        (state[0].detach().double().requires_grad_(),),
+        None,
+    )
+    for mine, truth in zip([*ours[0], *ours[1]], [*expected[0], *expected[1]], strict=True):
+        assert (mine - truth).abs().max() <= 1e-6 * truth.abs().max()
+
+
+def test_the_recurrence_alone():
+    torch.manual_seed(0)
+    a, b, h = torch.rand(50, 2, 3), torch.randn(50, 2, 3), torch.randn(2, 3)
+    (found,) = scan([[a]], [b], [h])
+    for t in range(50):
+        h = a[t] * h + b[t]
+        torch.testing.assert_close(found[t], h)
+
+
+@pytest.mark.parametrize(
+    ("step", "operation"),
+    [
+        (lambda x, h: (x + h).tanh(), "tanh"),
+        (lambda x, h: h * h + x, "mul"),
+        (lambda x, h: x / h, "div"),
+        (lambda x, h: torch.where(h > 0, h, x), "gt"),
+        (lambda x, h: x + h.sum(-1, keepdim=True), "sum"),
+        (lambda x, h: x + torch.cat(h.chunk(2, -1)[::-1], -1), "split"),
+        (lambda x, h: x + h.detach(), "detach"),
+        (lambda x, h: x + h.relu(), "relu"),
+    ],
+)
+def test_what_is_not_linear_is_refused_by_name(step, operation):
+    class Other(Cell):
+        def __init__(self):
+            super().__init__(4, 4)
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def prepare(self, inputs):
+            return (), inputs
+
+        def step(self, constants, x, state):
+            h = step(x, state[0])
+            return h, (h,)
+
+    with pytest.raises(InputError, match=f"'scan' cannot run Other, its step does {operation} with its state"):
+        engine.choose(Other(), "scan")
+
+
+def test_the_lecture_s_cells_are_not_linear():
+    for name in ("rnn", "lstm", "gru"):
+        assert "scan" not in engine.backends_of(cells.create(name, input_size=2, hidden_size=3))
+    assert "scan" in engine.backends_of(MinGRU(2, 3))
+
+
+def test_without_a_compiler_auto_scans(monkeypatch):
+    def missing():
+        raise compiler.NoCompiler("none for this test")
+
+    monkeypatch.setattr(compiler, "compiler", missing)
+    assert Recurrent(MinGRU(2, 3)).choice[::2] == ("scan", "it is linear in its state")
