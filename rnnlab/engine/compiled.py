@@ -93,7 +93,15 @@ class Kernel:
                 "q", [steps, first, last, ends, *pointers, self.blas.product[self.dtype], self.blas.set_threads]
             )
             calls.append((arguments, described))
-        _together([partial(function, arguments.buffer_info()[0]) for arguments, _ in calls])
+        pointers = [arguments.buffer_info()[0] for arguments, _ in calls]
+        openmp = [0, 0, 0] if _FORKED else self.blas.openmp
+        if openmp[0] or len(pointers) == 1:
+            _team(function, openmp, pointers)
+        elif _FORKED:
+            for pointer in pointers:
+                _team(function, openmp, [pointer])
+        else:
+            _together([partial(_team, function, openmp, [pointer]) for pointer in pointers])
 
     def _weight(self, product: Multiply, constants: Sequence[Tensor], steps: int) -> Tensor:
         """The weight of a product, ``[inner, outer]``."""
@@ -142,8 +150,34 @@ def _parts(batch_size: int) -> list[int]:
     return [batch_size * part // count for part in range(count + 1)]
 
 
+_SPARE: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
+
+
+def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory that an earlier backward pass gave back, or new: the system's first touch of new memory is slow."""
+    key = (torch.Size(shape), dtype)
+    try:
+        return _SPARE[key].pop()
+    except (KeyError, IndexError):
+        _SPARE.clear()  # what lies there is of other sizes, and may never be asked for again
+        return torch.empty(shape, dtype=dtype)
+
+
+def give(tensor: Tensor) -> None:
+    """Give memory back that nobody else can see."""
+    _SPARE.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
+
+
 _POOL: list[ThreadPoolExecutor] = []
-os.register_at_fork(after_in_child=_POOL.clear)  # threads do not survive a fork
+_FORKED: list[bool] = []  # threads do not survive a fork, and OpenMP's are not made again
+os.register_at_fork(after_in_child=partial(_FORKED.append, True))
+
+
+def _team(function: Any, openmp: list[int], calls: list[int]) -> None:
+    """Call a function for shares of the batch."""
+    pointers = array("q", calls)
+    team = array("q", [*openmp, 0, pointers.buffer_info()[0], len(calls)])
+    function(team.buffer_info()[0])
 
 
 def _together(tasks: list[Callable[[], None]]) -> None:

@@ -39,10 +39,11 @@ class NoCompiler(Exception):
 
 
 class Blas:
-    """``sgemm`` and ``dgemm`` of the BLAS that torch itself uses, and its number of threads.
+    """``sgemm`` and ``dgemm`` of the BLAS that torch itself uses, and its threads.
 
     product: their addresses, by dtype. set_threads: address of a function that sets the number of threads for the
-    calling thread and returns the one before; 0 where this BLAS has none.
+    calling thread and returns the one before; 0 where this BLAS has none. openmp: addresses of GOMP_parallel,
+    omp_get_thread_num and omp_get_num_threads of the OpenMP that torch uses; zeros where it is another one.
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,10 @@ class Blas:
             raise NoCompiler(f"torch's library does not give its matrix product away ({error})") from error
         self.product = {dtype: _address(function) for dtype, function in functions.items()}
         self.set_threads = _address(getattr(library, "MKL_Set_Num_Threads_Local", None))
+        names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+        self.openmp = [_address(getattr(library, name, None)) for name in names]
+        if 0 in self.openmp:
+            self.openmp = [0, 0, 0]
         self._check(functions[torch.float32])
 
     @staticmethod

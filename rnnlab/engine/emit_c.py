@@ -38,6 +38,29 @@ struct call {{
   int (*set_threads)(int);    /* of that BLAS, for this thread; null where it has no such function */
 }};
 
+/* Shares of a batch, done by OpenMP's threads where they are known. These are torch's: threads of ours would have to
+   share the processors with them, as they wait busily for torch's next piece of work. */
+struct team {{
+  void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
+  int (*number)(void), (*size)(void);
+  void (*work)(const struct call *);
+  const struct call *const *calls;
+  long count;
+}};
+
+static void share(void *pointer) {{
+  const struct team *team = pointer;
+  for (long i = team->number(); i < team->count; i += team->size()) team->work(team->calls[i]);
+}}
+
+static void together(struct team *team, void (*work)(const struct call *)) {{
+  team->work = work;
+  if (team->count > 1)
+    team->parallel(share, team, team->count, 0);
+  else
+    work(team->calls[0]);
+}}
+
 static inline real *at(const struct array *a, long t) {{ return a->at + (t % a->period) * a->step; }}
 
 /* result [rows, outer] = rows [rows, inner] times weight, added to what is there if add is 1; BLAS thinks in columns */
@@ -201,9 +224,9 @@ class Source:
         after = ["if (call->set_threads) call->set_threads(threads);"]
         lines = ["const struct array *a = call->arrays;", *sizes, *before, steps, *_indent(body), "}", *after]
         names = ", ".join(f"{i} {array.name}" for i, array in enumerate(self.arrays[name]))
-        return "\n".join(
-            [f"/* arrays: {names} */", f"void {name}(const struct call *call) {{", *_indent(lines), "}", ""]
-        )
+        start = f"static void {name}_rows(const struct call *call) {{"
+        whole = f"void {name}(struct team *team) {{ together(team, {name}_rows); }}"
+        return "\n".join([f"/* arrays: {names} */", start, *_indent(lines), "}", "", whole, ""])
 
     def struct(self, name: str, array: Array) -> str:
         """The description of an array."""

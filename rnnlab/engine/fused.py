@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
-from rnnlab.engine.compiled import Kernel, Memory
+from rnnlab.engine.compiled import Kernel, Memory, give, take
 from rnnlab.engine.compiler import NoCompiler
 from rnnlab.engine.derive import derive
 from rnnlab.engine.emit_c import Source
@@ -230,7 +230,8 @@ def _memory(plan: _Plan, tensors: Sequence[Tensor], name: str) -> tuple[Memory, 
     source = kernel.inference if name == "inference" else kernel.training
     for array in source.arrays[name]:
         if array not in memory and array.kind not in ("constant", "sum"):
-            memory[array] = new(1 if array.kind == "temporary" else plan.steps, rows, array.width)
+            shape = (1 if array.kind == "temporary" else plan.steps, rows, array.width)
+            memory[array] = take(shape, kernel.dtype) if array.kind in ("kept", "gradient") else new(shape)
     return memory, constants
 
 
@@ -295,7 +296,7 @@ class _Compiled(torch.autograd.Function):
                 memory[array] = new(1, rows, array.width)
             elif array.kind == "gradient":  # written over what was kept, which another backward pass needs again
                 if array not in memory:
-                    memory[array] = new(plan.steps, rows, array.width)
+                    memory[array] = take((plan.steps, rows, array.width), kernel.dtype)
                 elif again:
                     memory[array] = memory[array].clone()
         for array, gradient in zip(lowered.carries, state_gradients, strict=True):
@@ -303,9 +304,14 @@ class _Compiled(torch.autograd.Function):
             memory[array][plan.steps % 2].copy_(gradient.reshape(rows, array.width))
         memory |= kernel.sums(rows)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths)
+        gradients = _gradients(plan, memory, constants)
         if not again:
             ctx.memory = None
-        return None, None, *_gradients(plan, memory, constants)
+            seen = {place.array for place in lowered.input_gradients if place} | set(lowered.overwrites)
+            for array, tensor in memory.items():
+                if array.kind in ("kept", "gradient") and array not in seen:
+                    give(tensor)
+        return None, None, *gradients
 
 
 def _gradients(plan: _Plan, memory: Memory, constants: list[Tensor]) -> list[Tensor | None]:

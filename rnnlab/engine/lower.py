@@ -486,7 +486,7 @@ class _Lowering:
         for expr in costly:
             if not self.from_history(expr):
                 self.kept.setdefault(expr)
-        for expr in needed:
+        for expr in _operands_first(needed):  # so that what follows cheaply from what is kept is not kept, too
             if not self.is_free(expr):
                 self.kept.setdefault(expr)
         self.joined: dict[Segments, Array] = {}
@@ -977,6 +977,22 @@ def _stores(array: Array, segments: Segments, shift: int = 0, accumulate: bool =
         stores.append(Store(Place(array, start, shift), segment, accumulate))
         start += segment.width
     return stores
+
+
+def _operands_first(exprs: Iterable[Expr]) -> list[Expr]:
+    """The same formulas, each after those that it is made of."""
+    order: dict[Expr, None] = {}
+
+    def visit(expr: Expr) -> None:
+        if expr not in order:
+            for operand in expr.operands:
+                visit(operand)
+            order[expr] = None
+
+    wanted = set(exprs)
+    for expr in exprs:
+        visit(expr)
+    return [expr for expr in order if expr in wanted]
 
 
 def _find(part: Segments, whole: Segments) -> int | None:
