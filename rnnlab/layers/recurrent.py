@@ -21,14 +21,19 @@ class Recurrent(nn.Module):
         cell: the cell.
         backend: how to run it, one of `rnnlab.engine.BACKENDS`; ``layer.choice`` says what was picked and why.
         initial_state: ``zero`` (the cell's own), or ``learned``: the cell's own as parameters.
+        reverse: read every sequence from its last step to its first; outputs stay at their inputs' places, and the
+            final state is the one after the first step.
 
     Raises:
         InputError: the backend does not exist or cannot run this cell.
     """
 
-    def __init__(self, cell: Cell, backend: str = "auto", initial_state: str = "zero") -> None:
+    def __init__(
+        self, cell: Cell, backend: str = "auto", initial_state: str = "zero", *, reverse: bool = False
+    ) -> None:
         super().__init__()
         self.cell = cell
+        self.reverse = reverse
         self.backend = backend
         self._choices: dict[tuple[torch.device, torch.dtype], engine.Choice] = {}
         self.choice  # noqa: B018 - says at once what cannot be
@@ -88,7 +93,10 @@ class Recurrent(nn.Module):
             self._check_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
-        return self.choice.run(self.cell, inputs, state, lengths, **context)
+        if self.reverse:
+            inputs = _turned(inputs, lengths)
+        outputs, state = self.choice.run(self.cell, inputs, state, lengths, **context)
+        return (_turned(outputs, lengths) if self.reverse else outputs), state
 
     def _check_state(self, state: State, batch_size: int) -> None:
         given = [list(tensor.shape) for tensor in tensors_of(state)]
@@ -104,3 +112,12 @@ class Recurrent(nn.Module):
         if low < 1 or high > num_steps:
             raise InputError(f"lengths go from {low} to {high}; each must be between 1 and the {num_steps} steps given")
         return lengths
+
+
+def _turned(sequences: Tensor, lengths: Tensor | None) -> Tensor:
+    """``[T, B, F]`` with every sequence in reverse order; what is past its end stays."""
+    if lengths is None:
+        return sequences.flip(0)
+    steps = torch.arange(len(sequences), device=sequences.device).unsqueeze(1)
+    source = torch.where(steps < lengths, lengths - 1 - steps, steps)
+    return sequences.gather(0, source.unsqueeze(-1).expand_as(sequences))

@@ -29,7 +29,7 @@ CELLS = {
     "gru-before": ("gru", {"reset": "before"}),
 }
 NATIVE = [name for name in CELLS if name != "gru-before"]  # torch.nn has no GRU that resets before the product
-RUNS = [(name, "reference") for name in CELLS] + [(name, "native") for name in NATIVE]
+RUNS = [(name, backend) for backend in ("reference", "fused") for name in CELLS] + [(name, "native") for name in NATIVE]
 TORCH = {
     "rnn-tanh": (nn.RNN, {"nonlinearity": "tanh"}),
     "rnn-relu": (nn.RNN, {"nonlinearity": "relu"}),
@@ -558,3 +558,23 @@ def test_what_torch_cannot_hold_is_not_converted():
     with pytest.raises(InputError, match="learned initial state"):
         to_torch(Stack([Recurrent(cells.create("rnn", input_size=3, hidden_size=4), initial_state="learned")]))
     assert to_torch(Stack([layer(3, 4)], dropout=0.3)).dropout == 0  # one layer has nothing between layers
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+@pytest.mark.parametrize("backend", ["reference", "fused", "native"])
+def test_in_reverse_it_is_the_second_direction_of_torch(backend, lengths):
+    both = randomize(nn.GRU(F, H, bidirectional=True).double())
+    layer = make_layer("gru-after", backend, reverse=True)
+    layer.cell.load_native(
+        tuple(getattr(both, f"{name}_l0_reverse") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    )
+    inputs = draw(T, B, F, seed=2)
+    if lengths is None:
+        expected, final = both(inputs)
+    else:
+        packed = nn.utils.rnn.pack_padded_sequence(inputs, torch.tensor(lengths), enforce_sorted=False)
+        expected, final = both(packed)
+        expected = nn.utils.rnn.pad_packed_sequence(expected)[0]
+    outputs, (h,) = layer(inputs, lengths=None if lengths is None else torch.tensor(lengths))
+    assert_close(outputs, expected[..., H:], 1e-10)
+    assert_close(h, final[1], 1e-10)
