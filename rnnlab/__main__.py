@@ -81,7 +81,7 @@ def train(arguments: list[str]) -> int:
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         try:
-            summary = train_run(config.resolve(composed, hydra_config.sweep.dir))
+            summary = train_run(config.resolve(composed, hydra_config.sweep.dir, hydra_config.overrides.task))
         except (InputError, OSError) as error:  # caught here, as Hydra would add a line of its own
             if is_sweep:  # the other runs of a sweep go on
                 codes.append(BAD_INPUT)

@@ -40,7 +40,7 @@ from rnnlab.cells.classic.lstm import LSTM
 from rnnlab.cells.classic.rnn import RNN
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, Stack, to_torch
-from rnnlab.training.device import pick_device
+from rnnlab.training.device import machine, pick_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -588,8 +588,8 @@ def run(settings: Settings, say: Say = print) -> dict[str, Any]:
     Returns:
         machine, settings and results (see `measure`), first_use, memory: what is asked for, in plain containers.
     """
-    machine = describe(settings)
-    say(f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['device']}")
+    about = describe(settings)
+    say(f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, {about['device']}")
     say(f"threads={settings.threads}, float32, inputs as wide as the state; {settings.rounds} rounds, taken in turns")
     say("over floor: our time / that of the matrix products alone. Peers: their time / ours; above 1 ours is faster.")
     table, results = _Table(settings), []
@@ -608,7 +608,7 @@ def run(settings: Settings, say: Say = print) -> dict[str, Any]:
             say(table.line(row, min))
         if len(rows) > 1:
             say(table.means(rows, min))
-    result = {"machine": machine, "settings": _plain(settings), "results": results}
+    result = {"machine": about, "settings": _plain(settings), "results": results}
     for sentence in _notes(results):
         say(sentence)
     if settings.first_use:
@@ -620,7 +620,6 @@ def run(settings: Settings, say: Say = print) -> dict[str, Any]:
 
 def describe(settings: Settings) -> dict[str, Any]:
     """The machine: what was measured on, and with."""
-    device = pick_device(settings.device)
     versions = {}
     for package in ("torchrecurrent", "jax"):
         try:
@@ -628,23 +627,13 @@ def describe(settings: Settings) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **machine(pick_device(settings.device)),
         "threads": settings.threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "rnnlab": __version__,
         **versions,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or platform.machine()])[0]
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

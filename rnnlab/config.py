@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -26,7 +26,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 
 from rnnlab import cells, lookup, models, tasks
 from rnnlab.interface import InputError
-from rnnlab.training import optimizers, schedulers
+from rnnlab.training import budget, optimizers, schedulers
 from rnnlab.training.directory import FREE_KEYS, flatten
 from rnnlab.training.logger import Logger
 from rnnlab.training.trainer import Trainer
@@ -64,6 +64,22 @@ class Engine:
 
 
 @dataclass
+class Budget:
+    """Options of ``budget``: what every run of a comparison may cost.
+
+    parameters: trained numbers of the model; ``model.hidden_size`` is solved for it. See `rnnlab.training.budget`.
+    flops_per_step: operations of a training step; ``model.hidden_size`` is solved for it.
+    seconds: of training, evaluation aside, after which the run ends; not to the step the same when it is repeated.
+    tolerance: by which share of the budget a run may miss it.
+    """
+
+    parameters: int | None = None
+    flops_per_step: float | None = None
+    seconds: float | None = None
+    tolerance: float = 0.02
+
+
+@dataclass
 class Settings:
     """Options outside the groups.
 
@@ -75,6 +91,7 @@ class Settings:
     run_dir: str | None = None
     data: Data = field(default_factory=Data)
     engine: Engine = field(default_factory=Engine)
+    budget: Budget = field(default_factory=Budget)
 
 
 def compose(overrides: list[str], root: str = "runs") -> dict[str, Any]:
@@ -84,18 +101,19 @@ def compose(overrides: list[str], root: str = "runs") -> dict[str, Any]:
             composed = hydra.compose("config", normalise(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from error
-    return resolve(composed, root)
+    return resolve(composed, root, overrides)
 
 
-def resolve(composed: DictConfig, root: str = "runs") -> dict[str, Any]:
+def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A composed configuration, checked, completed and in plain containers.
 
     Args:
         composed: what Hydra made of the files and the command line.
         root: the folder for a run directory that is derived.
+        overrides: the command line, to tell a width that was asked for from a preset's.
 
     Raises:
-        InputError: an option or a choice is unknown, or a value is of the wrong type.
+        InputError: an option or a choice is unknown, a value is of the wrong type, or a budget cannot be met.
     """
     try:
         given = OmegaConf.to_container(composed, resolve=True)
@@ -108,9 +126,23 @@ def resolve(composed: DictConfig, root: str = "runs") -> dict[str, Any]:
         config[group] = _resolve_group(group, given.pop(group, None))
     settings = _typed(OmegaConf.structured(Settings), given, "", [*GROUPS, *flatten(config)])
     config = {"seed": settings.pop("seed"), "run_dir": settings.pop("run_dir"), **settings, **config}
+    if any(config["budget"][key] for key in ("parameters", "flops_per_step")):
+        _check_width_is_free(config, overrides)
+        config = budget.solve(config)
     if config["run_dir"] is None:
         config["run_dir"] = f"{root}/{run_name(config)}"
     return config
+
+
+def _check_width_is_free(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    width = config["model"]["hidden_size"]
+    said = any(override.lstrip("+").startswith("model.hidden_size=") for override in overrides)
+    default = lookup.options(models.find(lookup.read_section(config["model"])[0]))["hidden_size"].default
+    if said or width != default:
+        raise InputError(
+            f"a budget solves model.hidden_size, which is given too ({width}); leave out one of them: "
+            "~model.hidden_size takes back the width that an experiment sets"
+        )
 
 
 def run_name(config: dict[str, Any]) -> str:

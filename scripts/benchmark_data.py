@@ -13,8 +13,8 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from rnnlab import config, lookup, tasks
+from rnnlab.training.build import build
 from rnnlab.training.evaluation import carry
-from rnnlab.training.run import build
 
 
 def milliseconds(resolved: dict, steps: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from rnnlab import config
 from rnnlab.layers import to_torch
 from rnnlab.training import train
-from rnnlab.training.run import build
+from rnnlab.training.build import build
 from rnnlab.training.trainer import Trainer
 
 

@@ -12,12 +12,14 @@ PACKAGE = Path(rnnlab.__file__).parent
 FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"interface"},
     {"files", "lookup"},
+    {"page"},
     {"data", "outputs", "cells"},
     {"text", "engine"},
     {"layers"},
     {"tasks", "models"},
+    {"diagnostics"},
     {"training"},
-    {"config", "contracts", "benchmark"},
+    {"config", "contracts", "benchmark", "analysis"},
     {"__main__"},
 ]
 FLOOR = {name: height for height, floor in enumerate(FLOORS) for name in floor}

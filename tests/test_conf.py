@@ -10,8 +10,8 @@ import yaml
 
 from rnnlab import cells, config, lookup, models, tasks
 from rnnlab.training import optimizers, schedulers
+from rnnlab.training.build import build
 from rnnlab.training.logger import Logger
-from rnnlab.training.run import build
 from rnnlab.training.trainer import Trainer
 
 CONF = Path(rnnlab.conf.__path__[0])

@@ -71,6 +71,11 @@ class Cell(nn.Module):
         self.hidden_size = hidden_size
         self.output_size = hidden_size if output_size is None else output_size
 
+    @classmethod
+    def width_multiple(cls, **options: object) -> int:
+        """What ``hidden_size`` must be a multiple of, given the cell's options; 1 where any width will do."""
+        return 1
+
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
         """Everything that does not depend on the state, for all steps of ``inputs`` ``[T, B, input_size]``.
 

@@ -98,9 +98,12 @@ class Task:
         """Take up what `memory` gave when the model was trained."""
 
     def data_digest(self) -> str:
-        """SHA-256 that tells one set of data from another; by default of the first batch of every split."""
+        """SHA-256 that tells one set of data from another, whatever the seed.
+
+        By default of the first batch of every split that is evaluated: training batches depend on the seed.
+        """
         digest = hashlib.sha256()
-        for split in self.splits:
+        for split in [split for split in self.splits if split != "train"] or self.splits:
             batch = self.batch(split, 0)
             for tensor in tensors_of((batch.inputs, batch.targets)):
                 digest.update(tensor.contiguous().numpy().tobytes())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +30,20 @@ def pick_device(name: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise InputError(f"trainer.device={name!r}, but there are {torch.cuda.device_count()} CUDA devices here")
     return torch.device(name)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What is computed on: processor, cores, threads that torch uses, device, operating system."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": (names or [platform.processor() or platform.machine()])[0],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "system": platform.platform(),
+    }
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

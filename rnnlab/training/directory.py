@@ -22,8 +22,8 @@ import yaml
 from rnnlab import files
 from rnnlab.interface import InputError
 
-FREE_KEYS = ("run_dir", "data.root")
-"""What may differ when a run is taken up again: it says where things lie, not what is computed."""
+FREE_KEYS = ("run_dir", "data.root", "budget.tolerance", "logger.tensorboard", "logger.progress", "logger.diagnostics")
+"""What may differ when a run is taken up again: it says where things lie and what is told, not what is computed."""
 
 
 class RunDirectory:

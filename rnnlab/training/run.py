@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 import torch
 
 import rnnlab
-from rnnlab import cells, files, lookup, models, tasks
+from rnnlab import files, lookup
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
 from rnnlab.models import Model
 from rnnlab.tasks import Task
-from rnnlab.training import checkpoint, optimizers, schedulers
-from rnnlab.training.device import autocast, pick_device, seed_everything
+from rnnlab.training import budget, checkpoint, optimizers, schedulers
+from rnnlab.training.build import Config, build, maker
+from rnnlab.training.device import autocast, machine, pick_device, seed_everything
 from rnnlab.training.directory import RunDirectory, differences
 from rnnlab.training.evaluation import evaluate
 from rnnlab.training.logger import Logger, console
 from rnnlab.training.trainer import Diverged, Trainer
-
-Config = dict[str, Any]
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -50,8 +49,9 @@ def train(config: Config) -> dict[str, Any]:
     trainer = Trainer(
         task,
         model,
-        _maker(config["optimizer"], partial(lookup.find, home=optimizers)),
-        _maker(config["scheduler"], partial(lookup.find, home=schedulers)),
+        maker(config["optimizer"], partial(lookup.find, home=optimizers)),
+        maker(config["scheduler"], partial(lookup.find, home=schedulers)),
+        seconds=config["budget"]["seconds"],
         **config["trainer"],
     )
     for split in task.splits:
@@ -98,6 +98,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     """Train in a directory that is ours, and write the summary."""
     task, model, at, config = trainer.task, trainer.model, trainer.progress, identity["config"]
     logger = Logger(directory, task.metrics, task.length_metric, **config["logger"])
+    size = budget.measure(config, task)
     choices = {layer.choice for layer in model.modules() if isinstance(layer, Recurrent)}
     summary = {
         "status": "stopped",
@@ -106,10 +107,13 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         "cell": config["cell"]["name"],
         "seed": config["seed"],
         "config": config,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": size.parameters,
+        "flops_per_token": size.flops_per_token,
+        "budget": budget.deviation(config, task),
         "backend": "+".join(sorted({choice.name for choice in choices})),
         "device": str(trainer.device),
         "data_digest": identity["data_digest"],
+        "machine": machine(trainer.device),
         "versions": {"rnnlab": rnnlab.__version__, "python": platform.python_version(), "torch": torch.__version__},
     }
     console.info("run directory: %s", directory.path)
@@ -139,6 +143,8 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         logger.close()
     summary |= {
         "signal": trainer.signal,
+        "ended": trainer.ended,
+        "solved": at.solved,
         "steps": at.step,
         "tokens": at.tokens,
         "seconds": at.seconds,
@@ -146,26 +152,13 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         "best": at.best,
         "final": at.final,
         "test": test,
+        "monitor": task.monitor,
+        "metrics": {name: asdict(metric) for name, metric in task.metrics.items()},
         "baselines": {split: task.baselines(split) for split in task.splits},
     }
     files.write_json(directory.summary_file, summary)
     console.info("%s: %s", directory.path, _tell(summary))
     return summary
-
-
-def build(config: Config, memory: dict[str, Any] | None = None) -> tuple[Task, Model]:
-    """The task and the model of a configuration.
-
-    Args:
-        config: resolved.
-        memory: what the task remembered when the model was trained, from a checkpoint.
-    """
-    task = _maker(config["task"], tasks.find)(config["seed"], config["data"]["root"])
-    if memory is not None:
-        task.restore(memory)
-    cell = _maker(config["cell"], cells.find)
-    make_model = _maker(config["model"], models.find)
-    return task, make_model(task.input, task.output_size, cell, config["engine"]["backend"])
 
 
 def load(run: str | Path, device: str = "auto") -> tuple[Task, Model, dict[str, Any]]:
@@ -203,12 +196,6 @@ def evaluate_run(run: str | Path, split: str, device: str = "auto") -> dict[str,
     place = next(model.parameters()).device
     report = evaluate(model, task, split, place, autocast(place, content["config"]["trainer"]["precision"]))
     return {"step": content["progress"]["step"], **report.record(), "baselines": task.baselines(split)}
-
-
-def _maker(section: Config, find: Callable[[str], Callable]) -> Callable:
-    """What a section of the configuration names, with its options bound."""
-    name, options = lookup.read_section(section)
-    return partial(find(name), **options)
 
 
 def _tell(summary: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ class Progress:
     step: optimizer steps done.
     tokens: input steps trained on.
     seconds: training time, evaluation aside, over all resumes.
+    solved: the step at which the target was reached; None before.
     best, final: the best and the latest evaluation, ``{"step", metrics…, "by_length"}``.
     window: loss and gradient norm of each step since the training metrics were last recorded.
     window_tokens, window_seconds: ``tokens`` and ``seconds`` when they were.
@@ -40,6 +41,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    solved: int | None = None
     best: dict[str, Any] | None = None
     final: dict[str, Any] | None = None
     window: list[list[float]] = field(default_factory=list)
@@ -63,7 +65,9 @@ class Trainer:
         model: the model.
         optimizer: makes the optimizer from the model's parameters.
         schedule: ``(step, steps) -> factor`` on the optimizer's learning rate.
+        seconds: training time after which the run ends; None for no limit.
         steps: optimizer steps of the whole run.
+        target: the run is solved, and ends, at the first evaluation that finds ``task.monitor`` at least this good.
         log_every: steps between two records of the training metrics.
         eval_every: steps between two evaluations on valid (on train where there is no valid).
         checkpoint_every: steps between two checkpoints; evaluations and stops save one too.
@@ -84,8 +88,10 @@ class Trainer:
         model: Model,
         optimizer: Callable,
         schedule: Callable[[int, int], float],
+        seconds: float | None = None,
         *,
         steps: int = 1500,
+        target: float | None = None,
         log_every: int = 20,
         eval_every: int = 300,
         checkpoint_every: int = 100,
@@ -114,6 +120,8 @@ class Trainer:
         self.base_lr = [group["lr"] * group.get("lr_factor", 1.0) for group in self.optimizer.param_groups]
         self.schedule = schedule
         self.steps = steps
+        self.seconds = seconds
+        self.target = target
         self.log_every = log_every
         self.eval_every = eval_every
         self.checkpoint_every = checkpoint_every
@@ -142,7 +150,7 @@ class Trainer:
         """
         task, model, at = self.task, self.model.train(), self.progress
         with stop_signals() as caught, logger.bar(at.step, self.steps) as bar:
-            while at.step < self.steps:
+            while not self.ended:
                 started = perf_counter()
                 batch = task.batch("train", at.step).to(self.device)
                 with self.autocast:
@@ -161,11 +169,12 @@ class Trainer:
                 at.seconds += perf_counter() - started
                 bar.update()
 
-                done, stop = at.step == self.steps, bool(caught)
+                done, stop = self.ended is not None, bool(caught)
                 if at.step % self.log_every == 0 or done:
                     self.log(logger)
                 if at.step % self.eval_every == 0 or done:
                     self.validate(directory, logger, identity)
+                    done = self.ended is not None  # the evaluation may have found the task solved
                 if at.step % self.checkpoint_every == 0 or at.step % self.eval_every == 0 or done or stop:
                     logger.flush()
                     self.save(directory.last, identity)
@@ -173,6 +182,15 @@ class Trainer:
                     self.signal = caught[0]
                     return "stopped"
         return "finished"
+
+    @property
+    def ended(self) -> str | None:
+        """Why there is nothing more to train: ``target``, ``steps`` or ``seconds``; None where there is."""
+        if self.progress.solved is not None:
+            return "target"
+        if self.progress.step >= self.steps:
+            return "steps"
+        return "seconds" if self.seconds and self.progress.seconds >= self.seconds else None
 
     def set_learning_rate(self) -> None:
         """Set what the schedule says for the step about to be taken."""
@@ -226,6 +244,8 @@ class Trainer:
             at.best = at.final
             logger.flush()
             self.save(directory.best, identity)
+        if self.target is not None and isfinite(value) and not better(self.target, value):
+            at.solved = at.step
         logger.evaluation(split, at.step, values, " (best so far)" if is_best else "", task.baselines(split))
         self.show_sample(logger)
 

@@ -8,7 +8,7 @@ import torch
 from rnnlab import cells, config
 from rnnlab.interface import InputError
 from rnnlab.layers import initialise
-from rnnlab.training.run import build
+from rnnlab.training.build import build
 
 
 def make(name, hidden_size=64, **options):

@@ -20,7 +20,7 @@ from rnnlab.layers import (
 )
 from rnnlab.layers.regularisers import Wrapped
 from rnnlab.models.sequence_model import SequenceModel
-from rnnlab.training.run import build
+from rnnlab.training.build import build
 
 T, B, F, H = 5, 3, 4, 6
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64, a few additions in another order

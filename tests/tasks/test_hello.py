@@ -4,7 +4,7 @@ from torch.nn.functional import cross_entropy
 from rnnlab import config
 from rnnlab.tasks.hello import Hello
 from rnnlab.training import load, train
-from rnnlab.training.run import build
+from rnnlab.training.build import build
 
 QUIET = ["logger.tensorboard=false", "logger.progress=false"]
 

@@ -50,6 +50,10 @@ class MLSTM(Cell):
     states = ("C", "n", "m")
     verified = "official code"
 
+    @classmethod
+    def width_multiple(cls, *, heads: int = 1, **options: object) -> int:  # noqa: D102
+        return heads
+
     def __init__(
         self, input_size: int, hidden_size: int, *, heads: int = 1, forget_gate: str = "sigmoid", bias: bool = True
     ) -> None:

@@ -1,0 +1,44 @@
+"""From a resolved configuration to its task and its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rnnlab import cells, lookup, models, tasks
+from rnnlab.models import Model
+from rnnlab.tasks import Task
+
+Config = dict[str, Any]
+
+
+def build(config: Config, memory: dict[str, Any] | None = None) -> tuple[Task, Model]:
+    """The task and the model of a configuration.
+
+    Args:
+        config: resolved.
+        memory: what the task remembered when the model was trained, from a checkpoint.
+    """
+    task = build_task(config)
+    if memory is not None:
+        task.restore(memory)
+    return task, build_model(config, task)
+
+
+def build_task(config: Config) -> Task:
+    """The task of a resolved configuration."""
+    return maker(config["task"], tasks.find)(config["seed"], config["data"]["root"])
+
+
+def build_model(config: Config, task: Task) -> Model:
+    """The model of a resolved configuration, for the inputs and outputs of ``task``."""
+    cell = maker(config["cell"], cells.find)
+    make_model = maker(config["model"], models.find)
+    return make_model(task.input, task.output_size, cell, config["engine"]["backend"])
+
+
+def maker(section: Config, find: Callable[[str], Callable]) -> Callable:
+    """What a section of the configuration names, with its options bound."""
+    name, options = lookup.read_section(section)
+    return partial(find(name), **options)

@@ -1,0 +1,122 @@
+"""The page: nothing given as text can break it, figures follow its colours, tables sort in a real browser."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from rnnlab import page as pages
+from rnnlab.page import Cell, Page, number
+
+NASTY = "<script>alert('x')</script> & \"quotes\""
+
+
+class Tree(HTMLParser):
+    """Collects what is open; an end tag that does not fit fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def drawn(**axes):
+    made, one = pages.figure(xlabel="steps", ylabel="loss", **axes)
+    for kind in range(10):
+        one.plot([1, 2, 3], [kind, 2, 1], label=f"cell {kind}", **pages.style(kind))
+    pages.legend(one)
+    return made
+
+
+def whole():
+    page = Page(NASTY, lead=NASTY)
+    for name in ("one", "two", NASTY):
+        page.section(name)
+        page.text(NASTY, "warning")
+        page.heading(NASTY)
+        page.code(NASTY)
+        page.figure(drawn(), alt=NASTY, caption=NASTY)
+        page.figure(drawn(yscale="log"), alt="another")
+        page.table([NASTY, "value"], [[Cell(NASTY, href='x"y'), 2.5], ["b", None], ["a", 10]], NASTY)
+        page.details(NASTY, "runs", [(NASTY, NASTY), ("plain", None)])
+    return page.html()
+
+
+def test_text_is_escaped_and_tags_are_closed():
+    html = whole()
+    assert "<script>alert" not in html
+    tree = Tree()
+    tree.feed(html)
+    assert not tree.open
+    assert html.count("<script>") == 1
+    assert not re.search(r'(?:src|href)="https?:', html.replace("http://www.w3.org", "")), "it needs nothing but itself"
+
+
+def test_identifiers_are_unique():
+    html = whole().replace('id="runs"', "", 2)
+    names = re.findall(r'\bid="([^"]+)"', html)
+    assert len(names) == len(set(names))
+
+
+def test_figures_follow_the_page():
+    text = pages.svg(drawn(), alt="what it shows")
+    assert 'role="img" aria-label="what it shows"' in text
+    colours = set(re.findall(r"#[0-9a-f]{6}", re.sub(r'url\(#\w+\)|"#\w+"', "", text)))
+    assert colours <= {"#ffffff", "#000000"}, "every colour of ours is a variable"
+    assert text == pages.svg(drawn(), alt="what it shows"), "the same figure is the same text"
+
+
+def test_figures_become_files(tmp_path):
+    pages.save(drawn(), tmp_path / "loss.v2")
+    assert (tmp_path / "loss.v2.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "loss.v2.svg").read_bytes()
+
+
+def test_series_can_be_told_apart():
+    assert len({tuple(pages.style(kind).items()) for kind in range(32)}) == 32
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *[(None, "–"), (float("nan"), "–"), (float("inf"), "∞"), (3, "3"), (20000, "20,000"), (0.123456, "0.1235")],
+        *[(-0.5, "−0.5"), (1234.5678, "1,235"), (1.5e-7, "1.5e−07")],
+    ],
+)
+def test_numbers_for_people(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium to look at the page with")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(tmp_path, width):
+    """Tables sort on a click, nothing is wider than the window, the console stays empty."""
+    page = Page("Sorting", lead="x")
+    page.section("One")
+    page.figure(drawn(), alt="a figure")
+    page.table(
+        ["name", *"bcdefghijklmnop"], [[name, *[value] * 15] for name, value in (("x", 10), ("y", 9), ("z", 2.5))]
+    )
+    probe = (
+        "<script>document.querySelectorAll('th button')[1].click();"
+        "document.title = [...document.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent).join('')"
+        "+ ' ' + document.querySelectorAll('th')[1].getAttribute('aria-sort')"
+        "+ ' ' + (document.documentElement.scrollWidth <= innerWidth);</script></body>"
+    )
+    file = tmp_path / "page.html"
+    file.write_text(page.html().replace("</body>", probe))
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = ["chromium", *options, profile, "--enable-logging=stderr", "--v=0", f"file://{file}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>zyx ascending true</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
