@@ -1,4 +1,4 @@
-"""The command: ``rnnlab train | evaluate | generate | cells | explain | bench``.
+"""The command: ``rnnlab train | status | compare | evaluate | generate | diagnose | cells | explain | bench``.
 
 Heavy modules are imported by the command that needs them, so that help and mistakes answer at once.
 """
@@ -22,9 +22,12 @@ rnnlab: a laboratory for recurrent networks
 
   rnnlab train [key=value ...]                train a model; the same command goes on with a stopped run
   rnnlab train -m key=a,b seed=0,1            train one model for each combination
+  rnnlab status DIR                           what of a sweep is done, running, waiting, and how long it will take
+  rnnlab compare DIR ... --by KEYS --out OUT  compare runs: statistics, tests, figures, one page to show
   rnnlab evaluate run=DIR split=test          measure a trained model
   rnnlab generate run=DIR prompt=TEXT         let a trained model go on from a text
   rnnlab generate run=DIR interactive=true    talk with it, a line at a time
+  rnnlab diagnose run=DIR                     look into it: gradients through time, memory, gates, as a page
   rnnlab cells                                list the recurrent cells
   rnnlab explain cell=NAME                    print a cell's step and the backward step derived from it
   rnnlab bench [key=value ...]                measure how fast cells run; rnnlab bench --help lists its options
@@ -52,6 +55,28 @@ rnnlab bench: times of a training step and of inference, as ratios
 
 rnnlab bench --all        every built-in cell, as backend=auto runs it, over its floor; takes sizes=64x32x128,
                           threads, rounds and device
+"""
+COMPARE_USAGE = """\
+rnnlab compare DIR ...: compare runs, found in or anywhere below the folders given
+
+  --by cell.name,model.num_layers   what groups differ by; without it, every option that differs but the seed
+  --out comparison                  a new folder for index.html, report.md, CSV tables and figures
+  --metric accuracy                 what is compared; without it, the task's own
+  --tune optimizer.lr               pick this for each group by its best on valid, from runs with seeds that are not
+                                    reported
+  --tune-seeds 100,101              those seeds; without it, the seeds that were run with several values
+
+Choices go by valid, what is reported by test. Runs of different tasks or data are never mixed.
+"""
+DIAGNOSE_USAGE = """\
+rnnlab diagnose run=DIR: what is inside a trained model
+
+  out=diagnosis           a folder for page.html, diagnostics.json and the figures; OUT-2 where it exists
+  split=valid             of the task; train where there is no valid
+  checkpoint=best         or last, or initial: the model as it began
+  steps=200               of a stream of text, at most; other tasks give whole sequences
+  sequences=4             for Jacobians, exponents and memory; gradients are those of the whole batch
+  device=cpu              or cuda, auto
 """
 BAD_INPUT, DIVERGED = 2, 3
 
@@ -106,6 +131,50 @@ def train(arguments: list[str]) -> int:
 
 
 @dataclass
+class CompareOptions:
+    """What ``rnnlab compare`` takes beside folders."""
+
+    by: str = ""
+    out: str = "comparison"
+    metric: str = ""
+    tune: str = ""
+    tune_seeds: str = ""
+
+
+def compare(arguments: list[str]) -> int:
+    """``rnnlab compare``: runs in groups, on a page, as Markdown and as CSV."""
+    if {"-h", "--help"} & set(arguments):
+        print(COMPARE_USAGE, end="")
+        return 0
+    folders, given = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument.startswith("--"):  # --by KEYS, --by=KEYS, and by=KEYS as everywhere else
+            name, equals, value = argument[2:].partition("=")
+            given.append(f"{name.replace('-', '_')}={value if equals else next(rest, '')}")
+        else:
+            (given if "=" in argument and not Path(argument).exists() else folders).append(argument)
+    options = _parse(CompareOptions, given)
+    from rnnlab import analysis
+    from rnnlab.interface import InputError
+
+    if not folders:
+        raise InputError("give run directories, or folders that hold some: rnnlab compare runs/adding")
+    seeds = [int(seed) if seed.strip().lstrip("-").isdigit() else seed for seed in _words(options.tune_seeds)]
+    runs, unreadable = analysis.read(folders)
+    compared = analysis.compare(runs, _words(options.by), options.metric or None, _words(options.tune), seeds)
+    compared.problems[:0] = unreadable
+    out = analysis.write(compared, options.out)
+    print(analysis.markdown(compared))
+    print(f"Written: {out / 'index.html'}")
+    return 0
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+@dataclass
 class EvaluateOptions:
     """What ``rnnlab evaluate`` takes."""
 
@@ -154,6 +223,41 @@ def generate(arguments: list[str]) -> int:
         _converse(speaker, options.length)
     else:
         _print_pieces(speaker.generate(options.prompt or task.default_prompt, options.length))
+    return 0
+
+
+@dataclass
+class DiagnoseOptions:
+    """What ``rnnlab diagnose`` takes."""
+
+    run: str
+    out: str = "diagnosis"
+    split: str = ""
+    checkpoint: str = "best"
+    steps: int = 200
+    sequences: int = 4
+    device: str = "cpu"
+
+
+def diagnose(arguments: list[str]) -> int:
+    """``rnnlab diagnose``: what is inside a trained model, as a page, figures and numbers in a folder of their own."""
+    if {"-h", "--help"} & set(arguments):
+        print(DIAGNOSE_USAGE, end="")
+        return 0
+    options = _parse(DiagnoseOptions, arguments)
+    from rnnlab import diagnostics, files
+    from rnnlab.training import load
+
+    effort = diagnostics.Effort(steps=options.steps, sequences=options.sequences)
+    task, model, content = load(options.run, options.device, options.checkpoint)
+    split = options.split or ("valid" if "valid" in task.splits else "train")
+    found = diagnostics.diagnose(model, task, split, effort)
+    step = 0 if options.checkpoint == "initial" else content["progress"]["step"]
+    name = f"{content['config']['task']['name']} with {content['config']['cell']['name']}, step {step}"
+    found = {"run": options.run, "checkpoint": options.checkpoint, "step": step, **found}
+    folder = files.new_folder(Path(options.out).expanduser())
+    for sentence in diagnostics.write(found, folder, name):
+        print(sentence)
     return 0
 
 
@@ -294,8 +398,10 @@ def _print_at_once(line: str) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "compare": compare,
     "evaluate": evaluate,
     "generate": generate,
+    "diagnose": diagnose,
     "cells": cells,
     "explain": explain,
     "bench": bench,

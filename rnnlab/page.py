@@ -84,36 +84,47 @@ def dress(axes: Axes) -> None:
 def legend(axes: Axes) -> None:
     """A legend beside or below the data, if there is anything to name."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        # Looking for the emptiest corner takes seconds where there are many lines.
+        place = "best" if len(axes.lines) <= 16 else "upper right"
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc=place)
 
 
-def save(made: Figure, stem: Path) -> None:
-    """Write a figure to ``stem``.png and ``stem``.svg, on white."""
-    for suffix, options in ((".png", {"dpi": 160}), (".svg", {"metadata": {"Date": None}})):
-        buffer = io.BytesIO()
-        with _matplotlib_settings(stem.name):
-            made.savefig(buffer, format=suffix[1:], facecolor="white", **options)
-        files.write_bytes(stem.with_name(stem.name + suffix), buffer.getvalue())
+def save(made: Figure, stem: Path) -> str:
+    """Write a figure to ``stem``.png and ``stem``.svg, on white; returns the SVG, for `Page.figure`."""
+    buffer = io.BytesIO()
+    made.savefig(buffer, format="png", dpi=160, facecolor="white")
+    made.set_layout_engine("none")  # the places are found now, which takes half the time of drawing
+    text = render(made, stem.name)
+    files.write_bytes(stem.with_name(f"{stem.name}.png"), buffer.getvalue())
+    files.write_bytes(stem.with_name(f"{stem.name}.svg"), text.encode())
+    return text
 
 
-def svg(made: Figure, alt: str, number: int = 0) -> str:
-    """A figure as an SVG element whose colours follow the page.
+def render(made: Figure, name: str) -> str:
+    """A figure as an SVG document on white; equal figures of one ``name`` give equal texts."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        made.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    return buffer.getvalue()
+
+
+def themed(svg: str, alt: str, prefix: str) -> str:
+    """A document of `render` as an element of a page, whose colours it follows.
 
     Args:
-        made: the figure.
+        svg: the document.
         alt: what it shows, for those who do not see it.
-        number: makes the identifiers inside it unique in its page.
+        prefix: makes the names inside it unique in its page.
     """
-    buffer = io.StringIO()
-    with _matplotlib_settings(f"figure{number}"):
-        made.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = svg[svg.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour in _DARK:
         text = text.replace(colour, f"var(--{_name(colour)})")
-    # matplotlib numbers its groups from 1 in every figure; in one page the names would clash.
+    text = text.replace("#ffffff", "none", 1)  # the sheet it lies on
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{prefix}", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
 
 
@@ -168,11 +179,12 @@ class Page:
         """Text as it is, line by line."""
         self._body.append(f"<pre>{escape(text)}</pre>")
 
-    def figure(self, made: Figure, alt: str, caption: str = "") -> None:
-        """A matplotlib figure; figures that follow each other stand side by side where there is room."""
+    def figure(self, made: Figure | str, alt: str, caption: str = "") -> None:
+        """A matplotlib figure, or its SVG as `save` gave it; those that follow each other stand side by side."""
         self._count += 1
+        svg = made if isinstance(made, str) else render(made, "figure")
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        drawn = f"<figure>{svg(made, alt, self._count)}{below}</figure>"
+        drawn = f"<figure>{themed(svg, alt, f'f{self._count}-')}{below}</figure>"
         if self._body and self._body[-1].endswith("</figure></div>"):
             self._body[-1] = f"{self._body[-1].removesuffix('</div>')}{drawn}</div>"
         else:
@@ -254,12 +266,6 @@ def _name(colour: str) -> str:
     return {INK: "ink", MUTED: "muted", GRID: "grid"}.get(colour) or f"s{SERIES.index(colour)}"
 
 
-def _matplotlib_settings(salt: str):
-    import matplotlib
-
-    return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif"})
-
-
 def _css() -> str:
     light = "".join(f"--{_name(colour)}:{colour};" for colour in _DARK) + "--paper:#fff;--soft:#f3f4f5;"
     dark = "".join(f"--{_name(c)}:{other};" for c, other in _DARK.items()) + "--paper:#17181a;--soft:#222427;"
@@ -277,7 +283,8 @@ def _css() -> str:
         ".lead{font-size:1.1rem}.note,figcaption,caption{color:var(--muted);font-size:.875rem}"
         ".warning{border-left:4px solid var(--s1);padding-left:.75rem}"
         "nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1rem;padding:0;list-style:none}"
-        "a{color:var(--s0)}pre{overflow-x:auto;background:var(--soft);padding:.75rem;font-size:.8rem}"
+        "a{color:var(--s0)}td a{color:inherit;text-decoration-color:var(--muted)}"
+        "pre{overflow-x:auto;background:var(--soft);padding:.75rem;font-size:.8rem}"
         ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem}"
         "figure{margin:.5rem 0;min-width:0}figure svg{width:100%;height:auto;max-width:46rem}"
         ".table{overflow-x:auto;margin:.75rem 0}table{border-collapse:collapse;font-size:.875rem}"

@@ -1,0 +1,7 @@
+"""Many runs: read, grouped, compared with honest statistics, shown on one page."""
+
+from rnnlab.analysis.compare import Comparison, compare
+from rnnlab.analysis.report import markdown, write
+from rnnlab.analysis.runs import Run, read
+
+__all__ = ["Comparison", "Run", "compare", "markdown", "read", "write"]

@@ -1,0 +1,213 @@
+"""Run directories as they are found: whole, unfinished or damaged, none dropped without a word."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rnnlab import tasks
+from rnnlab.interface import InputError, Metric
+from rnnlab.training.directory import flatten
+
+Curve = dict[str, np.ndarray]
+"""A metric over a run: ``step``, ``tokens``, ``seconds``, ``flops`` and ``value``, one entry an evaluation."""
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+
+
+@dataclass
+class Run:
+    """One run, as its directory tells it.
+
+    path: the directory, as it was given.
+    config: the configuration, keys joined by dots.
+    summary: how it ended; empty where it has not, or where that cannot be read.
+    problems: what is wrong with its files, a sentence each.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``diverged``, or ``unfinished``: running, stopped, or without a readable summary."""
+        status = self.summary.get("status")
+        return status if status in ("finished", "diverged") else "unfinished"
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.config.get("task.name"))
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the data; None where the run does not say."""
+        return self.summary.get("data_digest")
+
+    @property
+    def seed(self) -> Any:
+        """The run's seed."""
+        return self.config.get("seed")
+
+    @property
+    def monitor(self) -> str:
+        """The metric by which its best checkpoint was chosen."""
+        return self.summary.get("monitor") or getattr(self._task_class(), "monitor", "loss")
+
+    def metric(self, name: str) -> Metric:
+        """Unit and direction of a metric.
+
+        Raises:
+            InputError: the run has no such metric.
+        """
+        declared = self.summary.get("metrics") or {}
+        if name in declared:
+            return Metric(**declared[name])
+        known = getattr(self._task_class(), "metrics", {})
+        if name not in known:
+            raise InputError(f"{self.path} has no metric {name!r}; it has {', '.join([*declared, *known]) or 'none'}")
+        return known[name]
+
+    def score(self, name: str) -> float:
+        """A metric of the best checkpoint on test, or on valid where the task has no test; NaN where it is missing."""
+        return self._number(self.summary.get("test") or self.summary.get("best"), name)
+
+    def selection(self, name: str) -> float:
+        """A metric of the best checkpoint on valid, by which choices are made; NaN where it is missing."""
+        return self._number(self.summary.get("best"), name)
+
+    @property
+    def split(self) -> str:
+        """Which split `score` is from."""
+        return "test" if self.summary.get("test") else "valid"
+
+    def curve(self, name: str) -> Curve:
+        """A metric at every evaluation on valid; what cannot be read is added to ``problems``."""
+        keys = ("step", "tokens", "seconds", name)
+        records = _records(self.path / "metrics.jsonl", self.problems)
+        rows = [[r.get(key) for key in keys] for r in records if r.get("split") in ("valid", "train_eval")]
+        try:
+            table = np.array(rows, dtype=float)  # None becomes NaN
+        except (TypeError, ValueError):
+            table = np.array([[_float(value) for value in row] for row in rows])
+        step, tokens, seconds, value = table.reshape(-1, 4).T
+        if not np.isfinite(value).all():
+            steps = ", ".join(f"{at:.0f}" for at in step[~np.isfinite(value)][:3])
+            self.problems.append(f"{name} on valid is not a number at step {steps}")
+        flops = tokens * _float(self.summary.get("flops_per_token"))
+        return {"step": step, "tokens": tokens, "seconds": seconds, "flops": flops, "value": value}
+
+    def _number(self, record: Any, name: str) -> float:
+        return _float(record.get(name)) if isinstance(record, dict) else nan
+
+    def _task_class(self) -> Any:
+        try:
+            return tasks.find(self.task)
+        except InputError:  # a task from outside, which is not at hand
+            return None
+
+
+def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
+    """Every run at or below ``paths``, each once, in the order of their paths; and what could not be taken for one.
+
+    Raises:
+        InputError: a path does not exist, or there is no run anywhere.
+    """
+    runs, problems, seen = [], [], set()
+    paths = [Path(path).expanduser() for path in paths]
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(f"{path} is no directory; give run directories, or folders that hold some")
+        for folder in _folders(path):
+            place = folder.resolve()
+            if place in seen:
+                continue
+            seen.add(place)
+            run = _read(folder)
+            (runs if isinstance(run, Run) else problems).append(run)
+    if not runs:
+        given = ", ".join(map(str, paths))
+        raise InputError(f"there is no run in {given}" + (f" ({problems[0]})" if problems else ""))
+    return runs, problems
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Run directories below a folder, sorted; a run's own folders are not searched."""
+    for folder, folders, files in os.walk(root, followlinks=False):
+        if {"summary.json", "metrics.jsonl"} & set(files) or ("config.yaml" in files and "checkpoints" in folders):
+            folders.clear()
+            yield Path(folder)
+        folders.sort()
+
+
+def _read(folder: Path) -> Run | str:
+    """The run in a folder, or why there is none that can be used."""
+    problems: list[str] = []
+    summary: dict[str, Any] = {}
+    file = folder / "summary.json"
+    if file.exists():
+        try:
+            found = json.loads(file.read_text(errors="replace"))
+            summary = found if isinstance(found, dict) else {}
+        except json.JSONDecodeError as error:
+            problems.append(f"summary.json cannot be read ({error})")
+    config = summary.get("config")
+    if not isinstance(config, dict):
+        try:
+            config = yaml.load((folder / "config.yaml").read_text(errors="replace"), _Loader)
+        except (OSError, yaml.YAMLError) as error:
+            return (
+                f"{folder}: neither summary.json nor config.yaml can be read ({str(error).splitlines()[0]}); left out"
+            )
+    if not isinstance(config, dict) or not isinstance(config.get("task"), dict):
+        return f"{folder}: its configuration names no task; left out"
+    run = Run(folder, flatten(config), summary, problems)
+    if not summary and not problems:
+        problems.append("there is no summary yet: it is running, or was stopped")
+    if run.status == "finished" and not isfinite(run.score(run.monitor)):
+        problems.append(f"{run.monitor} on {run.split} is not a number; it counts as diverged")
+    return run
+
+
+def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
+    """The records of a metrics file; broken lines are counted and named."""
+    try:
+        text = file.read_text(errors="replace")
+    except OSError:
+        problems.append("there is no metrics.jsonl")
+        return []
+    # Training metrics are most of the lines and of no use here; parsing is most of the time.
+    lines = [line for line in text.splitlines() if '"split": "train",' not in line]
+    try:
+        records = json.loads(f"[{','.join(lines)}]")
+        if all(type(record) is dict for record in records):
+            return records
+    except json.JSONDecodeError:
+        pass
+    records, broken = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        else:
+            broken.append(number)
+    if broken:
+        problems.append(f"metrics.jsonl: line {', '.join(map(str, broken[:5]))} cannot be read and is left out")
+    return records
+
+
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else nan

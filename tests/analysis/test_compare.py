@@ -1,0 +1,375 @@
+"""Runs of every kind, whole and damaged, become groups, tables and a page; none is dropped without a word."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from math import inf
+
+import numpy as np
+import pytest
+import yaml
+
+from rnnlab import __main__, analysis, config
+from rnnlab.analysis.report import verdict
+from rnnlab.interface import InputError
+from rnnlab.training import train
+
+HTML = "<img src=x onerror=alert(1)>|`$x$"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory; paths in the tests are relative to it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(folder, cell="gru", seed=0, score=1.0, digest="d1", task="adding", status="finished", **more):
+    """A run directory as training leaves it: three evaluations, the best checkpoint tested."""
+    place = (
+        folder
+        / "runs"
+        / f"{task}-{re.sub(r'[^a-z0-9]', '_', cell)}-{seed}-{digest}-{len(list(folder.rglob('summary.json')))}"
+    )
+    place.mkdir(parents=True)
+    options = {"seed": seed, "run_dir": str(place), "task": {"name": task}, "model": {"name": "m", "hidden_size": 8}}
+    options |= {"cell": {"name": cell}, "optimizer": {"name": "adamw", "lr": more.pop("lr", 0.001)}}
+    options |= {"trainer": {"steps": 30, "target": more.pop("target", None)}}
+    best = {"step": 30, "loss": more.pop("valid", score), "mae": 0.5}
+    summary = {
+        "status": status,
+        "task": task,
+        "cell": cell,
+        "seed": seed,
+        "config": options,
+        "data_digest": digest,
+        "parameters": 100,
+        "flops_per_token": 600,
+        "seconds": 3.0,
+        "steps": 30,
+        "tokens": 3000,
+        "best": best,
+        "metrics": {"loss": {"unit": "nats", "better": "lower"}, "mae": {"unit": "error", "better": "lower"}},
+        "monitor": "loss",
+        "test": {**best, "loss": score},
+        "solved": None,
+        "versions": {"torch": "2"},
+        **more,
+    }
+    (place / "config.yaml").write_text(yaml.safe_dump(options))
+    (place / "summary.json").write_text(json.dumps(summary))
+    lines = [
+        {"step": s, "split": split, "tokens": 100 * s, "seconds": s / 10, "loss": score * 30 / s, "mae": 1.0}
+        for s in (10, 20, 30)
+        for split in ("train", "valid")
+    ]
+    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return place
+
+
+def compared(*paths, **options):
+    runs, problems = analysis.read(paths or ["runs"])
+    result = analysis.compare(runs, **options)
+    result.problems[:0] = problems
+    return result
+
+
+def groups(result):
+    return {group.label: group for section in result.sections for group in section.groups}
+
+
+def test_groups_and_their_numbers(folder):
+    for seed in range(8):
+        make(folder, "gru", seed, score=1.0 + seed)
+        make(folder, "lstm", seed, score=2.0 + seed)
+    (section,) = compared().sections
+    gru, lstm = section.groups
+    assert (gru.label, lstm.label) == ("gru", "lstm"), "best first"
+    assert (gru.mean, gru.median, gru.iqm) == (4.5, 4.5, 4.5)
+    assert section.keys == ["cell.name"]
+    ((a, b, result, p),) = section.pairs
+    assert (a.label, b.label, result.n, result.wins, result.difference) == ("gru", "lstm", 8, 8, -1)
+    assert p == result.p == pytest.approx(2 / 2**8)
+    assert "unlikely to be chance" in verdict(section)
+
+
+def test_three_seeds_show_points_and_no_p_value(folder):
+    for seed in range(3):
+        make(folder, "gru", seed, score=1.0)
+        make(folder, "lstm", seed, score=2.0)
+    result = compared()
+    ((_, _, pair, p),) = result.sections[0].pairs
+    assert pair.p is None
+    assert p is None
+    assert "3 pairs are too few for a test" in verdict(result.sections[0])
+    out = analysis.write(result, folder / "out")
+    assert "below 6 no p-value" in (out / "index.html").read_text()
+
+
+def test_the_metric_of_choice_and_its_direction(folder):
+    metrics = {"accuracy": {"unit": "share", "better": "higher"}}
+    for cell, score in (("gru", 0.9), ("lstm", 0.8)):
+        test = {"accuracy": score}
+        make(folder, cell, monitor="accuracy", metrics=metrics, test=test, best=test)
+    (section,) = compared().sections
+    assert [group.label for group in section.groups] == ["gru", "lstm"]
+    assert "higher is better" in verdict(section)
+    with pytest.raises(InputError, match=r"no metric 'acuracy'"):
+        compared(metric="acuracy")
+
+
+def test_selection_uses_valid_and_reports_use_test(folder):
+    """The value that is best on valid is picked, though another is better on test."""
+    for seed in (100, 101):
+        make(folder, "gru", seed, score=9.0, valid=1.0, lr=0.01)
+        make(folder, "gru", seed, score=0.1, valid=2.0, lr=0.1)
+    for seed in (0, 1):
+        make(folder, "gru", seed, score=5.0, valid=4.0, lr=0.01)
+    result = compared(tune=["optimizer.lr"])
+    assert groups(result)["all"].scores == [5.0, 5.0]
+    tuning = result.tuning
+    assert (tuning.runs, tuning.seconds, tuning.seeds) == (4, 12.0, [100, 101])
+    assert [(value, score, picked) for _, value, _, score, picked in tuning.rows] == [
+        ("lr=0.01", 1.0, True),
+        ("lr=0.1", 2.0, False),
+    ]
+    page = (analysis.write(result, folder / "out") / "index.html").read_text()
+    assert "It cost 4 runs and 12 seconds" in page
+
+
+def test_each_group_is_tuned_by_itself(folder):
+    for cell, good in (("gru", 0.01), ("lstm", 0.1)):
+        for lr in (0.01, 0.1):
+            for seed in (7, 0, 1):
+                make(folder, cell, seed, score=lr if seed == 7 else 3.0, valid=abs(lr - good), lr=lr)
+    result = compared(tune=["optimizer.lr"], tune_seeds=[7])
+    assert {label: {run.config["optimizer.lr"] for run in group.runs} for label, group in groups(result).items()} == {
+        "gru": {0.01},
+        "lstm": {0.1},
+    }
+    with pytest.raises(InputError, match="nothing is left to report after tuning"):
+        compared(tune=["optimizer.lr"])
+
+
+def test_tuned_values_that_were_not_trained_are_named(folder):
+    for lr in (0.01, 0.1):
+        make(folder, "gru", 7, valid=lr, lr=lr)
+        make(folder, "lstm", 7, valid=lr, lr=lr)
+    make(folder, "gru", 0, lr=0.1)
+    make(folder, "lstm", 0, lr=0.01)
+    result = compared(tune=["optimizer.lr"])
+    assert list(groups(result)) == ["lstm"]
+    assert any("gru was tuned to lr=0.01, but no run" in problem for problem in result.problems)
+
+
+def test_tasks_and_data_are_never_mixed(folder):
+    make(folder, "gru", 0, digest="one")
+    make(folder, "lstm", 0, digest="two")
+    make(folder, "gru", 0, task="parity")
+    result = compared()
+    assert [(s.task, s.digest, len(s.groups)) for s in result.sections] == [
+        ("adding", "one", 1),
+        ("adding", "two", 1),
+        ("parity", "d1", 1),
+    ]
+    assert not any(section.pairs for section in result.sections)
+    assert "nothing is compared across them" in (analysis.write(result, "out") / "index.html").read_text()
+
+
+def test_diverged_runs_count_as_the_worst(folder):
+    for seed in range(4):
+        make(folder, "gru", seed, score=1.0 + seed)
+        make(folder, "lstm", seed, score=0.5, status="diverged" if seed < 2 else "finished", test=None)
+    found = groups(compared())
+    assert found["lstm"].diverged == 2
+    assert found["lstm"].mean == inf
+    assert found["lstm"].iqm == inf
+    assert found["gru"].iqm == 2.5
+    assert list(found) == ["gru", "lstm"]
+
+
+def test_solved_runs_are_counted(folder):
+    for seed in range(3):
+        make(folder, "gru", seed, target=0.1, solved=20 if seed else None)
+        make(folder, "lstm", seed)
+    found = groups(compared(by=["cell.name"]))
+    assert (found["gru"].solved, found["lstm"].solved) == (2, None)
+
+
+def test_runs_that_differ_in_more_are_paired_by_all_of_it(folder):
+    """Groups by cell, learning rates inside: pairs are runs of the same seed and the same rate."""
+    for lr in (0.1, 0.2):
+        for seed in range(3):
+            make(folder, "gru", seed, score=lr + seed, lr=lr)
+            make(folder, "lstm", seed, score=2 * lr + seed, lr=lr)
+    ((_, _, pair, _),) = compared(by=["cell.name"]).sections[0].pairs
+    assert (pair.n, pair.wins) == (6, 6)
+    assert pair.difference == pytest.approx(-0.15)
+
+
+def test_a_solved_width_keeps_pairs_together(folder):
+    """Under a budget the width differs between cells, and says nothing that the cell does not."""
+    for cell, width in (("gru", 8), ("lstm", 7)):
+        for seed in range(3):
+            place = make(folder, cell, seed)
+            summary = json.loads((place / "summary.json").read_text())
+            summary["config"]["model"]["hidden_size"] = width
+            (place / "summary.json").write_text(json.dumps(summary))
+    (section,) = compared().sections
+    assert section.keys == ["cell.name"]
+    assert [pair.n for *_, pair, _ in section.pairs] == [3]
+    assert section.differences["model.hidden_size"] == [["8"], ["7"]]
+
+
+def test_damaged_runs_are_reported_by_name(folder):
+    make(folder, "gru", 0)
+    broken = make(folder, "gru", 1)
+    lines = (broken / "metrics.jsonl").read_text().splitlines()
+    (broken / "metrics.jsonl").write_text("\n".join([*lines[:2], '{"step": 15, "spl', *lines[2:], "[1]", "\x00"]))
+    nothing = make(folder, "gru", 2, test={"loss": None})
+    half = make(folder, "gru", 3)
+    (half / "summary.json").write_text((half / "summary.json").read_text()[:200])
+    missing = make(folder, "gru", 4)
+    (missing / "summary.json").unlink()
+    odd = make(folder, "gru", 5)
+    (odd / "metrics.jsonl").write_text('{"step": 10, "split": "valid", "loss": NaN, "tokens": "many", "seconds": 1}\n')
+    lost = make(folder, "gru", 6)
+    (lost / "summary.json").write_text("{}")
+    (lost / "config.yaml").write_text("a: [")
+    silent = make(folder, "gru", 7)
+    (silent / "metrics.jsonl").unlink()
+    result = compared()
+    out = analysis.write(result, "out")
+    (group,) = groups(result).values()
+    assert [run.seed for run in group.runs] == [0, 1, 2, 5, 7]
+    assert sorted(run.seed for run in group.unfinished) == [3, 4]
+    assert group.diverged == 1
+    told = (out / "report.md").read_text()
+    for place, sentence in (
+        (broken, "line 3, 8, 9 cannot be read"),
+        (nothing, "loss on test is not a number; it counts as diverged"),
+        (half, "summary.json cannot be read"),
+        (missing, "there is no summary yet"),
+        (odd, "loss on valid is not a number at step 10"),
+        (lost, "neither summary.json nor config.yaml can be read"),
+        (silent, "there is no metrics.jsonl"),
+    ):
+        assert re.search(f"- .*{place.name}.*{re.escape(sentence)}", told), (sentence, told)
+
+
+def test_copies_of_a_run_are_no_further_evidence(folder):
+    place = make(folder, "gru", 0)
+    make(folder, "lstm", 0)
+    shutil.copytree(place, folder / "runs" / "z-copy")
+    result = compared("runs", "runs", place)
+    assert [len(group.runs) for group in groups(result).values()] == [1, 1]
+    assert any("z-copy repeats the configuration" in problem for problem in result.problems)
+
+
+def test_what_stands_in_a_configuration_cannot_break_the_page(folder):
+    for cell in (HTML, "gru"):
+        for seed in range(2):
+            make(folder, cell, seed)
+    out = analysis.write(compared(), "out")
+    page = (out / "index.html").read_text()
+    assert "<img" not in page
+    assert page.count("<script>") == 1
+    assert "&lt;img src=x" in (out / "report.md").read_text()
+
+
+def test_every_number_leads_to_its_runs(folder):
+    places = [make(folder, cell, seed) for cell in ("gru", "lstm") for seed in range(2)]
+    page = (analysis.write(compared(), "deep/er/out") / "index.html").read_text()
+    anchors = set(re.findall(r'id="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= anchors
+    links = re.findall(r'href="([^"#:]+)"', page)
+    assert {(folder / "deep/er/out" / link).resolve() for link in links} == {place.resolve() for place in places}
+
+
+def test_files_of_a_report(folder):
+    for cell in ("gru", "lstm"):
+        for seed in range(4):
+            make(folder, cell, seed, score=1.0 + seed)
+    out = analysis.write(compared(), "out")
+    tables = {name: (out / f"{name}.csv").read_text().splitlines() for name in ("groups", "runs", "pairs")}
+    rows = list(csv.DictReader(tables["groups"]))
+    assert [(row["group"], row["runs"], float(row["iqm"])) for row in rows] == [("gru", "4", 2.5), ("lstm", "4", 2.5)]
+    assert len(list(csv.DictReader(tables["runs"]))) == 8
+    assert len(list(csv.DictReader(tables["pairs"]))) == 1
+    names = {path.name for path in (out / "figures").iterdir()}
+    for name in ("scores", "step", "tokens", "seconds", "flops", "pareto-parameters", "pareto-seconds"):
+        assert {f"adding-{name}.png", f"adding-{name}.svg"} <= names
+    assert analysis.write(compared(), "out").name == "out-2", "a report that is there stays"
+
+
+def test_curves_carry_on_where_runs_end(folder):
+    from rnnlab.analysis.report import _stepped
+
+    grid = np.array([5.0, 10, 15, 20, 40])
+    x, y = np.array([10.0, 20.0]), np.array([4.0, 2.0])
+    assert _stepped(grid, x, y, None).tolist() == [4, 4, 3, 2, 2]
+    assert _stepped(grid, x, y, inf).tolist() == [4, 4, 3, 2, inf]
+    assert _stepped(grid, x, np.array([4.0, inf]), None).tolist() == [4, 4, 4, inf, inf]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is no directory"),
+        (["."], "there is no run in ."),
+        ([], "give run directories"),
+        (["runs", "--by", "cel.name"], "unknown key 'cel.name'; did you mean 'cell.name'"),
+        (["runs", "--bye", "cell.name"], "unknown option 'bye=cell.name'"),
+        (["runs", "--tune", "optimizer.lr"], "nothing is left to report"),
+    ],
+)
+def test_mistakes(folder, capsys, arguments, message):
+    if "runs" in arguments:
+        make(folder)
+    assert __main__.main(["compare", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder / "comparison").exists()
+
+
+def test_the_command_on_real_runs(folder, capsys):
+    small = ["task=adding", "task.lengths=[5,5]", "task.test_lengths=[5,9]", "task.batch_size=4", "trainer.steps=4"]
+    small += ["task.eval_batches=1", "trainer.eval_every=2", "logger.tensorboard=false", "model.hidden_size=4"]
+    for cell in ("rnn", "gru"):
+        for seed in (0, 1):
+            train(config.compose([*small, f"cell={cell}", f"seed={seed}"]))
+    assert __main__.main(["compare", "runs", "--by=cell.name", "--out", "mine", "metric=mae"]) == 0
+    told = capsys.readouterr().out
+    assert "mae on test, mean absolute error, lower is better" in told
+    assert told.rstrip().endswith("Written: mine/index.html")
+    assert (folder / "mine/figures/adding-flops.png").exists()
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium to look at the page with")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(folder, width):
+    """Nothing is wider than the window, a number opens the list of its runs, the console stays empty."""
+    for cell in (HTML, "gru", "a_cell_with_a_name_that_is_longer_than_any_other"):
+        for seed in range(6):
+            make(folder, cell, seed, score=1 + seed / 10)
+    out = analysis.write(compared(), "out")
+    probe = (
+        "<script>document.querySelector('td a').click(); setTimeout(function () {"
+        "document.title = [document.querySelector('details').open, document.querySelectorAll('details[open]').length,"
+        "document.documentElement.scrollWidth <= innerWidth].join(' ')}, 200)</script></body>"
+    )
+    file = folder / "probe.html"
+    file.write_text((out / "index.html").read_text().replace("</body>", probe))
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
+    options += [
+        f"--user-data-dir={folder / 'profile'}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--virtual-time-budget=2000",
+    ]
+    done = subprocess.run(
+        ["chromium", *options, f"file://{file}"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "<title>true 1 true</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
