@@ -96,19 +96,28 @@ def train(arguments: list[str]) -> int:
 
     from rnnlab import config
     from rnnlab.interface import InputError
+    from rnnlab.training import sweep
     from rnnlab.training import train as train_run
+    from rnnlab.training.directory import Busy
 
-    _log_to_stdout()
-    codes, errors = [0], []
+    codes, errors, here = [0], [], os.getpid()
 
     @hydra.main(version_base="1.3", config_path="pkg://rnnlab.conf", config_name="config")
     def job(composed: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         try:
-            summary = train_run(config.resolve(composed, hydra_config.sweep.dir, hydra_config.overrides.task))
+            resolved = config.resolve(composed, hydra_config.sweep.dir, hydra_config.overrides.task)
+            if os.getpid() == here:
+                _log_to_stdout()
+            else:  # one of several processes, which speak at the same time
+                _end_with_parent()
+                _log_to_stdout(f"[{Path(resolved['run_dir']).name}] ")
+            summary = train_run(resolved)
         except (InputError, OSError) as error:  # caught here, as Hydra would add a line of its own
-            if is_sweep:  # the other runs of a sweep go on
+            if is_sweep and isinstance(error, Busy):  # two processes may share a sweep
+                print(f"{error}; the sweep goes on with the next run")
+            elif is_sweep:  # the other runs of a sweep go on
                 codes.append(BAD_INPUT)
                 _complain(f"{' '.join(hydra_config.overrides.task)}: {_sentence(error)}")
             else:
@@ -120,14 +129,44 @@ def train(arguments: list[str]) -> int:
             codes.append(DIVERGED if summary["status"] == "diverged" else 0)
             _say_what_next(summary)
 
-    sys.argv[1:] = config.normalise(arguments)
+    sys.argv[1:] = arguments = config.normalise(arguments)
+    planned = config.plan(arguments) if {"-m", "--multirun"} & set(arguments) else None
+    if planned:
+        sweep.write_plan(planned[0], arguments, planned[1])
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         raise config.explain(error) from error
     if errors:
         raise errors[0]
-    return max(codes)
+    # A run in another process of the sweep cannot say here how it ended; its directory can.
+    failed = planned and not all(job.run_dir and sweep.is_dealt_with(job.run_dir) for job in planned[1])
+    return BAD_INPUT if failed else max(codes)
+
+
+def _end_with_parent() -> None:
+    """Have this process told to stop, and save, when the one that began it is gone, killed even; Linux only."""
+    if sys.platform == "linux":
+        import ctypes
+        import signal
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def status(arguments: list[str]) -> int:
+    """``rnnlab status``: how far the runs of a sweep are."""
+    folders = [argument for argument in arguments if not argument.startswith("-")]
+    from rnnlab.interface import InputError
+    from rnnlab.training import sweep
+
+    if len(arguments) != 1 or not folders:
+        raise InputError("give the folder of one sweep: rnnlab status runs")
+    found, problems = sweep.survey(folders[0])
+    if found:
+        print(sweep.table(found))
+    for problem in problems:
+        _complain(problem)
+    return 0
 
 
 @dataclass
@@ -398,6 +437,7 @@ def _print_at_once(line: str) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
+    "status": status,
     "compare": compare,
     "evaluate": evaluate,
     "generate": generate,
@@ -510,14 +550,13 @@ def _complain(sentence: str) -> None:
     print(f"rnnlab: {sentence}", file=sys.stderr)
 
 
-def _log_to_stdout() -> None:
+def _log_to_stdout(prefix: str = "") -> None:
     logger = logging.getLogger("rnnlab")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+        logger.addHandler(logging.StreamHandler(sys.stdout))
+    logger.handlers[0].setFormatter(logging.Formatter(prefix.replace("%", "%%") + "%(message)s"))
 
 
 if __name__ == "__main__":

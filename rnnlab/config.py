@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
@@ -29,6 +31,7 @@ from rnnlab.interface import InputError
 from rnnlab.training import budget, optimizers, schedulers
 from rnnlab.training.directory import FREE_KEYS, flatten
 from rnnlab.training.logger import Logger
+from rnnlab.training.sweep import Job
 from rnnlab.training.trainer import Trainer
 
 FINDERS: dict[str, Callable[[str], Callable]] = {
@@ -120,7 +123,7 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
     except OmegaConfBaseException as error:
         raise explain(error) from error
     # What an experiment says of itself, and of what it is expected to show, is no option of the run.
-    given = {key: value for key, value in given.items() if key not in ("hydra", "experiment", "acceptance")}
+    given = {key: value for key, value in given.items() if key not in ("hydra", "experiment", "acceptance", "runs")}
     config = {}
     for group in (*FINDERS, "trainer", "logger"):
         config[group] = _resolve_group(group, given.pop(group, None))
@@ -143,6 +146,41 @@ def _check_width_is_free(config: dict[str, Any], overrides: Sequence[str]) -> No
             f"a budget solves model.hidden_size, which is given too ({width}); leave out one of them: "
             "~model.hidden_size takes back the width that an experiment sets"
         )
+
+
+def plan(arguments: Sequence[str]) -> tuple[Path, list[Job]] | None:
+    """The folder of the sweep that a command line describes, and its runs; None for a sweeper that decides on the way.
+
+    Args:
+        arguments: of ``rnnlab train -m``, as `normalise` makes them.
+
+    Raises:
+        InputError: the command line cannot be read.
+    """
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    hydras = [o for o in overrides if o.startswith(("hydra.", "hydra/"))]
+    jobs = []
+    with hydra.initialize_config_module("rnnlab.conf", version_base="1.3"):
+        try:
+            own = hydra.compose("config", hydras, return_hydra_config=True).hydra
+            if own.sweeper._target_ != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper":
+                return None
+            given = [f"{key}={value}" for key, value in (own.sweeper.params or {}).items()]
+            parsed = OverridesParser.create().parse_overrides([*given, *(o for o in overrides if o not in hydras)])
+            (combinations,) = BasicSweeper.split_arguments(parsed, None)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error) from error
+        folder = str(own.sweep.dir)
+        for combination in combinations:
+            name = " ".join(override.lstrip("+") for override in combination)
+            try:
+                config = resolve(hydra.compose("config", combination), folder, combination)
+                jobs.append(Job(name, config["run_dir"]))
+            except (HydraException, OmegaConfBaseException) as error:
+                jobs.append(Job(name, None, str(explain(error))))
+            except (InputError, OSError) as error:
+                jobs.append(Job(name, None, str(error)))
+    return Path(folder), jobs
 
 
 def run_name(config: dict[str, Any]) -> str:
@@ -173,6 +211,10 @@ def explain(error: Exception) -> InputError:
     """One sentence for an error of Hydra or OmegaConf."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher":
+            return InputError(
+                f"hydra/launcher={name} is not installed; pip install 'rnnlab[sweep]' brings joblib and Slurm"
+            )
         return InputError(f"unknown {group or 'config'} {name!r}{lookup.nearest(name, list(error.options or []))}")
     first = str(error).strip().partition("\n")[0].replace("'++", "'")
     if first.startswith("Ambiguous value"):

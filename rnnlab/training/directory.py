@@ -15,7 +15,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import IO, Any
 
 import yaml
 
@@ -24,6 +25,10 @@ from rnnlab.interface import InputError
 
 FREE_KEYS = ("run_dir", "data.root", "budget.tolerance", "logger.tensorboard", "logger.progress", "logger.diagnostics")
 """What may differ when a run is taken up again: it says where things lie and what is told, not what is computed."""
+
+
+class Busy(InputError):
+    """Another process is training in the directory."""
 
 
 class RunDirectory:
@@ -66,15 +71,14 @@ class RunDirectory:
         The operating system gives the lock back however the process ends.
 
         Raises:
-            InputError: another process has it, or it is not a place for a run of ``config``.
+            Busy: another process has it.
+            InputError: it is not a place for a run of ``config``.
         """
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"another process is training in {self.path}; wait for it or stop it") from None
+            if not _locked(lock):
+                raise Busy(f"another process is training in {self.path}; wait for it or stop it")
             self.check(config)  # the process that had the lock may have written another configuration
             if not self.config_file.exists():  # first of all: it is what says that the directory is ours
                 text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -83,6 +87,21 @@ class RunDirectory:
             self.samples.mkdir(exist_ok=True)
             files.remove_leftovers(self.path)
             yield
+
+    def is_begun(self) -> bool:
+        """Whether a run lies here."""
+        return self.config_file.is_file()
+
+    def is_claimed(self) -> bool:
+        """Whether a process is training here now."""
+        try:
+            with (self.path / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def config(self) -> dict[str, Any]:
         """The configuration of the run that lies here.
@@ -134,6 +153,18 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Whether the lock could be had; one that somebody only looks at is free again at once."""
+    for _ in range(5):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sleep(0.05)
+        else:
+            return True
+    return False
 
 
 def _is_before(line: str, step: int) -> bool:

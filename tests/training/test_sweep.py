@@ -1,0 +1,175 @@
+"""Sweeps: planned, run side by side, killed, begun again, looked at while they run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rnnlab import __main__, config
+from rnnlab.interface import InputError
+from rnnlab.training import sweep, train
+from rnnlab.training.directory import Busy, RunDirectory
+
+SMALL = ["task=adding", "task.lengths=[9,9]", "task.test_lengths=[9,9]", "task.batch_size=4", "task.eval_batches=1"]
+SMALL += ["model.hidden_size=4", "trainer.eval_every=20", "logger.tensorboard=false", "logger.progress=false"]
+TINY = [*SMALL, "trainer.steps=20"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The working directory; paths in the tests are relative to it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "rnnlab", "train", "-m", *arguments]
+
+
+def rnnlab(*arguments, **options):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=300, **options)
+
+
+def states(folder="runs"):
+    found, problems = sweep.survey(folder)
+    assert not problems
+    return sorted(one.state for one in found)
+
+
+def test_a_plan_is_every_combination():
+    folder, jobs = config.plan(config.normalise([*TINY, "cell=rnn,gru", "seed=range(3)", "hydra.sweep.dir=here", "-m"]))
+    assert folder == Path("here")
+    assert len({job.run_dir for job in jobs}) == len(jobs) == 6
+    for job in jobs:
+        assert job.error is None
+        assert config.compose([*TINY, *job.overrides.split()], "here")["run_dir"] == job.run_dir
+
+
+def test_a_plan_knows_what_will_be_refused():
+    _, jobs = config.plan(config.normalise([*TINY, "cell=rnn,grru", "-m"]))
+    assert [job.run_dir is None for job in jobs] == [False, True]
+    assert "did you mean 'gru'" in jobs[1].error
+    assert config.plan(["-m", "hydra/sweeper=basic", "seed=0"]) is not None
+
+
+def test_plans_come_back_and_are_joined(folder):
+    jobs = [sweep.Job("seed=0", "runs/a"), sweep.Job("seed=x", None, "no number")]
+    path = sweep.write_plan(Path("runs"), ["seed=0,x"], jobs)
+    assert sweep.write_plan(Path("runs"), ["seed=0,x"], jobs) == path, "the same command has the same plan"
+    sweep.write_plan(Path("runs"), ["seed=0"], jobs[:1])
+    found, problems = sweep.read_plans(Path("runs"))
+    assert not problems
+    assert {(Path(job.run_dir or "none"), job.error) for job in found} == {
+        (Path("runs/a"), None),
+        (Path("none"), "no number"),
+    }
+    (folder / "runs" / "sweep-0.json").write_text("{")
+    assert "is no plan of a sweep" in sweep.survey("runs")[1][0]
+
+
+def test_the_state_of_every_run():
+    """Finished, diverged, stopped, waiting and refused, from what lies in the directories."""
+    train(config.compose([*TINY, "seed=0"]))
+    diverged = train(config.compose([*TINY, "seed=1", "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=0"]))
+    assert diverged["status"] == "diverged"
+    stopped = config.compose([*TINY, "seed=2"])["run_dir"]
+    with RunDirectory(stopped).claim(config.compose([*TINY, "seed=2"])):
+        Path(stopped, "metrics.jsonl").write_text('{"step": 5, "split": "train", "seconds": 10.0}\n{"step": 6, "spl')
+        assert states() == ["diverged", "finished", "running"]
+    waiting = config.compose([*TINY, "seed=3"])["run_dir"]
+    sweep.write_plan(Path("runs"), ["x"], [sweep.Job("seed=3", waiting), sweep.Job("seed=y", None, "no number")])
+    found, _ = sweep.survey("runs")
+    assert sorted(one.state for one in found) == ["diverged", "finished", "refused", "stopped", "waiting"]
+    left = {one.state: one.left for one in found}
+    assert left["stopped"] == pytest.approx(10 / 5 * (20 - 5))
+    assert left["waiting"] == next(one.seconds for one in found if one.state == "finished")
+    told = sweep.table(found)
+    assert "1 finished, 1 diverged, 1 stopped, 1 waiting, 1 refused; about 30 s left" in told
+    assert "no number" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "give the folder"), (["nowhere"], "no directory"), (["."], "holds no runs"), (["a", "b"], "give the folder")],
+)
+def test_mistakes(capsys, arguments, message):
+    assert __main__.main(["status", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_looking_at_a_run_never_keeps_it_from_being_trained():
+    settings = config.compose([*TINY])
+    directory = RunDirectory(settings["run_dir"])
+    for _ in range(20):
+        with directory.claim(settings):
+            assert directory.is_claimed()
+        assert not directory.is_claimed()
+    with directory.claim(settings), pytest.raises(Busy), RunDirectory(settings["run_dir"]).claim(settings):
+        pass
+
+
+def test_a_sweep_leaves_runs_of_other_processes_to_them(capfd):
+    """Two processes may work on one sweep; what one is at, the other passes by."""
+    settings = config.compose([*TINY, "seed=0"])
+    with RunDirectory(settings["run_dir"]).claim(settings):
+        done = rnnlab(*TINY, "seed=0,1")
+    assert done.returncode == 0
+    assert "the sweep goes on with the next run" in done.stdout
+    assert states() == ["finished", "stopped"]
+
+
+def test_side_by_side(folder):
+    """With joblib: every run is there, threads are divided, the exit code knows of refusals in other processes."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    arguments = [*TINY, "cell=rnn,gru", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = rnnlab(*arguments, "hydra.sweep.dir=mine", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert states("mine") == ["finished"] * 4
+    summaries = [json.loads(path.read_text()) for path in folder.rglob("summary.json")]
+    assert {summary["machine"]["threads"] for summary in summaries} == {max(1, os.cpu_count() // 2)}
+    assert "[gru-rnn-s0-" in done.stdout, "lines say which run they are of"
+    again = rnnlab(*arguments, "hydra.sweep.dir=mine", env=environment)
+    assert again.returncode == 0
+    assert again.stdout.count("is not trained again") == 4
+    refused = rnnlab(*TINY, "cell=rnn", "optimizer.lr=0.1,-1", "hydra/launcher=joblib", env=environment)
+    assert refused.returncode == 2
+    assert "learning rate" in refused.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runs of a killed sweep end by themselves")
+def test_killed_in_the_middle_and_begun_again(folder):
+    """SIGKILL to the sweep stops its runs too; the same command takes up what is half done, and no more."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    arguments = [*SMALL, "trainer.steps=20,6000", "seed=0,1", "trainer.checkpoint_every=20", "trainer.eval_every=3000"]
+    arguments += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(list(folder.rglob("last.pt"))) == 4, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    wait_for(lambda: states() == ["finished", "finished", "stopped", "stopped"])
+    done = rnnlab(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert states() == ["finished"] * 4
+    assert done.stdout.count("is not trained again") == 2
+    assert done.stdout.count("going on at step") == 2
+
+
+def wait_for(condition, process=None):
+    until = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < until, "it does not come about"
+        assert process is None or process.poll() is None, "the sweep was over before it could be killed"
+        time.sleep(0.02)
+
+
+def test_a_launcher_that_is_not_installed():
+    with pytest.raises(InputError, match=r"hydra/launcher=rayy is not installed; pip install 'rnnlab\[sweep\]'"):
+        config.plan(["-m", "hydra/launcher=rayy"])
