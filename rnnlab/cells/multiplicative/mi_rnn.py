@@ -1,0 +1,58 @@
+"""The recurrent network that multiplies what it adds."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.interface import State
+
+
+class MIRNN(Cell):
+    """Recurrent network with multiplicative integration (Wu et al., 2016, arXiv:1606.06630).
+
+        h_t = tanh(α ⊙ W x_t ⊙ U h_{t-1} + β_1 ⊙ U h_{t-1} + β_2 ⊙ W x_t + b)
+
+    The paper's general form. With α = 0 and β_1 = β_2 = 1 it is the vanilla network, with α = 1 and β_1 = β_2 = 0 the
+    paper's simple form.
+
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h; α, β_1, β_2 [hidden_size].
+    Differs from the paper: nothing.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h.
+        alpha: where every α begins.
+        beta: where every β_1 and β_2 begins.
+        bias: whether there is a bias b.
+        recurrent_init: how U begins: ``orthogonal``, ``identity`` or ``uniform``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.5,
+        bias: bool = True,
+        recurrent_init: str = "orthogonal",
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        self.W = input_weights(1, hidden_size, input_size)
+        self.U = recurrent_weights(1, hidden_size, recurrent_init)
+        self.alpha = nn.Parameter(torch.full((hidden_size,), float(alpha)))
+        self.beta_1 = nn.Parameter(torch.full((hidden_size,), float(beta)))
+        self.beta_2 = nn.Parameter(torch.full((hidden_size,), float(beta)))
+        self.b = bias_vector(hidden_size, bias)
+
+    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
+        x = linear(inputs, self.W)
+        added = self.beta_2 * x
+        return self.U, (self.alpha * x + self.beta_1, added if self.b is None else added + self.b)
+
+    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        factor, added = inputs
+        (h,) = state
+        h = (factor * linear(h, U) + added).tanh()
+        return h, (h,)

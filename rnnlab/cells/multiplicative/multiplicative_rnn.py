@@ -1,0 +1,52 @@
+"""The recurrent network whose recurrent weights depend on the input."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from rnnlab.cells.base import Cell, bias_vector, input_weights
+from rnnlab.interface import InputError, State
+
+
+class MultiplicativeRNN(Cell):
+    """Multiplicative recurrent network (Sutskever, Martens and Hinton, 2011, ICML, pages 1017-1024).
+
+        m_t = (W_m x_t) ⊙ (U_m h_{t-1})
+        h_t = tanh(W x_t + U m_t + b)
+
+    The recurrent weights U diag(W_m x_t) U_m are others for every input; the factors m are what they share.
+
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W_m [factors, input_size], U_m [factors, hidden_size],
+    U [hidden_size, factors].
+    Differs from the paper: the letters; there m is f, W_m is W_fx, U_m is W_fh, W is W_hx and U is W_hf.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h.
+        factors: width of m; None for that of h.
+        bias: whether there is a bias b.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, factors: int | None = None, bias: bool = True) -> None:
+        super().__init__(input_size, hidden_size)
+        factors = hidden_size if factors is None else factors
+        if factors < 1:
+            raise InputError(f"factors={factors}; there must be at least 1, or null for as many as hidden_size")
+        self.W_m = input_weights(1, factors, input_size)
+        self.U_m = nn.Parameter(nn.init.orthogonal_(torch.empty(factors, hidden_size)))
+        self.W = input_weights(1, hidden_size, input_size)
+        self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(hidden_size, factors)))
+        self.b = bias_vector(hidden_size, bias)
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:  # noqa: D102
+        return (self.U_m, self.U), (linear(inputs, self.W_m), linear(inputs, self.W, self.b))
+
+    def step(  # noqa: D102
+        self, constants: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor], state: State
+    ) -> tuple[Tensor, State]:
+        U_m, U = constants
+        x_m, x = inputs
+        (h,) = state
+        m = x_m * linear(h, U_m)
+        h = (x + linear(m, U)).tanh()
+        return h, (h,)
