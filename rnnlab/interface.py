@@ -127,4 +127,10 @@ def tensors_of(state: State) -> list[Tensor]:
     """The tensors of a nested tuple, depth first."""
     if isinstance(state, Tensor):
         return [state]
-    return [tensor for part in state for tensor in tensors_of(part)]
+    found: list[Tensor] = []
+    for part in state:
+        if isinstance(part, Tensor):
+            found.append(part)
+        else:
+            found += tensors_of(part)
+    return found

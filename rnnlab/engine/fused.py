@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import combinations
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlab.cells import Cell
 from rnnlab.engine import compiler, reference
@@ -92,6 +93,19 @@ class Traced:
         return None
 
     @cached_property
+    def repeated(self) -> set[int]:
+        """The inputs whose gradient lies, at least in part, where that of an earlier one does."""
+        widths = [array.width for array in self.lowered.inputs]
+        places = [(i, place, widths[i]) for i, place in enumerate(self.lowered.input_gradients) if place]
+        return {
+            i
+            for (_, one, width), (i, other, other_width) in combinations(places, 2)
+            if one.array is other.array
+            and one.offset < other.offset + other_width
+            and other.offset < one.offset + width
+        }
+
+    @cached_property
     def kernel(self) -> Kernel | None:
         """What is needed of the two steps, compiled; None where that cannot be, and the log says why."""
         try:
@@ -125,46 +139,50 @@ def traced(cell: Cell) -> Traced:
     with torch.no_grad():
         for buffer, value in before:  # running statistics, say, which these zeros are none of
             buffer.copy_(value)
-    return traced_for(cell, constants, map_state(lambda t: t[0], prepared), cell.initial_state(2))
+    return traced_for(cell, constants, prepared, cell.initial_state(2))
 
 
 def _options(cell: Cell) -> tuple[Any, ...]:
     """Every plain option of a cell and of what it wraps: what a step does may hang on them."""
-
-    def is_plain(value: Any) -> bool:
-        if isinstance(value, tuple | list):
-            return all(map(is_plain, value))
-        return value is None or isinstance(value, int | float | str | bool)
-
-    return tuple(
-        (key, str(value) if isinstance(value, tuple | list) else value)
-        for module in cell.modules()
-        for key, value in vars(module).items()
-        if is_plain(value)
-    )
+    found: list[Any] = []
+    for module in cell.modules():
+        for key, value in vars(module).items():
+            if key not in _OF_EVERY_MODULE and _is_plain(value):
+                found.append((key, str(value) if isinstance(value, tuple | list) else value))
+    return tuple(found)
 
 
-def traced_for(cell: Cell, constants: Any, inputs: Any, state: State) -> Traced:
-    """The step of ``cell``, traced for tensors like these.
+_OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str)
+
+
+def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Traced:
+    """The step of ``cell``, traced for tensors like these, of which ``prepared`` are those of all steps.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
     # What a step does may hang on the shapes it meets, too; the number of rows is none of them.
-    rows = len(tensors_of(state)[0])
+    fixed, states, training = tensors_of(constants), tensors_of(state), torch.is_grad_enabled()
+    rows = states[0].shape[0]
 
-    def shape(tensor: Tensor) -> tuple[Any, ...]:
-        whole = tuple(tensor.shape)
-        return ("B", *whole[1:]) if rows > 1 and whole and whole[0] == rows else whole
+    def kind(tensor: Tensor, shape: torch.Size) -> tuple[Any, ...]:
+        whole = ("B", *shape[1:]) if rows > 1 and shape and shape[0] == rows else shape
+        return tensor.dtype, whole, training and tensor.requires_grad
 
-    tensors = tensors_of((constants, inputs, state))
-    whole = [id(tensor) for tensor in tensors_of(constants)]
+    kinds = [kind(tensor, tensor.shape) for tensor in (*fixed, *states)]
+    kinds += [kind(tensor, tensor.shape[1:]) for tensor in tensors_of(prepared)]
+    whole = [id(tensor) for tensor in fixed]
     same = tuple(map(whole.index, whole))  # a constant that stands in several places is one
-    wanted = tuple(tensor.requires_grad for tensor in tensors) if torch.is_grad_enabled() else None
-    key = (_options(cell), tensors[-1].device, wanted, same, *(t.dtype for t in tensors), *map(shape, tensors))
+    key = (_options(cell), states[0].device, training, same, *kinds)
     known = _TRACED.setdefault(cell, {})
     if key not in known:
-        known[key] = Traced(cell, constants, inputs, state, wanted is not None)
+        known[key] = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training)
     return known[key]
 
 
@@ -172,21 +190,37 @@ def run(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
     """Run ``cell`` over ``inputs`` with its derived backward step; arguments as for the reference."""
+    return run_or(None, cell, inputs, state, lengths, context)
+
+
+def run_or(
+    uncompiled: Callable[..., tuple[Tensor, State]] | None,
+    cell: Cell,
+    inputs: Tensor,
+    state: State,
+    lengths: Tensor | None,
+    context: dict[str, Any],
+) -> tuple[Tensor, State]:
+    """`run`; where the step is not compiled, ``uncompiled(step, constants, prepared, state, live)``."""
     if torch.is_autocast_enabled(inputs.device.type):
         return reference.run(cell, inputs, state, lengths, **context)  # autocast casts in every step
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
     random = torch.get_rng_state() if training and cell.training else None
     constants, prepared = cell.prepare(inputs, **context)
-    alone = map_state(_like, prepared)  # bound to a name, as what it is compared with
-    free = _owned(prepared, alone) if training else []
     try:
-        step = traced_for(cell, constants, map_state(lambda tensor: tensor[0], prepared), state)
+        step = traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # with these tensors, though not with those it was tried on
         _warn(f"{type(cell).__name__} runs as reference, its step does {error}")
         return reference.loop(cell, constants, prepared, state, live)
+    if step.kernel is None and uncompiled is not None:
+        return uncompiled(step, constants, prepared, state, live)
     if step.kernel is None and not training:
         return reference.loop(cell, constants, prepared, state, live)  # nothing to derive
+    free: list[bool] = []
+    if training and step.kernel is not None and step.kernel.lowered.overwrites:
+        alone = map_state(_like, prepared)  # bound to a name, as what it is compared with
+        free = _owned(prepared, alone)
     if lengths is not None:  # as C reads them, and nobody changes them before the backward pass
         lengths = lengths.to(torch.int64, copy=True).contiguous()
     parts = [tensors_of(part) for part in (constants, prepared, state)]
@@ -272,37 +306,40 @@ class _Plan(NamedTuple):
 
 def _ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A constant as the C functions read it: numbers of one type, one after the other within a row."""
-    tensor = tensor.detach().to(dtype)
+    tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
     return tensor if tensor.dim() == 0 or tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def _rows(tensor: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     """Rows of every step as the C functions and the matrix product read them, ``[T, rows, width]``."""
+    if tensor.dim() == 3 and tensor.shape[1] == rows and tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor  # as it mostly is
     tensor = _ready(tensor if tensor.dim() == 3 else tensor.unsqueeze(-1), dtype).expand(-1, rows, -1)
     return tensor.contiguous() if rows > 1 and tensor.stride(1) < tensor.shape[2] else tensor
 
 
 def _memory(plan: _Plan, tensors: Sequence[Tensor], name: str) -> tuple[Memory, list[Tensor]]:
     """Memory for the step over the sequence, and the constants."""
-    kernel = plan.step.kernel
+    kernel, steps = plan.step.kernel, plan.steps
+    lowered, dtype = kernel.lowered, kernel.dtype
     constants, inputs, state = plan.parts(tensors)
-    constants = [_ready(tensor, kernel.dtype) for tensor in constants]
-    rows, new = len(state[0]), state[0].new_empty
+    constants = [_ready(tensor, dtype) for tensor in constants]
+    rows, new = state[0].shape[0], state[0].new_empty
     memory: Memory = {}
-    for array, tensor in zip(kernel.lowered.inputs, inputs, strict=True):
-        memory[array] = _rows(tensor, rows, kernel.dtype)
+    for array, tensor in zip(lowered.inputs, inputs, strict=True):
+        memory[array] = _rows(tensor, rows, dtype)
     if name == "forward":
-        for array, i in kernel.lowered.overwrites.items():
+        for array, i in lowered.overwrites.items():
             if plan.free[i]:
-                memory[array] = memory[kernel.lowered.inputs[i]]
-    for array, tensor in zip(kernel.lowered.states, state, strict=True):
-        whole = name == "forward" or kernel.lowered.output.array is array
-        memory[array] = new(plan.steps + 1 if whole else 2, rows, array.width)
-        memory[array][0].copy_(tensor.reshape(rows, array.width))
+                memory[array] = memory[lowered.inputs[i]].detach()
+    for array, tensor in zip(lowered.states, state, strict=True):
+        whole = name == "forward" or lowered.output.array is array
+        memory[array] = states = new(steps + 1 if whole else 2, rows, array.width)
+        states[0] = tensor if tensor.dim() == 2 else tensor.reshape(rows, array.width)
     for array in kernel.source.arrays[name]:
         if array not in memory and array.kind not in ("constant", "sum"):
-            shape = (1 if array.kind == "temporary" else plan.steps, rows, array.width)
-            memory[array] = take(shape, kernel.dtype) if array.kind in ("kept", "gradient") else new(shape)
+            shape = (1 if array.kind == "temporary" else steps, rows, array.width)
+            memory[array] = take(shape, dtype) if array.kind in ("kept", "gradient") else new(shape)
     return memory, constants
 
 
@@ -314,10 +351,11 @@ def _results(plan: _Plan, memory: Memory) -> tuple[Tensor, ...]:
     if plan.live is not None and place.shift:
         outputs = outputs.where(plan.live.unsqueeze(-1), 0)
     # Copies: a result that the backward step also reads would keep itself alive through its own graph.
-    final = [
-        memory[array][plan.steps % len(memory[array])].reshape(tensor.shape).clone()
-        for array, tensor in zip(lowered.states, tensors_of(plan.state), strict=True)
-    ]
+    final = []
+    for array, tensor in zip(lowered.states, tensors_of(plan.state), strict=True):
+        states = memory[array]
+        last = states[plan.steps % states.shape[0]].clone()
+        final.append(last if tensor.dim() == 2 else last.reshape(tensor.shape))
     return outputs, *final
 
 
@@ -354,7 +392,7 @@ class _Compiled(torch.autograd.Function):
             return None, None, *_through_reference(plan, inputs, state, (output_gradients, *state_gradients))
         memory, constants = dict(ctx.memory), [_ready(t, kernel.dtype) for t in constants]
         again = torch._C._autograd._get_current_graph_task_keep_graph()
-        rows, new = len(state[0]), state[0].new_empty
+        rows, new = state[0].shape[0], state[0].new_empty
         for i, tensor in zip(lowered.kept_inputs, read, strict=True):
             memory[lowered.inputs[i]] = _rows(tensor, rows, kernel.dtype)
         if plan.live is not None:
@@ -370,9 +408,9 @@ class _Compiled(torch.autograd.Function):
                 elif again:
                     memory[array] = memory[array].clone()
         for array, gradient in zip(lowered.carries, state_gradients, strict=True):
-            memory[array] = new(2, rows, array.width)
-            memory[array][plan.steps % 2].copy_(gradient.reshape(rows, array.width))
-        memory |= kernel.sums(rows)
+            memory[array] = carried = new(2, rows, array.width)
+            carried[plan.steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
+        memory |= kernel.sums(rows, plan.steps)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths)
         gradients = _gradients(plan, memory, constants)
         if not again:
@@ -392,31 +430,28 @@ def _gradients(plan: _Plan, memory: Memory, constants: list[Tensor]) -> list[Ten
         found.append(None if array is None else memory[array][1].sum(0).to(constant.dtype).reshape(constant.shape))
 
     def columns(place: Place, width: int) -> Tensor:
-        return memory[place.array][place.shift : place.shift + plan.steps, :, place.offset : place.offset + width]
+        whole = memory[place.array]
+        if whole.shape[::2] == (plan.steps, width):
+            return whole
+        return whole[place.shift : place.shift + plan.steps, :, place.offset : place.offset + width]
 
     for weight, transposed, rows, gradient in lowered.products:
         outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
         left, right = columns(gradient, outer).flatten(0, 1), columns(rows, inner).flatten(0, 1)
         product = left.t() @ right if transposed else right.t() @ left
         found[weight] = product if found[weight] is None else found[weight] + product
-    taken: list[tuple[Place, int]] = []
-    for place, shape in zip(lowered.input_gradients, plan.shapes, strict=True):
+    repeated = plan.step.repeated
+    for i, (place, shape) in enumerate(zip(lowered.input_gradients, plan.shapes, strict=True)):
         if place is None:
             found.append(None)
             continue
-        width = shape[2] if len(shape) == 3 else 1
-        gradient = columns(place, width).reshape(shape)
+        gradient = columns(place, lowered.inputs[i].width)
+        gradient = gradient if len(shape) == 3 else gradient.reshape(shape)
         # Whoever gets a gradient may add to it in place.
-        found.append(gradient.clone() if any(_overlap(place, width, *one) for one in taken) else gradient)
-        taken.append((place, width))
+        found.append(gradient.clone() if i in repeated else gradient)
     for array, tensor in zip(lowered.carries, tensors_of(plan.state), strict=True):
-        found.append(memory[array][0].reshape(tensor.shape))
+        found.append(memory[array][0].reshape(tensor.shape) if tensor.requires_grad else None)
     return found
-
-
-def _overlap(one: Place, width: int, other: Place, other_width: int) -> bool:
-    same = one.array is other.array
-    return same and one.offset < other.offset + other_width and other.offset < one.offset + width
 
 
 class _Eager(torch.autograd.Function):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.engine import fused, reference
+from rnnlab.engine import fused
 from rnnlab.engine.derive import derive
 from rnnlab.engine.emit_python import Steps, emit
 from rnnlab.engine.program import Node, Program, Unsupported, Value, values_of
@@ -89,18 +89,16 @@ def run(
     """Run ``cell`` over ``inputs``; arguments as for the reference.
 
     Raises:
-        Unsupported: the cell is not linear in its state.
+        Unsupported: the step is not compiled, and the cell is not linear in its state.
     """
-    if torch.is_autocast_enabled(inputs.device.type):
-        return reference.run(cell, inputs, state, lengths, **context)
-    plain, live = reference.mask(inputs, lengths)
-    constants, prepared = cell.prepare(plain, **context)
-    step = fused.traced_for(cell, constants, map_state(lambda tensor: tensor[0], prepared), state)
-    steps = steps_of(step)
-    if step.kernel is not None:
-        return fused.run(cell, inputs, state, lengths, **context)
+    return fused.run_or(_in_blocks, cell, inputs, state, lengths, context)
+
+
+def _in_blocks(
+    step: fused.Traced, constants: Any, prepared: Any, state: State, live: Tensor | None
+) -> tuple[Tensor, State]:
     constants, columns, first = (tuple(tensors_of(part)) for part in (constants, prepared, state))
-    outputs, final = _blocked(steps, couplings(step.program), constants, columns, first, live)
+    outputs, final = _blocked(steps_of(step), couplings(step.program), constants, columns, first, live)
     final = iter(final)
     return outputs, map_state(lambda _: next(final), state)
 
