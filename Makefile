@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all acceptance lint tensorboard clean
+.PHONY: train test test-all compare acceptance lint tensorboard clean
 
 train: .venv/ready ## train the default character model and let it speak
 	@$(BIN)/rnnlab train $(ARGS)
@@ -12,6 +12,12 @@ test: .venv/ready ## the test suite, without the long tests
 
 test-all: .venv/ready ## every test
 	@$(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+compare: .venv/ready ## four models of equal size on three tasks, and one page that compares them; half an hour
+	@for task in adding parity char_lm; do \
+		$(BIN)/rnnlab train -m experiment=compare/$$task hydra/launcher=joblib logger.progress=false $(ARGS) || exit; \
+	done
+	@$(BIN)/rnnlab compare runs/compare --by model.name --out runs/comparison
 
 acceptance: .venv/ready ## orderings of cells that must come out; ARGS="adding parity" for some, ARGS=long=true for all
 	@$(BIN)/python scripts/acceptance.py $(ARGS)

@@ -158,16 +158,17 @@ def plan(arguments: Sequence[str]) -> tuple[Path, list[Job]] | None:
         InputError: the command line cannot be read.
     """
     overrides = [argument for argument in arguments if not argument.startswith("-")]
-    hydras = [o for o in overrides if o.startswith(("hydra.", "hydra/"))]
     jobs = []
     with hydra.initialize_config_module("rnnlab.conf", version_base="1.3"):
         try:
-            own = hydra.compose("config", hydras, return_hydra_config=True).hydra
+            parser = OverridesParser.create()
+            fixed = [o.input_line for o in parser.parse_overrides(overrides) if not o.is_sweep_override()]
+            own = hydra.compose("config", fixed, return_hydra_config=True).hydra
             if own.sweeper._target_ != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper":
                 return None
             given = [f"{key}={value}" for key, value in (own.sweeper.params or {}).items()]
-            parsed = OverridesParser.create().parse_overrides([*given, *(o for o in overrides if o not in hydras)])
-            (combinations,) = BasicSweeper.split_arguments(parsed, None)
+            swept = [o for o in overrides if not o.startswith(("hydra.", "hydra/"))]
+            (combinations,) = BasicSweeper.split_arguments(parser.parse_overrides([*given, *swept]), None)
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error) from error
         folder = str(own.sweep.dir)

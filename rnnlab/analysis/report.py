@@ -107,6 +107,7 @@ def _page(comparison: Comparison, shown: Sequence[Sequence[tuple[str, str]]], fo
         _groups_table(made, section, index)
         for svg, alt in drawn:
             made.figure(svg, alt, alt)
+        _metrics_table(made, section)
         _pairs_table(made, section)
         _differences_table(made, section)
         made.heading("Runs")
@@ -168,6 +169,23 @@ def summary_row(group: Group) -> list[tuple[str, Any]]:
         (number(best), best),
         *((number(value), value) for value in (group.typical("parameters"), group.typical("seconds"))),
     ]
+
+
+def _metrics_table(made: Page, section: Section) -> None:
+    """Medians of what else the task measures, so that a loss is not all that is seen."""
+    runs = [run for group in section.groups for run in group.runs]
+    declared = dict.fromkeys(name for run in runs for name in run.summary.get("metrics") or {})
+    others = [name for name in declared if name != section.name]
+    if not others:
+        return
+    kinds = {name: next(run.metric(name) for run in runs if name in run.summary["metrics"]) for name in others}
+    rows = []
+    for group in section.groups:
+        scores = [[run.score(name) for run in group.runs if isfinite(run.score(name))] for name in others]
+        rows.append([group.label, *(float(np.median(values)) if values else None for values in scores)])
+    columns = [f"{name} ({kind.unit}, {kind.better} is better)" for name, kind in kinds.items()]
+    made.heading("Other metrics")
+    made.table(["group", *columns], rows, "Medians over the runs that have them.")
 
 
 def _pairs_table(made: Page, section: Section) -> None:

@@ -1,6 +1,6 @@
 """Fair budgets: the width at which a model has as many parameters, or costs as many operations, as was asked for.
 
-Cells of one width differ in size by a factor of up to eight. To compare them fairly, the width is solved for each by
+Cells of one width differ several times over in size. To compare them fairly, the width is solved for each by
 counting: the model is built, and its parameters or operations are counted, not estimated from a formula.
 """
 

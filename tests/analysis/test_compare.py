@@ -288,6 +288,14 @@ def test_every_number_leads_to_its_runs(folder):
     assert {(folder / "deep/er/out" / link).resolve() for link in links} == {place.resolve() for place in places}
 
 
+def test_other_metrics_are_shown_beside_the_one_compared(folder):
+    for seed, mae in enumerate([0.25, 0.75, 7.0]):
+        make(folder, "gru", seed, test={"loss": 1.0, "mae": mae})
+    text = (analysis.write(compared(), "out") / "index.html").read_text()
+    assert "mae (error, lower is better)" in text
+    assert '<td data-sort="0.75" class="n">0.75</td>' in text
+
+
 def test_files_of_a_report(folder):
     for cell in ("gru", "lstm"):
         for seed in range(4):

@@ -50,6 +50,16 @@ def test_a_plan_is_every_combination():
         assert config.compose([*TINY, *job.overrides.split()], "here")["run_dir"] == job.run_dir
 
 
+def test_a_plan_of_an_experiment_file():
+    """The sweep may stand in the file, its folder too."""
+    folder, jobs = config.plan(["-m", "experiment=compare/adding", "++seed=7,8"])
+    assert folder == Path("runs/compare")
+    assert [job.overrides for job in jobs if "gru" in job.overrides] == [
+        f"model=gru seed={seed} experiment=compare/adding" for seed in (7, 8)
+    ]
+    assert all(job.run_dir.startswith("runs/compare/adding/") for job in jobs)
+
+
 def test_a_plan_knows_what_will_be_refused():
     _, jobs = config.plan(config.normalise([*TINY, "cell=rnn,grru", "-m"]))
     assert [job.run_dir is None for job in jobs] == [False, True]
