@@ -16,7 +16,11 @@ import torch
 from outside.shapes import Elementwise
 
 from rnnlab import __main__, benchmark, cells, engine
-from rnnlab.benchmark import Candidate, Missing, Settings, Size
+from rnnlab.benchmark import Candidate, Settings, contenders, peers, report, timing
+from rnnlab.benchmark.contenders import Missing
+from rnnlab.benchmark.floor import Counted, floor, products
+from rnnlab.benchmark.settings import KINDS, PEERS, Size
+from rnnlab.layers import Recurrent
 
 SIZE = Size(3, 2, 4)
 QUICK = ["sizes=3x2x4", "rounds=2"]
@@ -50,23 +54,23 @@ def bench(*arguments):
     ],
 )
 def test_the_products_of_a_cell(name, options, whole, steps):
-    found = benchmark.products(candidate(name, **options).create(4), torch.zeros(SIZE))
+    found = products(candidate(name, **options).create(4), torch.zeros(SIZE))
     assert found.whole == whole
     assert sorted(found.steps) == steps
 
 
 def test_the_products_of_a_single_sequence():
-    assert benchmark.products(candidate("rnn").create(4), torch.zeros(3, 1, 4)) == ([(3, 4, 4)], [(1, 4, 4)])
+    assert products(candidate("rnn").create(4), torch.zeros(3, 1, 4)) == ([(3, 4, 4)], [(1, 4, 4)])
 
 
 def test_the_floor_does_every_product_and_the_two_of_its_gradients():
-    work = benchmark._work(candidate("gru", reset="before").create(4), SIZE, 1, torch.device("cpu"))
-    floor = benchmark._floor(work)
-    with benchmark._Products() as noted:
-        floor.inference()
+    work = contenders.work_of(candidate("gru", reset="before").create(4), SIZE, 1, torch.device("cpu"))
+    alone = floor(work)
+    with Counted() as noted:
+        alone.inference()
     assert sorted(noted.found) == [(2, 4, 4)] * 3 + [(2, 4, 8)] * 3 + [(6, 4, 12)]
-    with benchmark._Products() as noted:
-        floor.training()
+    with Counted() as noted:
+        alone.training()
     back = [(2, 4, 4), (2, 8, 4)] * 3 + [(6, 12, 4), (12, 6, 4), (8, 6, 4), (4, 6, 4)]
     assert sorted(noted.found) == sorted([(2, 4, 4)] * 3 + [(2, 4, 8)] * 3 + [(6, 4, 12)] + back)
 
@@ -74,7 +78,7 @@ def test_the_floor_does_every_product_and_the_two_of_its_gradients():
 def test_a_cell_without_a_floor_says_why(monkeypatch):
     cell = Elementwise(lambda x, h, v: (x + h * v).sort(-1).values)
     with pytest.raises(Missing, match=r"the products of a step are unknown: .* its step does sort"):
-        benchmark.products(cell, torch.zeros(SIZE))
+        products(cell, torch.zeros(SIZE))
     monkeypatch.setattr(Candidate, "create", lambda *given: Elementwise(lambda x, h, v: x + h * v))
     settings = Settings((candidate("elementwise"),), (SIZE,), rounds=1, peers=())
     row = benchmark.measure(settings.candidates[0], SIZE, settings)
@@ -107,13 +111,13 @@ def test_the_peers_give_our_outputs_and_gradients(name, options, peer):
     cell = candidate(name, **options).create(4)
     for parameter in cell.parameters():  # zeros would hide a term that is missing
         torch.nn.init.normal_(parameter)
-    work = benchmark._work(cell, SIZE, 1, torch.device("cpu"))
-    ours = benchmark._module("ours", benchmark.Recurrent(cell, "reference"), work)
+    work = contenders.work_of(cell, SIZE, 1, torch.device("cpu"))
+    ours = contenders.of_layer("ours", Recurrent(cell, "reference"), work)
     if peer == "torch.nn" and options.get("reset") == "before":
         with pytest.raises(Missing, match="no layer for GRU as configured"):
-            benchmark._CONTENDERS[peer](work)
+            peers.CONTENDERS[peer](work)
         return
-    theirs = benchmark._CONTENDERS[peer](work)
+    theirs = peers.CONTENDERS[peer](work)
     torch.testing.assert_close(torch.tensor(theirs.inference().tolist()), ours.inference())
     torch.testing.assert_close(_gradient(theirs, work.inputs), _gradient(ours, work.inputs))
 
@@ -122,8 +126,8 @@ def test_torchrecurrent_is_found_by_the_name_of_the_cell():
     pytest.importorskip("torchrecurrent")
     for name in ("Peephole", "MGU"):
         kind = type(name, (cells.find("outside.shapes:Peephole"),), {})
-        work = benchmark._work(kind(4, 4), SIZE, 1, torch.device("cpu"))
-        theirs = benchmark._CONTENDERS["torchrecurrent"](work)
+        work = contenders.work_of(kind(4, 4), SIZE, 1, torch.device("cpu"))
+        theirs = peers.CONTENDERS["torchrecurrent"](work)
         assert theirs.inference().shape == (3, 2, 4)
         assert _gradient(theirs, work.inputs).shape == (3, 2, 4)
 
@@ -136,7 +140,7 @@ def test_the_tables_and_the_files(here, capsys):
     medians, fastest = said.split("\nmedians ")[1].split("\nfastest rounds")
     for table in (medians, fastest):
         title, heading, *lines = table.splitlines()
-        for name in ("over floor", *benchmark.PEERS):
+        for name in ("over floor", *PEERS):
             assert name in title
         assert heading.split()[:6] == ["cell", "backend", "T", "B", "H", "floor"]
         lines = [line.split() for line in lines[:6]]
@@ -156,9 +160,9 @@ def test_the_tables_and_the_files(here, capsys):
         ("lstm", 2, 1, 4),
     ]
     for row in result["results"]:
-        assert set(row["seconds"]) | set(row["missing"]) == {"floor", "ours", *benchmark.PEERS}
+        assert set(row["seconds"]) | set(row["missing"]) == {"floor", "ours", *PEERS}
         for times in row["seconds"].values():
-            assert [len(times[kind]) for kind in benchmark.KINDS] == [2, 2]
+            assert [len(times[kind]) for kind in KINDS] == [2, 2]
             assert min(times["training"] + times["inference"]) > 0
     assert result["results"][0]["products"] == {"whole": [[6, 4, 16]], "steps": [[2, 4, 16]]}
     assert Path("results/mine.png").read_bytes().startswith(b"\x89PNG")
@@ -167,20 +171,20 @@ def test_the_tables_and_the_files(here, capsys):
 def test_a_ratio_and_its_mean():
     seconds = {"ours": {"training": [2.0, 4.0, 9.0]}, "naive": {"training": [8.0, 6.0, 7.0]}}
     row = {"seconds": seconds}
-    assert benchmark.ratio(row, "naive", "ours", "training", max) == 8 / 9
-    assert benchmark.ratio(row, "naive", "ours", "training", min) == 3
-    assert benchmark.ratio(row, "jax", "ours", "training", min) is None
-    assert benchmark._mean([2.0, None, 8.0]) == pytest.approx(4)
+    assert report.ratio(row, "naive", "ours", "training", max) == 8 / 9
+    assert report.ratio(row, "naive", "ours", "training", min) == 3
+    assert report.ratio(row, "jax", "ours", "training", min) is None
+    assert report._mean([2.0, None, 8.0]) == pytest.approx(4)
 
 
 def test_every_round_times_every_contender_in_order(monkeypatch):
     order = []
-    monkeypatch.setattr(benchmark, "_time", lambda contender, kind, inputs: order.append((contender.name, kind)) or 1.0)
+    monkeypatch.setattr(timing, "time_of", lambda contender, kind, inputs: order.append((contender.name, kind)) or 1.0)
     settings = Settings((candidate("rnn"),), (SIZE,), rounds=2, peers=("naive",))
     benchmark.measure(settings.candidates[0], SIZE, settings)
     names = ["floor", "ours", "naive"]
-    warming = [(name, kind) for name in names for kind in benchmark.KINDS]
-    assert order == warming + [(name, kind) for kind in benchmark.KINDS for name in names] * 2
+    warming = [(name, kind) for name in names for kind in KINDS]
+    assert order == warming + [(name, kind) for kind in KINDS for name in names] * 2
 
 
 def test_nothing_is_overwritten(here, capsys):
@@ -216,7 +220,7 @@ def test_a_peer_that_fails_ends_nothing(monkeypatch):
     def fails(work):
         raise TypeError("another version\nof it")
 
-    monkeypatch.setitem(benchmark._CONTENDERS, "jax", fails)
+    monkeypatch.setitem(peers.CONTENDERS, "jax", fails)
     settings = Settings((candidate("rnn"),), (SIZE,), rounds=1, peers=("naive", "jax"))
     row = benchmark.measure(settings.candidates[0], SIZE, settings)
     assert row["missing"] == {"jax": "it fails with TypeError: another version"}

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from rnnlab import files, page
-from rnnlab.analysis.compare import Comparison, Group, Section
+from rnnlab.analysis.groups import Comparison, Group, Section
 from rnnlab.analysis.runs import Run
 from rnnlab.analysis.statistics import FEWEST_FOR_TEST, pareto
 from rnnlab.page import Cell, Page, number

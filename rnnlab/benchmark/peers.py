@@ -1,0 +1,152 @@
+"""Other packages' ways: torchrecurrent's layers, and a loop under JAX."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from rnnlab.benchmark.contenders import Contender, Missing, Work, native, of_layer
+from rnnlab.benchmark.floor import floor
+from rnnlab.cells import Cell
+from rnnlab.cells.classic.gru import GRU
+from rnnlab.cells.classic.lstm import LSTM
+from rnnlab.cells.classic.rnn import RNN
+from rnnlab.layers import Recurrent
+
+_CALLED = {"peephole": "PeepholeLSTM", "brc": "BR", "nbrc": "NBR"}
+"""Cells that torchrecurrent has under another name, in lower case."""
+
+
+def _torchrecurrent(work: Work) -> Contender:
+    package = _installed("torchrecurrent")
+    name = type(work.cell).__name__
+    layers = {
+        key.lower(): value
+        for key, value in vars(package).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and not key.endswith("Cell")
+    }
+    kind = layers.get(_CALLED.get(name.lower(), name).lower())
+    if kind is None:
+        raise Missing(f"torchrecurrent has no layer called {name}")
+    module = kind(work.cell.input_size, work.cell.hidden_size).to(work.inputs.device)
+    return of_layer("torchrecurrent", module, work)
+
+
+def _jax(work: Work) -> Contender:
+    """The cell's equations under ``jax.lax.scan``, with its weights."""
+    make = _JAX.get(type(work.cell))
+    if make is None:
+        raise Missing(f"there is no loop in JAX for {type(work.cell).__name__}")
+    # JAX reads these once, when it is first used: its threads cannot be changed later. Nor must it take most of a GPU.
+    with _environment(PJRT_NPROC=str(work.threads), XLA_PYTHON_CLIENT_PREALLOCATE="false"):
+        jax = _installed("jax")
+        try:
+            place = jax.devices(work.inputs.device.type)[work.inputs.device.index or 0]
+        except (RuntimeError, IndexError):
+            raise Missing(f"JAX finds no {work.inputs.device} here") from None
+
+    def there(tensor: Tensor) -> Any:
+        return jax.device_put(tensor.detach().cpu().numpy(), place)
+
+    # Transposed, as JAX's own layers hold their weights.
+    parameters = {name: there(tensor.t().contiguous()) for name, tensor in work.cell.named_parameters()}
+    inputs, upstream = there(work.inputs), there(work.upstream)
+    first = tuple(there(state) for state in work.cell.initial_state(work.inputs.shape[1]))
+
+    def forward(parameters: dict[str, Any], inputs: Any) -> Any:
+        x = inputs @ parameters["W"] + parameters.get("b", 0.0)
+        return jax.lax.scan(make(jax, work.cell, parameters), first, x)[1]
+
+    def loss(parameters: dict[str, Any], inputs: Any, upstream: Any) -> Any:
+        return (forward(parameters, inputs) * upstream).sum()
+
+    compiled = jax.jit(forward)
+    differentiated = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+
+    def training() -> Any:
+        _, (_, gradient) = jax.block_until_ready(differentiated(parameters, inputs, upstream))
+        return gradient
+
+    def inference() -> Any:
+        return compiled(parameters, inputs).block_until_ready()
+
+    return Contender("jax", None, training, inference)
+
+
+def _jax_rnn(jax: ModuleType, cell: RNN, p: dict[str, Any]) -> Callable:
+    activation = jax.numpy.tanh if cell.activation == "tanh" else jax.nn.relu
+
+    def step(state: Any, x: Any) -> Any:
+        h = activation(x + state[0] @ p["U"])
+        return (h,), h
+
+    return step
+
+
+def _jax_lstm(jax: ModuleType, cell: LSTM, p: dict[str, Any]) -> Callable:
+    sigmoid, tanh = jax.nn.sigmoid, jax.numpy.tanh
+
+    def step(state: Any, x: Any) -> Any:
+        h, c = state
+        i, f, g, o = jax.numpy.split(x + h @ p["U"], 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h = sigmoid(o) * tanh(c)
+        return (h, c), h
+
+    return step
+
+
+def _jax_gru(jax: ModuleType, cell: GRU, p: dict[str, Any]) -> Callable:
+    sigmoid, tanh, split = jax.nn.sigmoid, jax.numpy.tanh, jax.numpy.split
+    U_rz, U_n = split(p["U"], [2 * cell.hidden_size], axis=1)
+
+    def step(state: Any, x: Any) -> Any:
+        (h,) = state
+        x_r, x_z, x_n = split(x, 3, axis=-1)
+        if cell.reset == "after":
+            u_r, u_z, u_n = split(h @ p["U"], 3, axis=-1)
+            n = tanh(x_n + sigmoid(x_r + u_r) * (u_n + p.get("b_u", 0.0)))
+        else:
+            u_r, u_z = split(h @ U_rz, 2, axis=-1)
+            n = tanh(x_n + (sigmoid(x_r + u_r) * h) @ U_n)
+        z = sigmoid(x_z + u_z)
+        h = (1 - z) * n + z * h
+        return (h,), h
+
+    return step
+
+
+_JAX: dict[type[Cell], Callable] = {RNN: _jax_rnn, LSTM: _jax_lstm, GRU: _jax_gru}
+
+CONTENDERS: dict[str, Callable[[Work], Contender]] = {
+    "floor": floor,
+    "torch.nn": lambda work: of_layer("torch.nn", native(work.cell), work),
+    "naive": lambda work: of_layer("naive", Recurrent(work.cell, "reference"), work),
+    "torchrecurrent": _torchrecurrent,
+    "jax": _jax,
+}
+
+
+def _installed(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Missing(f"{name} is not installed; pip install 'rnnlab[bench]' brings it") from None
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables that are set while the context lasts; what the user set stays."""
+    own = [name for name in values if name not in os.environ]
+    os.environ.update({name: values[name] for name in own})
+    try:
+        yield
+    finally:
+        for name in own:
+            del os.environ[name]

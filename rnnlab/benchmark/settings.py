@@ -1,0 +1,110 @@
+"""What is to be measured: cells, sizes, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rnnlab import cells, engine
+from rnnlab.cells import Cell
+from rnnlab.interface import InputError
+from rnnlab.training.device import pick_device
+
+PEERS = ("torch.nn", "naive", "torchrecurrent", "jax")
+KINDS = ("training", "inference")
+"""A training step: forward and backward, the gradient of the outputs given. Inference: forward, nothing kept."""
+
+Say = Callable[[str], None]
+
+
+class Candidate(NamedTuple):
+    """A cell to measure: what it is called in the tables, its name for `rnnlab.cells.create`, and its options."""
+
+    label: str
+    name: str
+    options: dict[str, Any]
+
+    def create(self, hidden_size: int) -> Cell:
+        """The cell, its inputs as wide as its state."""
+        return cells.create(self.name, input_size=hidden_size, hidden_size=hidden_size, **self.options)
+
+
+class Size(NamedTuple):
+    """T, B and H; the inputs are ``[T, B, H]`` too."""
+
+    steps: int
+    batch_size: int
+    hidden_size: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure.
+
+    candidates, sizes: every cell is measured at every size.
+    backend: of our layer, one of `rnnlab.engine.BACKENDS`.
+    threads: how many torch may use, and JAX.
+    rounds: how often each contender is timed.
+    device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
+    peers: which of `PEERS` to measure besides.
+    first_use: also how much longer the first training step takes, in fresh processes.
+    memory: also the peak memory of a training step, in fresh processes.
+
+    Raises:
+        InputError: a number is below 1, there is no such device, or the backend cannot run one of the cells.
+    """
+
+    candidates: tuple[Candidate, ...]
+    sizes: tuple[Size, ...]
+    backend: str = "fused"
+    threads: int = 1
+    rounds: int = 7
+    device: str = "cpu"
+    peers: tuple[str, ...] = PEERS
+    first_use: bool = False
+    memory: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "rounds"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}; it must be a whole number, at least 1")
+        pick_device(self.device)
+        for candidate in self.candidates:  # before anything is measured, which takes minutes
+            engine.choose(candidate.create(self.sizes[0].hidden_size), self.backend)
+
+
+def read_cells(text: str) -> list[tuple[str, str, list[str]]]:
+    """``"gru,gru(reset=before)"`` as ``[("gru", "gru", []), ("gru(reset=before)", "gru", ["reset=before"])]``.
+
+    Raises:
+        InputError: it is not such a list.
+    """
+    found = []
+    for item in re.split(r",(?![^(]*\))", text):  # at commas outside brackets
+        parts = re.fullmatch(r"([^\s(),=]+)(?:\(([^()]*)\))?", item.strip())
+        options = [option.strip() for option in parts[2].split(",")] if parts and parts[2] else []
+        if not parts or not all("=" in option for option in options):
+            raise InputError(
+                f"cannot read the cell {item!r}; give names, as in cells='gru,gru(reset=before),mine:Cell'"
+            )
+        found.append((item.strip(), parts[1], options))
+    return [cell for i, cell in enumerate(found) if cell not in found[:i]]
+
+
+def read_sizes(text: str) -> tuple[Size, ...]:
+    """``"64x32x128,100x1x256"`` as sizes.
+
+    Raises:
+        InputError: it is not such a list.
+    """
+    found = []
+    for item in text.split(","):
+        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", item.strip()):
+            raise InputError(f"cannot read the size {item!r}; give steps x batch x hidden size, as in sizes=64x32x128")
+        found.append(Size(*map(int, item.split("x"))))
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,202 @@
+"""Times, interleaved; the cost of the first use; peak memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnlab import cells
+from rnnlab.benchmark.contenders import Contender, Missing, native, of_layer, work_of
+from rnnlab.benchmark.floor import products
+from rnnlab.benchmark.peers import CONTENDERS
+from rnnlab.benchmark.settings import KINDS, Candidate, Settings, Size
+from rnnlab.layers import Recurrent
+from rnnlab.training.device import pick_device
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """``count`` threads of torch while the context lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_of(contender: Contender, kind: str, inputs: Tensor) -> float:
+    """The seconds that one call takes; what is cleared between calls is no part of it."""
+    inputs.grad = None
+    if contender.module is not None:
+        contender.module.train(kind == "training").zero_grad(set_to_none=True)
+    function = getattr(contender, kind)
+    _wait(inputs.device)
+    started = perf_counter()
+    function()
+    _wait(inputs.device)
+    return perf_counter() - started
+
+
+def measure(candidate: Candidate, size: Size, settings: Settings) -> dict[str, Any]:
+    """The times of a cell at a size, of its floor and of its peers.
+
+    Every contender is timed once a round, so that what else the machine does falls on all; each has been warmed up.
+
+    Returns:
+        cell, backend, T, B, H; products (see `Products`); seconds, by contender (``floor``, ``ours`` and the peers) and
+        kind, a number for every round; and missing, the reason by the name of every contender that cannot take part.
+    """
+    torch.manual_seed(0)
+    work = work_of(candidate.create(size.hidden_size), size, settings.threads, pick_device(settings.device))
+    ours = Recurrent(work.cell, settings.backend)
+    contenders, missing = [], {}
+    for name in ("floor", "ours", *settings.peers):
+        try:
+            contender = of_layer("ours", ours, work) if name == "ours" else CONTENDERS[name](work)
+            for kind in KINDS:
+                time_of(contender, kind, work.inputs)
+            contenders.append(contender)
+        except Missing as reason:
+            missing[name] = str(reason)
+        except Exception as error:
+            if name not in ("torchrecurrent", "jax"):
+                raise
+            missing[name] = f"it fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    seconds = {contender.name: {kind: [] for kind in KINDS} for contender in contenders}
+    for _ in range(settings.rounds):
+        for kind in KINDS:
+            for contender in contenders:
+                seconds[contender.name][kind].append(time_of(contender, kind, work.inputs))
+    return {
+        "cell": candidate.label,
+        "backend": ours.choice.name,
+        **dict(zip("TBH", size, strict=True)),
+        "products": products(work.cell, work.inputs)._asdict() if "floor" in seconds else None,
+        "seconds": seconds,
+        "missing": missing,
+    }
+
+
+def first_use(candidate: Candidate, size: Size, settings: Settings) -> dict[str, Any]:
+    """How many seconds longer than later ones a process's first training step takes, making the cell included.
+
+    Importing torch and rnnlab is not counted.
+
+    Returns:
+        cell, T, B, H; cold: with an empty cache of compiled steps; cached: again with what was cached; reference: the
+        same for the plain loop, which compiles nothing: what torch itself needs to get going.
+    """
+    found = {"cell": candidate.label, **dict(zip("TBH", size, strict=True))}
+    with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as cache:
+        for name, backend in (("cold", settings.backend), ("cached", settings.backend), ("reference", "reference")):
+            job = _job("first_use", candidate, size, settings, backend)
+            found[name] = _in_fresh_process(job, {"RNNLAB_CACHE": cache})
+    return found
+
+
+def memory(candidate: Candidate, size: Size, settings: Settings) -> dict[str, Any]:
+    """The most memory that a training step holds at once, in bytes, beyond weights, inputs and what torch itself takes.
+
+    Returns:
+        cell, T, B, H; ours; and torch.nn, None where it has no such layer.
+
+    Raises:
+        Missing: it cannot be measured on this system.
+    """
+    if pick_device(settings.device).type == "cpu" and not os.access("/proc/self/clear_refs", os.W_OK):
+        raise Missing("peak memory on the processor is read from /proc/self, as Linux has it; it was not measured")
+    found = {"cell": candidate.label, **dict(zip("TBH", size, strict=True)), "torch.nn": None}
+    # Memory that is given up shall go back to the system at once: what one step leaves would hide what another takes.
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as cache:
+        found["ours"] = _in_fresh_process(
+            _job("memory", candidate, size, settings, settings.backend), {"RNNLAB_CACHE": cache, **malloc}
+        )
+    if candidate.create(size.hidden_size).native() is not None:
+        found["torch.nn"] = _in_fresh_process(_job("memory", candidate, size, settings, "torch.nn"), malloc)
+    return found
+
+
+def _job(what: str, candidate: Candidate, size: Size, settings: Settings, backend: str) -> dict[str, Any]:
+    return {
+        "what": what,
+        "candidate": candidate,
+        "size": size,
+        "backend": backend,
+        "threads": settings.threads,
+        "device": settings.device,
+    }
+
+
+def _in_fresh_process(job: dict[str, Any], environment: dict[str, str]) -> float:
+    """What `_do` returns for ``job`` in a process of its own."""
+    code = "import json, sys; path, job = json.loads(sys.argv[1]); sys.path[:] = path; "
+    code += "from rnnlab.benchmark.timing import _do; print(_do(job))"
+    command = [sys.executable, "-P", "-c", code, json.dumps([sys.path, job])]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    if done.returncode:
+        raise RuntimeError(f"a process for {job} failed:\n{done.stderr}")
+    return float(done.stdout.splitlines()[-1])
+
+
+def _do(job: dict[str, Any]) -> float:
+    """Measure something that takes a process that has done nothing else."""
+    candidate, size, device = Candidate(*job["candidate"]), Size(*job["size"]), pick_device(job["device"])
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+    return {"first_use": _first_use, "memory": _peak}[job["what"]](candidate, size, device, job)
+
+
+def _first_use(candidate: Candidate, size: Size, device: torch.device, job: dict[str, Any]) -> float:
+    cells.find(candidate.name)  # importing it is not counted
+    started = perf_counter()
+    layer = Recurrent(candidate.create(size.hidden_size), job["backend"])
+    taken = perf_counter() - started
+    work = work_of(layer.cell, size, job["threads"], device)
+    contender = of_layer("ours", layer, work)
+    taken += time_of(contender, "training", work.inputs)
+    return taken - statistics.median(time_of(contender, "training", work.inputs) for _ in range(5))
+
+
+def _peak(candidate: Candidate, size: Size, device: torch.device, job: dict[str, Any]) -> float:
+    cell = candidate.create(size.hidden_size).to(device)
+    module = native(cell) if job["backend"] == "torch.nn" else Recurrent(cell, job["backend"])
+    # Two steps first, so that code is loaded and threads are started.
+    short = work_of(cell, size._replace(steps=min(2, size.steps)), job["threads"], device)
+    time_of(of_layer("short", module, short), "training", short.inputs)
+    work = work_of(cell, size, job["threads"], device)
+    contender = of_layer("whole", module, work)
+    module.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        contender.training()
+        return torch.cuda.max_memory_allocated(device) - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    before = _resident_peak()
+    contender.training()
+    return _resident_peak() - before
+
+
+def _resident_peak() -> int:
+    """The most memory that this process has held in RAM, in bytes."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return 1024 * int(line.split()[1])
