@@ -185,17 +185,20 @@ def compare(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(COMPARE_USAGE, end="")
         return 0
+    from rnnlab.interface import InputError
+
     folders, given = [], []
     rest = iter(arguments)
     for argument in rest:
         if argument.startswith("--"):  # --by KEYS, --by=KEYS, and by=KEYS as everywhere else
             name, equals, value = argument[2:].partition("=")
-            given.append(f"{name.replace('-', '_')}={value if equals else next(rest, '')}")
+            if not equals and (value := next(rest, None)) is None:
+                raise InputError(f"{argument} needs a value; rnnlab compare --help lists the options")
+            given.append(f"{name.replace('-', '_')}={value}")
         else:
             (given if "=" in argument and not Path(argument).exists() else folders).append(argument)
     options = _parse(CompareOptions, given)
     from rnnlab import analysis
-    from rnnlab.interface import InputError
 
     if not folders:
         raise InputError("give run directories, or folders that hold some: rnnlab compare runs/adding")

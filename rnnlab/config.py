@@ -131,7 +131,7 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
     config = {"seed": settings.pop("seed"), "run_dir": settings.pop("run_dir"), **settings, **config}
     if any(config["budget"][key] for key in ("parameters", "flops_per_step")):
         _check_width_is_free(config, overrides)
-        config = budget.solve(config)
+    config = budget.solve(config)
     if config["run_dir"] is None:
         config["run_dir"] = f"{root}/{run_name(config)}"
     return config

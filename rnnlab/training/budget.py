@@ -83,6 +83,9 @@ def solve(config: Config) -> Config:
     Raises:
         InputError: no width comes within ``budget.tolerance``, as a share of the budget; or both are given.
     """
+    for key, value in config["budget"].items():
+        if value is not None and not value > 0:
+            raise InputError(f"budget.{key} is {value}; it must be positive, or null for none")
     goals = {key: config["budget"][key] for key in ("parameters", "flops_per_step") if config["budget"][key]}
     if not goals:
         return config

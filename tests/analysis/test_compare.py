@@ -329,6 +329,7 @@ def test_curves_carry_on_where_runs_end(folder):
         (["."], "there is no run in ."),
         ([], "give run directories"),
         (["runs", "--by", "cel.name"], "unknown key 'cel.name'; did you mean 'cell.name'"),
+        (["runs", "--by"], "--by needs a value"),
         (["runs", "--bye", "cell.name"], "unknown option 'bye=cell.name'"),
         (["runs", "--tune", "optimizer.lr"], "nothing is left to report"),
     ],

@@ -70,6 +70,12 @@ def test_what_cannot_be_met_names_the_nearest():
         solved("cell=lstm", "budget.parameters=30")
 
 
+@pytest.mark.parametrize("option", ["parameters=-5", "parameters=0", "flops_per_step=-1", "seconds=0", "tolerance=0"])
+def test_budgets_are_positive(option):
+    with pytest.raises(InputError, match=rf"budget.{option.partition('=')[0]} is .*; it must be positive"):
+        solved(f"budget.{option}")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
