@@ -13,6 +13,25 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")],
+        ),
+    ]
+)
+def device(request):
+    """Where the test makes its tensors: a test that asks for it runs once more on a GPU, where there is one."""
+    if request.param == "cpu":
+        yield torch.device("cpu")
+        return
+    # cuDNN takes fewer digits of float32 by default than every other way of running a cell.
+    with torch.device("cuda", 0) as found, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield found
+
+
 @pytest.fixture
 def data_root():
     """The folder of public data sets; a test that needs it is skipped where there is none."""

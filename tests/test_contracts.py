@@ -81,11 +81,13 @@ OPTIONS = {  # further settings under which a cell is another mathematics
 CASES = [(name, options) for name in cells.available() for options in [{}, *OPTIONS.get(name, [])]]
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_every_cell_keeps_the_contract(name, options):
     contracts.check_cell(name, **options)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("cell", [Peephole, LayerNormLSTM, Highway, Projected, MinGRU, Regularised])
 def test_the_contract_carries_every_shape_of_cell(cell):
     contracts.check_cell(cell)

@@ -48,8 +48,9 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """How to run ``cell`` where its parameters are now.
 
     ``auto`` goes by what was measured (docs/engine.md). On a CPU it is ``fused`` where that is compiled, but the plain
-    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient. Elsewhere it is
-    ``native`` where the cell has it, then ``scan`` where it is linear in its state, then ``reference``.
+    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient. Elsewhere, where
+    nothing was measured, it is ``native`` where the cell has it, then ``scan`` where it is linear in its state, then on
+    CUDA ``fused`` where that can run it, then ``reference``.
 
     Args:
         cell: the cell.
@@ -79,10 +80,13 @@ def _measured(cell: Cell) -> Choice:
     like = next(cell.parameters())
     has_native = cell.native() is not None
     if like.device.type != "cpu":
+        unmeasured = f"; on {like.device.type} nothing was measured"
         if has_native:
-            return Choice("native", native.run, "torch.nn has this cell")
+            return Choice("native", native.run, f"torch.nn has this cell{unmeasured}")
         if _obstacle(cell, linear=True) is None:
-            return Choice("scan", scan.run, "it is linear in its state")
+            return Choice("scan", scan.run, f"it is linear in its state{unmeasured}")
+        if like.device.type == "cuda" and _obstacle(cell) is None:
+            return Choice("fused", _fused, f"its step can be compiled{unmeasured}")
         return Choice("reference", reference.run, f"no faster way is known on {like.device.type}")
     obstacle = _obstacle(cell)
     if obstacle is None and (like.dtype not in (torch.float32, torch.float64) or fused.traced(cell).lowered is None):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler, reference
+from rnnlab.engine import compiler, graphs, reference
 from rnnlab.engine.compiled import Kernel, Memory, give, take
 from rnnlab.engine.derive import derive
 from rnnlab.engine.emit_c import Source
@@ -28,7 +28,7 @@ from rnnlab.engine.formulas import Place
 from rnnlab.engine.lower import Lowered, lower
 from rnnlab.engine.program import Unsupported
 from rnnlab.engine.trace import trace
-from rnnlab.interface import State, map_state, pick_rows, tensors_of
+from rnnlab.interface import State, map_state, tensors_of
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def traced(cell: Cell) -> Traced:
     """
     like = next(cell.parameters())
     before = [(buffer, buffer.clone()) for buffer in cell.buffers()]
-    with torch.random.fork_rng(devices=[]), torch.autocast(like.device.type, enabled=False):
+    with torch.random.fork_rng(_gpus(like.device)), torch.autocast(like.device.type, enabled=False):
         constants, prepared = cell.prepare(like.new_zeros(1, 2, cell.input_size))
     with torch.no_grad():
         for buffer, value in before:  # running statistics, say, which these zeros are none of
@@ -206,7 +206,7 @@ def run_or(
         return reference.run(cell, inputs, state, lengths, **context)  # autocast casts in every step
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
-    random = torch.get_rng_state() if training and cell.training else None
+    random = _random(inputs.device) if training and cell.training else None
     constants, prepared = cell.prepare(inputs, **context)
     try:
         step = traced_for(cell, constants, prepared, state)
@@ -215,7 +215,7 @@ def run_or(
         return reference.loop(cell, constants, prepared, state, live)
     if step.kernel is None and uncompiled is not None:
         return uncompiled(step, constants, prepared, state, live)
-    if step.kernel is None and not training:
+    if step.kernel is None and not training and inputs.device.type not in graphs.RECORDERS:
         return reference.loop(cell, constants, prepared, state, live)  # nothing to derive
     free: list[bool] = []
     if training and step.kernel is not None and step.kernel.lowered.overwrites:
@@ -230,10 +230,22 @@ def run_or(
     if training:
         function = _Eager if step.kernel is None else _Compiled
         outputs, *final = function.apply(plan, inputs, *tensors)
+    elif step.kernel is None:
+        outputs, final = graphs.inference(step.python, *plan.parts(tensors), live)
     else:
         outputs, *final = _infer(plan, tensors)
     final = iter(final)
     return outputs, map_state(lambda _: next(final), state)
+
+
+def _gpus(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def _random(device: torch.device) -> list[Tensor]:
+    """The state of the random numbers, on the CPU and, if that is another, on the device."""
+    gpus = [] if device.type == "cuda" and torch.cuda.is_current_stream_capturing() else _gpus(device)
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
 
 
 def _owned(prepared: Any, alone: Any) -> list[bool]:
@@ -290,7 +302,7 @@ class _Plan(NamedTuple):
     live: Tensor | None
     lengths: Tensor | None
     context: dict[str, Any]
-    random: Tensor | None
+    random: list[Tensor] | None
     free: list[bool]
 
     @property
@@ -459,65 +471,19 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: _Plan, prepared_from: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        constants, inputs, state = plan.parts(tensors)
-        outputs, states, saved = [], [], []
-        for t, now in enumerate(zip(*inputs, strict=True)):
-            output, new, kept = plan.step.python.forward(constants, now, state)
-            states.append(state)
-            saved.append(kept)
-            if plan.live is not None:
-                output = pick_rows(plan.live[t], output, torch.zeros_like(output))
-                new = tuple(pick_rows(plan.live[t], a, b) for a, b in zip(new, state, strict=True))
-            outputs.append(output)
-            state = new
-        ctx.plan, ctx.states, ctx.saved = plan, states, saved
+        outputs, final, ctx.kept = graphs.forward(plan.step.python, *plan.parts(tensors), plan.live)
+        ctx.plan = plan
         ctx.save_for_backward(prepared_from, *tensors)
-        # Copies: a result that the backward step also reads would keep itself alive through its own graph.
-        return (torch.stack(outputs), *(tensor.clone() for tensor in state))
+        return outputs, *final
 
     @staticmethod
     def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, *tensors = ctx.saved_tensors
+        constants, prepared, state = ctx.plan.parts(tensors)
         if torch.is_grad_enabled():  # create_graph: the gradient itself is to be differentiated
-            inputs, *tensors = ctx.saved_tensors
-            *_, state = ctx.plan.parts(tensors)
             return None, None, *_through_reference(ctx.plan, inputs, state, (output_gradients, *state_gradients))
-        plan, steps = ctx.plan, ctx.plan.step.python
-        constants, inputs, _ = plan.parts(ctx.saved_tensors[1:])
-        sums: list[Tensor | None] = [None] * len(constants)
-        input_gradients: list[tuple] = []
-        product_gradients: list[tuple] = []
-        rows = list(zip(*inputs, strict=True))
-        for t in reversed(range(len(rows))):
-            output_gradient = output_gradients[t]
-            if plan.live is not None:
-                live = plan.live[t]
-                output_gradient = pick_rows(live, output_gradient, torch.zeros_like(output_gradient))
-                passed_on = [pick_rows(live, torch.zeros_like(g), g) for g in state_gradients]
-                state_gradients = [pick_rows(live, g, torch.zeros_like(g)) for g in state_gradients]
-            of_constants, of_inputs, of_state, of_products = steps.backward(
-                constants, rows[t], ctx.states[t], ctx.saved[t], output_gradient, tuple(state_gradients)
-            )
-            of_state = [torch.zeros_like(s) if g is None else g for g, s in zip(of_state, ctx.states[t], strict=True)]
-            if plan.live is not None:
-                of_state = [g + past for g, past in zip(of_state, passed_on, strict=True)]
-            for i, gradient in enumerate(of_constants):
-                if gradient is not None:
-                    sums[i] = gradient.clone() if sums[i] is None else sums[i].add_(gradient)
-            input_gradients.append(of_inputs)
-            product_gradients.append(of_products)
-            state_gradients = of_state
-        input_gradients.reverse()
-        product_gradients.reverse()
-        for i, (weight, (kind, place)) in enumerate(zip(steps.weights, steps.rows, strict=True)):
-            source = {"saved": ctx.saved, "state": ctx.states, "inputs": rows}[kind]
-            factor = torch.cat([step[place] for step in source])
-            gradient = torch.cat([step[i] for step in product_gradients]).t() @ factor
-            gradient = gradient if steps.transposed[i] else gradient.t()
-            sums[weight] = gradient if sums[weight] is None else sums[weight] + gradient
-        of_inputs = [
-            None if column[0] is None else torch.stack(column) for column in zip(*input_gradients, strict=True)
-        ]
-        return None, None, *sums, *of_inputs, *state_gradients
+        steps, live, kept = ctx.plan.step.python, ctx.plan.live, ctx.kept
+        return None, None, *graphs.backward(steps, constants, prepared, kept, live, output_gradients, state_gradients)
 
 
 def _through_reference(
@@ -526,9 +492,11 @@ def _through_reference(
     """The gradients through the plain loop, with a graph of their own, from the inputs on."""
     flat = iter(state)
     state = map_state(lambda _: next(flat), plan.state)
-    with torch.random.fork_rng(devices=[], enabled=plan.random is not None):
-        if plan.random is not None:
-            torch.set_rng_state(plan.random)  # the same masks
+    with torch.random.fork_rng(_gpus(inputs.device), enabled=plan.random is not None):
+        if plan.random is not None:  # the same masks
+            torch.set_rng_state(plan.random[0])
+            for gpu, random in zip(_gpus(inputs.device), plan.random[1:], strict=False):
+                torch.cuda.set_rng_state(random, gpu)
         constants, prepared = plan.cell.prepare(inputs, **plan.context)
     outputs, final = reference.loop(plan.cell, constants, prepared, state, plan.live)
     tensors = tensors_of((constants, prepared, state))

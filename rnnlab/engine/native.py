@@ -15,6 +15,8 @@ def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None)
     mode, weights = cell.native()
     kernel = getattr(torch, mode.lower())  # torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu
     has_biases = len(weights) == 4
+    if inputs.is_cuda:
+        weights = _in_one_piece(weights)
     # layers, dropout, train, bidirectional; cuDNN keeps what its backward needs only where "train" is set
     options = (has_biases, 1, 0.0, torch.is_grad_enabled(), False)
     if lengths is None:
@@ -31,3 +33,9 @@ def _hidden(state: State) -> Tensor | tuple[Tensor, ...]:
     """``torch.nn``'s initial state: ``[1, B, H]``, in a tuple only where there are several."""
     layered = tuple(part.unsqueeze(0) for part in state)
     return layered if len(layered) > 1 else layered[0]
+
+
+def _in_one_piece(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The weights one after the other in memory; otherwise cuDNN copies them so at every call, and warns each time."""
+    pieces = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
+    return tuple(piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True))

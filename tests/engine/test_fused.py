@@ -23,12 +23,14 @@ def _layer(name="gru", **options):
     return Recurrent(cells.create(name, input_size=3, hidden_size=4, **options).double(), "fused")
 
 
+@pytest.mark.usefixtures("device")
 def test_the_gradient_of_a_gradient():
     layer = _layer(reset="before")
     inputs = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: layer(x, lengths=torch.tensor([3, 2]))[0], (inputs,))
 
 
+@pytest.mark.usefixtures("device")
 def test_two_backward_passes_give_the_same():
     layer = _layer("lstm")
     inputs = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
@@ -38,6 +40,7 @@ def test_two_backward_passes_give_the_same():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.usefixtures("device")
 def test_called_twice_before_backward():
     layer = _layer()
     inputs = torch.randn(5, 2, 3, dtype=torch.float64)
@@ -48,6 +51,7 @@ def test_called_twice_before_backward():
         torch.testing.assert_close(a, b[0] + b[1])
 
 
+@pytest.mark.usefixtures("device")
 def test_weights_changed_between_forward_and_backward_are_noticed():
     layer = _layer()
     loss = layer(torch.randn(5, 2, 3, dtype=torch.float64))[0].sum()
@@ -57,6 +61,7 @@ def test_weights_changed_between_forward_and_backward_are_noticed():
         loss.backward()
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 def test_what_a_forward_keeps_is_freed_with_its_results(name):
     # A result that its own backward step holds would stay until the garbage collector looks for cycles.
@@ -72,6 +77,7 @@ def test_what_a_forward_keeps_is_freed_with_its_results(name):
         gc.enable()
 
 
+@pytest.mark.usefixtures("device")
 def test_a_changed_option_changes_the_program():
     cell = cells.create("rnn", input_size=3, hidden_size=4)
     layer, inputs = Recurrent(cell, "fused"), torch.randn(5, 2, 3)
@@ -81,6 +87,7 @@ def test_a_changed_option_changes_the_program():
     torch.testing.assert_close(layer(inputs)[0], Recurrent(cell, "reference")(inputs)[0])
 
 
+@pytest.mark.usefixtures("device")
 def test_masks_are_drawn_anew_each_time():
     layer = Recurrent(Regularised(3, 8), "fused").train()
     inputs = torch.randn(5, 2, 3)

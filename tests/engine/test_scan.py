@@ -84,7 +84,7 @@ def _results(cell, backend, inputs, state, lengths):
     return results, torch.autograd.grad(loss, [inputs, *state, *layer.parameters()])
 
 
-@pytest.mark.usefixtures("form")
+@pytest.mark.usefixtures("form", "device")
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 16, 23])
 @pytest.mark.parametrize("varying", [False, True])
 @pytest.mark.parametrize("kind", [MinGRU, Rotation, Matrix])
@@ -98,12 +98,14 @@ def test_the_numbers_are_the_reference_s(kind, varying, steps):
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("device")
 def test_a_gradient_of_a_gradient(form):
     cell = Rotation(2, 3).double()
     inputs = torch.randn(5, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: Recurrent(cell, "scan")(x)[0], (inputs,))
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("steps", [1000, 8000])
 def test_single_precision_holds_over_long_sequences(form, steps):
     torch.manual_seed(0)
@@ -123,6 +125,7 @@ def test_single_precision_holds_over_long_sequences(form, steps):
         assert (mine - truth).abs().max() <= 1e-6 * truth.abs().max()
 
 
+@pytest.mark.usefixtures("device")
 def test_the_recurrence_alone():
     torch.manual_seed(0)
     a, b, h = torch.rand(50, 2, 3), torch.randn(50, 2, 3), torch.randn(2, 3)
