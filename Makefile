@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all compare acceptance lint tensorboard clean
+.PHONY: train test test-all compare acceptance why lint tensorboard clean
 
 train: .venv/ready ## train the default character model and let it speak
 	@$(BIN)/rnnlab train $(ARGS)
@@ -21,6 +21,9 @@ compare: .venv/ready ## four models of equal size on three tasks, and one page t
 
 acceptance: .venv/ready ## orderings of cells that must come out; ARGS="adding parity" for some, ARGS=long=true for all
 	@$(BIN)/python scripts/acceptance.py $(ARGS)
+
+why: .venv/ready ## why training is hard, in one picture: gradients over 200 steps, before and after training; takes minutes
+	@$(BIN)/python scripts/why_training_is_hard.py $(ARGS)
 
 lint: .venv/ready ## ruff's checks and formatting
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -35,6 +35,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
+def new_folder(path: Path) -> Path:
+    """Make a folder that was not there: ``path``, or ``path-2`` and so on where something has that name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder, number = path, 1
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what `replacing` left unfinished, anywhere below ``folder``, when its process was killed."""
     for leftover in folder.rglob(f".*{_UNFINISHED}"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,11 +48,24 @@ class Recurrent(nn.Module):
     @property
     def choice(self) -> engine.Choice:
         """How the cell is run, and why, where its parameters are now."""
+        if self._where not in self._choices:
+            self._choices[self._where] = engine.choose(self.cell, self.backend)
+        return self._choices[self._where]
+
+    @property
+    def _where(self) -> tuple[torch.device, torch.dtype]:
         like = next(self.cell.parameters())
-        where = (like.device, like.dtype)
-        if where not in self._choices:
-            self._choices[where] = engine.choose(self.cell, self.backend)
-        return self._choices[where]
+        return like.device, like.dtype
+
+    @contextmanager
+    def run_by(self, run: Callable) -> Iterator[None]:
+        """While the context lasts the cell is run by ``run``, a function as `rnnlab.engine` has them, that looks on."""
+        before = self._choices
+        self._choices = {self._where: engine.Choice("watched", run, "somebody looks on")}
+        try:
+            yield
+        finally:
+            self._choices = before
 
     @property
     def output_size(self) -> int:

@@ -82,6 +82,13 @@ class Task:
         """A short text that shows what the model does, the same for the same model; None where there is none."""
         return None
 
+    def spell(self, inputs: Tensor) -> list[str]:
+        """How the inputs of one sequence, ``[T, ...]``, are written below a figure, a few letters a step.
+
+        By default tokens as their numbers, and nothing, an empty list, for vectors and images.
+        """
+        return list(map(str, inputs.tolist())) if isinstance(self.input, Tokens) else []
+
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
         """A trained model as something that reads and writes; see `Speaker`.
 

@@ -162,6 +162,10 @@ class CharLM(Task):
         speaker = self.speaker(model, temperature=0.8, top_k=0, seed=0)
         return "".join(speaker.generate(self.default_prompt, length=200)).strip()
 
+    def spell(self, inputs: Tensor) -> list[str]:
+        """The characters."""
+        return [self.vocabulary.characters[token] for token in inputs.tolist()]
+
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102
         return Speaker(model, self.vocabulary, temperature, top_k, seed)
 

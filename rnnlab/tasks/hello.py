@@ -68,5 +68,9 @@ class Hello(Task):
             )
         return "\n".join(rows)
 
+    def spell(self, inputs: Tensor) -> list[str]:
+        """The characters."""
+        return [self.vocabulary.characters[token] for token in inputs.tolist()]
+
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102
         return Speaker(model, self.vocabulary, temperature, top_k, seed)

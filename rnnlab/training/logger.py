@@ -12,8 +12,8 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from rnnlab import files
-from rnnlab.interface import Metric
+from rnnlab import diagnostics, files
+from rnnlab.interface import InputError, Metric
 from rnnlab.training.directory import RunDirectory, flatten
 
 console = logging.getLogger("rnnlab")
@@ -28,6 +28,8 @@ class Logger:
         length_metric: which of them is shown against length, if any.
         tensorboard: whether to write TensorBoard events too.
         progress: whether to show a progress bar where the console is one; in a pipe there is none.
+        diagnostics: whether every evaluation also looks into the model, see `rnnlab.diagnostics`: it costs some seconds
+            each time and changes nothing that is computed.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class Logger:
         *,
         tensorboard: bool = True,
         progress: bool = True,
+        diagnostics: bool = False,
     ) -> None:
         self.directory = directory
         self.metrics = metrics
         self.length_metric = length_metric
         self.progress = progress
+        self.diagnostics = diagnostics
         self.lines = directory.metrics_file.open("a")
         self.writer = None
         if tensorboard:
@@ -74,6 +78,22 @@ class Logger:
         axes.set(xlabel="length", ylabel=self.length_metric, title=f"{split}, step {step}")
         axes.grid(alpha=0.3)
         self.writer.add_figure(f"{split}/by_length", figure, step, close=False)
+
+    def figures(self, name: str, step: int, found: dict[str, Any]) -> None:
+        """The figures of a diagnosis for TensorBoard; without matplotlib there are the numbers alone."""
+        if not self.writer:
+            return
+        try:
+            drawn = diagnostics.draw(found)
+        except InputError:
+            return
+        for kind, (figure, _, _) in drawn.items():
+            figure.patch.set_alpha(1)  # TensorBoard knows no transparency
+            self.writer.add_figure(f"{name}/{kind}", figure, step, close=False)
+
+    def remark(self, sentence: str) -> None:
+        """Say something on the console."""
+        console.info(sentence)
 
     def evaluation(
         self,
@@ -109,7 +129,11 @@ class Logger:
             metrics = {name: ["Multiline", [f"(train|train_eval|valid|test)/{name}$"]] for name in self.metrics}
             speed = {"tokens per second": ["Multiline", ["train/tokens_per_second"]]}
             gradients = {name: ["Multiline", [f"train/{name}"]] for name in ("grad_norm", "lr")}
-            self.writer.add_custom_scalars({"loss": metrics, "speed": speed, "gradients": gradients})
+            layout = {"loss": metrics, "speed": speed, "gradients": gradients}
+            if self.diagnostics:
+                names = diagnostics.SCALARS
+                layout["diagnostics"] = {name: ["Multiline", [f"diagnostics/(.*/)?{name}$"]] for name in names}
+            self.writer.add_custom_scalars(layout)
             options = {
                 key: value if isinstance(value, bool | int | float | str) else str(value)
                 for key, value in flatten(config).items()

@@ -161,22 +161,43 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     return summary
 
 
-def load(run: str | Path, device: str = "auto") -> tuple[Task, Model, dict[str, Any]]:
-    """A trained run's task, its best model in evaluation mode (the last where none was best yet), and the checkpoint.
+def load(run: str | Path, device: str = "auto", which: str = "best") -> tuple[Task, Model, dict[str, Any]]:
+    """A trained run's task, its model in evaluation mode, and the checkpoint.
 
     Args:
         run: the run's directory.
         device: where to put the model.
+        which: the checkpoint: ``best`` (the last where none was best yet), ``last``, or ``initial``, the model as it
+            began, built anew from the run's seed; what comes with it is the best checkpoint.
 
     Raises:
         InputError: it is not a run, or its checkpoint cannot be read.
     """
     directory = RunDirectory(run)
     directory.config()
-    content = checkpoint.load(directory.best if directory.best.exists() else directory.last)
-    task, model = build(content["config"], content["task"])
-    model.load_state_dict(content["model"])
+    if which not in ("best", "last", "initial"):
+        raise InputError(f"checkpoint={which!r} is not one of best, last, initial")
+    use_last = which == "last" or not directory.best.exists()
+    content = checkpoint.load(directory.last if use_last else directory.best)
+    if which == "initial":
+        task, model = _as_it_began(content)
+    else:
+        task, model = build(content["config"], content["task"])
+        model.load_state_dict(content["model"])
     return task, model.to(pick_device(device)).eval(), content
+
+
+def _as_it_began(content: dict[str, Any]) -> tuple[Task, Model]:
+    """The task and the model of a checkpoint's run as they were before its first step."""
+    config = content["config"]
+    if origin := config["trainer"]["init_from"]:
+        raise InputError(f"this run began with the checkpoint {origin}, not anew; look into the run that it is from")
+    before = checkpoint.random_states()
+    seed_everything(config["seed"])
+    try:
+        return build(config, content["task"])
+    finally:
+        checkpoint.restore_random_states(before)
 
 
 def evaluate_run(run: str | Path, split: str, device: str = "auto") -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from rnnlab import diagnostics
 from rnnlab.interface import InputError, State, map_state
 from rnnlab.models import Model
 from rnnlab.tasks import Task
@@ -248,6 +249,23 @@ class Trainer:
             at.solved = at.step
         logger.evaluation(split, at.step, values, " (best so far)" if is_best else "", task.baselines(split))
         self.show_sample(logger)
+        if logger.diagnostics:
+            self.look_inside(logger, split)
+
+    def look_inside(self, logger: Logger, split: str) -> None:
+        """Log what `rnnlab.diagnostics` sees in the model on the first batch of a split; nothing of the run changes."""
+        before, started = checkpoint.random_states(), perf_counter()
+        try:
+            found = diagnostics.diagnose(self.model, self.task, split, diagnostics.LIGHT)
+        except InputError as error:  # there is nothing to be seen in this model at this step; the run goes on
+            logger.remark(f"no diagnostics: {error}")
+            return
+        finally:
+            checkpoint.restore_random_states(before)
+        at = self.progress
+        logger.scalars("diagnostics", at.step, diagnostics.scalars(found), at.tokens, at.seconds)
+        logger.figures("diagnostics", at.step, found)
+        logger.remark(f"step {at.step}  diagnostics took {perf_counter() - started:.1f} s")
 
     def show_sample(self, logger: Logger) -> None:
         """Log what the model makes at this step, if the task has a way to show it."""

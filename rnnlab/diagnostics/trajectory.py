@@ -1,0 +1,180 @@
+"""What a cell did over a sequence: every state it passed through, with what is needed to take any step again.
+
+Whatever backend a layer runs on, it is watched with the plain loop over the cell's own equations, the truth that every
+backend is tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnlab.cells import Cell
+from rnnlab.engine import reference
+from rnnlab.interface import InputError, State, map_state, pick_rows, tensors_of, unstack
+from rnnlab.layers import Recurrent
+
+
+@dataclass
+class Trajectory:
+    """A cell's way through T steps of B sequences.
+
+    cell: the cell.
+    inputs: what the cell read, ``[T, B, input_size]``.
+    before: the state before each of the T steps.
+    after: the state after each of them; past a sequence's end it is what the cell made of the padding.
+    outputs: ``[T, B, output_size]``, zero past a sequence's end.
+    last: the state at every sequence's own end.
+    live: which steps count, bool ``[T, B]``; None where all do.
+    context: what the cell's ``prepare`` took beyond its inputs.
+    """
+
+    cell: Cell
+    inputs: Tensor
+    before: list[State]
+    after: list[State]
+    outputs: Tensor
+    last: State
+    live: Tensor | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.inputs.shape[1]
+
+    @property
+    def counts(self) -> Tensor:
+        """Which steps count, bool ``[T, B]``."""
+        if self.live is not None:
+            return self.live
+        return torch.ones(len(self), self.batch_size, dtype=torch.bool, device=self.inputs.device)
+
+    @property
+    def names(self) -> list[str]:
+        """A name for every tensor of the state: the cell's own, numbered where it has another number of them."""
+        count = len(tensors_of(self.before[0]))
+        return list(self.cell.states) if len(self.cell.states) == count else [f"state {i + 1}" for i in range(count)]
+
+    def states(self) -> dict[str, Tensor]:
+        """The states after every step by name, ``[T, B, ...]`` each."""
+        columns = zip(*(tensors_of(state) for state in self.after), strict=True)
+        return {name: torch.stack(column) for name, column in zip(self.names, columns, strict=True)}
+
+    def select(self, sequences: int, steps: int | None = None) -> Trajectory:
+        """The longest ``sequences`` of the batch over the steps, at most ``steps``, that all of them have.
+
+        Where the cell reads a context, whose axes only the cell knows, all sequences stay.
+        """
+        lengths = self.counts.sum(0)
+        chosen = lengths.argsort(descending=True, stable=True)[: None if self.context else max(1, sequences)]
+        end = int(lengths[chosen].min())
+        end = end if steps is None else min(end, steps)
+
+        def rows(states: list[State]) -> list[State]:
+            return [map_state(lambda tensor: tensor[chosen], state) for state in states[:end]]
+
+        before, after = rows(self.before), rows(self.after)
+        inputs, outputs = self.inputs[:end, chosen], self.outputs[:end, chosen]
+        return Trajectory(self.cell, inputs, before, after, outputs, after[-1], context=self.context)
+
+    def detached(self) -> Trajectory:
+        """The same numbers, without the graph that autograd made on the way."""
+        before, after = ([map_state(Tensor.detach, state) for state in states] for states in (self.before, self.after))
+        last = map_state(Tensor.detach, self.last)
+        inputs, outputs = self.inputs.detach(), self.outputs.detach()
+        return Trajectory(self.cell, inputs, before, after, outputs, last, self.live, self.context)
+
+    def prepared(self) -> tuple[Any, list[Any]]:
+        """What ``prepare`` made: the constants, and the inputs of every step."""
+        constants, prepared = self.cell.prepare(self.inputs, **self.context)
+        return constants, unstack(prepared)
+
+
+def follow(
+    cell: Cell, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+) -> Trajectory:
+    """Run a cell over a sequence step by step and keep every state; autograd follows.
+
+    Args:
+        cell: the cell.
+        inputs: ``[T, B, input_size]``.
+        state: the state before the first step; None means the cell's own.
+        lengths: int64 ``[B]``, or None where every sequence has T steps.
+        context: what the cell's ``prepare`` takes beyond its inputs.
+
+    Raises:
+        InputError: the inputs do not fit the cell.
+    """
+    if inputs.dim() != 3 or inputs.shape[-1] != cell.input_size or not len(inputs):
+        raise InputError(f"inputs are {list(inputs.shape)}; the cell expects [T, B, {cell.input_size}], T at least 1")
+    state = cell.initial_state(inputs.shape[1]) if state is None else state
+    inputs, live = reference.mask(inputs, lengths)
+    constants, prepared = cell.prepare(inputs, **context)
+    before, after, outputs = [], [], []
+    for t, step_inputs in enumerate(unstack(prepared)):
+        output, new = cell.step(constants, step_inputs, state)
+        before.append(state)
+        after.append(new)
+        if live is not None:
+            output = pick_rows(live[t], output, torch.zeros_like(output))
+            new = map_state(lambda yes, no, live=live[t]: pick_rows(live, yes, no), new, state)
+        outputs.append(output)
+        state = new
+    return Trajectory(cell, inputs, before, after, torch.stack(outputs), state, live, context)
+
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[dict[str, Trajectory]]:
+    """While the context lasts, what every recurrent layer of a model does is kept.
+
+    Yields:
+        a trajectory for each layer by the layer's name in the model, there once the layer has run. Of a layer that
+        runs several times, a step at a time say, the runs stand one after another; so must their batches.
+
+    Raises:
+        InputError: the model has no recurrent layer.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Recurrent)}
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no rnnlab.layers.Recurrent in it; there is nothing to look into")
+    seen: dict[str, Trajectory] = {}
+
+    def watched(name: str) -> Any:
+        def run(
+            cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
+        ) -> tuple[Tensor, State]:
+            found = follow(cell, inputs, state, lengths, **context)
+            seen[name] = _joined(seen[name], found) if name in seen else found
+            return found.outputs, found.last
+
+        return run
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.enter_context(layer.run_by(watched(name)))
+        yield seen
+
+
+def _joined(first: Trajectory, second: Trajectory) -> Trajectory:
+    live = None
+    if first.live is not None or second.live is not None:
+        live = torch.cat([first.counts, second.counts])
+    return Trajectory(
+        first.cell,
+        torch.cat([first.inputs, second.inputs]),
+        first.before + second.before,
+        first.after + second.after,
+        torch.cat([first.outputs, second.outputs]),
+        second.last,
+        live,
+        second.context,
+    )

@@ -1,0 +1,98 @@
+"""Gates as they are seen: against sigmoids by hand, for every cell, within regularisers; and what is made of them."""
+
+import pytest
+import torch
+
+from rnnlab import cells
+from rnnlab.diagnostics import follow, gates, saturation, time_scales
+from rnnlab.diagnostics.gates import Gate
+from rnnlab.layers import regularise
+
+F, H, B, T = 3, 4, 2, 6
+
+NAMED = {  # cells whose gates are sigmoids, and which of them remembers
+    "lstm": {"i": None, "f": 1, "o": None},
+    "gru": {"r": None, "z": 1},
+    "mgu": {"f": -1},
+    "peephole": {"f": 1, "i": None, "o": None},
+    "cfn": {"theta": 1, "eta": None},  # both come out of one sigmoid
+    "layernorm_lstm": {"f": 1, "i": None, "o": None},
+    "slstm": {"f": 1, "o": None},  # f is a log-sigmoid
+    "mingru": {"z": -1},  # computed for all steps at once
+    "minlstm": {"f/i": 1},  # normalised to a sum of 1
+    "qrnn": {"f": 1, "o": None},
+    "highway": {"sigmoid 1": None, "sigmoid 2": None},  # it names none
+    "cfc": {"sigmoid 1": None},  # behind another nonlinearity
+    "rnn": {},
+    "unicornn": {},  # its sigmoid is of a parameter alone
+}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def test_those_of_the_lstm_are_its_sigmoids():
+    cell = cells.create("lstm", input_size=F, hidden_size=H)
+    found = follow(cell, torch.randn(T, B, F))
+    seen = gates(found)
+    h = torch.stack([state[0] for state in found.before])
+    i, f, _, o = (found.inputs @ cell.W.t() + cell.b + h @ cell.U.t()).sigmoid().chunk(4, -1)
+    for name, expected in {"i": i, "f": f, "o": o}.items():
+        torch.testing.assert_close(seen[name].values, expected)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_gates_have_the_names_that_the_cell_gives_them(name):
+    cell = cells.create(name, input_size=F, hidden_size=H)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)  # what begins at zero says nothing
+    seen = gates(follow(cell, torch.randn(T, B, F)))
+    assert {key: gate.keeps for key, gate in seen.items()} == NAMED[name]
+
+
+@pytest.mark.parametrize("name", cells.available())
+def test_every_cell(name):
+    cell = cells.create(name, input_size=F, hidden_size=H).eval()
+    for gate in gates(follow(cell, torch.randn(T, B, F))).values():
+        assert gate.values.shape[:2] == (T, B)
+        assert ((gate.values >= 0) & (gate.values <= 1)).all()
+        assert not gate.values.requires_grad
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "mgu"])
+def test_without_biases_the_weights_tell_them_apart(name):
+    cell = cells.create(name, input_size=F, hidden_size=H, bias=False)
+    seen = gates(follow(cell, torch.randn(T, B, F)))
+    assert {key: gate.keeps for key, gate in seen.items()} == NAMED[name]
+
+
+def test_they_are_seen_through_regularisers():
+    plain = cells.create("gru", input_size=F, hidden_size=H)
+    cell = regularise(plain, weight_drop=0.1, zoneout=[0.2], recurrent_dropout=0.1).eval()
+    assert list(gates(follow(cell, torch.randn(T, B, F)))) == ["r", "z"]
+
+
+def test_saturation_is_counted_by_unit():
+    values = torch.tensor([[[0.05, 0.5]], [[0.95, 0.5]], [[0.95, 0.09]], [[0.2, 0.5]]])
+    left, right = saturation(Gate(values))
+    assert left.tolist() == [0.25, 0.25]
+    assert right.tolist() == [0.5, 0]
+    live = torch.tensor([[True], [True], [False], [False]])
+    assert saturation(Gate(values), live).right.tolist() == [0.5, 0]
+
+
+def test_a_constant_gate_has_the_time_scale_of_its_decay():
+    values = torch.full((T, B, H), 0.9, dtype=torch.float64)
+    tau = -1 / torch.tensor(0.9, dtype=torch.float64).log()
+    torch.testing.assert_close(time_scales(Gate(values, 1)), tau.expand(H))
+    torch.testing.assert_close(time_scales(Gate(1 - values, -1)), tau.expand(H))
+    assert time_scales(Gate(values)) is None
+
+
+def test_a_time_scale_is_that_of_the_product_of_gates():
+    values = torch.rand(50, 1, H, dtype=torch.float64)
+    tau = time_scales(Gate(values, 1))
+    torch.testing.assert_close((-50 / tau).exp(), values.prod(0)[0])
