@@ -35,13 +35,13 @@ def write(comparison: Comparison, out: str | Path) -> Path:
 
     Args:
         comparison: what to show.
-        out: the folder; where it exists and is not empty, the next free of ``out-2``, ``out-3`` and so on.
+        out: the folder; where it exists, the next free of ``out-2``, ``out-3`` and so on.
 
     Returns:
         the folder.
     """
-    folder = _free(Path(out).expanduser())
-    (folder / "figures").mkdir(parents=True)
+    folder = files.new_folder(Path(out).expanduser())
+    (folder / "figures").mkdir()
     shown = []
     for count, section in enumerate(comparison.sections, 1):
         stem = re.sub(r"[^\w.-]", ".", section.task) + (f"-{count}" if len(comparison.sections) > 1 else "")
@@ -53,14 +53,6 @@ def write(comparison: Comparison, out: str | Path) -> Path:
         files.write_bytes(folder / f"{name}.csv", text.getvalue().encode())
     files.write_bytes(folder / "report.md", markdown(comparison).encode())
     _page(comparison, shown, folder).write(folder / "index.html")
-    return folder
-
-
-def _free(out: Path) -> Path:
-    count, folder = 1, out
-    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        count += 1
-        folder = out.with_name(f"{out.name}-{count}")
     return folder
 
 
