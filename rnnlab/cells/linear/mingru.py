@@ -37,11 +37,11 @@ class MinGRU(Cell):
         self.b = bias_vector(2 * hidden_size, bias)
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:  # noqa: D102
-        z, n = linear(inputs, self.W, self.b).chunk(2, dim=-1)
-        return (), (z.sigmoid(), n)
+        return (), linear(inputs, self.W, self.b)
 
-    def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        z, n = inputs
+    def step(self, constants: Any, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         (h,) = state
+        z, n = x.chunk(2, dim=-1)
+        z = z.sigmoid()
         h = (1 - z) * h + z * n
         return h, (h,)

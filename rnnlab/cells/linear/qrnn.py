@@ -1,6 +1,5 @@
 """The quasi-recurrent network."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -59,19 +58,13 @@ class QRNN(Cell):
         return tuple(self.W.new_zeros(batch_size, width) for _, width in zip(self.states, widths, strict=False))
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
-        if self.V is not None:
-            return (), (linear(inputs, self.W, self.b), linear(inputs, self.V))
-        return (), self._activate(linear(inputs, self.W, self.b))
+        x = linear(inputs, self.W, self.b)
+        return (), (x,) if self.V is None else (x, linear(inputs, self.V))
 
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         c, *v = state
-        if v:
-            x, v_new = inputs
-            inputs, v = self._activate(x + v[0]), [v_new]
-        z, f, *more = inputs
+        x, *v_new = inputs
+        z, f, *more = (x + v[0] if v else x).chunk(len(self.gates), dim=-1)
+        z, f, more = z.tanh(), f.sigmoid(), [gate.sigmoid() for gate in more]
         c = f * c + (more[1] if self.pooling == "ifo" else 1 - f) * z
-        return more[0] * c if more else c, (c, *v)
-
-    def _activate(self, x: Tensor) -> tuple[Tensor, ...]:
-        z, *gates = x.chunk(len(self.gates), dim=-1)
-        return torch.tanh(z), *(gate.sigmoid() for gate in gates)
+        return more[0] * c if more else c, (c, *v_new)

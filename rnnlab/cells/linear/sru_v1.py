@@ -48,13 +48,13 @@ class SRUv1(Cell):
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
         W_c, W_fr = self.W.split([self.hidden_size, 2 * self.hidden_size])
-        f, r = linear(inputs, W_fr, self.b).sigmoid().chunk(2, dim=-1)
         x = inputs if self.P is None else linear(inputs, self.P)
-        return (), (linear(inputs, W_c), f, r, x)
+        return (), (linear(inputs, W_c), linear(inputs, W_fr, self.b), x)
 
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        new, f, r, x = inputs
+        new, gates, x = inputs
         (c,) = state
+        f, r = gates.sigmoid().chunk(2, dim=-1)
         c = f * c + (1 - f) * new
         g = c if self.activation == "identity" else getattr(c, self.activation)()
         return r * g + (1 - r) * x, (c,)
