@@ -50,11 +50,48 @@ def esn(p, x, state):
     return times(p.V, [1.0, *x, *h]), [h]
 
 
+# s_t = (1 - α) B x_t + α s_{t-1}                       Mikolov et al., 2014 (arXiv:1412.7753), equation 3
+# h_t = σ(P s_t + A x_t + R h_{t-1})                    equation 4; the output is what equation 5 reads, h_t and s_t
+def scrn(p, x, state):
+    h, s = state
+    alpha = p.cell.alpha
+    fresh = times(p.B, x)
+    s = [(1 - alpha) * fresh[k] + alpha * s[k] for k in range(len(s))]
+    h = [sigmoid(a) for a in add(times(p.P, s), times(p.W, x), times(p.U, h), p.b)]
+    return h + s, [h, s]
+
+
+# Koutník et al., 2014 (arXiv:1402.3511), equation 1 and section 3: module i of the units has the period T_i = 2^i, sees
+# modules of its own period and longer ones, and keeps its state at steps that are no multiple of T_i. ``wait`` counts the
+# steps down to the next multiple.
+def clockwork(p, x, state):
+    h, wait = state
+    H = len(h)
+    period = [2 ** (k * p.cell.modules // H) for k in range(H)]
+    new, left = [], []
+    for k in range(H):
+        if wait[k] >= 0.5:
+            new.append(h[k])
+            left.append(wait[k] - 1)
+            continue
+        a = dot(p.W[k], x) + (0.0 if p.b is None else p.b[k])
+        for j in range(H):
+            if period[j] >= period[k]:
+                a += p.U[k][j] * h[j]
+        new.append(math.tanh(a))
+        left.append(period[k] - 1.0)
+    return new, [new, left]
+
+
 CASES = {
     "lmu": ("lmu", {}, lmu),
     "lmu-small": ("lmu", {"order": 3, "theta": 5.0}, lmu),
     "slstm": ("slstm", {}, slstm),
     "slstm-exp": ("slstm", {"forget_gate": "exp", "bias": False}, slstm),
+    "scrn": ("scrn", {}, scrn),
+    "scrn-context": ("scrn", {"context_size": 3, "alpha": 0.7, "bias": False}, scrn),
+    "clockwork": ("clockwork", {}, clockwork),
+    "clockwork-two": ("clockwork", {"modules": 2, "bias": False}, clockwork),
     "esn": ("esn", {}, esn),
     "esn-leak": ("esn", {"leak": 0.3, "sparsity": 0.0, "spectral_radius": 1.2, "input_scaling": 0.5}, esn),
 }

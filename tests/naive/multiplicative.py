@@ -104,7 +104,26 @@ def mogrifier(p, x, state):
     return h, [h, c]
 
 
+# i_t = σ(W_i x_t + U_i h_{t-1} + tanh(V_i c_{t-1}) + b_i)   Landi et al., 2021 (arXiv:2109.00020); f_t likewise
+# c_t = f_t ⊙ c_{t-1} + i_t ⊙ tanh(W_g x_t + U_g h_{t-1} + b_g)
+# o_t = σ(W_o x_t + U_o h_{t-1} + tanh(V_o c_t) + b_o)
+# h_t = o_t ⊙ tanh(c_t)
+def wmc_lstm(p, x, state):
+    h, c = state
+    H = len(h)
+    i, f, g, o = (add(times(gate(p.W, k, H), x), times(gate(p.U, k, H), h), gate(p.b, k, H)) for k in range(4))
+    V_i, V_f, V_o = (gate(p.V, k, H) for k in range(3))
+    i = [sigmoid(a + tanh(b)) for a, b in zip(i, times(V_i, c), strict=True)]
+    f = [sigmoid(a + tanh(b)) for a, b in zip(f, times(V_f, c), strict=True)]
+    c = [f[k] * c[k] + i[k] * tanh(g[k]) for k in range(H)]
+    o = [sigmoid(a + tanh(b)) for a, b in zip(o, times(V_o, c), strict=True)]
+    h = [o[k] * tanh(c[k]) for k in range(H)]
+    return h, [h, c]
+
+
 CASES = {
+    "wmc_lstm": ("wmc_lstm", {}, wmc_lstm),
+    "wmc_lstm-no-bias": ("wmc_lstm", {"bias": False}, wmc_lstm),
     "multiplicative_rnn": ("multiplicative_rnn", {}, multiplicative_rnn),
     "multiplicative_rnn-factors": ("multiplicative_rnn", {"factors": 3}, multiplicative_rnn),
     "multiplicative_rnn-no-bias": ("multiplicative_rnn", {"bias": False}, multiplicative_rnn),
