@@ -83,8 +83,8 @@ def lstm_1997(p, x, state):
 # c_t = z_t ⊙ i_t + c_{t-1} ⊙ f_t
 # o_t = σ(W_o x_t + R_o y_{t-1} + p_o ⊙ c_t + b_o)
 # y_t = h(c_t) ⊙ o_t
-# and appendix A3: NIG i_t = 1; NFG f_t = 1; NOG o_t = 1; NIAF g(a) = a; NOAF h(a) = a; NP no peepholes; CIFG f_t = 1 - i_t;
-# FGR every gate also sees R_ig i_{t-1} + R_fg f_{t-1} + R_og o_{t-1}
+# and the variants: NIG i_t = 1; NFG f_t = 1; NOG o_t = 1; NIAF g(a) = a; NOAF h(a) = a; NP no peepholes;
+# CIFG f_t = 1 - i_t; FGR every gate also sees R_ig i_{t-1} + R_fg f_{t-1} + R_og o_{t-1}
 def lstm_ablation(p, x, state):
     y, c, *before = state
     H, cell = len(y), p.cell
@@ -118,7 +118,7 @@ def lstm_ablation(p, x, state):
     o = open_by("o", c)
     y = [(tanh(c[k]) if cell.output_activation else c[k]) * o[k] for k in range(H)]
     opened = {"i": i, "f": f, "o": o}
-    return y, [y, c, *([sum((opened[name] for name in gates), [])] if cell.full_gate_recurrence else [])]
+    return y, [y, c, *([[a for name in gates for a in opened[name]]] if cell.full_gate_recurrence else [])]
 
 
 # f_t = σ(W_f x_t + U_f h_{t-1} + b_f)                      Greff et al., 2017 (arXiv:1503.04069), CIFG, no peepholes
@@ -215,10 +215,10 @@ def nas(p, x, state):
     a = [times(gate(p.W, k, H), x) for k in range(8)]
     m = [add(times(gate(p.U, k, H), h), gate(p.b, k, H)) for k in range(8)]
     first = [sigmoid, relu, sigmoid, relu, tanh, sigmoid, tanh, sigmoid]
-    l = [[first[k](u * v if k == 3 else u + v) for u, v in zip(a[k], m[k], strict=True)] for k in range(8)]
-    inner = [tanh(tanh(l[0][k] * l[1][k]) + c[k]) for k in range(H)]
-    c = [inner[k] * tanh(l[2][k] + l[3][k]) for k in range(H)]
-    shown = [tanh(tanh(l[4][k] * l[5][k]) + sigmoid(l[6][k] + l[7][k])) for k in range(H)]
+    q = [[first[k](u * v if k == 3 else u + v) for u, v in zip(a[k], m[k], strict=True)] for k in range(8)]
+    inner = [tanh(tanh(q[0][k] * q[1][k]) + c[k]) for k in range(H)]
+    c = [inner[k] * tanh(q[2][k] + q[3][k]) for k in range(H)]
+    shown = [tanh(tanh(q[4][k] * q[5][k]) + sigmoid(q[6][k] + q[7][k])) for k in range(H)]
     h = [tanh(c[k] * shown[k]) for k in range(H)]
     return h, [h, c]
 

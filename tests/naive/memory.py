@@ -61,13 +61,13 @@ def scrn(p, x, state):
     return h + s, [h, s]
 
 
-# Koutník et al., 2014 (arXiv:1402.3511), equation 1 and section 3: module i of the units has the period T_i = 2^i, sees
-# modules of its own period and longer ones, and keeps its state at steps that are no multiple of T_i. ``wait`` counts the
-# steps down to the next multiple.
+# Koutník et al., 2014 (arXiv:1402.3511), equation 1 and section 3: module i of the units has the period T_i = 2^i,
+# sees modules of its own period and longer ones, and keeps its state at steps that are no multiple of T_i. ``wait``
+# counts the steps down to the next multiple.
 def clockwork(p, x, state):
     h, wait = state
     H = len(h)
-    period = [2 ** (k * p.cell.modules // H) for k in range(H)]
+    period = [2 ** (k * p.cell.clocks // H) for k in range(H)]
     new, left = [], []
     for k in range(H):
         if wait[k] >= 0.5:
@@ -91,7 +91,7 @@ CASES = {
     "scrn": ("scrn", {}, scrn),
     "scrn-context": ("scrn", {"context_size": 3, "alpha": 0.7, "bias": False}, scrn),
     "clockwork": ("clockwork", {}, clockwork),
-    "clockwork-two": ("clockwork", {"modules": 2, "bias": False}, clockwork),
+    "clockwork-two": ("clockwork", {"clocks": 2, "bias": False}, clockwork),
     "esn": ("esn", {}, esn),
     "esn-leak": ("esn", {"leak": 0.3, "sparsity": 0.0, "spectral_radius": 1.2, "input_scaling": 0.5}, esn),
 }

@@ -1,0 +1,54 @@
+"""MUT1: a gate that sees the input alone."""
+
+from torch import Tensor
+from torch.nn.functional import linear
+
+from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.interface import State
+
+
+class MUT1(Cell):
+    """MUT1, found by search (Jozefowicz, Zaremba and Sutskever, 2015, PMLR 37:2342-2350).
+
+        z_t = σ(W_z x_t + b_z)
+        r_t = σ(W_r x_t + U_r h_{t-1} + b_r)
+        h_t = tanh(U_n (r_t ⊙ h_{t-1}) + tanh(x_t) + b_n) ⊙ z_t + h_{t-1} ⊙ (1 - z_t)
+
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W holds z, r; U holds r, n; b holds z, r, n.
+    Differs from the paper: where x is not as wide as h, P x stands for it alone.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h.
+        bias: whether there are biases.
+        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+    """
+
+    verified = "torchrecurrent 0.2.5"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, bias: bool = True, recurrent_init: str = "orthogonal"
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        self.W = input_weights(2, hidden_size, input_size)
+        self.P = input_weights(1, hidden_size, input_size) if input_size != hidden_size else None
+        self.U = recurrent_weights(2, hidden_size, recurrent_init)
+        self.b = bias_vector(3 * hidden_size, bias)
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102
+        seen = (inputs if self.P is None else linear(inputs, self.P)).tanh()
+        if self.b is None:
+            return self.U.chunk(2), (linear(inputs, self.W), seen)
+        b_gates, b_n = self.b.split([2 * self.hidden_size, self.hidden_size])
+        return self.U.chunk(2), (linear(inputs, self.W, b_gates), seen + b_n)
+
+    def step(  # noqa: D102
+        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, ...], state: State
+    ) -> tuple[Tensor, State]:
+        U_r, U_n = constants
+        x, n = inputs
+        (h,) = state
+        z, r = x.chunk(2, dim=-1)
+        z, r = z.sigmoid(), (r + linear(h, U_r)).sigmoid()
+        h = (n + linear(r * h, U_n)).tanh() * z + h * (1 - z)
+        return h, (h,)

@@ -1,0 +1,51 @@
+"""MUT2: a reset gate that sees the input as it is."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.interface import State
+
+
+class MUT2(Cell):
+    """MUT2, found by search (Jozefowicz, Zaremba and Sutskever, 2015, PMLR 37:2342-2350).
+
+        z_t = σ(W_z x_t + U_z h_{t-1} + b_z)
+        r_t = σ(x_t + U_r h_{t-1} + b_r)
+        h_t = tanh(U_n (r_t ⊙ h_{t-1}) + W_n x_t + b_n) ⊙ z_t + h_{t-1} ⊙ (1 - z_t)
+
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W holds z, n; U and b hold z, r, n.
+    Differs from the paper: where x is not as wide as h, P x stands for it alone.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h.
+        bias: whether there are biases.
+        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+    """
+
+    verified = "torchrecurrent 0.2.5"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, bias: bool = True, recurrent_init: str = "orthogonal"
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        self.W = input_weights(2, hidden_size, input_size)
+        self.P = input_weights(1, hidden_size, input_size) if input_size != hidden_size else None
+        self.U = recurrent_weights(3, hidden_size, recurrent_init)
+        self.b = bias_vector(3 * hidden_size, bias)
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
+        z, n = linear(inputs, self.W).chunk(2, dim=-1)
+        r = inputs if self.P is None else linear(inputs, self.P)
+        x = torch.cat([z, r, n], dim=-1)
+        return self.U.split([2 * self.hidden_size, self.hidden_size]), x if self.b is None else x + self.b
+
+    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U_zr, U_n = constants
+        (h,) = state
+        gates, n = x.split([2 * self.hidden_size, self.hidden_size], dim=-1)
+        z, r = (gates + linear(h, U_zr)).sigmoid().chunk(2, dim=-1)
+        h = (n + linear(r * h, U_n)).tanh() * z + h * (1 - z)
+        return h, (h,)

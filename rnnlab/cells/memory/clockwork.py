@@ -1,0 +1,61 @@
+"""Modules that run at clocks of their own."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.interface import InputError, State
+
+
+class Clockwork(Cell):
+    """Clockwork RNN (Koutník, Greff, Gomez and Schmidhuber, 2014, arXiv:1402.3511).
+
+        h_t^i = tanh(W^i x_t + Σ_{j: T_j ≥ T_i} U^ij h_{t-1}^j + b^i)   where t mod T_i = 0    (1)
+        h_t^i = h_{t-1}^i                                               at other steps
+
+    Module i of the units has the period T_i = 2^i. t counts from 0, so that all modules run at the first step.
+
+    Shapes: x [B, input_size]; h, wait [B, hidden_size]; output h. ``wait`` has for each unit the steps until it runs
+    again, so that the clocks go on where a sequence is split. Units are shared out among modules as evenly as can be.
+    Differs from the paper: nothing.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h.
+        clocks: how many modules; the slowest runs every 2^(clocks - 1) steps.
+        bias: whether there is a bias.
+        recurrent_init: how U begins, before the mask: ``orthogonal``, ``identity`` or ``uniform``.
+    """
+
+    states = ("h", "wait")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        clocks: int = 4,
+        bias: bool = True,
+        recurrent_init: str = "orthogonal",
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        if not 1 <= clocks <= hidden_size:
+            raise InputError(f"clocks={clocks}; there must be between 1 and hidden_size, {hidden_size}")
+        self.clocks = clocks
+        self.W = input_weights(1, hidden_size, input_size)
+        self.U = recurrent_weights(1, hidden_size, recurrent_init)
+        self.b = bias_vector(hidden_size, bias)
+        period = 2.0 ** (torch.arange(hidden_size) * clocks // hidden_size)
+        self.register_buffer("period", period, persistent=False)
+        self.register_buffer("seen", (period >= period.unsqueeze(1)).to(period.dtype), persistent=False)
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:  # noqa: D102
+        return (self.U * self.seen, self.period), linear(inputs, self.W, self.b)
+
+    def step(self, constants: tuple[Tensor, Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, period = constants
+        h, wait = state
+        runs = wait < 0.5
+        h = torch.where(runs, (x + linear(h, U)).tanh(), h)
+        return h, (h, torch.where(runs, period - 1, wait - 1))

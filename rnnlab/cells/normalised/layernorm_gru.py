@@ -1,0 +1,58 @@
+"""The gated recurrent unit with layer normalisation."""
+
+from torch import Tensor, nn, ones
+from torch.nn.functional import layer_norm, linear
+
+from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.interface import State
+
+
+class LayerNormGRU(Cell):
+    """GRU with layer normalisation (Ba, Kiros and Hinton, 2016, arXiv:1607.06450).
+
+        z, r = LN(U_zr h_{t-1}; α_1) + LN(W_zr x_t; α_2) + b_zr                     (23)
+        n_t = tanh(LN(W_n x_t; α_3, β_3) + σ(r) ⊙ LN(U_n h_{t-1}; α_4, β_4))        (24)
+        h_t = (1 - σ(z)) ⊙ h_{t-1} + σ(z) ⊙ n_t                                     (25)
+
+    LN(a; α, β) is a with mean 0 and variance 1 over its features, times α, plus β; over z and r at once.
+
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U hold z, r, n; b holds b_zr and β_3; b_n is β_4; gain_h
+    holds α_1 and α_4, gain_x holds α_2 and α_3.
+    Differs from the paper: β_1 and β_2 are in b, to which they are only ever added; 1e-5 is added to the variance.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h.
+        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+    """
+
+    gates = ("z", "r", "n")
+    remembers = {"z": -1}
+
+    def __init__(self, input_size: int, hidden_size: int, *, recurrent_init: str = "orthogonal") -> None:
+        super().__init__(input_size, hidden_size)
+        self.W = input_weights(3, hidden_size, input_size)
+        self.U = recurrent_weights(3, hidden_size, recurrent_init)
+        self.b = bias_vector(3 * hidden_size)
+        self.b_n = bias_vector(hidden_size)
+        self.gain_x = nn.Parameter(ones(3 * hidden_size))
+        self.gain_h = nn.Parameter(ones(3 * hidden_size))
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:  # noqa: D102
+        sizes = [2 * self.hidden_size, self.hidden_size]
+        x_zr, x_n = linear(inputs, self.W).split(sizes, dim=-1)
+        (gain_zr, gain_n), (b_zr, b_n) = self.gain_x.split(sizes), self.b.split(sizes)
+        x = layer_norm(x_zr, gain_zr.shape, gain_zr, b_zr), layer_norm(x_n, gain_n.shape, gain_n, b_n)
+        return (self.U, *self.gain_h.split(sizes), self.b_n), x
+
+    def step(  # noqa: D102
+        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, Tensor], state: State
+    ) -> tuple[Tensor, State]:
+        U, gain_zr, gain_n, b_n = constants
+        x_zr, x_n = inputs
+        (h,) = state
+        u_zr, u_n = linear(h, U).split([2 * self.hidden_size, self.hidden_size], dim=-1)
+        z, r = (x_zr + layer_norm(u_zr, gain_zr.shape, gain_zr)).sigmoid().chunk(2, dim=-1)
+        n = (x_n + r * layer_norm(u_n, gain_n.shape, gain_n, b_n)).tanh()
+        h = (1 - z) * h + z * n
+        return h, (h,)
