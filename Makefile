@@ -17,7 +17,7 @@ compare: .venv/ready ## four models of equal size on three tasks, and one page t
 	@for task in adding parity char_lm; do \
 		$(BIN)/rnnlab train -m experiment=compare/$$task hydra/launcher=joblib logger.progress=false $(ARGS) || exit; \
 	done
-	@$(BIN)/rnnlab compare runs/compare --by model.name --out runs/comparison
+	@$(BIN)/rnnlab compare runs/compare --by model.name --tune optimizer.lr --tune-seeds 100 --out runs/comparison
 
 acceptance: .venv/ready ## orderings of cells that must come out; ARGS="adding parity" for some, ARGS=long=true for all
 	@$(BIN)/python scripts/acceptance.py $(ARGS)

@@ -75,6 +75,13 @@ class Group:
         return sum(run.summary.get("solved") is not None for run in aimed) if aimed else None
 
     @property
+    def solved_after(self) -> float | None:
+        """The median of the steps at which the runs reached the target; None unless all of them did."""
+        if not self.runs or self.solved != len(self.runs):
+            return None
+        return float(median(run.summary["solved"] for run in self.runs))
+
+    @property
     def mean(self) -> float:
         """Arithmetic mean of the scores."""
         return float(np.mean(self.scores)) if self.runs else nan

@@ -21,11 +21,16 @@ from rnnlab.analysis.statistics import FEWEST_FOR_TEST, pareto
 from rnnlab.page import Cell, Page, number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 AXES = {"step": "training steps", "tokens": "input steps trained on", "seconds": "seconds", "flops": "FLOPs"}
 MOST_NAMED = 8
 """More series than this in one figure are drawn, but only the best are named."""
+MOST_PANELS = 4
+"""With more tasks than this there is no figure of all."""
+FEW_POINTS = 50
+"""With more points than this on a line they have no markers."""
 
 COLUMNS = ("runs", "diverged", "solved", "mean", "median", "IQM", "95% interval", "best", "parameters", "seconds")
 
@@ -42,17 +47,20 @@ def write(comparison: Comparison, out: str | Path) -> Path:
     """
     folder = files.new_folder(Path(out).expanduser())
     (folder / "figures").mkdir()
+    looks = looks_of(comparison)
+    together = overview(comparison, looks)
+    first = (page.save(together, folder / "figures" / "overview"), _OVERVIEW) if together else None
     shown = []
     for count, section in enumerate(comparison.sections, 1):
         stem = re.sub(r"[^\w.-]", ".", section.task) + (f"-{count}" if len(comparison.sections) > 1 else "")
-        drawn = figures(section).items()
+        drawn = figures(section, looks).items()
         shown.append([(page.save(made, folder / "figures" / f"{stem}-{name}"), alt) for name, (made, alt) in drawn])
     for name, rows in tables(comparison).items():
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         files.write_bytes(folder / f"{name}.csv", text.getvalue().encode())
     files.write_bytes(folder / "report.md", markdown(comparison).encode())
-    _page(comparison, shown, folder).write(folder / "index.html")
+    _page(comparison, first, shown, folder).write(folder / "index.html")
     return folder
 
 
@@ -66,6 +74,8 @@ def verdict(section: Section) -> str:
     text = f"{section.task} ({told}): {best.label} has {number(best.iqm)}"
     if len(groups) == 1:
         return f"{text} over {_runs(best)}; there is nothing to compare it with."
+    if solvers := sorted((group for group in groups if group.solved_after is not None), key=_solved_after):
+        return f"{section.task} ({told}): {_solvers(solvers)}{_others(groups, solvers)}"
     second = groups[1]
     text += f", the best of {len(groups)} groups, ahead of {second.label} with {number(second.iqm)}."
     result = next(((r, p) for a, b, r, p in section.pairs if a is best and b is second), None)
@@ -79,8 +89,33 @@ def verdict(section: Section) -> str:
     return f"{text}; {sure} (Wilcoxon, Holm's correction, p = {number(p, 2)})."
 
 
-def _page(comparison: Comparison, shown: Sequence[Sequence[tuple[str, str]]], folder: Path) -> Page:
-    """The page, with the figures of each section as SVG and what they show; links are relative to ``folder``."""
+def _solved_after(group: Group) -> float:
+    return group.solved_after or 0.0
+
+
+def _solvers(solvers: Sequence[Group]) -> str:
+    """Who reached the target in every run, the fastest first: below it training ends, and lower means nothing."""
+    told = [f"{group.label} after {number(group.solved_after, 3)} steps" for group in solvers]
+    return f"{_and(told)} (median) reached the target in every run."
+
+
+def _others(groups: Sequence[Group], solvers: Sequence[Group]) -> str:
+    told = [
+        f"{group.label} in {group.solved or 'none'} of {len(group.runs)}" for group in groups if group not in solvers
+    ]
+    return f" {_and(told)} did." if told else ""
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+Shown = tuple[str, str]
+"""A figure as SVG, and what it shows in words."""
+
+
+def _page(comparison: Comparison, first: Shown | None, shown: Sequence[Sequence[Shown]], folder: Path) -> Page:
+    """The page, with the figure of all sections and those of each; links are relative to ``folder``."""
     count = sum(len(group.runs) for section in comparison.sections for group in section.groups)
     waiting = sum(len(group.unfinished) for section in comparison.sections for group in section.groups)
     names = " · ".join(dict.fromkeys(section.task for section in comparison.sections))
@@ -92,6 +127,8 @@ def _page(comparison: Comparison, shown: Sequence[Sequence[tuple[str, str]]], fo
             "nothing is compared across them.",
             "note",
         )
+    if first:
+        made.figure(first[0], first[1], first[1])
     for index, (section, drawn) in enumerate(zip(comparison.sections, shown, strict=True), 1):
         data = f", data {section.digest[:8]}" if section.digest else ""
         made.section(f"{section.task}{data}", f"section-{index}")
@@ -275,33 +312,71 @@ def _environment(made: Page, comparison: Comparison) -> None:
         made.text("The runs are from machines or settings that differ: their seconds cannot be compared.", "warning")
 
 
-def figures(section: Section) -> dict[str, tuple[Figure, str]]:
+Looks = dict[str, int]
+"""The number, for `rnnlab.page.style`, of every group's label."""
+
+
+def looks_of(comparison: Comparison) -> Looks:
+    """A look for every label: in every section the same group has the same colour."""
+    labels = dict.fromkeys(group.label for section in comparison.sections for group in section.groups)
+    return {label: number for number, label in enumerate(labels)}
+
+
+_OVERVIEW = "Every task: the metric on valid against training steps, medians, from the lowest to the highest run."
+
+
+def overview(comparison: Comparison, looks: Looks) -> Figure | None:
+    """A panel for each section, up to four: curves against steps; None where there are fewer than two."""
+    sections = [section for section in comparison.sections if any(group.runs for group in section.groups)]
+    if not 2 <= len(sections) <= MOST_PANELS:
+        return None
+    made, first = page.figure(3.4 * len(sections), 3.0)
+    first.remove()
+    handles = {}
+    for axes, section in zip(made.subplots(1, len(sections)), sections, strict=True):
+        page.dress(axes)
+        axes.set(title=section.task.replace("$", r"\$"), xlabel=AXES["step"], ylabel=_told(section))
+        groups = [group for group in section.groups if group.runs]
+        _draw_curves(axes, groups, {id(group): section.curves(group) for group in groups}, "step", looks)
+        handles |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    names = sorted(handles, key=[_short(label) for label in looks].index)
+    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": page.INK, "fontsize": 9}
+    made.legend([handles[name] for name in names], names, **below)
+    return made
+
+
+def _told(section: Section) -> str:
+    return f"{section.name} ({section.metric.unit})"
+
+
+def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
     """Every figure of a section by name, with what it shows in words; the order is that of the page."""
     groups = [group for group in section.groups if group.runs]
     if not groups:
         return {}
-    told = f"{section.name} ({section.metric.unit})"
-    drawn = {"scores": (_points(groups, told), f"{told} of every run; the bar is the interquartile mean.")}
+    told = _told(section)
+    drawn = {"scores": (_points(groups, told, looks), f"{told} of every run; the bar is the interquartile mean.")}
     curves = {id(group): section.curves(group) for group in groups}
     for axis, words in AXES.items():
-        made = _curves(groups, curves, axis, words, told)
-        if made:
+        made, axes = page.figure(xlabel=words, ylabel=told)
+        if _draw_curves(axes, groups, curves, axis, looks):
+            page.legend(axes)
             drawn[axis] = (made, f"{told} on valid against {words}.")
     for key, words in (("parameters", "parameters"), ("seconds", "seconds of training")):
-        made = _front(section, groups, key, words, told)
+        made = _front(section, groups, key, words, told, looks)
         if made:
             drawn[f"pareto-{key}"] = (made, f"Median {told} against {words}; the line is the Pareto front.")
-    made = _by_length(groups, section)
+    made = _by_length(groups, looks)
     if made:
-        drawn["length"] = (made, "The metric on test against length, median over runs.")
+        drawn["length"] = (made, "On test, against length: medians over runs.")
     return drawn
 
 
-def _points(groups: Sequence[Group], told: str) -> Figure:
+def _points(groups: Sequence[Group], told: str, looks: Looks) -> Figure:
     shown = groups[: 4 * MOST_NAMED]
     made, axes = page.figure(height=max(2.0, 0.8 + 0.32 * len(shown)), xlabel=told)
     for place, group in enumerate(shown):
-        colour = page.style(place)["color"]
+        colour = page.style(looks[group.label])["color"]
         finite = [score for score in group.scores if isfinite(score)]
         axes.plot(finite, [place] * len(finite), "o", color=colour, alpha=0.6, markersize=5)
         if isfinite(group.iqm):
@@ -315,8 +390,8 @@ def _points(groups: Sequence[Group], told: str) -> Figure:
     return made
 
 
-def _curves(groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, words: str, told: str) -> Figure | None:
-    made, axes = page.figure(xlabel=words, ylabel=told)
+def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:
+    """Medians and bands, into axes; whether there was anything to draw."""
     seen: list[float] = []
     for place, group in enumerate(groups):
         of_runs = [
@@ -331,16 +406,14 @@ def _curves(groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, wo
         values = np.array([_stepped(grid, x, y, group.worst if s == "diverged" else None) for x, y, s in of_runs])
         middle, low, high = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
         middle, low, high = (np.where(np.isfinite(row), row, nan) for row in (middle, low, high))
-        look = {**page.style(place), "marker": page.style(place)["marker"] if len(grid) == 1 else ""}
+        style = page.style(looks[group.label])
+        look = style if len(grid) == 1 else {**style, "marker": ""}
         label = _short(group.label) if place < MOST_NAMED else None
         axes.plot(grid, middle, label=label, linewidth=1.6, **look)
         axes.fill_between(grid, low, high, color=look["color"], alpha=0.15, linewidth=0)
         seen += middle[np.isfinite(middle)].tolist()
-    if not seen:
-        return None
     _maybe_logarithmic(axes, seen, "y")
-    page.legend(axes)
-    return made
+    return bool(seen)
 
 
 def _stepped(grid: np.ndarray, x: np.ndarray, y: np.ndarray, beyond: float | None) -> np.ndarray:
@@ -355,14 +428,14 @@ def _stepped(grid: np.ndarray, x: np.ndarray, y: np.ndarray, beyond: float | Non
     return values if beyond is None else np.where(grid > x[-1], beyond, values)
 
 
-def _front(section: Section, groups: Sequence[Group], key: str, words: str, told: str) -> Figure | None:
+def _front(section: Section, groups: Sequence[Group], key: str, words: str, told: str, looks: Looks) -> Figure | None:
     points = [(group.typical(key), group.median) for group in groups]
     if len(groups) < 2 or not all(isfinite(x) for x, _ in points):
         return None
     made, axes = page.figure(xlabel=words, ylabel=f"median {told}")
     for place, (group, (x, y)) in enumerate(zip(groups, points, strict=True)):
         if isfinite(y):
-            look = page.style(place)
+            look = page.style(looks[group.label])
             axes.plot([x], [y], look["marker"], color=look["color"], markersize=7)
             if place < 2 * MOST_NAMED:
                 axes.annotate(
@@ -376,8 +449,9 @@ def _front(section: Section, groups: Sequence[Group], key: str, words: str, told
     return made
 
 
-def _by_length(groups: Sequence[Group], section: Section) -> Figure | None:
-    made, axes = page.figure(xlabel="length", ylabel="by length")
+def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
+    name = next((run.summary.get("length_metric") for group in groups for run in group.runs), None)
+    made, axes = page.figure(xlabel="length", ylabel=str(name or "metric"))
     any_drawn = False
     for place, group in enumerate(groups[: 2 * MOST_NAMED]):
         tables = [(run.summary.get("test") or {}).get("by_length") for run in group.runs]
@@ -389,13 +463,10 @@ def _by_length(groups: Sequence[Group], section: Section) -> Figure | None:
         ]
         if lengths:
             any_drawn = True
-            axes.plot(
-                lengths,
-                middle,
-                label=_short(group.label) if place < MOST_NAMED else None,
-                markersize=3,
-                **page.style(place),
-            )
+            style = page.style(looks[group.label])
+            look = style if len(lengths) < FEW_POINTS else {**style, "marker": ""}
+            label = _short(group.label) if place < MOST_NAMED else None
+            axes.plot(lengths, middle, label=label, markersize=3, **look)
     if not any_drawn:
         return None
     page.legend(axes)

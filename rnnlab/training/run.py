@@ -154,6 +154,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         "test": test,
         "monitor": task.monitor,
         "metrics": {name: asdict(metric) for name, metric in task.metrics.items()},
+        "length_metric": task.length_metric,
         "baselines": {split: task.baselines(split) for split in task.splits},
     }
     files.write_json(directory.summary_file, summary)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from rnnlab import __main__, analysis, config
+from rnnlab import __main__, analysis, config, page
+from rnnlab.analysis import report
 from rnnlab.analysis.report import verdict
 from rnnlab.interface import InputError
 from rnnlab.training import train
@@ -196,6 +197,46 @@ def test_solved_runs_are_counted(folder):
         make(folder, "lstm", seed)
     found = groups(compared(by=["cell.name"]))
     assert (found["gru"].solved, found["lstm"].solved) == (2, None)
+
+
+def test_of_solved_tasks_the_verdict_tells_who_was_first(folder):
+    """Below the target training ends, so the lower loss is chance."""
+    for seed in range(3):
+        make(folder, "gru", seed, score=0.09, target=0.1, solved=20 + 10 * seed)
+        make(folder, "lstm", seed, score=0.05, target=0.1, solved=200)
+        make(folder, "rnn", seed, score=0.08 + seed, target=0.1, solved=None if seed else 10)
+        make(folder, "elman", seed, score=2.0, target=0.1, solved=None)
+    (section,) = compared(by=["cell.name"]).sections
+    assert verdict(section).endswith(
+        "gru after 30 steps and lstm after 200 steps (median) reached the target in every run. "
+        "rnn in 1 of 3 and elman in none of 3 did."
+    )
+
+
+def test_a_group_has_one_colour_in_every_section(folder):
+    for task, better in (("adding", 0.1), ("parity", 0.9)):
+        make(folder, "gru", 0, task=task, score=better)
+        make(folder, "lstm", 0, task=task, score=1 - better)
+    result = compared(by=["cell.name"])
+    first, second = ([group.label for group in section.groups] for section in result.sections)
+    assert first == second[::-1]
+    looks = report.looks_of(result)
+    for section in result.sections:
+        drawn = {
+            line.get_label(): line.get_color()
+            for line in report.figures(section, looks)["step"][0].axes[0].lines
+            if not line.get_label().startswith("_")
+        }
+        assert drawn == {label: page.style(looks[label])["color"] for label in first}
+
+
+def test_several_tasks_stand_in_one_figure(folder):
+    for task in ("adding", "parity"):
+        make(folder, "gru", 0, task=task)
+        make(folder, "lstm", 0, task=task)
+    folder_of_report = analysis.write(compared(by=["cell.name"]), "out")
+    assert (folder_of_report / "figures" / "overview.svg").exists()
+    assert "Every task: the metric on valid" in (folder_of_report / "index.html").read_text()
 
 
 def test_runs_that_differ_in_more_are_paired_by_all_of_it(folder):
