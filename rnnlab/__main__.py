@@ -108,11 +108,11 @@ def train(arguments: list[str]) -> int:
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         try:
             resolved = config.resolve(composed, hydra_config.sweep.dir, hydra_config.overrides.task)
-            if os.getpid() == here:
-                _log_to_stdout()
-            else:  # one of several processes, which speak at the same time
+            launcher = hydra_config.runtime.choices["hydra/launcher"]
+            if launcher == "joblib" and os.getpid() != here:  # runs on a cluster outlive the command that sent them
                 _end_with_parent()
-                _log_to_stdout(f"[{Path(resolved['run_dir']).name}] ")
+            # Several processes speak at the same time.
+            _log_to_stdout("" if launcher == "basic" else f"[{Path(resolved['run_dir']).name}] ")
             summary = train_run(resolved)
         except (InputError, OSError) as error:  # caught here, as Hydra would add a line of its own
             if is_sweep and isinstance(error, Busy):  # two processes may share a sweep

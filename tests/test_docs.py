@@ -24,7 +24,7 @@ def _run(command, folder):
 def test_a_page_does_what_it_says(page, tmp_path):
     said = ""
     for language, text in BLOCK.findall(page.read_text()):
-        name = re.match(r"# (\S+\.(?:py|yaml))\n", text)
+        name = re.match(r"(?:# @package _global_\n)?# (\S+\.(?:py|yaml))\n", text)
         if language == "bash":
             said += _run(["bash", "-euc", text], tmp_path)
         elif language == "make":  # the environment is there already: what the targets would do is enough

@@ -34,21 +34,6 @@ def test_drawing_data_is_compared_with_a_step():
     assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)
 
 
-def test_the_picture_shows_every_run(tmp_path):
-    for model, losses in {"rnn": [3.0, 2.0], "gru": [2.5, 1.5]}.items():
-        run = tmp_path / model
-        run.mkdir()
-        (run / "summary.json").write_text(json.dumps({"model": model}))
-        lines = [{"step": step, "split": "valid", "loss": loss} for step, loss in enumerate(losses)]
-        lines.append({"step": 1, "split": "train", "loss": 9.0})
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    target = tmp_path / "images" / "loss.svg"
-    _script("plot_models.py", target, tmp_path / "rnn", tmp_path / "gru")
-    picture = target.read_text()
-    assert "<!-- rnn  2.00 -->" in picture
-    assert "<!-- gru  1.50 -->" in picture
-
-
 def _run(folder, name, valid, test, status="finished"):
     """A finished run of the adding problem."""
     run = folder / "runs" / "acceptance" / "adding" / name

@@ -55,7 +55,9 @@ def test_a_plan_of_an_experiment_file():
     folder, jobs = config.plan(["-m", "experiment=compare/adding", "++seed=7,8"])
     assert folder == Path("runs/compare")
     assert [job.overrides for job in jobs if "gru" in job.overrides] == [
-        f"model=gru seed={seed} experiment=compare/adding" for seed in (7, 8)
+        f"model=gru optimizer.lr={rate} seed={seed} experiment=compare/adding"
+        for rate in (0.002, 0.008)
+        for seed in (7, 8)
     ]
     assert all(job.run_dir.startswith("runs/compare/adding/") for job in jobs)
 
@@ -150,6 +152,22 @@ def test_side_by_side(folder):
     refused = rnnlab(*TINY, "cell=rnn", "optimizer.lr=0.1,-1", "hydra/launcher=joblib", env=environment)
     assert refused.returncode == 2
     assert "learning rate" in refused.stderr
+
+
+def test_sent_off_as_to_a_cluster(folder):
+    """With submitit each run is a job of its own, whose files lie within the sweep's folder."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]
+    arguments = [*TINY, "seed=0,1", *launcher, "hydra.sweep.dir=mine"]
+    done = rnnlab(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert states("mine") == ["finished"] * 2
+    assert {path.name for path in folder.iterdir()} == {"mine"}
+    said = "".join(path.read_text() for path in (folder / "mine" / ".submitit").rglob("*_log.out"))
+    assert "[gru-rnn-s0-" in said or "[gru-s0-" in said, "lines say which run they are of"
+    assert rnnlab(*arguments).returncode == 0
+    said = "".join(path.read_text() for path in (folder / "mine" / ".submitit").rglob("*_log.out"))
+    assert said.count("is not trained again") == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runs of a killed sweep end by themselves")
