@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 AXES = {"step": "training steps", "tokens": "input steps trained on", "seconds": "seconds", "flops": "FLOPs"}
 MOST_NAMED = 8
 """More series than this in one figure are drawn, but only the best are named."""
+MOST_LISTED = 4
+"""More names than this are only counted in a sentence."""
 MOST_PANELS = 4
 """With more tasks than this there is no figure of all."""
 FEW_POINTS = 50
@@ -100,9 +102,10 @@ def _solvers(solvers: Sequence[Group]) -> str:
 
 
 def _others(groups: Sequence[Group], solvers: Sequence[Group]) -> str:
-    told = [
-        f"{group.label} in {group.solved or 'none'} of {len(group.runs)}" for group in groups if group not in solvers
-    ]
+    others = [group for group in groups if group not in solvers]
+    told = [f"{group.label} in {group.solved} of {len(group.runs)}" for group in others if group.solved]
+    if never := [group.label for group in others if not group.solved]:
+        told.append(f"{_and(never) if len(never) <= MOST_LISTED else f'{len(never)} more'} in none")
     return f" {_and(told)} did." if told else ""
 
 
