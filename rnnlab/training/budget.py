@@ -68,8 +68,9 @@ def _products(model: Model, task: Task, steps: int) -> int:
         inputs = torch.zeros(steps, 1, dtype=torch.int64)
     else:
         inputs = torch.zeros(steps, 1, getattr(task.input, "size", 1))
+    length = torch.tensor([steps])  # given, as a model may need to know it
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(Batch(inputs, inputs))
+        model.eval()(Batch(inputs, inputs, length, length))
     return counter.get_total_flops()
 
 

@@ -33,8 +33,8 @@ class LSTMP(Cell):
         self, input_size: int, hidden_size: int, *, projection_size: int | None = None, bias: bool = True
     ) -> None:
         width = max(1, hidden_size // 2) if projection_size is None else projection_size
-        if not 1 <= width <= hidden_size:
-            raise InputError(f"projection_size={width}; it must be between 1 and hidden_size, {hidden_size}")
+        if width < 1:
+            raise InputError(f"projection_size={width}; it must be at least 1")
         super().__init__(input_size, hidden_size, output_size=width)
         self.W = input_weights(4, hidden_size, input_size)
         self.U = input_weights(4, hidden_size, width)

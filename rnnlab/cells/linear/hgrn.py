@@ -52,19 +52,23 @@ class HGRN(Cell):
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102
         H = self.hidden_size
-        re, im, mu, g = linear(inputs, self.W, self.b).split([H, H, H, 2 * H], dim=-1)
-        keep = self.lower_bound + (1 - self.lower_bound) * mu.sigmoid()
-        turned = (keep * self.theta.cos(), keep * self.theta.sin())
         biases = () if self.b_y is None else (self.norm_bias, self.b_y)
-        return (self.norm_gain, self.V, *biases), (*turned, (1 - keep) * silu(re), (1 - keep) * silu(im), silu(g))
+        turn = (self.theta.cos(), self.theta.sin())
+        x = linear(inputs, self.W, self.b).split([H, H, H, 2 * H], dim=-1)
+        return (*turn, self.norm_gain, self.V, *biases), x
 
     def step(  # noqa: D102
         self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, ...], state: State
     ) -> tuple[Tensor, State]:
-        norm_gain, V, *biases = constants
+        cos, sin, norm_gain, V, *biases = constants
         norm_bias, b_y = biases or (None, None)
-        a_re, a_im, c_re, c_im, g = inputs
+        new_re, new_im, mu, g = inputs
         re, im = state
-        re, im = a_re * re - a_im * im + c_re, a_im * re + a_re * im + c_im
+        keep = self.lower_bound + (1 - self.lower_bound) * mu.sigmoid()
+        a_re, a_im = keep * cos, keep * sin
+        re, im = (
+            a_re * re - a_im * im + (1 - keep) * silu(new_re),
+            a_im * re + a_re * im + (1 - keep) * silu(new_im),
+        )
         y = layer_norm(torch.cat([re, im], dim=-1), (2 * self.hidden_size,), norm_gain, norm_bias)
-        return linear(g * y, V, b_y), (re, im)
+        return linear(silu(g) * y, V, b_y), (re, im)

@@ -39,12 +39,12 @@ class MinLSTM(Cell):
         self.b = bias_vector(3 * hidden_size, bias)
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:  # noqa: D102
-        f, i, n = linear(inputs, self.W, self.b).chunk(3, dim=-1)
-        # σ(f) / (σ(f) + σ(i)), which would be 0 / 0 where both underflow.
-        return (), ((logsigmoid(f) - logsigmoid(i)).sigmoid(), n)
+        return (), linear(inputs, self.W, self.b)
 
-    def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        f, n = inputs
+    def step(self, constants: Any, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         (h,) = state
+        f, i, n = x.chunk(3, dim=-1)
+        # σ(f) / (σ(f) + σ(i)), which would be 0 / 0 where both underflow.
+        f = (logsigmoid(f) - logsigmoid(i)).sigmoid()
         h = f * h + (1 - f) * n
         return h, (h,)

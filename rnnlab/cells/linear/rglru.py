@@ -46,15 +46,15 @@ class RGLRU(Cell):
         log_a = torch.empty(hidden_size).uniform_(0.9, 0.999).log() / c
         self.Lambda = nn.Parameter(log_a - (-log_a.expm1()).log())  # the logit of a
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, Tensor]]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
         x = inputs if self.P is None else linear(inputs, self.P)
-        r, i = linear(x, self.W, self.b).sigmoid().chunk(2, dim=-1)
-        log_a = self.c * r * logsigmoid(self.Lambda)
-        # expm1, as 1 - a² would round to 0 where a is near 1, and a root has no derivative there.
-        return (), (log_a.exp(), (-(2 * log_a).expm1()).sqrt() * i * x)
+        return self.c * logsigmoid(self.Lambda), (linear(x, self.W, self.b), x)
 
-    def step(self, constants: tuple[()], inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        a, x = inputs
+    def step(self, slowest: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        gates, x = inputs
         (h,) = state
-        h = a * h + x
+        r, i = gates.sigmoid().chunk(2, dim=-1)
+        log_a = r * slowest
+        # expm1, as 1 - a² would round to 0 where a is near 1, and a root has no derivative there.
+        h = log_a.exp() * h + (-(2 * log_a).expm1()).sqrt() * i * x
         return h, (h,)
