@@ -1,5 +1,6 @@
 """Speaking: streaming, drawing, conversation, pipes."""
 
+import functools
 import signal
 import subprocess
 import sys
@@ -124,7 +125,9 @@ def test_memory_is_constant_however_long_it_speaks():
 def test_it_streams(run):
     # The first characters arrive while the rest, which would take minutes, is still being made.
     arguments = [sys.executable, "-m", "rnnlab", "generate", f"run={run}", "prompt=t", "length=100000000"]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A shell starts its background jobs with SIGINT ignored, and Python inherits that: the suite may itself be one.
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening) as process:
         assert process.stdout.read(50).startswith(b"t")
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)

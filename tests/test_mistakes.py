@@ -138,7 +138,7 @@ def test_a_corpus_that_is_none(here, capsys, bytes_, says):
         (["evaluate", "run=done", "split=test"], "the task hello has no split 'test' (choices: train)"),
         (["evaluate", "done"], "unknown option 'done'"),
         (["evaluate", "run=done", "device=abacus"], "'abacus' is not one of"),
-        (["trian"], "unknown command 'trian'; the commands are train, evaluate, generate, cells, explain"),
+        (["trian"], "unknown command 'trian'; the commands are train, status, compare, "),
         (["cells", "all"], "unknown option 'all'"),
     ],
 )
