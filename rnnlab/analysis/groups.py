@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf, isfinite, nan
 from statistics import median
 from typing import Any
@@ -53,7 +54,7 @@ class Group:
     def _counted(self, run: Run, value: float) -> float:
         return self.worst if run.status == "diverged" or not isfinite(value) else value
 
-    @property
+    @cached_property
     def scores(self) -> list[float]:
         """The metric of every run, on test where there is one."""
         return [self._counted(run, run.score(self.metric)) for run in self.runs]
@@ -96,7 +97,7 @@ class Group:
         """Interquartile mean of the scores."""
         return interquartile_mean(self.scores) if self.runs else nan
 
-    @property
+    @cached_property
     def interval(self) -> Interval | None:
         """Bootstrap interval of the interquartile mean."""
         return interval(self.scores)
@@ -238,7 +239,7 @@ def _place_unfinished(sections: dict[tuple[str, str | None], list[Run]]) -> None
 
 
 def _value(run: Run, keys: Sequence[str]) -> Key:
-    return tuple(json.dumps(run.config.get(key), default=str) for key in keys)
+    return tuple(repr(run.config.get(key)) for key in keys)
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
@@ -308,7 +309,10 @@ def _section(
     inside_keys = ["seed", *(key for key in differing if key not in keys)]
     pairs = _pairs([group for group in groups if group.runs], inside_keys, kind.better, problems)
     differences = {
-        key: [sorted({_value(run, [key])[0] for run in [*group.runs, *group.unfinished]}) for group in groups]
+        key: [
+            sorted({json.dumps(run.config.get(key), default=str) for run in [*group.runs, *group.unfinished]})
+            for group in groups
+        ]
         for key in differing
     }
     splits = sorted({run.split for run in runs if run.status != "unfinished"})

@@ -481,6 +481,9 @@ def _maybe_logarithmic(axes: Any, values: Sequence[float], which: str) -> None:
     finite = [value for value in values if isfinite(value)]
     if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
         axes.set(**{f"{which}scale": "log"})
+        axis = getattr(axes, f"{which}axis")
+        axis.set_major_formatter("{x:g}")  # setting powers as mathematics takes longer than all the lines
+        axis.set_minor_formatter("")
 
 
 def markdown(comparison: Comparison) -> str:

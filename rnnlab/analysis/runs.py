@@ -95,12 +95,8 @@ class Run:
         """A metric at every evaluation on valid; what cannot be read is added to ``problems``."""
         keys = ("step", "tokens", "seconds", name)
         records = _records(self.path / "metrics.jsonl", self.problems)
-        rows = [[r.get(key) for key in keys] for r in records if r.get("split") in ("valid", "train_eval")]
-        try:
-            table = np.array(rows, dtype=float)  # None becomes NaN
-        except (TypeError, ValueError):
-            table = np.array([[_float(value) for value in row] for row in rows])
-        step, tokens, seconds, value = table.reshape(-1, 4).T
+        records = [record for record in records if record.get("split") in ("valid", "train_eval")]
+        step, tokens, seconds, value = (_column([record.get(key) for record in records]) for key in keys)
         if not np.isfinite(value).all():
             steps = ", ".join(f"{at:.0f}" for at in step[~np.isfinite(value)][:3])
             self.problems.append(f"{name} on valid is not a number at step {steps}")
@@ -207,6 +203,13 @@ def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
     if broken:
         problems.append(f"metrics.jsonl: line {', '.join(map(str, broken[:5]))} cannot be read and is left out")
     return records
+
+
+def _column(values: Sequence[Any]) -> np.ndarray:
+    try:
+        return np.array(values, dtype=float)  # None becomes NaN
+    except (TypeError, ValueError):
+        return np.array([_float(value) for value in values])
 
 
 def _float(value: Any) -> float:
