@@ -166,24 +166,6 @@ def _columns(function: Function, arrays: list[Array]) -> int:
     return loop.width if {*widths} == {loop.width} and not any(place.offset for place in places) else 0
 
 
-_SPARE: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
-
-
-def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory that an earlier backward pass gave back, or new: the system's first touch of new memory is slow."""
-    key = (torch.Size(shape), dtype)
-    try:
-        return _SPARE[key].pop()
-    except (KeyError, IndexError):
-        _SPARE.clear()  # what lies there is of other sizes, and may never be asked for again
-        return torch.empty(shape, dtype=dtype)
-
-
-def give(tensor: Tensor) -> None:
-    """Give memory back that nobody else can see."""
-    _SPARE.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
-
-
 _POOL: list[ThreadPoolExecutor] = []
 _FORKED: list[bool] = []  # threads do not survive a fork, and OpenMP's are not made again
 os.register_at_fork(after_in_child=partial(_FORKED.append, True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 
 from rnnlab.cells import Cell
 from rnnlab.engine import compiler, graphs, reference
-from rnnlab.engine.compiled import Kernel, Memory, give, take
+from rnnlab.engine.compiled import Kernel, Memory
 from rnnlab.engine.derive import derive
 from rnnlab.engine.emit_c import Source
 from rnnlab.engine.emit_python import Steps, emit
 from rnnlab.engine.formulas import Place
 from rnnlab.engine.lower import Lowered, lower
+from rnnlab.engine.memory import LARGE, Reusing, take
 from rnnlab.engine.program import Unsupported
 from rnnlab.engine.trace import trace
 from rnnlab.interface import State, map_state, tensors_of
@@ -207,7 +209,8 @@ def run_or(
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
     random = _random(inputs.device) if training and cell.training else None
-    constants, prepared = cell.prepare(inputs, **context)
+    with Reusing() if inputs.nbytes >= LARGE else nullcontext():
+        constants, prepared = cell.prepare(inputs, **context)
     try:
         step = traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # with these tensors, though not with those it was tried on
@@ -336,7 +339,7 @@ def _memory(plan: _Plan, tensors: Sequence[Tensor], name: str) -> tuple[Memory, 
     lowered, dtype = kernel.lowered, kernel.dtype
     constants, inputs, state = plan.parts(tensors)
     constants = [_ready(tensor, dtype) for tensor in constants]
-    rows, new = state[0].shape[0], state[0].new_empty
+    rows = state[0].shape[0]
     memory: Memory = {}
     for array, tensor in zip(lowered.inputs, inputs, strict=True):
         memory[array] = _rows(tensor, rows, dtype)
@@ -346,12 +349,12 @@ def _memory(plan: _Plan, tensors: Sequence[Tensor], name: str) -> tuple[Memory, 
                 memory[array] = memory[lowered.inputs[i]].detach()
     for array, tensor in zip(lowered.states, state, strict=True):
         whole = name == "forward" or lowered.output.array is array
-        memory[array] = states = new(steps + 1 if whole else 2, rows, array.width)
+        memory[array] = states = take((steps + 1 if whole else 2, rows, array.width), dtype)
         states[0] = tensor if tensor.dim() == 2 else tensor.reshape(rows, array.width)
     for array in kernel.source.arrays[name]:
         if array not in memory and array.kind not in ("constant", "sum"):
             shape = (1 if array.kind == "temporary" else steps, rows, array.width)
-            memory[array] = take(shape, dtype) if array.kind in ("kept", "gradient") else new(shape)
+            memory[array] = take(shape, dtype)
     return memory, constants
 
 
@@ -404,7 +407,7 @@ class _Compiled(torch.autograd.Function):
             return None, None, *_through_reference(plan, inputs, state, (output_gradients, *state_gradients))
         memory, constants = dict(ctx.memory), [_ready(t, kernel.dtype) for t in constants]
         again = torch._C._autograd._get_current_graph_task_keep_graph()
-        rows, new = state[0].shape[0], state[0].new_empty
+        rows = state[0].shape[0]
         for i, tensor in zip(lowered.kept_inputs, read, strict=True):
             memory[lowered.inputs[i]] = _rows(tensor, rows, kernel.dtype)
         if plan.live is not None:
@@ -413,24 +416,20 @@ class _Compiled(torch.autograd.Function):
             if array.kind == "upstream":
                 memory[array] = _rows(output_gradients, rows, kernel.dtype)
             elif array.kind == "temporary":
-                memory[array] = new(1, rows, array.width)
+                memory[array] = take((1, rows, array.width), kernel.dtype)
             elif array.kind == "gradient":  # written over what was kept, which another backward pass needs again
                 if array not in memory:
                     memory[array] = take((plan.steps, rows, array.width), kernel.dtype)
                 elif again:
                     memory[array] = memory[array].clone()
         for array, gradient in zip(lowered.carries, state_gradients, strict=True):
-            memory[array] = carried = new(2, rows, array.width)
+            memory[array] = carried = take((2, rows, array.width), kernel.dtype)
             carried[plan.steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
         memory |= kernel.sums(rows, plan.steps)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths)
         gradients = _gradients(plan, memory, constants)
         if not again:
             ctx.memory = None
-            seen = {place.array for place in lowered.input_gradients if place} | set(lowered.overwrites)
-            for array, tensor in memory.items():
-                if array.kind in ("kept", "gradient") and array not in seen:
-                    give(tensor)
         return None, None, *gradients
 
 

@@ -1,0 +1,135 @@
+"""Large memory on the CPU, used again as soon as nobody holds it.
+
+The system hands new memory over page by page, at its first touch. For the arrays of a sequence that takes up to a tenth
+of the time of all matrix products, at every training step anew, as the C library gives back what is large. Here it is
+kept for the next request, as long as requests for it come.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from math import prod
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+
+SMALLEST = 2**20
+"""Bytes. What is smaller the C library keeps by itself."""
+LARGE = 2**21
+"""Bytes of the inputs of a sequence. `Reusing` costs some 60 us, more than is won on smaller ones."""
+PATIENCE = 256
+"""Memory that nobody wanted for so many requests is given back; a training step of ten layers makes about sixty."""
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    storage: torch.UntypedStorage
+    wanted: int  # the number of the last request that got it
+
+
+_BLOCKS: list[_Block] = []
+_LOCK = Lock()
+_requests = count(1)
+
+
+def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor on the CPU whose numbers are not set, as from ``torch.empty``."""
+    size = prod(shape) * dtype.itemsize
+    if size < SMALLEST or not _counts():
+        return torch.empty(shape, dtype=dtype)
+    with _LOCK:
+        return torch.empty(0, dtype=dtype).set_(_free_block(size).storage, 0, shape)
+
+
+def _free_block(size: int) -> _Block:
+    """The smallest block of at least ``size`` bytes, and less than twice as many, that nobody holds; else a new one."""
+    now, best, best_size = next(_requests), None, 2 * size
+    for block in [block for block in _BLOCKS if _is_free(block)]:
+        there = block.storage.nbytes()
+        if block.wanted + PATIENCE < now or block.storage.is_shared():  # another process may read it still
+            _BLOCKS.remove(block)
+        elif size <= there < best_size:
+            best, best_size = block, there
+    if best is None:
+        best = _Block(torch.UntypedStorage(size), now)
+        _BLOCKS.append(best)
+    best.wanted = now
+    return best
+
+
+def _is_free(block: _Block) -> bool:
+    """Whether no tensor lies there, and nobody in Python has the storage itself: it counts once, whoever has it."""
+    return torch._C._storage_Use_Count(block.storage._cdata) == 1 and sys.getrefcount(block.storage) == 2
+
+
+@cache
+def _counts() -> bool:
+    """Whether this torch counts the holders of memory as `_is_free` reads it; where not, none is used again."""
+    block = _Block(torch.UntypedStorage(8), 0)
+    free = [_is_free(block)]
+    tensor = torch.empty(0).set_(block.storage, 0, (2,))
+    held, tensor = [_is_free(block)], tensor[1:].detach()
+    held += [_is_free(block)]
+    del tensor
+    name = block.storage
+    held += [_is_free(block)]
+    del name
+    free += [_is_free(block)]
+    return all(free) and not any(held)
+
+
+class Reusing(TorchFunctionMode):
+    """While it lasts, ``linear`` of all steps of a sequence writes into memory that is used again, and so does its
+    gradient.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function is linear and not kwargs and _fits(*args):
+            return _Linear.apply(*args, *[None] * (3 - len(args)))
+        return function(*args, **(kwargs or {}))
+
+
+def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether a linear map is large, and of the common kind."""
+    size = inputs.numel() // max(inputs.shape[-1], 1) * len(weight) * weight.itemsize if inputs.dim() == 3 else 0
+    given = (inputs, weight) if bias is None else (inputs, weight, bias)
+    return size >= SMALLEST and all(
+        type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
+    )
+
+
+class _Linear(torch.autograd.Function):
+    """``inputs [T, B, F] @ weight [G, F].t() + bias [G]``, in reused memory."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.has_bias = bias is not None
+        outputs = take((*inputs.shape[:2], len(weight)), inputs.dtype)
+        rows = outputs.view(-1, len(weight))
+        if bias is None:
+            torch.mm(inputs.flatten(0, 1), weight.t(), out=rows)
+        else:
+            torch.addmm(bias, inputs.flatten(0, 1), weight.t(), out=rows)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows, of_inputs = gradient.flatten(0, 1), None
+        if wanted[0] and torch.is_grad_enabled():  # create_graph: autograd cannot follow into given memory
+            of_inputs = gradient @ weight
+        elif wanted[0]:
+            of_inputs = take(inputs.shape, inputs.dtype)
+            torch.mm(rows, weight, out=of_inputs.view(-1, inputs.shape[-1]))
+        of_weight = rows.t() @ inputs.flatten(0, 1) if wanted[1] else None
+        return of_inputs, of_weight, rows.sum(0) if wanted[2] and ctx.has_bias else None

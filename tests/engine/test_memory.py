@@ -1,0 +1,121 @@
+"""Memory is used again as soon as nobody holds it, and never before."""
+
+import gc
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from rnnlab.engine import memory
+from rnnlab.engine.memory import Reusing, take
+
+SHAPE = (5, 100, 700)  # above SMALLEST
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch):
+    monkeypatch.setattr(memory, "_BLOCKS", [])
+
+
+def address(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+def test_what_nobody_holds_is_used_again():
+    first = take(SHAPE, torch.float32)
+    assert first.shape == SHAPE
+    assert first.is_contiguous()
+    where = address(first)
+    second = take(SHAPE, torch.float32)
+    assert address(second) != where
+    del first
+    assert address(take(SHAPE, torch.float32)) == where
+    assert address(take((700, 500), torch.float32)) == where  # any shape of the size
+    assert address(take((175, 1000), torch.float64)) == where
+    assert len(memory._BLOCKS) == 2
+
+
+HOLD = {
+    "a view": lambda t: t[1:],
+    "an alias": lambda t: t.detach(),
+    "a NumPy array": lambda t: t.numpy(),
+    "the storage": lambda t: t.untyped_storage(),
+    "a capsule": torch.utils.dlpack.to_dlpack,
+    "a graph": lambda t: t * torch.ones(1, requires_grad=True),
+}
+
+
+@pytest.mark.parametrize("how", HOLD)
+def test_what_somebody_holds_is_not(how):
+    tensor = take(SHAPE, torch.float32)
+    where = address(tensor)
+    held = HOLD[how](tensor)
+    del tensor
+    assert address(take(SHAPE, torch.float32)) != where
+    del held
+    gc.collect()
+    assert address(take(SHAPE, torch.float32)) == where
+
+
+def test_what_another_process_may_read_is_not():
+    tensor = take(SHAPE, torch.float32).share_memory_()
+    where = address(tensor)
+    del tensor
+    assert address(take(SHAPE, torch.float32)) != where
+
+
+def test_a_block_serves_what_is_a_little_smaller_and_nothing_larger():
+    where = address(take(SHAPE, torch.float32))
+    assert address(take((4, *SHAPE[1:]), torch.float32)) == where
+    assert address(take((2, *SHAPE[1:]), torch.float32)) != where  # half of it would be lost
+    assert address(take((6, *SHAPE[1:]), torch.float32)) != where
+
+
+def test_small_things_are_left_to_the_c_library():
+    take((4, 4), torch.float32)
+    assert not memory._BLOCKS
+
+
+def test_what_is_not_wanted_any_more_is_given_back():
+    held = [take(SHAPE, torch.float32) for _ in range(20)]
+    assert len(memory._BLOCKS) == 20
+    del held
+    for _ in range(memory.PATIENCE + 1):
+        take(SHAPE, torch.float32)
+    assert len(memory._BLOCKS) == 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [(), (0,), (1,), (0, 1)])
+def test_linear_is_linear(bias, frozen, monkeypatch):
+    monkeypatch.setattr(memory, "SMALLEST", 0)
+    generator = torch.Generator().manual_seed(0)
+    given = [
+        torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_(i not in frozen)
+        for i, shape in enumerate([(4, 3, 5), (6, 5), (6,)])
+    ]
+    given = given if bias else given[:2]
+    wanted = [tensor for tensor in given if tensor.requires_grad]
+    found = []
+    for way in (nullcontext, Reusing):
+        with way():
+            outputs = linear(*given)
+        gradients = torch.autograd.grad(outputs.square().sum(), wanted, retain_graph=True) if wanted else ()
+        again = ()
+        if wanted:
+            first = torch.autograd.grad(outputs.pow(3).sum(), wanted, create_graph=True)
+            again = torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+        found.append([outputs.detach(), *gradients, *again])
+    assert not wanted or "_Linear" in type(outputs.grad_fn).__name__  # the last went that way
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_torch_that_counts_otherwise_is_not_trusted(monkeypatch):
+    assert memory._counts()
+    monkeypatch.setattr(memory, "_is_free", lambda block: True)
+    monkeypatch.setattr(memory, "_counts", memory._counts.__wrapped__)
+    assert not memory._counts()
+    assert address(take(SHAPE, torch.float32)) > 0
+    assert not memory._BLOCKS
