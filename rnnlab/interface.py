@@ -101,8 +101,10 @@ class Batch:
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
-    """Apply ``function`` to the corresponding tensors of states of one structure."""
+    """Apply ``function`` to the corresponding tensors of states of one structure; None stays."""
     first = states[0]
+    if first is None:
+        return None
     if isinstance(first, Tensor):
         return function(*states)
     return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
@@ -124,13 +126,13 @@ def unstack(tree: Any) -> list[Any]:
 
 
 def tensors_of(state: State) -> list[Tensor]:
-    """The tensors of a nested tuple, depth first."""
+    """The tensors of a nested tuple, depth first; None is none."""
     if isinstance(state, Tensor):
         return [state]
     found: list[Tensor] = []
     for part in state:
         if isinstance(part, Tensor):
             found.append(part)
-        else:
+        elif part is not None:
             found += tensors_of(part)
     return found

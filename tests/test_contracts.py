@@ -160,37 +160,42 @@ def _broken(**methods):
     return type("Broken", (cells.find("rnn"),), {"__doc__": "A broken cell.", "native": lambda self: None, **methods})
 
 
-def _forgets_state(self, U, x, state):
+def _new(constants, x, h):
+    U, b = constants
+    return (x + h @ U.t() + b).tanh()
+
+
+def _forgets_state(self, constants, x, state):
     return x, state
 
 
-def _mixes_rows(self, U, x, state):
-    h = (x + state[0] @ U.t()).tanh()
+def _mixes_rows(self, constants, x, state):
+    h = _new(constants, x, state[0])
     return h + h.mean(0), (h,)
 
 
-def _draws(self, U, x, state):
-    h = (x + state[0] @ U.t()).tanh() * torch.rand_like(x)
+def _draws(self, constants, x, state):
+    h = _new(constants, x, state[0]) * torch.rand_like(x)
     return h, (h,)
 
 
-def _writes(self, U, x, state):
+def _writes(self, constants, x, state):
     x += 1
-    h = (x + state[0] @ U.t()).tanh()
+    h = _new(constants, x, state[0])
     return h, (h,)
 
 
 def _sees_the_future(self, inputs):
-    return self.U, (inputs + inputs.sum(0)) @ self.W.t() + self.b
+    return (self.U, self.b), (inputs + inputs.sum(0)) @ self.W.t()
 
 
-def _detaches(self, U, x, state):
-    h = (x + state[0].detach() @ U.t()).tanh()
+def _detaches(self, constants, x, state):
+    h = _new(constants, x, state[0].detach())
     return h, (h,)
 
 
-def _grows(self, U, x, state):
-    h = (x + state[0][:, : x.shape[1]] @ U.t()).tanh()
+def _grows(self, constants, x, state):
+    h = _new(constants, x, state[0][:, : x.shape[1]])
     return h, (h.repeat(1, 2),)
 
 

@@ -5,9 +5,11 @@ A cell is the mathematics of one time step, split where the engine can gain from
 ``prepare(inputs) -> (constants, inputs)``
     runs once per sequence on all inputs ``[T, B, F]``. It makes everything that does not depend on the
     state: the input projections of all steps in one product, transformed weights, masks. It returns two
-    things, each a tensor or a nested tuple of tensors: what is constant over the sequence (weights,
-    per-sequence masks, an attention memory), and what has a value per step (``[T, ...]``: projections, zoneout
-    masks, elapsed times).
+    things, each a tensor or a nested tuple of tensors: what is constant over the sequence (weights, and None for
+    those that the cell is configured without, per-sequence masks, an attention memory), and what has a value per
+    step (``[T, ...]``: projections, zoneout masks, elapsed times). A bias is best left to the step,
+    ``linear(h, U, b)``, which adds it for nothing; and so is whatever is done number by number: fused, it is
+    compiled with the rest.
 
 ``step(constants, inputs, state) -> (output, state)``
     is one time step and a pure function: it reads its three arguments (``inputs`` being the slice of one

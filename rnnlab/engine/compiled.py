@@ -77,7 +77,7 @@ class Kernel:
                 if one.kind == "sum":
                     sums, totals = (tensor[part] for tensor in memory[one])
                     row = sums.stride(0) if len(sums) > 1 else 0
-                    numbers = (sums.data_ptr(), 0, row, 1, totals.data_ptr() + low * totals.itemsize)
+                    numbers = (sums.data_ptr(), 0, row, 0, totals.data_ptr() + low * totals.itemsize)
                 start, *others = numbers
                 described.extend((start + low * self.dtype.itemsize if one.width > 1 else start, *others))
             sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
@@ -137,15 +137,15 @@ class Kernel:
 def _described(
     one: Array, memory: Memory, constants: Sequence[Tensor], names: list[str], batch_size: int
 ) -> tuple[int, ...]:
-    """Address, distances of steps and rows, and number of steps of an array."""
+    """Address, distances of steps and rows, and mask of the steps, as the C has them, of an array."""
     if one.kind == "sum":
         return ()
     if one.kind == "constant":
         tensor = constants[names.index(one.name)]
-        return tensor.data_ptr(), 0, tensor.stride(0) if tensor.dim() == 2 and len(tensor) > 1 else 0, 1, 0
+        return tensor.data_ptr(), 0, tensor.stride(0) if tensor.dim() == 2 and len(tensor) > 1 else 0, 0, 0
     tensor = memory[one]
     (steps, rows, _), (step, row, _) = tensor.shape, tensor.stride()
-    return tensor.data_ptr(), step, row if rows == batch_size else 0, steps, 0
+    return tensor.data_ptr(), step, row if rows == batch_size else 0, steps - 1 if steps <= 2 else -1, 0
 
 
 def _matrix(weight: Tensor) -> tuple[int, int, int]:

@@ -21,8 +21,9 @@ HEADER = """\
 
 typedef {real} real;
 
-/* Memory over the sequence: row b of step t begins at at[(t % period) * step + b * row]. total: see add_up. */
-struct array {{ real *at; long step, row, period; double *total; }};
+/* Memory over the sequence: row b of step t begins at at[(t & mask) * step + b * row]. The mask is -1 where every step
+   has memory of its own, 0 where all share theirs, and 1 where two take turns. total: see add_up. */
+struct array {{ real *at; long step, row, mask; double *total; }};
 
 /* The weight of a product: [inner, outer], or [outer, inner] where transposed; ld from row to row. */
 struct weight {{ const real *at; long ld, transposed; }};
@@ -63,7 +64,7 @@ static void together(struct team *team, void (*work)(const struct call *)) {{
     work(team->calls[0]);
 }}
 
-static inline real *at(const struct array *a, long t) {{ return a->at + (t % a->period) * a->step; }}
+static inline real *at(const struct array *a, long t) {{ return a->at + (t & a->mask) * a->step; }}
 
 /* result [rows, outer] = rows [rows, inner] times weight, added to what is there if add is 1; BLAS thinks in columns */
 static void multiply(const struct call *call, const struct array *a, const real *rows, int weight,

@@ -193,7 +193,7 @@ def test_bistable(name):
 def test_the_eigenvalues_of_an_antisymmetric_cell():
     # Section 3 of the paper: those of M - Mᵀ are imaginary, the damping moves all of them to -γ.
     cell = _make("antisymmetric", **NUMBERS)
-    U, _ = cell.prepare(torch.zeros(1, 1, INPUT, dtype=torch.float64))
+    (U, _), _ = cell.prepare(torch.zeros(1, 1, INPUT, dtype=torch.float64))
     real = torch.linalg.eigvals(U).real
     torch.testing.assert_close(real, torch.full_like(real, -0.2), **CLOSE)
 

@@ -51,23 +51,20 @@ class GRU(Cell):
         self.b = bias_vector(3 * hidden_size, bias)
         self.b_u = bias_vector(hidden_size, bias and reset == "after")
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        x = linear(inputs, self.W, self.b)
-        if self.reset == "before":
-            return self.U.split([2 * self.hidden_size, self.hidden_size]), x
-        b_u = self.U.new_zeros(self.hidden_size) if self.b_u is None else self.b_u
-        return (self.U, b_u), x
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        U = self.U if self.reset == "after" else self.U.split([2 * self.hidden_size, self.hidden_size])
+        return (U, self.b, self.b_u), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b, b_u = constants
         (h,) = state
-        x_r, x_z, x_n = x.chunk(3, dim=-1)
+        x_r, x_z, x_n = (x if b is None else x + b).chunk(3, dim=-1)
         if self.reset == "after":
-            U, b_u = constants
             u_r, u_z, u_n = linear(h, U).chunk(3, dim=-1)
             r, z = (x_r + u_r).sigmoid(), (x_z + u_z).sigmoid()
-            n = (x_n + r * (u_n + b_u)).tanh()
+            n = (x_n + r * (u_n if b_u is None else u_n + b_u)).tanh()
         else:
-            U_rz, U_n = constants
+            U_rz, U_n = U
             u_r, u_z = linear(h, U_rz).chunk(2, dim=-1)
             r, z = (x_r + u_r).sigmoid(), (x_z + u_z).sigmoid()
             n = (x_n + linear(r * h, U_n)).tanh()

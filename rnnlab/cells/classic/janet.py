@@ -46,11 +46,12 @@ class JANET(Cell):
         self.U = recurrent_weights(2, hidden_size, recurrent_init)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.U, linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        s, n = (x + linear(h, U)).chunk(2, dim=-1)
+        s, n = (x + linear(h, U, b)).chunk(2, dim=-1)
         h = s.sigmoid() * h + (1 - (s - self.beta).sigmoid()) * n.tanh()
         return h, (h,)

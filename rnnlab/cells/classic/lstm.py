@@ -55,12 +55,13 @@ class LSTM(Cell):
         if self.b is not None:
             nn.init.constant_(self.b[hidden_size : 2 * hidden_size], forget_bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.U, linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         h, c = state
-        i, f, g, o = (x + linear(h, U)).chunk(4, dim=-1)
+        i, f, g, o = (x + linear(h, U, b)).chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         return h, (h, c)

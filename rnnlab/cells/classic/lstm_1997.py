@@ -47,12 +47,13 @@ class LSTM1997(Cell):
         self.U = recurrent_weights(3, hidden_size, recurrent_init)
         self.b = bias_vector(3 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.U, linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         h, c = state
-        i, g, o = (x + linear(h, U)).chunk(3, dim=-1)
+        i, g, o = (x + linear(h, U, b)).chunk(3, dim=-1)
         if self.squashing == "paper":
             c = c + i.sigmoid() * (4 * g.sigmoid() - 2)
             h = o.sigmoid() * (2 * c.sigmoid() - 1)

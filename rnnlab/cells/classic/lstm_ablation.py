@@ -97,12 +97,12 @@ class LSTMAblation(Cell):
     def prepare(self, inputs: Tensor) -> tuple[Any, Tensor]:  # noqa: D102
         p = () if self.p is None else self.p.chunk(len(self.sigmoids))
         R = () if self.R is None else (self.R,)
-        return (self.U, p, R), linear(inputs, self.W, self.b)
+        return (self.U, self.b, p, R), linear(inputs, self.W)
 
     def step(self, constants: Any, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, p, R = constants
+        U, b, p, R = constants
         h, c, *before = state
-        sums = dict(zip(self.gates, (x + linear(h, U)).chunk(len(self.gates), dim=-1), strict=True))
+        sums = dict(zip(self.gates, (x + linear(h, U, b)).chunk(len(self.gates), dim=-1), strict=True))
         if before:
             seen = linear(before[0], R[0]).chunk(len(self.sigmoids), dim=-1)
             sums |= {name: sums[name] + more for name, more in zip(self.sigmoids, seen, strict=True)}

@@ -45,13 +45,13 @@ class LSTMP(Cell):
         """Zeros: ``[B, projection_size]`` and ``[B, hidden_size]``."""
         return tuple(self.W.new_zeros(batch_size, width) for width in (self.output_size, self.hidden_size))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:  # noqa: D102
-        return (self.U, self.P), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b, self.P), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, P = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b, P = constants
         r, c = state
-        i, f, g, o = (x + linear(r, U)).chunk(4, dim=-1)
+        i, f, g, o = (x + linear(r, U, b)).chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         r = linear(o.sigmoid() * c.tanh(), P)
         return r, (r, c)

@@ -42,13 +42,13 @@ class Peephole(Cell):
         self.p = nn.Parameter(torch.zeros(3 * hidden_size))
         self.b = bias_vector(4 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        return (self.U, *self.p.chunk(3)), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b, *self.p.chunk(3)), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, p_i, p_f, p_o = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b, p_i, p_f, p_o = constants
         h, c = state
-        i, f, g, o = (x + linear(h, U)).chunk(4, dim=-1)
+        i, f, g, o = (x + linear(h, U, b)).chunk(4, dim=-1)
         c = (f + p_f * c).sigmoid() * c + (i + p_i * c).sigmoid() * g.tanh()
         h = (o + p_o * c).sigmoid() * c.tanh()
         return h, (h, c)

@@ -45,12 +45,13 @@ class RNN(Cell):
         self.U = recurrent_weights(1, hidden_size, recurrent_init)
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.U, linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        a = x + linear(h, U)
+        a = x + linear(h, U, b)
         h = a.tanh() if self.activation == "tanh" else a.relu()
         return h, (h,)
 

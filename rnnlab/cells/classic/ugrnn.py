@@ -36,12 +36,13 @@ class UGRNN(Cell):
         self.U = recurrent_weights(2, hidden_size, recurrent_init)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.U, linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        g, n = (x + linear(h, U)).chunk(2, dim=-1)
+        g, n = (x + linear(h, U, b)).chunk(2, dim=-1)
         g = g.sigmoid()
         h = g * h + (1 - g) * n.tanh()
         return h, (h,)

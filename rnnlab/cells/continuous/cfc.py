@@ -84,12 +84,12 @@ class CfC(Cell):
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         solution = (self.A, self.w_tau.abs()) if self.mode == "pure" else ()
-        return (self.U, tuple(self.V), tuple(self.c), solution), linear(inputs, self.W, self.b)
+        return (self.U, self.b, tuple(self.V), tuple(self.c), solution), linear(inputs, self.W)
 
     def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, V, c, solution = constants
+        U, b, V, c, solution = constants
         (h,) = state
-        a = x + linear(h, U)
+        a = x + linear(h, U, b)
         for weight, bias in zip(V, c, strict=True):
             a = linear(_ACTIVATIONS[self.activation](a), weight, bias)
         if self.mode == "pure":

@@ -58,13 +58,13 @@ class CoRNN(Cell):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:  # noqa: D102
-        return (self.U_y, self.U_z), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U_y, self.U_z, self.b), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U_y, U_z = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U_y, U_z, b = constants
         y, z = state
-        force = (x + linear(y, U_y) + linear(z, U_z)).tanh() - self.gamma * y
+        force = (x + linear(y, U_y, b) + linear(z, U_z)).tanh() - self.gamma * y
         if self.damping == "explicit":
             z = z + self.dt * (force - self.epsilon * z)
         else:

@@ -51,13 +51,13 @@ class LipschitzRNN(Cell):
         self.M_U = nn.Parameter(torch.randn(hidden_size, hidden_size) / hidden_size)
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:  # noqa: D102
-        return (self._built(self.M_A), self._built(self.M_U)), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self._built(self.M_A), self._built(self.M_U), self.b), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        A, U = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        A, U, b = constants
         (h,) = state
-        h = h + self.eps * (linear(h, A) + (x + linear(h, U)).tanh())
+        h = h + self.eps * (linear(h, A) + (x + linear(h, U, b)).tanh())
         return h, (h,)
 
     def _built(self, M: Tensor) -> Tensor:

@@ -39,11 +39,12 @@ class AntisymmetricRNN(Cell):
         self.M = nn.Parameter(torch.randn(hidden_size, hidden_size) / hidden_size**0.5)
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         eye = torch.eye(self.hidden_size, dtype=self.M.dtype, device=self.M.device)
-        return self.M - self.M.t() - self.gamma * eye, linear(inputs, self.W, self.b)
+        return (self.M - self.M.t() - self.gamma * eye, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        h = h + self.eps * (x + linear(h, U)).tanh()
+        h = h + self.eps * (x + linear(h, U, b)).tanh()
         return h, (h,)

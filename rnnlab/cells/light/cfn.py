@@ -40,13 +40,13 @@ class CFN(Cell):
             with torch.no_grad():
                 self.b[:hidden_size], self.b[hidden_size:] = 1, -1
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
-        W_gates, W_h = self.W.split([2 * self.hidden_size, self.hidden_size])
-        return self.U, (linear(inputs, W_gates, self.b), linear(inputs, W_h).tanh())
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        x, new = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        theta, eta = (x + linear(h, U)).sigmoid().chunk(2, dim=-1)
-        h = theta * h.tanh() + eta * new
+        gates, new = x.split([2 * self.hidden_size, self.hidden_size], dim=-1)
+        theta, eta = (gates + linear(h, U, b)).sigmoid().chunk(2, dim=-1)
+        h = theta * h.tanh() + eta * new.tanh()
         return h, (h,)

@@ -38,12 +38,12 @@ class FastRNN(Cell):
         self.alpha = nn.Parameter(torch.tensor([-3.0]))
         self.beta = nn.Parameter(torch.tensor([3.0]))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        return (self.U, self.alpha.sigmoid(), self.beta.sigmoid()), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b, self.alpha.sigmoid(), self.beta.sigmoid()), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, alpha, beta = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b, alpha, beta = constants
         (h,) = state
-        n = getattr(x + linear(h, U), self.activation)()
+        n = getattr(x + linear(h, U, b), self.activation)()
         h = alpha * n + beta * h
         return h, (h,)

@@ -35,13 +35,13 @@ class LightRU(Cell):
         self.U = recurrent_weights(1, hidden_size)
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
-        W_f, W_n = self.W.chunk(2)
-        return self.U, (linear(inputs, W_f, self.b), linear(inputs, W_n).tanh())
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        x, n = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        f = (x + linear(h, U)).sigmoid()
-        h = (1 - f) * h + f * n
+        f, n = x.chunk(2, dim=-1)
+        f = (f + linear(h, U, b)).sigmoid()
+        h = (1 - f) * h + f * n.tanh()
         return h, (h,)

@@ -42,16 +42,17 @@ class LiGRU(Cell):
         self.b = bias_vector(2 * hidden_size, bias)
         self.g = nn.Parameter(torch.ones(2 * hidden_size)) if norm == "layer" else None
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        if self.norm == "none":
-            return self.U, linear(inputs, self.W, self.b)
-        x = linear(inputs, self.W).unflatten(-1, (2, self.hidden_size))
-        x = self.g * layer_norm(x, [self.hidden_size]).flatten(-2)
-        return self.U, x if self.b is None else x + self.b
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        gains = () if self.norm == "none" else self.g.chunk(2)
+        return (self.U, self.b, gains), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b, gains = constants
         (h,) = state
-        z, n = (x + linear(h, U)).chunk(2, dim=-1)
+        if gains:
+            parts = zip(x.chunk(2, dim=-1), gains, strict=True)
+            x = torch.cat([layer_norm(part, gain.shape, gain) for part, gain in parts], dim=-1)
+        z, n = (x + linear(h, U, b)).chunk(2, dim=-1)
         z = z.sigmoid()
         h = z * h + (1 - z) * n.relu()
         return h, (h,)

@@ -41,14 +41,14 @@ class RAN(Cell):
         self.U = recurrent_weights(2, hidden_size)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
-        W_if, W_c = self.W.split([2 * self.hidden_size, self.hidden_size])
-        return self.U, (linear(inputs, W_if, self.b), linear(inputs, W_c))
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        x_if, x_c = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         h, c = state
-        i, f = (x_if + linear(h, U)).sigmoid().chunk(2, dim=-1)
+        x_if, x_c = x.split([2 * self.hidden_size, self.hidden_size], dim=-1)
+        i, f = (x_if + linear(h, U, b)).sigmoid().chunk(2, dim=-1)
         c = f * c + i * x_c
         h = c.tanh() if self.activation == "tanh" else c
         return h, (h, c)

@@ -38,13 +38,13 @@ class STAR(Cell):
         self.U = recurrent_weights(1, hidden_size)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
-        k, z = linear(inputs, self.W, self.b).chunk(2, dim=-1)
-        return self.U, (k, z.tanh())
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        x, z = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        k = (x + linear(h, U)).sigmoid()
-        h = ((1 - k) * h + k * z).tanh()
+        k, z = (x if b is None else x + b).chunk(2, dim=-1)
+        k = (k + linear(h, U)).sigmoid()
+        h = ((1 - k) * h + k * z.tanh()).tanh()
         return h, (h,)

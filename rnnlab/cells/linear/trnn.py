@@ -34,12 +34,13 @@ class TRNN(Cell):
         self.W = input_weights(2, hidden_size, input_size)
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, Tensor]]:  # noqa: D102
-        W_z, W_f = self.W.chunk(2)
-        return (), (linear(inputs, W_z), linear(inputs, W_f, self.b).sigmoid())
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.b,), linear(inputs, self.W)
 
-    def step(self, constants: tuple[()], inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        z, f = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        (b,) = constants
         (h,) = state
+        z, f = x.chunk(2, dim=-1)
+        f = (f if b is None else f + b).sigmoid()
         h = f * h + (1 - f) * z
         return h, (h,)

@@ -50,12 +50,12 @@ class Clockwork(Cell):
         self.register_buffer("period", period, persistent=False)
         self.register_buffer("seen", (period >= period.unsqueeze(1)).to(period.dtype), persistent=False)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:  # noqa: D102
-        return (self.U * self.seen, self.period), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U * self.seen, self.b, self.period), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, period = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b, period = constants
         h, wait = state
         runs = wait < 0.5
-        h = torch.where(runs, (x + linear(h, U)).tanh(), h)
+        h = torch.where(runs, (x + linear(h, U, b)).tanh(), h)
         return h, (h, torch.where(runs, period - 1, wait - 1))

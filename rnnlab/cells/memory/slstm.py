@@ -58,12 +58,13 @@ class SLSTM(Cell):
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self.U, linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         h, c, n, m = state
-        log_i, f, z, o = (x + linear(h, U)).chunk(4, dim=-1)
+        log_i, f, z, o = (x + linear(h, U, b)).chunk(4, dim=-1)
         log_f = logsigmoid(f) if self.forget_gate == "sigmoid" else f
         m_new = torch.maximum(log_f + m, log_i)
         f, i = (log_f + m - m_new).exp(), (log_i - m_new).exp()

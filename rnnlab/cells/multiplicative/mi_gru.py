@@ -51,19 +51,16 @@ class MIGRU(Cell):
         self.beta_2 = nn.Parameter(torch.full((3 * hidden_size,), float(beta)))
         self.b = bias_vector(3 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:  # noqa: D102
-        x = linear(inputs, self.W)
-        added = self.beta_2 * x
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         U = self.U.split([2 * self.hidden_size, self.hidden_size])
-        return U, (self.alpha * x + self.beta_1, added if self.b is None else added + self.b)
+        return (*U, self.alpha, self.beta_1, self.beta_2, self.b), linear(inputs, self.W)
 
-    def step(  # noqa: D102
-        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, Tensor], state: State
-    ) -> tuple[Tensor, State]:
-        U_rz, U_n = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U_rz, U_n, alpha, beta_1, beta_2, b = constants
         (h,) = state
+        factor, added = alpha * x + beta_1, beta_2 * x if b is None else beta_2 * x + b
         sizes = [2 * self.hidden_size, self.hidden_size]
-        (factor_rz, factor_n), (added_rz, added_n) = (part.split(sizes, dim=-1) for part in inputs)
+        (factor_rz, factor_n), (added_rz, added_n) = factor.split(sizes, dim=-1), added.split(sizes, dim=-1)
         r, z = (factor_rz * linear(h, U_rz) + added_rz).sigmoid().chunk(2, dim=-1)
         n = (factor_n * linear(r * h, U_n) + added_n).tanh()
         h = (1 - z) * n + z * h

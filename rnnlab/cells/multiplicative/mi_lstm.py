@@ -52,14 +52,13 @@ class MILSTM(Cell):
         self.beta_2 = nn.Parameter(torch.full((4 * hidden_size,), float(beta)))
         self.b = bias_vector(4 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
-        x = linear(inputs, self.W)
-        added = self.beta_2 * x
-        return self.U, (self.alpha * x + self.beta_1, added if self.b is None else added + self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.alpha, self.beta_1, self.beta_2, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        factor, added = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, alpha, beta_1, beta_2, b = constants
         h, c = state
+        factor, added = alpha * x + beta_1, beta_2 * x if b is None else beta_2 * x + b
         i, f, g, o = (factor * linear(h, U) + added).chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()

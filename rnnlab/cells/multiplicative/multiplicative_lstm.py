@@ -41,17 +41,17 @@ class MultiplicativeLSTM(Cell):
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:  # noqa: D102
-        return (self.U_m, self.U), (linear(inputs, self.W_m, self.b_m), linear(inputs, self.W, self.b))
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
+        return (self.U_m, self.U, self.b), (linear(inputs, self.W_m, self.b_m), linear(inputs, self.W))
 
     def step(  # noqa: D102
-        self, constants: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor], state: State
+        self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State
     ) -> tuple[Tensor, State]:
-        U_m, U = constants
+        U_m, U, b = constants
         x_m, x = inputs
         h, c = state
         m = x_m * linear(h, U_m)
-        i, f, g, o = (x + linear(m, U)).chunk(4, dim=-1)
+        i, f, g, o = (x + linear(m, U, b)).chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         return h, (h, c)

@@ -38,15 +38,15 @@ class MultiplicativeRNN(Cell):
         self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(hidden_size, factors)))
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:  # noqa: D102
-        return (self.U_m, self.U), (linear(inputs, self.W_m), linear(inputs, self.W, self.b))
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
+        return (self.U_m, self.U, self.b), (linear(inputs, self.W_m), linear(inputs, self.W))
 
     def step(  # noqa: D102
-        self, constants: tuple[Tensor, Tensor], inputs: tuple[Tensor, Tensor], state: State
+        self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State
     ) -> tuple[Tensor, State]:
-        U_m, U = constants
+        U_m, U, b = constants
         x_m, x = inputs
         (h,) = state
         m = x_m * linear(h, U_m)
-        h = (x + linear(m, U)).tanh()
+        h = (x + linear(m, U, b)).tanh()
         return h, (h,)

@@ -40,13 +40,14 @@ class WMCLSTM(Cell):
         self.V = recurrent_weights(3, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        return (self.U, *self.V.split([2 * self.hidden_size, self.hidden_size])), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        V = self.V.split([2 * self.hidden_size, self.hidden_size])
+        return (self.U, self.b, *V), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, V_if, V_o = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b, V_if, V_o = constants
         h, c = state
-        i, f, g, o = (x + linear(h, U)).chunk(4, dim=-1)
+        i, f, g, o = (x + linear(h, U, b)).chunk(4, dim=-1)
         v_i, v_f = linear(c, V_if).tanh().chunk(2, dim=-1)
         c = (f + v_f).sigmoid() * c + (i + v_i).sigmoid() * g.tanh()
         h = (o + linear(c, V_o).tanh()).sigmoid() * c.tanh()

@@ -38,21 +38,18 @@ class LayerNormGRU(Cell):
         self.gain_x = nn.Parameter(ones(3 * hidden_size))
         self.gain_h = nn.Parameter(ones(3 * hidden_size))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         sizes = [2 * self.hidden_size, self.hidden_size]
-        x_zr, x_n = linear(inputs, self.W).split(sizes, dim=-1)
-        (gain_zr, gain_n), (b_zr, b_n) = self.gain_x.split(sizes), self.b.split(sizes)
-        x = layer_norm(x_zr, gain_zr.shape, gain_zr, b_zr), layer_norm(x_n, gain_n.shape, gain_n, b_n)
-        return (self.U, *self.gain_h.split(sizes), self.b_n), x
+        of_x, of_h = (*self.gain_x.split(sizes), *self.b.split(sizes)), (*self.gain_h.split(sizes), self.b_n)
+        return (self.U, of_x, of_h), linear(inputs, self.W)
 
-    def step(  # noqa: D102
-        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, Tensor], state: State
-    ) -> tuple[Tensor, State]:
-        U, gain_zr, gain_n, b_n = constants
-        x_zr, x_n = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, (gain_x_zr, gain_x_n, b_zr, b_x_n), (gain_zr, gain_n, b_n) = constants
         (h,) = state
-        u_zr, u_n = linear(h, U).split([2 * self.hidden_size, self.hidden_size], dim=-1)
-        z, r = (x_zr + layer_norm(u_zr, gain_zr.shape, gain_zr)).sigmoid().chunk(2, dim=-1)
-        n = (x_n + r * layer_norm(u_n, gain_n.shape, gain_n, b_n)).tanh()
+        sizes = [2 * self.hidden_size, self.hidden_size]
+        (x_zr, x_n), (u_zr, u_n) = x.split(sizes, dim=-1), linear(h, U).split(sizes, dim=-1)
+        x_zr, x_n = layer_norm(x_zr, b_zr.shape, gain_x_zr, b_zr), layer_norm(x_n, b_n.shape, gain_x_n, b_x_n)
+        z, r = (x_zr + layer_norm(u_zr, b_zr.shape, gain_zr)).sigmoid().chunk(2, dim=-1)
+        n = (x_n + r * layer_norm(u_n, b_n.shape, gain_n, b_n)).tanh()
         h = (1 - z) * h + z * n
         return h, (h,)

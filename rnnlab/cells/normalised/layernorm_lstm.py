@@ -44,13 +44,13 @@ class LayerNormLSTM(Cell):
         self.b_c = bias_vector(hidden_size)
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Tensor]:  # noqa: D102
-        x = layer_norm(linear(inputs, self.W), self.gain_x.shape, self.gain_x, self.b)
-        return (self.U, self.gain_h, self.gain_c, self.b_c), x
+        return (self.U, self.gain_h, self.gain_x, self.b, self.gain_c, self.b_c), linear(inputs, self.W)
 
     def step(self, constants: Any, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, gain_h, gain_c, b_c = constants
+        U, gain_h, gain_x, b, gain_c, b_c = constants
         h, c = state
-        i, f, g, o = (x + layer_norm(linear(h, U), gain_h.shape, gain_h)).chunk(4, dim=-1)
+        sums = layer_norm(linear(h, U), gain_h.shape, gain_h) + layer_norm(x, gain_x.shape, gain_x, b)
+        i, f, g, o = sums.chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * layer_norm(c, gain_c.shape, gain_c, b_c).tanh()
         return h, (h, c)
