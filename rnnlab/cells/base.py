@@ -147,6 +147,11 @@ def recurrent_weights(gates: int, hidden_size: int, init: str = "orthogonal") ->
     return nn.Parameter(weight.flatten(0, 1))
 
 
+def biased(x: Tensor, b: Tensor | None) -> Tensor:
+    """``x + b``, or ``x`` where the cell has no biases."""
+    return x if b is None else x + b
+
+
 def bias_vector(size: int, present: bool = True) -> nn.Parameter | None:
     """A bias of zeros ``[size]``, or None where the cell has no biases."""
     return nn.Parameter(torch.zeros(size)) if present else None

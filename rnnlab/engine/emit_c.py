@@ -6,6 +6,7 @@ one library serves every size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite, isnan
 from typing import Any
 
@@ -367,21 +368,38 @@ class _Row:
             text = self.formula(expr, local)
             self.declare(inside if wide else self.lines, local if wide else self.scalars, expr, text)
         kinds = {reduction: self.variable(reduction) for reduction in loop.reductions}
+        taken = {kinds[r]: self.operand(r.operands[0], local) for r in loop.reductions}
         for reduction, variable in kinds.items():
             self.lines.append(f"real {variable} = {'0' if reduction.op == 'sum' else '-INFINITY'};")
-            (operand,) = reduction.operands
-            text = self.operand(operand, local)
-            inside.append(
-                f"{variable} += {text};" if reduction.op == "sum" else f"{variable} = maximum_({text}, {variable});"
-            )
-        for store in loop.stores:
-            sign = "+=" if store.accumulate else "="
-            inside.append(f"{self.address(store.place, 'j')} {sign} {self.operand(store.expr, local)};")
-        sums = [variable for reduction, variable in kinds.items() if reduction.op == "sum"]
-        if len(sums) == len(kinds):  # the largest, with NaN, is no sum of parts
-            self.lines.append("#pragma omp simd" + (f" reduction(+ : {', '.join(sums)})" if sums else ""))
-        self.lines += [f"for (long j = 0; j < {self.source.size(loop.width)}; j++) {{", *_indent(inside), "}"]
+        only_sums = all(reduction.op == "sum" for reduction in kinds)  # the largest, with NaN, is no sum of parts
+        if kinds and only_sums and not loop.stores:
+            self.sums(inside, taken, self.source.size(loop.width))
+        else:
+            for reduction, variable in kinds.items():
+                text = taken[variable]
+                inside.append(
+                    f"{variable} += {text};" if reduction.op == "sum" else f"{variable} = maximum_({text}, {variable});"
+                )
+            for store in loop.stores:
+                sign = "+=" if store.accumulate else "="
+                inside.append(f"{self.address(store.place, 'j')} {sign} {self.operand(store.expr, local)};")
+            if only_sums:
+                self.lines.append(_simd(kinds.values()))
+            self.lines += [f"for (long j = 0; j < {self.source.size(loop.width)}; j++) {{", *_indent(inside), "}"]
         self.scalars |= kinds
+
+    def sums(self, inside: list[str], taken: dict[str, str], width: str) -> None:
+        """Sums alone: four quarters of the columns at a time, as each addition waits for the one before."""
+        parts = {variable: [f"{variable}_{part}" for part in "abcd"] for variable in taken}
+        self.lines += [f"real {', '.join(f'{name} = 0' for name in names)};" for names in parts.values()]
+        self.lines += [_simd(name for names in parts.values() for name in names)]
+        self.lines.append(f"for (long i = 0; i < {width} / 4; i++) {{")
+        for part in range(4):
+            lines = [*inside, *(f"{parts[variable][part]} += {text};" for variable, text in taken.items())]
+            self.lines += _indent(["{", *_indent([f"const long j = i + {width} / 4 * {part};", *lines]), "}"])
+        lines = [*inside, *(f"{variable} += {text};" for variable, text in taken.items())]
+        self.lines += ["}", f"for (long j = {width} / 4 * 4; j < {width}; j++) {{", *_indent(lines), "}"]
+        self.lines += [f"{name} += ({a} + {b}) + ({c} + {d});" for name, (a, b, c, d) in parts.items()]
 
     def declare(self, lines: list[str], names: dict[Expr, str], expr: Expr, text: str) -> None:
         names[expr] = self.variable(expr)
@@ -416,6 +434,11 @@ class _Row:
         if not index:
             return f"{pointer} + {offset}" if offset else pointer
         return f"{pointer}[{offset} + {index}]" if offset else f"{pointer}[{index}]"
+
+
+def _simd(sums: Iterable[str]) -> str:
+    sums = ", ".join(sums)
+    return "#pragma omp simd" + (f" reduction(+ : {sums})" if sums else "")
 
 
 def _time(place: Place) -> str:

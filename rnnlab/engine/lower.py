@@ -146,7 +146,10 @@ class _Lowering(Formulas):
                 free.add(expr)
                 if not is_costly(expr):
                     history.add(expr)
-            elif not is_costly(expr) and all(o in free or o in self.kept for o in everything):
+            elif not is_costly(expr) and (
+                all(o in free or o in self.kept for o in everything)
+                or (expr in needed and self.comes_from_less(expr, free))
+            ):
                 free.add(expr)
             if expr in needed and expr not in free:
                 self.kept.setdefault(expr)
@@ -175,6 +178,18 @@ class _Lowering(Formulas):
             return rewritten[expr]
 
         self.rewritten = {v: tuple(rewrite(e) for e in self.segments[v]) for v in self.backward_values()}
+
+    def comes_from_less(self, expr: Expr, free: set[Expr]) -> bool:
+        """Whether it can be made of a number for each row, which is kept then, and of inputs, which are there."""
+        missing = [operand for operand in expr.operands if operand not in free and operand not in self.kept]
+        narrow = [operand for operand in missing if operand.width == 1]
+        inputs = [operand for operand in missing if operand.place and operand.place.array.kind == "input"]
+        if expr.width == 1 or not narrow or not {*missing} <= {*narrow, *inputs}:
+            return False
+        self.kept_inputs |= {operand.place.array for operand in inputs}
+        self.kept |= dict.fromkeys(operand for operand in narrow if operand not in inputs)
+        free.update(inputs)
+        return True
 
     def needed(self) -> dict[Expr, None]:
         """The formulas of the forward step that the backward step reads."""

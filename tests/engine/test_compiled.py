@@ -268,6 +268,24 @@ def test_odd_steps(name, lengths):
     agree(odd(name), lengths=lengths, in_c=name not in ("stack", "one number a row, flat"))
 
 
+@pytest.mark.parametrize("width", [2, 3, 4, 5, 7, 8, 130])
+def test_rows_of_any_width_are_summed_and_normalised(width):
+    def step(x, h, U, V, b):  # sums alone are made by quarters, of whatever is left over by itself
+        shape = (width,)
+        return (layer_norm(x, shape, b) + layer_norm(linear(h, U), shape)).tanh() + (h * b).mean(-1, keepdim=True)
+
+    agree(Odd(step, hidden_size=width))
+
+
+def test_of_a_normalised_input_only_two_numbers_a_row_are_kept():
+    cell = Odd(lambda x, h, U, V, b: (layer_norm(x, (H,), b) + linear(h, U)).tanh())
+    agree(cell)
+    lowered = fused.traced(cell).lowered
+    widths = [one.width for one in lowered.forward.arrays() if one.kind == "kept"]
+    assert widths == [1, 1]  # mean and scale
+    assert lowered.kept_inputs == [0]
+
+
 @pytest.mark.parametrize("name", ["nested layer_norm", "softmax", "product of a product", "many shared values"])
 def test_odd_steps_of_one_column_and_one_row(name):
     if "layer_norm" in name:  # the shape is an argument

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, Native, bias_vector, check_choice, input_weights, recurrent_weights
+from rnnlab.cells.base import Cell, Native, bias_vector, biased, check_choice, input_weights, recurrent_weights
 from rnnlab.interface import State
 
 
@@ -58,11 +58,11 @@ class GRU(Cell):
     def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         U, b, b_u = constants
         (h,) = state
-        x_r, x_z, x_n = (x if b is None else x + b).chunk(3, dim=-1)
+        x_r, x_z, x_n = biased(x, b).chunk(3, dim=-1)
         if self.reset == "after":
             u_r, u_z, u_n = linear(h, U).chunk(3, dim=-1)
             r, z = (x_r + u_r).sigmoid(), (x_z + u_z).sigmoid()
-            n = (x_n + r * (u_n if b_u is None else u_n + b_u)).tanh()
+            n = (x_n + r * biased(u_n, b_u)).tanh()
         else:
             U_rz, U_n = U
             u_r, u_z = linear(h, U_rz).chunk(2, dim=-1)

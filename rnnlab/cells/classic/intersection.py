@@ -39,13 +39,14 @@ class Intersection(Cell):
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
         x = inputs if self.P is None else linear(inputs, self.P)
-        return self.U, (linear(x, self.W, self.b), x)
+        return (self.U, self.b), (linear(x, self.W), x)
 
-    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         sums, x = inputs
         (h,) = state
-        u, n, p, g = (sums + linear(h, U)).chunk(4, dim=-1)
+        u, n, p, g = (sums + linear(h, U, b)).chunk(4, dim=-1)
         p, g = p.sigmoid(), g.sigmoid()
         return p * x + (1 - p) * u.relu(), (g * h + (1 - g) * n.tanh(),)

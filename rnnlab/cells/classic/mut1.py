@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights, recurrent_weights
 from rnnlab.interface import State
 
 
@@ -35,20 +35,19 @@ class MUT1(Cell):
         self.U = recurrent_weights(2, hidden_size, recurrent_init)
         self.b = bias_vector(3 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102
-        seen = (inputs if self.P is None else linear(inputs, self.P)).tanh()
-        if self.b is None:
-            return self.U.chunk(2), (linear(inputs, self.W), seen)
-        b_gates, b_n = self.b.split([2 * self.hidden_size, self.hidden_size])
-        return self.U.chunk(2), (linear(inputs, self.W, b_gates), seen + b_n)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
+        seen = inputs if self.P is None else linear(inputs, self.P)
+        sizes = [2 * self.hidden_size, self.hidden_size]
+        biases = (None, None) if self.b is None else self.b.split(sizes)
+        return (*self.U.chunk(2), *biases), (linear(inputs, self.W), seen)
 
     def step(  # noqa: D102
-        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, ...], state: State
+        self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State
     ) -> tuple[Tensor, State]:
-        U_r, U_n = constants
-        x, n = inputs
+        U_r, U_n, b_gates, b_n = constants
+        x, seen = inputs
         (h,) = state
-        z, r = x.chunk(2, dim=-1)
+        z, r = biased(x, b_gates).chunk(2, dim=-1)
         z, r = z.sigmoid(), (r + linear(h, U_r)).sigmoid()
-        h = (n + linear(r * h, U_n)).tanh() * z + h * (1 - z)
+        h = (seen.tanh() + linear(r * h, U_n, b_n)).tanh() * z + h * (1 - z)
         return h, (h,)

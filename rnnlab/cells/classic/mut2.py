@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights, recurrent_weights
 from rnnlab.interface import State
 
 
@@ -36,16 +36,22 @@ class MUT2(Cell):
         self.U = recurrent_weights(3, hidden_size, recurrent_init)
         self.b = bias_vector(3 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        z, n = linear(inputs, self.W).chunk(2, dim=-1)
-        r = inputs if self.P is None else linear(inputs, self.P)
-        x = torch.cat([z, r, n], dim=-1)
-        return self.U.split([2 * self.hidden_size, self.hidden_size]), x if self.b is None else x + self.b
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
+        U, r = (
+            self.U.split([2 * self.hidden_size, self.hidden_size]),
+            inputs if self.P is None else linear(inputs, self.P),
+        )
+        return (*U, self.b), (linear(inputs, self.W), r)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U_zr, U_n = constants
+    def step(  # noqa: D102
+        self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State
+    ) -> tuple[Tensor, State]:
+        U_zr, U_n, b = constants
         (h,) = state
-        gates, n = x.split([2 * self.hidden_size, self.hidden_size], dim=-1)
-        z, r = (gates + linear(h, U_zr)).sigmoid().chunk(2, dim=-1)
+        zn, r = inputs
+        z, n = zn.chunk(2, dim=-1)
+        z, r, n = biased(torch.cat([z, r, n], dim=-1), b).chunk(3, dim=-1)
+        u_z, u_r = linear(h, U_zr).chunk(2, dim=-1)
+        z, r = (z + u_z).sigmoid(), (r + u_r).sigmoid()
         h = (n + linear(r * h, U_n)).tanh() * z + h * (1 - z)
         return h, (h,)

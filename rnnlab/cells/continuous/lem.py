@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector
+from rnnlab.cells.base import Cell, bias_vector, biased
 from rnnlab.interface import State
 
 
@@ -42,13 +42,13 @@ class LEM(Cell):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:  # noqa: D102
-        return (self.U, self.U_y), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.U_y, self.b), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U, U_y = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, U_y, b = constants
         y, z = state
-        x_1, x_2, x_z, x_y = x.chunk(4, dim=-1)
+        x_1, x_2, x_z, x_y = biased(x, b).chunk(4, dim=-1)
         u_1, u_2, u_z = linear(y, U).chunk(3, dim=-1)
         dt_z = self.dt * (x_1 + u_1).sigmoid()
         dt_y = self.dt * (x_2 + u_2).sigmoid()

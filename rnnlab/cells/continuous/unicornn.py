@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector
+from rnnlab.cells.base import Cell, bias_vector, biased
 from rnnlab.interface import State
 
 
@@ -45,12 +45,12 @@ class UnICORNN(Cell):
         nn.init.uniform_(self.u)
         nn.init.uniform_(self.c, -0.1, 0.1)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:  # noqa: D102
-        return (self.u, self.dt * self.c.sigmoid()), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.u, self.b, self.dt * self.c.sigmoid()), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, Tensor], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        u, dt = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        u, b, dt = constants
         y, z = state
-        z = z - dt * ((x + u * y).tanh() + self.alpha * y)
+        z = z - dt * (biased(x + u * y, b).tanh() + self.alpha * y)
         y = y + dt * z
         return y, (y, z)

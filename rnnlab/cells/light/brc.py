@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights
 from rnnlab.interface import State
 
 
@@ -37,17 +37,14 @@ class BRC(Cell):
         self.u = nn.Parameter(torch.ones(2 * hidden_size))
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102
-        W_ac, W_h = self.W.split([2 * self.hidden_size, self.hidden_size])
-        return self.u.chunk(2), (linear(inputs, W_ac, self.b), linear(inputs, W_h))
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (*self.u.chunk(2), self.b), linear(inputs, self.W)
 
-    def step(  # noqa: D102
-        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, ...], state: State
-    ) -> tuple[Tensor, State]:
-        u_a, u_c = constants
-        x_ac, x_h = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        u_a, u_c, b = constants
         (h,) = state
-        x_a, x_c = x_ac.chunk(2, dim=-1)
+        x_ac, x_h = x.split([2 * self.hidden_size, self.hidden_size], dim=-1)
+        x_a, x_c = biased(x_ac, b).chunk(2, dim=-1)
         a = 1 + (x_a + u_a * h).tanh()
         c = (x_c + u_c * h).sigmoid()
         h = c * h + (1 - c) * (x_h + a * h).tanh()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector
+from rnnlab.cells.base import Cell, bias_vector, biased
 from rnnlab.interface import State
 
 
@@ -41,13 +41,14 @@ class GatedAntisymmetricRNN(Cell):
         self.M = nn.Parameter(torch.randn(hidden_size, hidden_size) / hidden_size**0.5)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         eye = torch.eye(self.hidden_size, dtype=self.M.dtype, device=self.M.device)
-        return self.M - self.M.t() - self.gamma * eye, linear(inputs, self.W, self.b)
+        return (self.M - self.M.t() - self.gamma * eye, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        x_z, x_n = x.chunk(2, dim=-1)
+        x_z, x_n = biased(x, b).chunk(2, dim=-1)
         u = linear(h, U)
         h = h + self.eps * (x_z + u).sigmoid() * (x_n + u).tanh()
         return h, (h,)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, check_choice, input_weights
 from rnnlab.interface import State
 
 
@@ -44,13 +44,12 @@ class IndRNN(Cell):
         self.b = bias_vector(hidden_size, bias)
         self.g = nn.Parameter(torch.ones(hidden_size)) if norm == "layer" else None
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        if self.norm == "none":
-            return self.u, linear(inputs, self.W, self.b)
-        return self.u, layer_norm(linear(inputs, self.W), [self.hidden_size], self.g, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.u, self.g, self.b), linear(inputs, self.W)
 
-    def step(self, u: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        u, g, b = constants
         (h,) = state
-        a = x + u * h
+        a = (biased(x, b) if g is None else layer_norm(x, g.shape, g, b)) + u * h
         h = a.relu() if self.activation == "relu" else a.tanh()
         return h, (h,)

@@ -36,14 +36,14 @@ class NBRC(Cell):
         self.U = input_weights(2, hidden_size, hidden_size)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
-        W_ac, W_h = self.W.split([2 * self.hidden_size, self.hidden_size])
-        return self.U, (linear(inputs, W_ac, self.b), linear(inputs, W_h))
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, U: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        x_ac, x_h = inputs
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U, b = constants
         (h,) = state
-        a, c = (x_ac + linear(h, U)).chunk(2, dim=-1)
+        x_ac, x_h = x.split([2 * self.hidden_size, self.hidden_size], dim=-1)
+        a, c = (x_ac + linear(h, U, b)).chunk(2, dim=-1)
         a, c = 1 + a.tanh(), c.sigmoid()
         h = c * h + (1 - c) * (x_h + a * h).tanh()
         return h, (h,)

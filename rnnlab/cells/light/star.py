@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, recurrent_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, recurrent_weights
 from rnnlab.interface import State
 
 
@@ -44,7 +44,7 @@ class STAR(Cell):
     def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         U, b = constants
         (h,) = state
-        k, z = (x if b is None else x + b).chunk(2, dim=-1)
+        k, z = biased(x, b).chunk(2, dim=-1)
         k = (k + linear(h, U)).sigmoid()
         h = ((1 - k) * h + k * z.tanh()).tanh()
         return h, (h,)

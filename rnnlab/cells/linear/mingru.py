@@ -1,11 +1,9 @@
 """minGRU, linear in its state."""
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights
 from rnnlab.interface import State
 
 
@@ -36,12 +34,13 @@ class MinGRU(Cell):
         self.W = input_weights(2, hidden_size, input_size)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:  # noqa: D102
-        return (), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.b,), linear(inputs, self.W)
 
-    def step(self, constants: Any, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        (b,) = constants
         (h,) = state
-        z, n = x.chunk(2, dim=-1)
+        z, n = biased(x, b).chunk(2, dim=-1)
         z = z.sigmoid()
         h = (1 - z) * h + z * n
         return h, (h,)

@@ -1,11 +1,9 @@
 """minLSTM, linear in its state."""
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights
 from rnnlab.interface import State
 
 
@@ -38,12 +36,13 @@ class MinLSTM(Cell):
         self.W = input_weights(3, hidden_size, input_size)
         self.b = bias_vector(3 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:  # noqa: D102
-        return (), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.b,), linear(inputs, self.W)
 
-    def step(self, constants: Any, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        (b,) = constants
         (h,) = state
-        f, i, n = x.chunk(3, dim=-1)
+        f, i, n = biased(x, b).chunk(3, dim=-1)
         # σ(f) / (σ(f) + σ(i)), which would be 0 / 0 where both underflow.
         f = (logsigmoid(f) - logsigmoid(i)).sigmoid()
         h = f * h + (1 - f) * n

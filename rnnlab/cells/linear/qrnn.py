@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, check_choice, input_weights
 from rnnlab.interface import InputError, State
 
 _GATES = {"f": ("z", "f"), "fo": ("z", "f", "o"), "ifo": ("z", "f", "o", "i")}
@@ -57,14 +57,15 @@ class QRNN(Cell):
         widths = (self.hidden_size, len(self.gates) * self.hidden_size)
         return tuple(self.W.new_zeros(batch_size, width) for _, width in zip(self.states, widths, strict=False))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
-        x = linear(inputs, self.W, self.b)
-        return (), (x,) if self.V is None else (x, linear(inputs, self.V))
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
+        x = linear(inputs, self.W)
+        return (self.b,), (x,) if self.V is None else (x, linear(inputs, self.V))
 
-    def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        (b,) = constants
         c, *v = state
         x, *v_new = inputs
-        z, f, *more = (x + v[0] if v else x).chunk(len(self.gates), dim=-1)
+        z, f, *more = biased(x + v[0] if v else x, b).chunk(len(self.gates), dim=-1)
         z, f, more = z.tanh(), f.sigmoid(), [gate.sigmoid() for gate in more]
         c = f * c + (more[1] if self.pooling == "ifo" else 1 - f) * z
         return more[0] * c if more else c, (c, *v_new)

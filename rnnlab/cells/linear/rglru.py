@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights
 from rnnlab.interface import InputError, State
 
 
@@ -46,14 +46,15 @@ class RGLRU(Cell):
         log_a = torch.empty(hidden_size).uniform_(0.9, 0.999).log() / c
         self.Lambda = nn.Parameter(log_a - (-log_a.expm1()).log())  # the logit of a
 
-    def prepare(self, inputs: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
         x = inputs if self.P is None else linear(inputs, self.P)
-        return self.c * logsigmoid(self.Lambda), (linear(x, self.W, self.b), x)
+        return (self.c * logsigmoid(self.Lambda), self.b), (linear(x, self.W), x)
 
-    def step(self, slowest: Tensor, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        slowest, b = constants
         gates, x = inputs
         (h,) = state
-        r, i = gates.sigmoid().chunk(2, dim=-1)
+        r, i = biased(gates, b).sigmoid().chunk(2, dim=-1)
         log_a = r * slowest
         # expm1, as 1 - a² would round to 0 where a is near 1, and a root has no derivative there.
         h = log_a.exp() * h + (-(2 * log_a).expm1()).sqrt() * i * x

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector
+from rnnlab.cells.base import Cell, bias_vector, biased
 from rnnlab.interface import InputError, State
 
 
@@ -59,16 +59,16 @@ class SRU(Cell):
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102
         W_c, W_fr = self.W.split([self.hidden_size, 2 * self.hidden_size])
-        f, r = linear(inputs, W_fr, self.b).chunk(2, dim=-1)
         x = inputs if self.P is None else linear(inputs, self.P)
-        return self.v.chunk(2), (linear(inputs, W_c), f, r, self.alpha * x)
+        return (*self.v.chunk(2), self.b), (linear(inputs, W_c), linear(inputs, W_fr), x)
 
     def step(  # noqa: D102
         self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, ...], state: State
     ) -> tuple[Tensor, State]:
-        v_f, v_r = constants
-        new, f, r, x = inputs
+        v_f, v_r, b = constants
+        new, gates, x = inputs
         (c,) = state
+        f, r = biased(gates, b).chunk(2, dim=-1)
         f, r = (f + v_f * c).sigmoid(), (r + v_r * c).sigmoid()
         c = f * c + (1 - f) * new
-        return r * c + (1 - r) * x, (c,)
+        return r * c + (1 - r) * self.alpha * x, (c,)

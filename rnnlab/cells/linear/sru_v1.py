@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice
+from rnnlab.cells.base import Cell, bias_vector, biased, check_choice
 from rnnlab.interface import State
 
 
@@ -46,15 +46,16 @@ class SRUv1(Cell):
         if input_size != hidden_size:
             self.P = nn.Parameter(torch.empty(hidden_size, input_size).uniform_(-bound, bound))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         W_c, W_fr = self.W.split([self.hidden_size, 2 * self.hidden_size])
         x = inputs if self.P is None else linear(inputs, self.P)
-        return (), (linear(inputs, W_c), linear(inputs, W_fr, self.b), x)
+        return (self.b,), (linear(inputs, W_c), linear(inputs, W_fr), x)
 
-    def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        (b,) = constants
         new, gates, x = inputs
         (c,) = state
-        f, r = gates.sigmoid().chunk(2, dim=-1)
+        f, r = biased(gates, b).sigmoid().chunk(2, dim=-1)
         c = f * c + (1 - f) * new
         g = c if self.activation == "identity" else getattr(c, self.activation)()
         return r * g + (1 - r) * x, (c,)

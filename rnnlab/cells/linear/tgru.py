@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights
 from rnnlab.interface import State
 
 
@@ -42,12 +42,13 @@ class TGRU(Cell):
         """Zeros: there was no input before the first."""
         return tuple(self.W.new_zeros(batch_size, width) for width in (self.hidden_size, 3 * self.hidden_size))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, Tensor]]:  # noqa: D102
-        return (), (linear(inputs, self.W, self.b), linear(inputs, self.V))
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
+        return (self.b,), (linear(inputs, self.W), linear(inputs, self.V))
 
-    def step(self, constants: tuple[()], inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        (b,) = constants
         x, v_new = inputs
         h, v = state
-        z, f, o = (x + v).chunk(3, dim=-1)
+        z, f, o = biased(x + v, b).chunk(3, dim=-1)
         h = f.sigmoid() * h + z * o.tanh()
         return h, (h, v_new)

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights
 from rnnlab.interface import State
 
 
@@ -41,6 +41,6 @@ class TRNN(Cell):
         (b,) = constants
         (h,) = state
         z, f = x.chunk(2, dim=-1)
-        f = (f if b is None else f + b).sigmoid()
+        f = biased(f, b).sigmoid()
         h = f * h + (1 - f) * z
         return h, (h,)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights, recurrent_weights
 from rnnlab.interface import State
 
 
@@ -58,7 +58,7 @@ class MIGRU(Cell):
     def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         U_rz, U_n, alpha, beta_1, beta_2, b = constants
         (h,) = state
-        factor, added = alpha * x + beta_1, beta_2 * x if b is None else beta_2 * x + b
+        factor, added = alpha * x + beta_1, biased(beta_2 * x, b)
         sizes = [2 * self.hidden_size, self.hidden_size]
         (factor_rz, factor_n), (added_rz, added_n) = factor.split(sizes, dim=-1), added.split(sizes, dim=-1)
         r, z = (factor_rz * linear(h, U_rz) + added_rz).sigmoid().chunk(2, dim=-1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights, recurrent_weights
 from rnnlab.interface import State
 
 
@@ -58,7 +58,7 @@ class MILSTM(Cell):
     def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         U, alpha, beta_1, beta_2, b = constants
         h, c = state
-        factor, added = alpha * x + beta_1, beta_2 * x if b is None else beta_2 * x + b
+        factor, added = alpha * x + beta_1, biased(beta_2 * x, b)
         i, f, g, o = (factor * linear(h, U) + added).chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
