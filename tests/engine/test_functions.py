@@ -1,10 +1,13 @@
 """The C of single functions in float32, over all of their range."""
 
+import shutil
+
 import pytest
 import torch
 from torch.nn.functional import logsigmoid, softplus
 
 from rnnlab.cells import Cell
+from rnnlab.engine import compiler as engine_compiler
 from rnnlab.layers import Recurrent
 
 WIDE = torch.cat(
@@ -46,3 +49,21 @@ def test_every_function_is_exact_to_some_units_in_the_last_place(function):
     # Four units in the last place, relative to the result, for tanh near 0 as for exp near its end.
     off = ((found.double() - exact).abs() / exact.abs())[known]
     assert off.max() <= 5e-7, x[known][off.argmax()]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_tanh_ends_at_one_whatever_the_compiler(compiler, monkeypatch, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path))
+    for cached in (engine_compiler.compiler, engine_compiler._surroundings, engine_compiler.cache_folder):
+        monkeypatch.setattr(engine_compiler, cached.__name__, cached.__wrapped__)
+    monkeypatch.setattr(engine_compiler, "load", engine_compiler.load.__wrapped__)
+    x = torch.cat([torch.linspace(8, 100, 1000), torch.tensor([torch.inf])])
+    cell = Pointwise(len(x), len(x), function=torch.tanh)
+    with torch.no_grad():
+        for sign in (1, -1):
+            outputs, _ = Recurrent(cell, "fused")((sign * x).view(1, 1, -1))
+            assert torch.equal(outputs.flatten(), torch.full_like(x, sign))
+    assert list(tmp_path.glob("*.so"))
