@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from rnnlab import cells
+from rnnlab.cells.orthogonal.orthogonal import exponential
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
 
@@ -111,3 +112,25 @@ def test_it_can_be_pickled():
 def test_a_diagonal_with_more_entries_than_it_has_is_refused():
     with pytest.raises(InputError, match="rho=8"):
         _make(rho=8)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 0.3, 1.0, 5.0, 60.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_exponential_is_torch_s(scale, dtype):
+    torch.manual_seed(0)
+    A = torch.randn(9, 9, dtype=torch.float64)
+    A = (scale * (A - A.t()) / 4).requires_grad_()
+    upstream = torch.randn(9, 9, dtype=torch.float64)
+    expected = [A.matrix_exp(), *torch.autograd.grad(A.matrix_exp(), A, upstream)]
+    given = A.detach().to(dtype).requires_grad_()
+    U = exponential(given)
+    found = [U, *torch.autograd.grad(U, given, upstream.to(dtype))]
+    # Rounding grows with the number of squarings, six at most here.
+    tolerance = 64 * torch.finfo(dtype).eps * max(1.0, scale)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
+
+
+def test_a_matrix_that_is_no_number_has_an_exponential_that_is_none():
+    assert exponential(torch.full((3, 3), torch.nan)).isnan().all()
+    assert not exponential(torch.full((3, 3), torch.inf)).isfinite().any()
