@@ -50,6 +50,7 @@ rnnlab bench: times of a training step and of inference, as ratios
   rounds=7                how often each contender is timed
   device=cpu              or cuda
   out=bench               results go to OUT.json and OUT.png, or OUT-2 where they exist; out= writes none
+  lengths=false           sequences of random lengths, which torch.nn takes packed
   first_use=false         also what the first use of a cell costs
   memory=false            also the peak memory of a training step
 
@@ -383,6 +384,7 @@ class BenchOptions:
     rounds: int = 7
     device: str = "cpu"
     out: str = "bench"
+    lengths: bool = False
     first_use: bool = False
     memory: bool = False
 

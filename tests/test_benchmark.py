@@ -103,6 +103,8 @@ def _gradient(contender, inputs):
         ("gru", {}),
         ("gru", {"bias": False}),
         ("gru", {"reset": "before"}),
+        ("mingru", {}),
+        ("mingru", {"bias": False}),
     ],
 )
 def test_the_peers_give_our_outputs_and_gradients(name, options, peer):
@@ -113,13 +115,37 @@ def test_the_peers_give_our_outputs_and_gradients(name, options, peer):
         torch.nn.init.normal_(parameter)
     work = contenders.work_of(cell, SIZE, 1, torch.device("cpu"))
     ours = contenders.of_layer("ours", Recurrent(cell, "reference"), work)
-    if peer == "torch.nn" and options.get("reset") == "before":
-        with pytest.raises(Missing, match="no layer for GRU as configured"):
+    if peer == "torch.nn" and cell.native() is None:
+        with pytest.raises(Missing, match=f"no layer for {type(cell).__name__} as configured"):
             peers.CONTENDERS[peer](work)
         return
     theirs = peers.CONTENDERS[peer](work)
     torch.testing.assert_close(torch.tensor(theirs.inference().tolist()), ours.inference())
     torch.testing.assert_close(_gradient(theirs, work.inputs), _gradient(ours, work.inputs))
+
+
+@pytest.mark.parametrize("peer", ["torch.nn", "naive"])
+def test_the_peers_take_lengths_as_we_do(peer):
+    cell = candidate("lstm", forget_bias=1.0).create(4)
+    work = contenders.work_of(cell, SIZE._replace(batch_size=6), 1, torch.device("cpu"), lengths=True)
+    assert set(work.lengths.tolist()) <= {1, 2, 3}
+    ours, theirs = contenders.of_layer("ours", Recurrent(cell, "fused"), work), peers.CONTENDERS[peer](work)
+    torch.testing.assert_close(theirs.inference(), ours.inference())
+    assert (ours.inference()[2, work.lengths < 3] == 0).all()
+    torch.testing.assert_close(_gradient(theirs, work.inputs), _gradient(ours, work.inputs))
+
+
+@pytest.mark.parametrize("peer", ["torchrecurrent", "jax"])
+def test_a_peer_without_lengths_says_so(peer):
+    pytest.importorskip(peer)
+    work = contenders.work_of(candidate("lstm").create(4), SIZE, 1, torch.device("cpu"), lengths=True)
+    with pytest.raises(Missing, match="takes no lengths"):
+        peers.CONTENDERS[peer](work)
+
+
+def test_what_is_done_with_weights_alone_is_no_part_of_the_floor():
+    found = products(candidate("orthogonal").create(4), torch.zeros(5, 3, 4))  # it takes an exponential, of products
+    assert found == ([(15, 4, 4)], [(3, 4, 4)])
 
 
 def test_torchrecurrent_is_found_by_the_name_of_the_cell():

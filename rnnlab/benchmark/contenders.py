@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.benchmark.settings import Size
 from rnnlab.cells import Cell
@@ -33,33 +34,36 @@ class Contender(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What every contender gets: the cell, inputs ``[T, B, F]``, the gradient of the outputs, and threads."""
+    """What every contender gets: the cell, inputs ``[T, B, F]``, the gradient of the outputs, threads, and lengths."""
 
     cell: Cell
     inputs: Tensor
     upstream: Tensor
     threads: int
+    lengths: Tensor | None = None
 
 
-def work_of(cell: Cell, size: Size, threads: int, device: torch.device) -> Work:
-    """The work of a cell at a size: random inputs and a random gradient of the outputs."""
+def work_of(cell: Cell, size: Size, threads: int, device: torch.device, lengths: bool = False) -> Work:
+    """The work of a cell at a size: random inputs, gradient of the outputs and, if wanted, lengths."""
     inputs = torch.randn(*size, device=device, requires_grad=True)
     upstream = torch.randn(*size[:2], cell.output_size, device=device)
-    return Work(cell.to(device), inputs, upstream, threads)
+    drawn = torch.randint(1, size.steps + 1, (size.batch_size,)) if lengths else None
+    return Work(cell.to(device), inputs, upstream, threads, drawn)
 
 
 def of_layer(name: str, module: nn.Module, work: Work) -> Contender:
-    """A layer of torch: ``module(inputs) -> (outputs, state)``."""
+    """A layer of torch: ``module(inputs) -> (outputs, state)``, or ``module(inputs, lengths=lengths)``."""
     plain = work.inputs.detach()
+    more = {} if work.lengths is None else {"lengths": work.lengths}
 
     def training() -> Tensor:
-        outputs, _ = module(work.inputs)
+        outputs, _ = module(work.inputs, **more)
         torch.autograd.backward(outputs, work.upstream)
         return work.inputs.grad
 
     def inference() -> Tensor:
         with torch.no_grad():
-            return module(plain)[0]
+            return module(plain, **more)[0]
 
     return Contender(name, module, training, inference)
 
@@ -68,4 +72,19 @@ def native(cell: Cell) -> nn.Module:
     """``torch.nn``'s layer of a cell with its weights; raises `Missing` where there is none."""
     if cell.native() is None:
         raise Missing(f"torch.nn has no layer for {type(cell).__name__} as configured")
-    return to_torch(Stack([Recurrent(cell, "reference")]))
+    return Packed(to_torch(Stack([Recurrent(cell, "reference")])))
+
+
+class Packed(nn.Module):
+    """A layer of ``torch.nn``, which takes lengths as a packed sequence."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Outputs ``[T, B, H]``, zero past each sequence's end, and the final state."""
+        if lengths is None:
+            return self.layer(inputs)
+        packed, state = self.layer(pack_padded_sequence(inputs, lengths, enforce_sorted=False))
+        return pad_packed_sequence(packed, total_length=len(inputs))[0], state

@@ -59,7 +59,8 @@ def products(cell: Cell, inputs: Tensor) -> Products:
     for product in engine.fused.traced(cell).back.products:
         outer, inner = product.weight.shape if product.transposed else product.weight.shape[::-1]
         steps.append((product.rows.shape[0] * inputs.shape[1] // 2, inner, outer))  # it was traced on two rows
-    return Products(noted.found, steps)
+    rows = inputs.shape[0] * inputs.shape[1]  # what prepare does with weights alone is no product of the sequence
+    return Products([product for product in noted.found if product[0] == rows], steps)
 
 
 def floor(work: Work) -> Contender:

@@ -17,6 +17,7 @@ from rnnlab.cells import Cell
 from rnnlab.cells.classic.gru import GRU
 from rnnlab.cells.classic.lstm import LSTM
 from rnnlab.cells.classic.rnn import RNN
+from rnnlab.cells.linear.mingru import MinGRU
 from rnnlab.layers import Recurrent
 
 _CALLED = {"peephole": "PeepholeLSTM", "brc": "BR", "nbrc": "NBR"}
@@ -25,6 +26,7 @@ _CALLED = {"peephole": "PeepholeLSTM", "brc": "BR", "nbrc": "NBR"}
 
 def _torchrecurrent(work: Work) -> Contender:
     package = _installed("torchrecurrent")
+    _whole(work, "torchrecurrent")
     name = type(work.cell).__name__
     layers = {
         key.lower(): value
@@ -40,6 +42,7 @@ def _torchrecurrent(work: Work) -> Contender:
 
 def _jax(work: Work) -> Contender:
     """The cell's equations under ``jax.lax.scan``, with its weights."""
+    _whole(work, "a loop under jax.lax.scan")
     make = _JAX.get(type(work.cell))
     if make is None:
         raise Missing(f"there is no loop in JAX for {type(work.cell).__name__}")
@@ -122,7 +125,17 @@ def _jax_gru(jax: ModuleType, cell: GRU, p: dict[str, Any]) -> Callable:
     return step
 
 
-_JAX: dict[type[Cell], Callable] = {RNN: _jax_rnn, LSTM: _jax_lstm, GRU: _jax_gru}
+def _jax_mingru(jax: ModuleType, cell: MinGRU, p: dict[str, Any]) -> Callable:
+    def step(state: Any, x: Any) -> Any:
+        z, n = jax.numpy.split(x, 2, axis=-1)
+        z = jax.nn.sigmoid(z)
+        h = (1 - z) * state[0] + z * n
+        return (h,), h
+
+    return step
+
+
+_JAX: dict[type[Cell], Callable] = {RNN: _jax_rnn, LSTM: _jax_lstm, GRU: _jax_gru, MinGRU: _jax_mingru}
 
 CONTENDERS: dict[str, Callable[[Work], Contender]] = {
     "floor": floor,
@@ -131,6 +144,11 @@ CONTENDERS: dict[str, Callable[[Work], Contender]] = {
     "torchrecurrent": _torchrecurrent,
     "jax": _jax,
 }
+
+
+def _whole(work: Work, name: str) -> None:
+    if work.lengths is not None:
+        raise Missing(f"{name} takes no lengths")
 
 
 def _installed(name: str) -> ModuleType:

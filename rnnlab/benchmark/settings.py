@@ -53,6 +53,7 @@ class Settings:
     device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
     peers: which of `PEERS` to measure besides.
     first_use: also how much longer the first training step takes, in fresh processes.
+    lengths: sequences of random lengths; peers that take none are missing.
     memory: also the peak memory of a training step, in fresh processes.
 
     Raises:
@@ -66,6 +67,7 @@ class Settings:
     rounds: int = 7
     device: str = "cpu"
     peers: tuple[str, ...] = PEERS
+    lengths: bool = False
     first_use: bool = False
     memory: bool = False
 

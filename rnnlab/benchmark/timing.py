@@ -65,7 +65,8 @@ def measure(candidate: Candidate, size: Size, settings: Settings) -> dict[str, A
         kind, a number for every round; and missing, the reason by the name of every contender that cannot take part.
     """
     torch.manual_seed(0)
-    work = work_of(candidate.create(size.hidden_size), size, settings.threads, pick_device(settings.device))
+    device = pick_device(settings.device)
+    work = work_of(candidate.create(size.hidden_size), size, settings.threads, device, settings.lengths)
     ours = Recurrent(work.cell, settings.backend)
     contenders, missing = [], {}
     for name in ("floor", "ours", *settings.peers):
