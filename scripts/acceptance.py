@@ -131,6 +131,7 @@ def table() -> str:
         about = read(file.stem)
         title = file.read_text().splitlines()[1].removeprefix("# ")
         lines += ["", f"## {file.stem}", "", f"{title} Source: {about['source']}.", ""]
+        lines += [f"Found before: {about['before']}.", ""] if "before" in about else []
         lines += ["| run | expected | mean | best | each seed | came out |", "|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(judge(one, file.stem, about['seeds']))} |" for one in about["expect"]]
     return "\n".join(lines) + "\n"
