@@ -110,6 +110,7 @@ def mistake(capsys, *arguments):
         (["run_dir=text.txt"], "run_dir='text.txt' is a file; give a directory"),
         (["run_dir=."], "is not empty and holds no run"),
         (["run_dir=/sys/rnnlab/run"], "cannot use /sys/rnnlab"),
+        (["task.corpus=text.txt", "model.bidirectional=sum"], "a bidirectional model reads whole sequences"),
     ],
 )
 def test_a_mistake_in_training(here, capsys, arguments, says):
