@@ -277,6 +277,8 @@ def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, elsewhere: li
         ) from error
     except ValidationError as error:
         expected = str(error).splitlines()[0]
+        if "is not a ListConfig" in expected:  # OmegaConf's word for it names its own classes
+            expected = f"{given[error.full_key]!r} is not a list, which is written [1,2]"
         raise InputError(f"{prefix}{error.full_key}: {expected}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{prefix}{error.full_key} has no value; give it one") from error
