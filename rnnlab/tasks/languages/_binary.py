@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partialmethod
 from typing import ClassVar
 
 import torch
@@ -71,26 +71,7 @@ class Arithmetic(Binary):
     spare: ClassVar[int] = 0
     """How many symbols more an answer has, with its end and what follows, than a word."""
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        lengths: list[int] = (3, 40),
-        test_lengths: list[int] = (41, 500),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 1,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    __init__ = partialmethod(Binary.__init__, lengths=(3, 40))
 
     def columns(self, a: Tensor, b: Tensor) -> Tensor:
         """Columns (see `digits`) of the answer, which has fewer digits than the word has symbols."""
