@@ -219,8 +219,8 @@ class Finite(Task):
 class Generated(Task):
     """Sequences drawn anew for every batch; those of one batch have one length.
 
-    What a sequence's length is each task says: not always its number of steps. ``ranges`` has the lengths of valid and
-    of test.
+    What a sequence's length is each task says: not always its number of steps. ``ranges`` has the lengths of every
+    split.
 
     Args:
         seed: of the training batches.
@@ -266,10 +266,8 @@ class Generated(Task):
             )
         check_least(1, batch_size=batch_size, eval_batches=eval_batches)
         first, last, *distance = test_lengths
-        self.ranges = {
-            "valid": range(lengths[0], lengths[1] + 1),
-            "test": range(first, last + 1, *distance),
-        }
+        trained = range(lengths[0], lengths[1] + 1)
+        self.ranges = {"train": trained, "valid": trained, "test": range(first, last + 1, *distance)}
         self._curriculum = curriculum
         self.batch_size, self.eval_batches = batch_size, eval_batches
 
@@ -278,7 +276,7 @@ class Generated(Task):
         raise NotImplementedError
 
     def num_batches(self, split: str) -> int:  # noqa: D102
-        return len(self.ranges.get(split, self.ranges["valid"])) * self.eval_batches
+        return len(self.ranges[split]) * self.eval_batches
 
     def batch(self, split: str, step: int) -> Batch:
         """Batch number ``step``: see `draw`."""
@@ -287,14 +285,15 @@ class Generated(Task):
 
     def lengths(self, split: str, step: int) -> Tensor | None:
         """The length of every sequence of a batch."""
-        if len(self.ranges.get(split, self.ranges["valid"])) == 1:
+        if len(self.ranges[split]) == 1:
             return None
         return torch.full((self.batch_size,), self._length(split, step, self.generator(split, step)))
 
     def _length(self, split: str, step: int, generator: torch.Generator) -> int:
+        lengths = self.ranges[split]
         if split != "train":
-            return self.ranges[split][step // self.eval_batches]
-        first, last = self.ranges["valid"][0], self.ranges["valid"][-1]
+            return lengths[step // self.eval_batches]
+        first, last = lengths[0], lengths[-1]
         if self._curriculum is not None:
             longest, steps = self._curriculum
             last = min(last, longest + step // steps)

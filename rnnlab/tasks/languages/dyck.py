@@ -86,7 +86,7 @@ class Dyck(Generated, Labelling):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``last bracket``: its type, whether it opens or closes."""
-        lengths = self.ranges.get(split, self.ranges["valid"])
+        lengths = self.ranges[split]
         right = self._last_bracket(max(lengths)).cumsum(0)
         accuracy = sum(float(right[length - 1]) / length for length in lengths) / len(lengths)
         return {**super().baselines(split), "last bracket": {"accuracy": accuracy}}

@@ -31,7 +31,7 @@ class ModularArithmeticBrackets(Language):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``always 0``."""
-        lengths = self.ranges.get(split, self.ranges["valid"])
+        lengths = self.ranges[split]
         zero = _zeros(max(lengths))
         return {**super().baselines(split), "always 0": {"accuracy": float(zero[list(lengths)].mean())}}
 

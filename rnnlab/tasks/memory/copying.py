@@ -84,7 +84,7 @@ class Copying(Generated, Labelling):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, every output as probable as any other; ``memoryless``, blanks and then a guess at the symbols."""
-        steps = self.ranges.get(split, self.ranges["valid"])
+        steps = self.ranges[split]
         guess = self.memorize * log(self.alphabet) * len(steps) / sum(t + 2 * self.memorize for t in steps)
         return {
             "chance": {"loss": log(self.output_size), "accuracy": 1 / self.output_size},
