@@ -7,13 +7,12 @@ model, optimizer and scheduler that are named, of `Trainer` and of `Logger`; and
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -243,17 +242,15 @@ def _resolve_group(group: str, given: Any) -> dict[str, Any]:
 
 def _schema(function: Callable) -> DictConfig:
     """The options of a class or function as a typed OmegaConf node."""
-    constructor = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(constructor)
     fields = []
     for name, parameter in lookup.options(function).items():
         default = parameter.default
         if default is parameter.empty:
-            fields.append((name, hints[name], field(default=MISSING)))
+            fields.append((name, parameter.annotation, field(default=MISSING)))
         elif isinstance(default, list | tuple):
-            fields.append((name, hints[name], field(default_factory=lambda default=default: list(default))))
+            fields.append((name, parameter.annotation, field(default_factory=lambda default=default: list(default))))
         else:
-            fields.append((name, hints[name], field(default=default)))
+            fields.append((name, parameter.annotation, field(default=default)))
     return OmegaConf.structured(make_dataclass("Options", fields))
 
 
@@ -277,6 +274,8 @@ def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, elsewhere: li
         ) from error
     except ValidationError as error:
         expected = str(error).splitlines()[0]
+        if "is not a ListConfig" in expected:  # OmegaConf's word for it names its own classes
+            expected = f"{given[error.full_key]!r} is not a list, which is written [1,2]"
         raise InputError(f"{prefix}{error.full_key}: {expected}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{prefix}{error.full_key} has no value; give it one") from error

@@ -54,8 +54,8 @@ def find(name: str, home: ModuleType, base: type | None = None) -> Callable[...,
 
 
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a class or function: its keyword-only parameters."""
-    parameters = inspect.signature(function).parameters.values()
+    """The options of a class or function, by name: its keyword-only parameters, their annotations as types."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 

@@ -3,7 +3,8 @@
 python scripts/acceptance.py [NAME ...] [long=false] [jobs=CORES] [out=docs/acceptance.md]
 
 Without names all experiments run but the long ones. Each file names its source, its runs, its seeds, and what is
-expected with which tolerance. Runs that are done are not done again; the table holds everything there is so far.
+expected with which tolerance. Runs that are done are not done again; the page holds everything there is so far, and of
+an experiment of which nothing has been run here what it held before.
 
 What an expectation may say:
 run                 which of the file's runs it is about
@@ -116,8 +117,9 @@ def judge(expectation: dict[str, Any], name: str, seeds: list[int]) -> list[str]
     return [*row, f"{found['mean']:.3g}", f"{found['best']:.3g}", single, verdict]
 
 
-def table() -> str:
-    """The page of all experiments."""
+def table(before: str = "") -> str:
+    """The page of all experiments, given what it was ``before``."""
+    sections = {part.splitlines()[0]: part.rstrip("\n") for part in before.split("\n## ")[1:]}
     lines = [
         "# What a correct laboratory must reproduce",
         "",
@@ -128,9 +130,13 @@ def table() -> str:
         f"torch {torch.__version__}, CPU, float32.",
     ]
     for file in sorted(FILES.glob("*.yaml")):
+        if file.stem in sections and not (RUNS / file.stem).exists():
+            lines += ["", f"## {sections[file.stem]}"]
+            continue
         about = read(file.stem)
         title = file.read_text().splitlines()[1].removeprefix("# ")
         lines += ["", f"## {file.stem}", "", f"{title} Source: {about['source']}.", ""]
+        lines += [f"Found before: {about['before']}.", ""] if "before" in about else []
         lines += ["| run | expected | mean | best | each seed | came out |", "|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(judge(one, file.stem, about['seeds']))} |" for one in about["expect"]]
     return "\n".join(lines) + "\n"
@@ -155,8 +161,9 @@ def main(arguments: list[str]) -> None:
             for seed in about["seeds"]:
                 for run, overrides in about["runs"].items():
                     pool.submit(train, name, run, overrides, seed)
-    Path(options["out"]).write_text(table())
-    print(f"Written: {options['out']}")
+    page = Path(options["out"])
+    page.write_text(table(page.read_text() if page.exists() else ""))
+    print(f"Written: {page}")
 
 
 if __name__ == "__main__":

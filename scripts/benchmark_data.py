@@ -1,13 +1,14 @@
 """What making data costs: for every task, the time of a batch beside that of a training step on it.
 
-python scripts/benchmark_data.py [steps=10] [tasks=adding,parity,...] [threads=1]
+python scripts/benchmark_data.py [steps=10] [tasks=adding,parity,...]
 
-A step is one of the default configuration with that task, a GRU of 256 units.
+A step is one of the default configuration with that task, a GRU of 256 units. The time is the processor's, on one
+thread, so that what else the machine does does not count.
 """
 
 import statistics
 import sys
-from time import perf_counter
+from time import process_time
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -23,9 +24,9 @@ def milliseconds(resolved: dict, steps: int) -> tuple[float, float]:
     optimizer = torch.optim.AdamW(model.parameters())
     making, training, state = [], [], None
     for step in range(steps + 1):
-        started = perf_counter()
+        started = process_time()
         batch = task.batch("train", step)
-        made = perf_counter()
+        made = process_time()
         outputs, state = model(batch, carry(model, state, batch.fresh))
         total, count = task.loss(outputs, batch)
         optimizer.zero_grad()
@@ -33,13 +34,13 @@ def milliseconds(resolved: dict, steps: int) -> tuple[float, float]:
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         making.append(made - started)
-        training.append(perf_counter() - made)
+        training.append(process_time() - made)
     return 1000 * statistics.median(making[1:]), 1000 * statistics.median(training[1:])
 
 
-def main(steps: str = "10", tasks_: str = "", threads: str = "1") -> None:
+def main(steps: str = "10", tasks_: str = "") -> None:
     """Print the table."""
-    torch.set_num_threads(int(threads))
+    torch.set_num_threads(1)
     print(f"{'task':28}{'ms a batch':>12}{'ms a step':>12}{'share':>9}")
     print()
     for name in tasks_.split(",") if tasks_ else lookup.available(tasks):

@@ -86,7 +86,8 @@ def mistake(capsys, *arguments):
         (["model.hidden_size=wide"], "model.hidden_size: Value 'wide' of type 'str' could not be converted to Integer"),
         (["trainer.steps=1.5"], "trainer.steps"),
         (["seed=[1]"], "seed"),
-        (["task.split=half"], "task.split"),
+        (["task.split=half"], "task.split: 'half' is not a list, which is written [1,2]"),
+        (["task=parity", "task.lengths=5"], "task.lengths: 5 is not a list, which is written [1,2]"),
         (["model.hidden_size=0"], "hidden_size is 0; it must be a whole number, at least 1"),
         (["model.num_layers=0"], "num_layers must be at least 1"),
         (["model.embedding_size=0"], "embedding_size is 0"),
@@ -110,6 +111,7 @@ def mistake(capsys, *arguments):
         (["run_dir=text.txt"], "run_dir='text.txt' is a file; give a directory"),
         (["run_dir=."], "is not empty and holds no run"),
         (["run_dir=/sys/rnnlab/run"], "cannot use /sys/rnnlab"),
+        (["task.corpus=text.txt", "model.bidirectional=sum"], "a bidirectional model reads whole sequences"),
     ],
 )
 def test_a_mistake_in_training(here, capsys, arguments, says):

@@ -66,6 +66,24 @@ def test_acceptance_tabulates_what_there_is(tmp_path):
     assert adding["lstm"][-1] == "not run |"
 
 
+def test_acceptance_keeps_what_the_page_says_of_experiments_that_were_not_run_here(tmp_path):
+    for seed in range(3):
+        for name in ("gru", "lstm", "tanh"):
+            _run(tmp_path, f"{name}-s{seed}", [0.2], 0.1)
+    page = tmp_path / "page.md"
+    page.write_text("# Old\n\n## adding\n\nold adding\n\n## parity\n\n| gru | old parity |\n\n## no_more\n\nold\n")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import acceptance, pathlib; page = pathlib.Path(sys.argv[2]); "
+        "page.write_text(acceptance.table(page.read_text()))"
+    )
+    subprocess.run([sys.executable, "-c", code, ROOT / "scripts", page], cwd=tmp_path, check=True, timeout=300)
+    text = page.read_text()
+    assert "old adding" not in text
+    assert "\n## parity\n\n| gru | old parity |\n\n## permuted_digits\n" in text
+    assert "no_more" not in text
+    assert "## copying\n\nCopying, T=100" in text  # was not on the page
+
+
 def test_acceptance_names_what_it_does_not_know(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "acceptance.py", "adding", "subtracting"],

@@ -44,6 +44,13 @@ class Model(nn.Module):
         """The state that a stream begins with."""
         raise NotImplementedError
 
+    def check_carrying(self) -> None:
+        """Nothing, for a model that can go on from a state.
+
+        Raises:
+            InputError: it cannot, and is neither for streams nor for generation.
+        """
+
     def encode(self, batch: Batch) -> State:
         """The state from which `step` goes on, after reading the batch's inputs."""
         raise NotImplementedError

@@ -121,7 +121,7 @@ class SequenceModel(Model):
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
         if state is not None:
-            self._check_carrying()
+            self.check_carrying()
         hidden, state = self.stack(self.encoder(batch.inputs), state, batch.lengths)
         return self.readout(hidden), state
 
@@ -131,7 +131,7 @@ class SequenceModel(Model):
     def encode(self, batch: Batch) -> State:  # noqa: D102
         return self.stack(self.encoder(batch.inputs), None, batch.lengths)[1]
 
-    def _check_carrying(self) -> None:
+    def check_carrying(self) -> None:  # noqa: D102
         if not self.carries:
             raise InputError(
                 "a bidirectional model reads whole sequences: it can neither go on with a stream nor generate; "
@@ -139,6 +139,6 @@ class SequenceModel(Model):
             )
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        self._check_carrying()
+        self.check_carrying()
         hidden, state = self.stack(self.encoder(inputs.unsqueeze(0)), state)
         return self.readout(hidden[0]), state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from math import log
 from typing import Any, ClassVar
 
@@ -15,6 +16,27 @@ from rnnlab.text import Speaker
 
 EVALUATION_SEED = 1_000_003
 """Valid and test sets come from this seed, so that they are the same for every cell and every run seed."""
+
+
+def check_least(least: int, **sizes: int) -> None:
+    """Nothing, if all of a task's options ``sizes`` are at least ``least``.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, size in sizes.items():
+        if size < least:
+            raise InputError(f"task.{name} is {size}; it must be at least {least}")
+
+
+def check_shares(split: Sequence[float]) -> None:
+    """Nothing, if ``split`` are the shares of train, valid and test, or of train and valid.
+
+    Raises:
+        InputError: they are not.
+    """
+    if len(split) not in (2, 3) or not (min(split) > 0 and abs(sum(split) - 1) <= 1e-6):
+        raise InputError(f"task.split is {list(split)}; it must be two or three positive shares that sum to 1")
 
 
 class Task:
@@ -166,11 +188,39 @@ class Regression(Task):
         return {"mae": absolute_error(outputs, batch.targets)}
 
 
+class Finite(Task):
+    """A task with so many examples and no more.
+
+    Training shuffles them anew in every epoch, evaluations take them as they stand.
+
+    batch_size: examples in a batch.
+    """
+
+    batch_size: int
+
+    def count(self, split: str) -> int:
+        """How many examples a split has."""
+        raise NotImplementedError
+
+    def num_batches(self, split: str) -> int:
+        """For training those of an epoch, which are full."""
+        count = self.count(split)
+        return max(1, count // self.batch_size) if split == "train" else -(-count // self.batch_size)
+
+    def chosen(self, split: str, step: int) -> Tensor:
+        """Which examples are in a batch, int64 ``[B]``; those that an epoch leaves over come in another."""
+        order, place = torch.arange(self.count(split)), step
+        if split == "train":
+            epoch, place = divmod(step, self.num_batches(split))
+            order = torch.randperm(len(order), generator=self.generator(split, epoch))
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
+
+
 class Generated(Task):
     """Sequences drawn anew for every batch; those of one batch have one length.
 
-    What a sequence's length is each task says: not always its number of steps. ``ranges`` has the lengths of valid and
-    of test.
+    What a sequence's length is each task says: not always its number of steps. ``ranges`` has the lengths of every
+    split.
 
     Args:
         seed: of the training batches.
@@ -207,19 +257,17 @@ class Generated(Task):
                 raise InputError(f"task.{name} is {list(given)}; give the shortest length and the longest, [1, 40] say")
             if given[0] < self.shortest:
                 raise InputError(f"task.{name} is {list(given)}; the shortest length possible is {self.shortest}")
-        if curriculum is not None and (len(curriculum) != 2 or curriculum[0] < lengths[0] or curriculum[1] < 1):
+        if curriculum is not None and not (
+            len(curriculum) == 2 and lengths[0] <= curriculum[0] <= lengths[1] and curriculum[1] >= 1
+        ):
             raise InputError(
-                f"task.curriculum is {list(curriculum)}; give the longest length to begin with, {lengths[0]} or more, "
-                "and after how many steps it grows by one"
+                f"task.curriculum is {list(curriculum)}; give the longest length to begin with, from {lengths[0]} to "
+                f"{lengths[1]}, and after how many steps it grows by one"
             )
-        for name, size in (("batch_size", batch_size), ("eval_batches", eval_batches)):
-            if size < 1:
-                raise InputError(f"task.{name} is {size}; it must be at least 1")
+        check_least(1, batch_size=batch_size, eval_batches=eval_batches)
         first, last, *distance = test_lengths
-        self.ranges = {
-            "valid": range(lengths[0], lengths[1] + 1),
-            "test": range(first, last + 1, *distance),
-        }
+        trained = range(lengths[0], lengths[1] + 1)
+        self.ranges = {"train": trained, "valid": trained, "test": range(first, last + 1, *distance)}
         self._curriculum = curriculum
         self.batch_size, self.eval_batches = batch_size, eval_batches
 
@@ -228,7 +276,7 @@ class Generated(Task):
         raise NotImplementedError
 
     def num_batches(self, split: str) -> int:  # noqa: D102
-        return len(self.ranges.get(split, self.ranges["valid"])) * self.eval_batches
+        return len(self.ranges[split]) * self.eval_batches
 
     def batch(self, split: str, step: int) -> Batch:
         """Batch number ``step``: see `draw`."""
@@ -237,14 +285,15 @@ class Generated(Task):
 
     def lengths(self, split: str, step: int) -> Tensor | None:
         """The length of every sequence of a batch."""
-        if len(self.ranges.get(split, self.ranges["valid"])) == 1:
+        if len(self.ranges[split]) == 1:
             return None
         return torch.full((self.batch_size,), self._length(split, step, self.generator(split, step)))
 
     def _length(self, split: str, step: int, generator: torch.Generator) -> int:
+        lengths = self.ranges[split]
         if split != "train":
-            return self.ranges[split][step // self.eval_batches]
-        first, last = self.ranges["valid"][0], self.ranges["valid"][-1]
+            return lengths[step // self.eval_batches]
+        first, last = lengths[0], lengths[-1]
         if self._curriculum is not None:
             longest, steps = self._curriculum
             last = min(last, longest + step // steps)

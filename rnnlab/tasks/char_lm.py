@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Mean, Metric, Tokens
 from rnnlab.outputs import IGNORE, categorical_loss
-from rnnlab.tasks.base import Task
+from rnnlab.tasks.base import Task, check_least, check_shares
 from rnnlab.text import Speaker, Vocabulary
 
 TINY_SHAKESPEARE = PublicFile(
@@ -65,11 +65,8 @@ class CharLM(Task):
         seq_len: int = 64,
     ) -> None:
         super().__init__(seed, data_root)
-        if len(split) not in (2, 3) or min(split) <= 0 or abs(sum(split) - 1) > 1e-6:
-            raise InputError(f"task.split is {list(split)}; it must be two or three positive shares that sum to 1")
-        for name, size in (("batch_size", batch_size), ("seq_len", seq_len)):
-            if size < 1:
-                raise InputError(f"task.{name} is {size}; it must be at least 1")
+        check_shares(split)
+        check_least(1, batch_size=batch_size, seq_len=seq_len)
         self.corpus = corpus
         self.split = list(split)
         self.splits = ("train", "valid", "test")[: len(split)]

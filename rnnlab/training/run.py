@@ -56,6 +56,8 @@ def train(config: Config) -> dict[str, Any]:
     )
     for split in task.splits:
         task.num_batches(split)  # data that cannot be used are found out before anything is written
+    if task.batch("train", 0).fresh is not None:
+        model.check_carrying()
     identity = {"config": config, "data_digest": task.data_digest()}
     origin = _origin(trainer, identity) if trainer.init_from and not directory.last.exists() else None
 

@@ -101,7 +101,9 @@ def test_a_missing_corpus_is_named(corpus):
         CharLM(corpus=corpus).text  # noqa: B018
 
 
-@pytest.mark.parametrize("split", [[1.0], [0.5, 0.4], [0.9, 0.1, 0.0], [0.4, 0.3, 0.2, 0.1], [1.1, -0.1]])
+@pytest.mark.parametrize(
+    "split", [[1.0], [0.5, 0.4], [0.9, 0.1, 0.0], [0.4, 0.3, 0.2, 0.1], [1.1, -0.1], [float("nan"), 0.5]]
+)
 def test_shares_that_do_not_sum_to_one_are_refused(split):
     with pytest.raises(InputError, match=r"task\.split is"):
         CharLM(split=split)

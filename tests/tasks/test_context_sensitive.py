@@ -30,9 +30,9 @@ def missing_duplicate(word):
     return word[hidden + half if hidden < half else hidden - half]
 
 
-def arithmetic(word, operator, operation):
+def arithmetic(word, operator, operation, length):
     one, other = (int(number[::-1], 2) for number in word.split(operator))
-    return (format(operation(one, other), "b")[::-1] + ".").ljust(len(word), "-")
+    return (format(operation(one, other), "b")[::-1] + ".").ljust(length, "0")
 
 
 SOLVERS = {
@@ -42,8 +42,8 @@ SOLVERS = {
     ),
     "missing_duplicate": missing_duplicate,
     "bucket_sort": lambda word: "".join(symbol * Counter(word)[symbol] for symbol in "01234"),
-    "binary_addition": lambda word: arithmetic(word, "+", int.__add__),
-    "binary_multiplication": lambda word: arithmetic(word, "*", int.__mul__),
+    "binary_addition": lambda word: arithmetic(word, "+", int.__add__, len(word) + 1),
+    "binary_multiplication": lambda word: arithmetic(word, "*", int.__mul__, len(word)),
     "compute_sqrt": lambda word: format(isqrt(int(word, 2)), "b").zfill((len(word) + 1) // 2),
 }
 NAMES = list(SOLVERS)

@@ -186,11 +186,17 @@ def test_broken_idx_files_are_refused(tmp_path):
             Pixels(images="mnist", data_root=str(tmp_path)).parts  # noqa: B018
 
     write_set(folder)
-    fails("fewer than 5000")
+    fails("mnist has 30 training pictures, of which the last 5000 are for validation")
     write_idx(folder, "train-images-idx3-ubyte", picture, magic=0x901)
     fails("is no IDX file of bytes with 3 axes")
     write_idx(folder, "train-images-idx3-ubyte", picture)
     fails("3, 28, 28.* 30 labels")
+    write_idx(folder, "train-labels-idx1-ubyte", np.array([1, 10, 2]))
+    fails("labels up to 10; they must be")
+    write_idx(folder, "train-images-idx3-ubyte", picture[:0])
+    write_idx(folder, "train-labels-idx1-ubyte", np.zeros(0))
+    fails("0, 28, 28.* 0 labels")
+    write_idx(folder, "train-images-idx3-ubyte", picture)
     whole = (folder / "train-images-idx3-ubyte").read_bytes()
     for content in (whole[:-1], whole[:10], b""):
         (folder / "train-images-idx3-ubyte").write_bytes(content)

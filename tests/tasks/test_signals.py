@@ -233,6 +233,7 @@ def test_bits_and_their_parity_are_fair():
         ("mackey_glass", {"tau": 0}, r"task\.tau is 0; it must be at least 1"),
         ("mackey_glass", {"horizon": 0}, r"task\.horizon is 0; it must be at least 1"),
         ("lorenz", {"eval_steps": 0}, r"task\.eval_steps is 0; it must be at least 1"),
+        ("lorenz", {"seq_len": 0}, r"task\.seq_len is 0; it must be at least 1"),
         ("lorenz", {"washout": 100}, r"task\.washout is 100; it must be from 0 to 99"),
         ("lorenz", {"washout": -1}, r"task\.washout is -1; it must be from 0 to 99"),
         ("lorenz", {"train_steps": 100}, r"task\.train_steps is 100; it must be at least 101"),

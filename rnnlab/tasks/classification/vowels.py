@@ -14,7 +14,7 @@ from torch import Tensor
 from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Vectors
 from rnnlab.outputs import IGNORE
-from rnnlab.tasks.base import EVALUATION_SEED, Labelling
+from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least
 from rnnlab.tasks.classification._ts import Cases, read_ts
 
 ADDRESS = "https://raw.githubusercontent.com/sktime/sktime/main/sktime/datasets/data/JapaneseVowels/"
@@ -37,7 +37,7 @@ class Sequences(NamedTuple):
     labels: Tensor
 
 
-class Vowels(Labelling):
+class Vowels(Finite, Labelling):
     """Name a sequence's class after its own last step: who says /ae/ (Kudo, Toyama and Shimbo, 1999)?
 
     ``japanese_vowels`` has 12 LPC cepstra a step, 7 to 29 steps, 9 speakers, 270 sequences to train and 370 to test, as
@@ -67,10 +67,8 @@ class Vowels(Labelling):
         self, seed: int = 0, data_root: str = "data", *, source: str = "generated", batch_size: int = 30
     ) -> None:
         super().__init__(seed, data_root)
-        if batch_size < 1:
-            raise InputError(f"task.batch_size is {batch_size}; it must be at least 1")
+        check_least(1, batch_size=batch_size)
         self.source, self.batch_size = source, batch_size
-        self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @cached_property
     def cases(self) -> tuple[Cases, Cases]:
@@ -125,33 +123,21 @@ class Vowels(Labelling):
             "test": _pad(test, list(range(len(test.labels)))),
         }
 
-    def num_batches(self, split: str) -> int:
-        """For training those of an epoch, which are full."""
-        count = len(self.parts[split].labels)
-        return max(1, count // self.batch_size) if split == "train" else -(-count // self.batch_size)
+    def count(self, split: str) -> int:  # noqa: D102
+        return len(self.parts[split].labels)
 
     def batch(self, split: str, step: int) -> Batch:
         """As many steps as the longest sequence of the batch has."""
-        part, chosen = self.parts[split], self._chosen(split, step)
+        part, chosen = self.parts[split], self.chosen(split, step)
         lengths = part.lengths[chosen]
         inputs = part.inputs[: int(lengths.max()), chosen]
         targets = torch.full(inputs.shape[:2], IGNORE)
         targets[lengths - 1, torch.arange(len(chosen))] = part.labels[chosen]
         return Batch(inputs, targets, lengths=lengths)
 
-    def _chosen(self, split: str, step: int) -> Tensor:
-        """Which sequences are in a batch: in training the next of the epoch's own order, in an evaluation in line."""
-        count = len(self.parts[split].labels)
-        if split != "train":
-            return torch.arange(step * self.batch_size, min(count, (step + 1) * self.batch_size))
-        epoch, within = divmod(step, self.num_batches(split))  # what an epoch leaves over comes in another
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, torch.randperm(count, generator=self.generator("train", epoch)))
-        return self._epoch[1][within * self.batch_size : (within + 1) * self.batch_size]
-
     def lengths(self, split: str, step: int) -> Tensor:
         """How many steps every sequence of a batch has."""
-        return self.parts[split].lengths[self._chosen(split, step)]
+        return self.parts[split].lengths[self.chosen(split, step)]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``most frequent``, the class that train has most of, the first of equals."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partialmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.languages.base import Language
 
 WIDTH = 24
@@ -51,8 +50,8 @@ class Binary(Language):
         """``chance``, and ``always 1``: the share of ones, counted in the split itself, once."""
         if split not in self._always_one:
             batches = [self.batch(split, step).targets for step in range(self.num_batches(split))]
-            shares = [((targets == 1).sum(0) / (targets != IGNORE).sum(0)).mean() for targets in batches]
-            self._always_one[split] = float(torch.stack(shares).double().mean())
+            shares = [(targets == 1).sum() / self.scored(targets).sum().double() for targets in batches]
+            self._always_one[split] = float(torch.stack(shares).mean())
         return {**super().baselines(split), "always 1": {"accuracy": self._always_one[split]}}
 
 
@@ -68,28 +67,11 @@ class Arithmetic(Binary):
     output_size = 3
     shortest = 3
     operator: ClassVar[int] = 2
-    end: ClassVar[int] = 2
+    end = 2
+    spare: ClassVar[int] = 0
+    """How many symbols more an answer has, with its end and what follows, than a word."""
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        lengths: list[int] = (3, 40),
-        test_lengths: list[int] = (41, 500),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 1,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    __init__ = partialmethod(Binary.__init__, lengths=(3, 40))
 
     def columns(self, a: Tensor, b: Tensor) -> Tensor:
         """Columns (see `digits`) of the answer, which has fewer digits than the word has symbols."""
@@ -105,6 +87,7 @@ class Arithmetic(Binary):
         behind = step + operator + 1
         second = word.gather(0, behind.clamp_max(length - 1)) * (behind < length)
         answer = digits(self.columns(limbs(word * (step < operator)), limbs(second)), length)
-        size = (answer * (step + 1)).amax(0)
-        answer = answer.masked_fill(step == size, self.end).masked_fill(step > size, IGNORE)
+        answer = pad(answer, (0, 0, 0, self.spare))
+        place = torch.arange(len(answer))[:, None]
+        answer = answer.masked_fill(place == (answer * (place + 1)).amax(0), self.end)
         return word.masked_fill(step == operator, self.operator), answer

@@ -52,7 +52,7 @@ class Counting(Generated, Labelling):
         return self.letters + 1
 
     def num_batches(self, split: str) -> int:
-        return -(-len(self._range(split)) // self.batch_size)
+        return -(-len(self.ranges[split]) // self.batch_size)
 
     def batch(self, split: str, step: int) -> Batch:
         """Words of different n, in an evaluation the next in line."""
@@ -65,7 +65,7 @@ class Counting(Generated, Labelling):
 
     def lengths(self, split: str, step: int) -> Tensor:
         """The n of every word of a batch."""
-        numbers = self._range(split)
+        numbers = self.ranges[split]
         if split == "train":
             generator = self.generator(split, step)
             return torch.randint(numbers[0], numbers[-1] + 1, (self.batch_size,), generator=generator)
@@ -78,13 +78,10 @@ class Counting(Generated, Labelling):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``last letter``: the one that was just read goes on."""
-        n = torch.tensor(self._range(split), dtype=torch.float64)
+        n = torch.tensor(self.ranges[split], dtype=torch.float64)
         scored = 1 + (self.letters - 1) * n
         guess = 1 / self.output_size
         return {
             "chance": {"loss": log(self.output_size), "accuracy": guess, "accepted": float((guess**scored).mean())},
             "last letter": {"accuracy": float((1 - (self.letters - 1) / scored).mean()), "accepted": 0.0},
         }
-
-    def _range(self, split: str) -> range:
-        return self.ranges.get(split, self.ranges["valid"])

@@ -10,12 +10,14 @@ from rnnlab.tasks.languages._binary import Arithmetic
 class BinaryAddition(Arithmetic):
     """Add two binary numbers, the lowest digit first (Delétang et al., 2023, arXiv:2207.02098, section A.3).
 
-        inputs   1 1 + 1 | | | |        3 + 1; the operator + = 2, the marker | = 3
-        targets  - - - - 0 0 1 .        4, the end . = 2; - is not scored
+        inputs   1 1 + 1 | | | | |        3 + 1; the operator + = 2, the marker | = 3
+        targets  - - - - 0 0 1 . 0        4, the end . = 2, then zeros that do not count; - is not scored
 
-    The sum has no zeros in front. Nothing is scored after its end; the authors train zeros there, and do not score
-    them either. A guess among the three symbols is right in a third of the steps, a digit in about half of them.
+    The sum has no zeros in front. A guess among the three symbols is right in a third of the steps, a digit in about
+    half of them.
     """
+
+    spare = 1
 
     def columns(self, a: Tensor, b: Tensor) -> Tensor:  # noqa: D102
         return a + b

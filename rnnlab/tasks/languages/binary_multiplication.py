@@ -11,10 +11,10 @@ class BinaryMultiplication(Arithmetic):
     """Multiply two binary numbers, the lowest digit first (Delétang et al., 2023, arXiv:2207.02098, section A.3).
 
         inputs   1 1 * 0 1 | | | | |        3 * 2; the operator * = 2, the marker | = 3
-        targets  - - - - - 0 1 1 . -        6, the end . = 2; - is not scored
+        targets  - - - - - 0 1 1 . 0        6, the end . = 2, then zeros that do not count; - is not scored
 
-    The product has no zeros in front. Nothing is scored after its end; the authors train zeros there, and do not score
-    them either. A guess among the three symbols is right in a third of the steps, a digit in about half of them.
+    The product has no zeros in front. A guess among the three symbols is right in a third of the steps, a digit in
+    about half of them.
     """
 
     def columns(self, a: Tensor, b: Tensor) -> Tensor:  # noqa: D102

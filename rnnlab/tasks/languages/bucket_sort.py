@@ -28,7 +28,7 @@ class BucketSort(Language):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``by position``: from the length and the place in the answer, the best there is."""
-        lengths = self.ranges.get(split, self.ranges["valid"])
+        lengths = self.ranges[split]
         places = [_places(length, self.symbols) for length in lengths]
         by_position = {
             "loss": float(sum(torch.special.entr(p).sum() for p in places)) / sum(lengths),

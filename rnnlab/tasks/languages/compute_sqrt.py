@@ -24,10 +24,13 @@ class ComputeSqrt(Binary):
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
         """Any number is as probable as any other but zero, which there is not."""
-        number, root = _numbers_and_roots(generator, length, self.batch_size)
-        while (outside := ~number[:length].any(0) | number[length:].any(0)).any():
-            number[:, outside], root[:, outside] = _numbers_and_roots(generator, length, int(outside.sum()))
-        return number[:length].flip(0), root.flip(0)
+        words = torch.empty(length + (length + 1) // 2, 0, dtype=torch.int64)
+        while words.shape[1] < self.batch_size:  # three times as many are hardly ever too few: half of them fit
+            number, root = _numbers_and_roots(generator, length, 3 * self.batch_size)
+            fits = number[:length].any(0) & ~number[length:].any(0)
+            words = torch.cat([words, torch.cat([number[:length], root])[:, fits]], 1)
+        number, root = words[:, : self.batch_size].split([length, len(words) - length])
+        return number.flip(0), root.flip(0)
 
 
 def _numbers_and_roots(generator: torch.Generator, length: int, batch_size: int) -> tuple[Tensor, Tensor]:

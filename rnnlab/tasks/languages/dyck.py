@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.interface import Batch, InputError, Tokens
-from rnnlab.tasks.base import Generated, Labelling
+from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class Dyck(Generated, Labelling):
@@ -56,8 +56,7 @@ class Dyck(Generated, Labelling):
             batch_size=batch_size,
             eval_batches=eval_batches,
         )
-        if types < 1:
-            raise InputError(f"task.types is {types}; it must be at least 1")
+        check_least(1, types=types)
         if depth is not None and depth < 1:
             raise InputError(f"task.depth is {depth}; it must be at least 1, or null for any depth")
         self.types, self.depth = types, depth
@@ -87,7 +86,7 @@ class Dyck(Generated, Labelling):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``last bracket``: its type, whether it opens or closes."""
-        lengths = self.ranges.get(split, self.ranges["valid"])
+        lengths = self.ranges[split]
         right = self._last_bracket(max(lengths)).cumsum(0)
         accuracy = sum(float(right[length - 1]) / length for length in lengths) / len(lengths)
         return {**super().baselines(split), "last bracket": {"accuracy": accuracy}}

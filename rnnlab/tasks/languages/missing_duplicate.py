@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import torch
 from torch import Tensor
 
@@ -25,26 +27,7 @@ class MissingDuplicate(Language):
     output_size = 2
     shortest = 2
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        lengths: list[int] = (2, 40),
-        test_lengths: list[int] = (41, 500),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 1,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    __init__ = partialmethod(Language.__init__, lengths=(2, 40))
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
         """Any word is as probable as any other, and so is any place to hide."""

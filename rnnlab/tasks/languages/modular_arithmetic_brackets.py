@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from operator import add, mul, sub
+
 import torch
 from torch import Tensor
 
 from rnnlab.tasks.languages.base import Language
 
 PLUS, MINUS, TIMES, OPEN, CLOSE = 5, 6, 7, 8, 9
+RESULTS = torch.tensor([f(a, b) % 5 for f in (add, sub, mul) for a in range(5) for b in range(5)])
+"""Of a + b, a - b and a * b modulo 5, in this order."""
 
 
 class ModularArithmeticBrackets(Language):
@@ -31,7 +35,7 @@ class ModularArithmeticBrackets(Language):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``always 0``."""
-        lengths = self.ranges.get(split, self.ranges["valid"])
+        lengths = self.ranges[split]
         zero = _zeros(max(lengths))
         return {**super().baselines(split), "always 0": {"accuracy": float(zero[list(lengths)].mean())}}
 
@@ -39,33 +43,40 @@ class ModularArithmeticBrackets(Language):
 def expressions(generator: torch.Generator, length: int, batch_size: int, operators: int) -> tuple[Tensor, Tensor]:
     """Random expressions with the first ``operators`` of +, -, *: symbols ``[length, B]`` and values modulo 5 ``[B]``.
 
-    All parts of one depth, of all the batch, are made at once.
+    Parts of one depth, of all the batch, are split at once; then what stands in all of them is drawn.
     """
+    first = torch.arange(0, batch_size * length, length)
+    last = first + length - 1
+    firsts, lasts, compounds, places = [], [], [], []
+    while len(first):
+        firsts.append(first)
+        lasts.append(last)
+        compound = (last - first >= 4).nonzero().flatten()
+        first, last = first[compound], last[compound]
+        place = first + 2 + (torch.rand(first.shape, generator=generator) * (last - first - 3)).long()
+        compounds.append(compound)
+        places.append(place)
+        first, last = torch.cat([first + 1, place + 1]), torch.cat([place - 1, last - 1])
+
+    first, last, place = map(torch.cat, (firsts, lasts, places))
     word = torch.empty(batch_size * length, dtype=torch.int64)
-    start = torch.arange(0, batch_size * length, length)
-    size = torch.full_like(start, length)
-    levels = []
-    while len(start):
-        word[start], word[start + size - 1] = OPEN, CLOSE  # in d and -d other symbols come over them
-        simple = (size < 5).nonzero().flatten()
-        at, width = start[simple], size[simple]
-        digit = torch.randint(5, at.shape, generator=generator)
-        word[at + (width - 1) // 2] = MINUS  # and the digit over that if there is no minus
-        word[at + width // 2] = digit
-        value = torch.empty_like(start).scatter_(0, simple, torch.where(width % 2 == 0, -digit, digit))
-        compound = (size >= 5).nonzero().flatten()
-        start, size = start[compound], size[compound]
-        left = (torch.rand(start.shape, generator=generator) * (size - 4)).long() + 1
-        operator = torch.randint(operators, start.shape, generator=generator) + PLUS
-        word[start + left + 1] = operator
-        levels.append((value, compound, operator))
-        start, size = torch.cat([start + 1, start + left + 2]), torch.cat([left, size - left - 3])
-    parts = start
-    for value, compound, operator in reversed(levels):
-        a, b = parts[: len(compound)], parts[len(compound) :]
-        result = torch.where(operator == PLUS, a + b, torch.where(operator == MINUS, a - b, a * b))
-        parts = value.scatter_(0, compound, result % 5)
-    return word.view(batch_size, length).t().contiguous(), parts % 5
+    word[first], word[last] = OPEN, CLOSE  # in d and -d other symbols come over them
+    digit = torch.randint(5, first.shape, generator=generator)
+    simple = (last - first < 4).nonzero().flatten()
+    before, after = first[simple], last[simple]
+    word[(before + after) // 2] = MINUS  # and the digit over that if there is no minus
+    word[(before + after + 1) // 2] = digit[simple]
+    operator = torch.randint(operators, place.shape, generator=generator)
+    word[place] = operator + PLUS
+
+    negative = (last - first) % 2 == 1
+    values = torch.where(negative, -digit % 5, digit).split([len(part) for part in firsts])
+    rows = (25 * operator).split([len(compound) for compound in compounds])
+    result = first[:0]
+    for value, compound, row in reversed(list(zip(values, compounds, rows, strict=True))):
+        a, b = result[: len(compound)], result[len(compound) :]
+        result = value.scatter(0, compound, RESULTS[row + 5 * a + b])
+    return word.view(batch_size, length).t().contiguous(), result
 
 
 def _zeros(longest: int) -> Tensor:

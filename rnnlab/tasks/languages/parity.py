@@ -14,7 +14,7 @@ class Parity(Language):
         inputs   a b b a b |        a = 0, b = 1, the marker | = 2
         targets  - - - - - 1        - is not scored
 
-    A linear recurrence with positive eigenvalues cannot compute it (arXiv:2411.12537).
+    A guess is right half of the time. A linear recurrence with positive eigenvalues can do no more (arXiv:2411.12537).
     """
 
     symbols = 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import torch
 from torch import Tensor
 
@@ -29,26 +31,7 @@ class SolveEquation(Language):
     output_size = 5
     shortest = 3
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        lengths: list[int] = (3, 40),
-        test_lengths: list[int] = (41, 500),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 1,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    __init__ = partialmethod(Language.__init__, lengths=(3, 40))
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
         """See `expressions`."""

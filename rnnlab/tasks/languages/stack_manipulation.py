@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.languages._binary import Binary
 
 POP, PUSH_A, END = 2, 3, 2
@@ -18,15 +17,15 @@ class StackManipulation(Binary):
     empty stack.
 
         inputs   a b B x x A | | | | | | |        a = 0, b = 1, take off x = 2, put on A = 3 and B = 4, the marker | = 5
-        targets  - - - - - - a a . - - - -        the end . = 2; - is not scored
+        targets  - - - - - - a a . a a a a        the end . = 2, then zeros that do not count; - is not scored
 
-    How many letters are the stack is drawn for every word, from 1 to all but one. Nothing is scored after the end; the
-    authors train zeros there, and do not score them either. A guess among the three symbols is right in a third of
-    the steps, a letter in about half of those before the end.
+    How many letters are the stack is drawn for every word, from 1 to all but one. A guess among the three symbols is
+    right in a third of the steps, a letter in about half of those before the end.
     """
 
     symbols = 5
     output_size = 3
+    end = END
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
         """Letters and actions, each as probable as any other."""
@@ -43,4 +42,4 @@ class StackManipulation(Binary):
             height = torch.where(symbol == POP, height - 1, height + 1).clamp_min(0)
         down = torch.arange(length + 1).unsqueeze(1)
         answer = stack.gather(0, (height - 1 - down).clamp_min(0))
-        return word, answer.where(down < height, torch.where(down == height, END, IGNORE))
+        return word, answer.where(down < height, torch.where(down == height, END, 0))

@@ -83,7 +83,7 @@ class WordProblem(Generated, Labelling):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``last element``: right at the first step, and where the product before was neutral."""
-        lengths = self.ranges.get(split, self.ranges["valid"])
+        lengths = self.ranges[split]
         guess = 1 / self.output_size
         right = sum(guess + (1 - guess) / length for length in lengths) / len(lengths)
         return {**super().baselines(split), "last element": {"accuracy": right}}

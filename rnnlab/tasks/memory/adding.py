@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import torch
 
 from rnnlab.interface import Batch, Vectors
@@ -29,26 +31,9 @@ class Adding(Generated, Regression):
     output_size = 1
     shortest = 2
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        lengths: list[int] = (100, 100),
-        test_lengths: list[int] = (100, 100),
-        curriculum: list[int] | None = None,
-        batch_size: int = 50,
-        eval_batches: int = 20,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    __init__ = partialmethod(
+        Generated.__init__, lengths=(100, 100), test_lengths=(100, 100), batch_size=50, eval_batches=20
+    )
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
         """Inputs ``[T, B, 2]``, number and mark."""

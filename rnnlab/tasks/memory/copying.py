@@ -7,9 +7,9 @@ from math import log
 import torch
 from torch import Tensor
 
-from rnnlab.interface import Batch, InputError, Mean, Metric, Tokens
+from rnnlab.interface import Batch, Mean, Metric, Tokens
 from rnnlab.outputs import IGNORE, categorical_accuracy
-from rnnlab.tasks.base import Generated, Labelling
+from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class Copying(Generated, Labelling):
@@ -60,9 +60,8 @@ class Copying(Generated, Labelling):
             batch_size=batch_size,
             eval_batches=eval_batches,
         )
-        for name, size, least in (("alphabet", alphabet, 2), ("memorize", memorize, 1)):
-            if size < least:
-                raise InputError(f"task.{name} is {size}; it must be at least {least}")
+        check_least(2, alphabet=alphabet)
+        check_least(1, memorize=memorize)
         self.alphabet, self.memorize = alphabet, memorize
         self.input = Tokens(alphabet + 2)
         self.output_size = alphabet + 1
@@ -85,7 +84,7 @@ class Copying(Generated, Labelling):
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, every output as probable as any other; ``memoryless``, blanks and then a guess at the symbols."""
-        steps = self.ranges.get(split, self.ranges["valid"])
+        steps = self.ranges[split]
         guess = self.memorize * log(self.alphabet) * len(steps) / sum(t + 2 * self.memorize for t in steps)
         return {
             "chance": {"loss": log(self.output_size), "accuracy": 1 / self.output_size},

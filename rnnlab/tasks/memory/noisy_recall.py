@@ -6,7 +6,7 @@ import torch
 
 from rnnlab.interface import Batch, InputError, Tokens
 from rnnlab.outputs import IGNORE
-from rnnlab.tasks.base import Generated, Labelling
+from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class NoisyRecall(Generated, Labelling):
@@ -56,8 +56,7 @@ class NoisyRecall(Generated, Labelling):
         )
         if vocab < 4 or vocab % 2:
             raise InputError(f"task.vocab is {vocab}; it must be even, as many keys as values, and at least 4")
-        if noise_vocab < 1:
-            raise InputError(f"task.noise_vocab is {noise_vocab}; it must be at least 1")
+        check_least(1, noise_vocab=noise_vocab)
         if not 0 <= noise < 1:
             raise InputError(f"task.noise is {noise}; it must be a probability below 1, 0.2 say")
         self.vocab, self.noise_vocab, self.noise = vocab, noise_vocab, noise

@@ -17,7 +17,7 @@ from torch import Tensor
 from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Vectors
 from rnnlab.outputs import IGNORE
-from rnnlab.tasks.base import EVALUATION_SEED, Labelling
+from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least
 
 MNIST_5K = PublicFile(
     path="mnist/mnist_5k.csv.gz",
@@ -40,7 +40,7 @@ class Pictures(NamedTuple):
     labels: Tensor
 
 
-class Pixels(Labelling):
+class Pixels(Finite, Labelling):
     """Name a picture's class after its last pixel (Le, Jaitly and Hinton, 2015, arXiv:1504.00941).
 
     Pixels come row by row, or, ``permuted``, in one random order that is the same for all pictures and runs. A picture
@@ -81,13 +81,11 @@ class Pixels(Labelling):
         for name, value, choices in (("images", images, SETS), ("by", by, ("pixel", "row"))):
             if value not in choices:
                 raise InputError(f"task.{name}={value!r} is not one of {', '.join(choices)}")
-        if batch_size < 1:
-            raise InputError(f"task.batch_size is {batch_size}; it must be at least 1")
+        check_least(1, batch_size=batch_size)
         self.images, self.permuted, self.by, self.batch_size = images, permuted, by, batch_size
         self.side = 8 if images == "digits" else 28
         self.input = Vectors(self.side if by == "row" else 1)
         self.output_size = 10
-        self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @cached_property
     def parts(self) -> dict[str, Pictures]:
@@ -95,7 +93,10 @@ class Pixels(Labelling):
         if self.images in ADDRESSES:
             train, test = (_read_idx(Path(self.data_root).expanduser() / self.images, p) for p in ("train", "t10k"))
             if len(train.labels) <= VALID:
-                raise InputError(f"the training pictures of {self.images} are {len(train.labels)}, fewer than {VALID}")
+                raise InputError(
+                    f"{self.images} has {len(train.labels)} training pictures, of which the last {VALID} are for "
+                    "validation; give more"
+                )
             return {
                 "train": Pictures(train.pixels[:-VALID], train.labels[:-VALID]),
                 "valid": Pictures(train.pixels[-VALID:], train.labels[-VALID:]),
@@ -110,31 +111,17 @@ class Pixels(Labelling):
         generator = torch.Generator().manual_seed(EVALUATION_SEED)
         return torch.randperm(count, generator=generator) if self.permuted else torch.arange(count)
 
-    def num_batches(self, split: str) -> int:  # noqa: D102
-        count = len(self.parts[split].labels)
-        if split == "train":  # the whole batches of an epoch
-            return max(1, count // self.batch_size)
-        return -(-count // self.batch_size)
+    def count(self, split: str) -> int:  # noqa: D102
+        return len(self.parts[split].labels)
 
     def batch(self, split: str, step: int) -> Batch:
-        """Batch ``step``: in training the next pictures of the epoch's own order, in an evaluation the next in line."""
-        pictures, count = self.parts[split], len(self.parts[split].labels)
-        if split == "train":
-            a_batch = min(self.batch_size, count)
-            epoch, within = divmod(step, count // a_batch)  # what is left over at an epoch's end comes in another
-            chosen = self._shuffled(epoch, count)[within * a_batch : (within + 1) * a_batch]
-        else:
-            chosen = torch.arange(step * self.batch_size, min(count, (step + 1) * self.batch_size))
+        """The next pictures, ``[T, B, 1]``, or a row a step ``[T, B, side]``."""
+        pictures, chosen = self.parts[split], self.chosen(split, step)
         pixels = pictures.pixels[chosen].flatten(1)[:, self.order]
         inputs = pixels.reshape(len(chosen), -1, self.input.size).transpose(0, 1).contiguous()
         targets = torch.full(inputs.shape[:2], IGNORE)
         targets[-1] = pictures.labels[chosen]
         return Batch(inputs, targets)
-
-    def _shuffled(self, epoch: int, count: int) -> Tensor:
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, torch.randperm(count, generator=self.generator("train", epoch)))
-        return self._epoch[1]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``most frequent``, the class that train has most of."""
@@ -198,6 +185,9 @@ def _read_idx(folder: Path, part: str) -> Pictures:
             raise InputError(f"{path} is no IDX file of bytes with {axes} axes; delete it and get it again")
         arrays.append(torch.from_numpy(array.copy()))
     pixels, labels = arrays
-    if len(pixels) != len(labels) or pixels.shape[1:] != (28, 28):
-        raise InputError(f"{folder}: the {part} files have {list(pixels.shape)} pixels and {len(labels)} labels")
+    if len(pixels) != len(labels) or not len(labels) or pixels.shape[1:] != (28, 28) or labels.max() > 9:
+        raise InputError(
+            f"{folder}: the {part} files have {list(pixels.shape)} pixels and {len(labels)} labels up to "
+            f"{max(labels.tolist(), default=0)}; they must be as many pictures of 28x28 as labels up to 9"
+        )
     return Pictures(pixels.float() / 255, labels.long())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from rnnlab.interface import Batch, InputError, Tokens
+from rnnlab.interface import Batch, Tokens
 from rnnlab.outputs import IGNORE
-from rnnlab.tasks.base import Generated, Labelling
+from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class SelectiveCopying(Generated, Labelling):
@@ -42,9 +42,8 @@ class SelectiveCopying(Generated, Labelling):
         batch_size: int = 64,
         eval_batches: int = 10,
     ) -> None:
-        for name, size, least in (("alphabet", alphabet, 2), ("memorize", memorize, 1)):
-            if size < least:
-                raise InputError(f"task.{name} is {size}; it must be at least {least}")
+        check_least(2, alphabet=alphabet)
+        check_least(1, memorize=memorize)
         self.alphabet, self.memorize = alphabet, memorize
         self.input = Tokens(alphabet + 2)
         self.output_size = alphabet

@@ -8,7 +8,7 @@ import torch
 
 from rnnlab.interface import Batch, InputError, Tokens
 from rnnlab.outputs import IGNORE
-from rnnlab.tasks.base import Generated, Labelling
+from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class MQAR(Generated, Labelling):
@@ -48,12 +48,11 @@ class MQAR(Generated, Labelling):
         batch_size: int = 64,
         eval_batches: int = 10,
     ) -> None:
-        if pairs < 1:
-            raise InputError(f"task.pairs is {pairs}; it must be at least 1")
+        check_least(1, pairs=pairs)
         if vocab % 2 or vocab // 2 - 1 < pairs:
             raise InputError(f"task.vocab is {vocab}; it must be even, and {2 * pairs + 2} or more for {pairs} pairs")
-        if not power > 0:
-            raise InputError(f"task.power is {power}; it must be positive, 0.01 say, or 1 for equally probable places")
+        if not 0 < power <= 1:
+            raise InputError(f"task.power is {power}; it must be above 0, 0.01 say, up to 1, equally probable places")
         self.vocab, self.pairs, self.power, self.random_filler = vocab, pairs, power, random_filler
         self.input = Tokens(vocab)
         self.output_size = vocab // 2

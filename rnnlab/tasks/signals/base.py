@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.interface import Batch, InputError, Metric, Vectors
-from rnnlab.tasks.base import Regression
+from rnnlab.tasks.base import Regression, check_least
 
 
 class Simulated(Regression):
@@ -56,9 +56,7 @@ class Simulated(Regression):
         eval_steps: int = 5_000,
     ) -> None:
         super().__init__(seed, data_root)
-        for name, size in (("horizon", horizon), ("batch_size", batch_size), ("eval_steps", eval_steps)):
-            if size < 1:
-                raise InputError(f"task.{name} is {size}; it must be at least 1")
+        check_least(1, horizon=horizon, seq_len=seq_len, batch_size=batch_size, eval_steps=eval_steps)
         if not 0 <= washout < seq_len:
             raise InputError(f"task.washout is {washout}; it must be from 0 to {seq_len - 1}, less than task.seq_len")
         if train_steps < seq_len + horizon:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from rnnlab.interface import Batch, InputError, Tokens
+from rnnlab.interface import Batch, Tokens
 from rnnlab.outputs import IGNORE
-from rnnlab.tasks.base import Generated, Labelling
+from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class DelayedXOR(Generated, Labelling):
@@ -43,9 +43,8 @@ class DelayedXOR(Generated, Labelling):
         batch_size: int = 64,
         eval_batches: int = 10,
     ) -> None:
-        for name, value, least in (("delay", delay, 0), ("bits", bits, 1)):
-            if value < least:
-                raise InputError(f"task.{name} is {value}; it must be at least {least}")
+        check_least(0, delay=delay)
+        check_least(1, bits=bits)
         self.delay, self.bits = delay, bits
         super().__init__(
             seed,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Metric, Vectors
-from rnnlab.tasks.base import EVALUATION_SEED, Regression
+from rnnlab.tasks.base import EVALUATION_SEED, Finite, Regression, check_least, check_shares
 
 PUBLIC = {
     "etth1": PublicFile(
@@ -47,7 +47,7 @@ class Table(NamedTuple):
     values: Tensor
 
 
-class Series(Regression):
+class Series(Finite, Regression):
     """Forecast the next ``horizon`` rows of a time series from the last ``seq_len``.
 
     Rows are taken to be equally far apart in time; the first column, the time, is not read unless ``columns`` names it.
@@ -103,19 +103,16 @@ class Series(Regression):
         batch_size: int = 32,
     ) -> None:
         super().__init__(seed, data_root)
-        for name, size in (("horizon", horizon), ("seq_len", seq_len), ("batch_size", batch_size)):
-            if size < 1:
-                raise InputError(f"task.{name} is {size}; it must be at least 1")
+        check_least(1, horizon=horizon, seq_len=seq_len, batch_size=batch_size)
         for name, given in (("columns", columns), ("targets", targets)):
             if len(set(given)) < len(given):
                 raise InputError(f"task.{name} is {list(given)}; name every column once")
-        if split is not None and (len(split) not in (2, 3) or min(split) <= 0 or abs(sum(split) - 1) > 1e-6):
-            raise InputError(f"task.split is {list(split)}; it must be two or three positive shares that sum to 1")
+        if split is not None:
+            check_shares(split)
         self.file, self.columns, self.targets = file, list(columns), list(targets)
         self.horizon, self.seq_len, self.batch_size, self.every_step = horizon, seq_len, batch_size, every_step
         self.split = split
         self.splits = ("train", "valid", "test")[: len(split or SHARES)]
-        self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
         self._baselines: dict[str, dict[str, dict[str, float]]] = {}
 
     @cached_property
@@ -208,20 +205,13 @@ class Series(Regression):
                 raise InputError(f"the {split} part of {self.file!r} has no value to forecast; give a longer series")
         return ends
 
-    def num_batches(self, split: str) -> int:
-        """For training those of an epoch, which are full."""
-        count = len(self.ends[split])
-        return max(1, count // self.batch_size) if split == "train" else -(-count // self.batch_size)
+    def count(self, split: str) -> int:
+        """Of windows."""
+        return len(self.ends[split])
 
     def batch(self, split: str, step: int) -> Batch:
-        """Batch ``step``: in training the next windows of the epoch's own order, in an evaluation the next in line."""
-        ends, size = self.ends[split], self.batch_size
-        if split == "train":
-            epoch, within = divmod(step, self.num_batches(split))  # what an epoch leaves over comes in another
-            chosen = self._shuffled(epoch, len(ends))[within * size : (within + 1) * size]
-        else:
-            chosen = torch.arange(step * size, min(len(ends), (step + 1) * size))
-        rows = ends[chosen] + torch.arange(1 - self.seq_len, 1).unsqueeze(1)
+        """The next windows, ``[seq_len, B, input.size]``."""
+        rows = self.ends[split][self.chosen(split, step)] + torch.arange(1 - self.seq_len, 1).unsqueeze(1)
         future = self.values.unfold(0, self.horizon, 1)  # [N - horizon + 1, targets, horizon]
         if split == "train" and self.every_step:
             targets = future[rows + 1].flatten(2)
@@ -229,11 +219,6 @@ class Series(Regression):
             targets = torch.full((*rows.shape, self.output_size), nan)
             targets[-1] = future[rows[-1] + 1].flatten(1)
         return Batch(self.inputs[rows], targets)
-
-    def _shuffled(self, epoch: int, count: int) -> Tensor:
-        if self._epoch[0] != epoch:
-            self._epoch = (epoch, torch.randperm(count, generator=self.generator("train", epoch)))
-        return self._epoch[1]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``mean``, that of the training rows, and ``persistence``: every value stays as it was last seen.

@@ -7,7 +7,7 @@ from math import pi, sin
 import torch
 
 from rnnlab.interface import Batch, InputError, Vectors
-from rnnlab.tasks.base import Generated, Regression
+from rnnlab.tasks.base import Generated, Regression, check_least
 
 
 class SineMixture(Generated, Regression):
@@ -58,9 +58,7 @@ class SineMixture(Generated, Regression):
             batch_size=batch_size,
             eval_batches=eval_batches,
         )
-        for name, size in (("sines", sines), ("horizon", horizon)):
-            if size < 1:
-                raise InputError(f"task.{name} is {size}; it must be at least 1")
+        check_least(1, sines=sines, horizon=horizon)
         if len(frequencies) != 2 or not 0 < frequencies[0] <= frequencies[1] <= pi:
             raise InputError(
                 f"task.frequencies is {list(frequencies)}; give the lowest and the highest in radians a step, "
