@@ -60,6 +60,10 @@ OPTIONS = {  # further settings under which a cell is another mathematics
     "mut3": [{"bias": False}],
     "intersection": [{"bias": False}],
     "nas": [{"bias": False}],
+    "residual_lstm": [{"bias": False}],
+    "sgu": [{"bias": False}],
+    "dsgu": [{"bias": False}],
+    "taugru": [{"delay": 1}, {"bias": False}],
     "scrn": [{"context_size": 3}, {"bias": False}],
     "clockwork": [{"clocks": 2}, {"bias": False}],
     "mgu": [{"bias": False}],
@@ -194,6 +198,11 @@ def _detaches(self, constants, x, state):
     return h, (h,)
 
 
+def _doubles_a_gradient_while_training(self, inputs):
+    U = 2 * self.U - self.U.detach() if self.training else self.U
+    return (U, self.b), inputs @ self.W.t()
+
+
 def _grows(self, constants, x, state):
     h = _new(constants, x, state[0][:, : x.shape[1]])
     return h, (h.repeat(1, 2),)
@@ -213,6 +222,7 @@ def _differs_natively(self):
         ({"step": _writes}, "changed its arguments"),
         ({"prepare": _sees_the_future}, "two parts|later input"),
         ({"step": _detaches}, "[Jj]acobian"),
+        ({"prepare": _doubles_a_gradient_while_training}, "[Jj]acobian"),
         ({"step": _grows}, "a state goes from"),
         ({"native": _differs_natively}, "native differs from the reference"),
     ],

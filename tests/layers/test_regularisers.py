@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from rnnlab import cells, config, contracts
+from rnnlab import cells, config
 from rnnlab.interface import Batch, InputError, Vectors
 from rnnlab.layers import (
     Bidirectional,
@@ -18,7 +16,6 @@ from rnnlab.layers import (
     from_torch,
     regularise,
 )
-from rnnlab.layers.regularisers import Wrapped
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.training.build import build
 
@@ -33,29 +30,6 @@ def make(name="lstm", input_size=F, hidden_size=H, **options):
 
 def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-shares = st.sampled_from([0.0, 0.25])
-
-
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
-@given(
-    name=st.sampled_from(["rnn", "lstm", "gru"]),
-    weight_drop=shares,
-    input_dropout=shares,
-    recurrent_dropout=shares,
-    output_dropout=shares,
-    zoneout=shares,
-)
-def test_a_regularised_cell_keeps_the_contract(name, zoneout, **options):
-    class Regularised(Wrapped):
-        """A cell with regularisers."""
-
-        def __init__(self, input_size, hidden_size):
-            cell = cells.create(name, input_size=input_size, hidden_size=hidden_size)
-            super().__init__(regularise(cell, zoneout=[zoneout], **options))
-
-    contracts.check_cell(Regularised)
 
 
 def test_nothing_asked_for_is_the_cell_itself():
@@ -119,6 +93,14 @@ def test_weight_drop_drops_weights_once_a_sequence(backend):
         torch.testing.assert_close(outputs[t], h, **EXACT)
 
 
+def test_what_is_not_learned_is_not_dropped_from():
+    cell = make("lmu")
+    _, _, A, B, U, V = WeightDrop(cell, 0.5).prepare(draw(T, 1, F))[0]
+    assert torch.equal(A, cell.A)
+    assert torch.equal(B, cell.B)
+    assert all((part == 0).any() for part in (U, V))
+
+
 @pytest.mark.parametrize("wrap", [lambda c: VariationalDropout(c, 0.5, 0.5, 0.5), lambda c: WeightDrop(c, 0.5)])
 def test_dropout_does_nothing_in_evaluation(wrap):
     cell = make()
@@ -135,6 +117,7 @@ def test_dropout_does_nothing_in_evaluation(wrap):
         ),
         (lambda c: WeightDrop(c, -0.1), "weight_drop is -0.1"),
         (lambda c: WeightDrop(make("mingru"), 0.1), "nothing to drop: MinGRU has no recurrent matrix"),
+        (lambda c: WeightDrop(make("s4d"), 0.1), "nothing to drop: S4D has no recurrent matrix"),
         (
             lambda c: Zoneout(c, [0.1, 0.2, 0.3]),
             r"zoneout is \[0.1, 0.2, 0.3\]; give one rate, or 2 for the states h, c",
