@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rnnlab import tasks
 from rnnlab.interface import InputError, Metric
 from rnnlab.training.directory import flatten
 
@@ -119,6 +118,8 @@ class Run:
         return _float(record.get(name)) if isinstance(record, dict) else nan
 
     def _task_class(self) -> Any:
+        from rnnlab import tasks  # loads PyTorch, and is only wanted of runs that do not say it themselves
+
         try:
             return tasks.find(self.task)
         except InputError:  # a task from outside, which is not at hand
@@ -187,19 +188,25 @@ def _read(folder: Path) -> Run | str:
     return run
 
 
+_OF_TRAINING = '"split": "train",'
+
+
 def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
     """The records of a metrics file but those of training; broken lines are named."""
     try:
-        lines = file.read_text(errors="replace").splitlines()
+        text = file.read_text(errors="replace")
     except OSError:
         problems.append("there is no metrics.jsonl")
         return []
-    # Those of training are most of the lines and of no use here; they are looked at, not parsed. To parse the others
-    # one by one takes twice as long as all at once.
-    kept = [(number, line) for number, line in enumerate(lines, 1) if not _is_of_training(line)]
-    try:
-        records = json.loads(f"[{','.join(line for _, line in kept)}]")
-        if len(records) == len(kept) and all(type(record) is dict for record in records):
+    lines = text.split("\n")[: -1 if text.endswith("\n") else None]
+    # Those of training are most of the lines and of no use here; they are looked at, not parsed.
+    if _OF_TRAINING in text:
+        kept = [(at, line) for at, line in enumerate(lines, 1) if not (_OF_TRAINING in line and line.endswith("}"))]
+    else:
+        kept = list(enumerate(lines, 1))
+    try:  # all at once, which takes half as long as one by one
+        records = json.loads(f"[{','.join([line for _, line in kept])}]")
+        if len(records) == len(kept) and {type(record) for record in records} <= {dict}:
             return records
     except json.JSONDecodeError:
         pass
@@ -207,10 +214,6 @@ def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
     broken = [number for number, record in found if record is None]
     problems.append(f"metrics.jsonl: line {', '.join(map(str, broken[:5]))} cannot be read and is left out")
     return [record for _, record in found if record is not None]
-
-
-def _is_of_training(line: str) -> bool:
-    return '"split": "train",' in line and line.endswith("}")
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from math import inf
 
 import browser
@@ -451,6 +453,41 @@ def test_curves_are_read_once(folder, monkeypatch):
         (place / "metrics.jsonl").write_text("{\n")
     told = (analysis.write(compared(), "out") / "report.md").read_text()
     assert told.count("line 1 cannot be read") == 2
+
+
+@pytest.mark.slow
+def test_thousands_of_runs_take_seconds(folder):
+    """2,000 runs of 1,000 points in less than 10 seconds of this process, whatever else the machine has to do."""
+    place = make(folder, "gru", 0)
+    summary = json.loads((place / "summary.json").read_text())
+    lines = [
+        json.dumps({"step": s, "split": "valid", "tokens": 100 * s, "seconds": s / 10, "loss": 1 / s, "mae": 0.1})
+        + "\n"
+        for s in range(1, 1001)
+    ]
+    for number in range(2000):
+        run = folder / "many" / str(number)
+        run.mkdir(parents=True)
+        summary["seed"] = summary["config"]["seed"] = number // 8
+        summary["config"]["cell"]["name"] = f"cell{number % 8}"
+        summary["test"]["loss"] = 1 + number / 1000
+        (run / "summary.json").write_text(json.dumps(summary))
+        (run / "metrics.jsonl").write_text("".join(lines))
+    script = "import sys, time; from rnnlab.__main__ import main; main(sys.argv[1:]); print(time.process_time())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "compare", "many"], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert float(done.stdout.splitlines()[-1]) < 10
+    assert "cell0" in done.stdout
+
+
+def test_pytorch_is_not_loaded_to_look_at_runs(folder):
+    """Looking answers at once: PyTorch alone takes longer to load than all the rest."""
+    make(folder, "gru", 0)
+    script = "import sys; from rnnlab.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    for arguments in (["compare", "runs"], ["status", "runs"]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
 @browser.needed
