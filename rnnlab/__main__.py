@@ -37,8 +37,9 @@ Examples:
   rnnlab train model=lstm task.corpus=my_book.txt trainer.steps=3000
   rnnlab train -m cell=rnn,lstm,gru seed=0,1,2
 
---traceback shows where an error came from. Exit codes: 0 done, 2 something given cannot be used,
-3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the run is saved).
+--traceback shows where an error came from. Exit codes: 0 done, 1 the process of a sweep's
+run was killed, 2 something given cannot be used, 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the
+run is saved).
 """
 BENCH_USAGE = """\
 rnnlab bench: times of a training step and of inference, as ratios
@@ -79,7 +80,7 @@ rnnlab diagnose run=DIR: what is inside a trained model
   sequences=4             for Jacobians, exponents and memory; gradients are those of the whole batch
   device=cpu              or cuda, auto
 """
-BAD_INPUT, DIVERGED = 2, 3
+KILLED, BAD_INPUT, DIVERGED = 1, 2, 3
 
 
 def train(arguments: list[str]) -> int:
@@ -88,6 +89,8 @@ def train(arguments: list[str]) -> int:
         print(USAGE + _choices(), end="")
         return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors here instead of printing them itself
+    from concurrent.futures import BrokenExecutor
+
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -120,7 +123,8 @@ def train(arguments: list[str]) -> int:
                 print(f"{error}; the sweep goes on with the next run")
             elif is_sweep:  # the other runs of a sweep go on
                 codes.append(BAD_INPUT)
-                _complain(f"{' '.join(hydra_config.overrides.task)}: {_sentence(error)}")
+                given = " ".join(override.lstrip("+") for override in hydra_config.overrides.task)
+                _complain(f"{given}: {_sentence(error)}")
             else:
                 errors.append(error)
             return
@@ -136,6 +140,12 @@ def train(arguments: list[str]) -> int:
         sweep.write_plan(planned[0], arguments, planned[1])
     try:
         job()
+    except BrokenExecutor:
+        _complain(
+            "the process of a run was killed, for want of memory perhaps, and the runs beside it have stopped; the "
+            "same command goes on with them"
+        )
+        return KILLED
     except (HydraException, OmegaConfBaseException) as error:
         raise config.explain(error) from error
     if errors:

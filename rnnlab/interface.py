@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # these words are wanted where no network is: comparing and looking at runs does not load PyTorch
+    import torch
+    from torch import Tensor
 
 State = tuple[Any, ...]
 """A plain nested tuple of tensors, each ``[B, ...]``: everything carried from one step to the next."""
@@ -105,14 +106,14 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     first = states[0]
     if first is None:
         return None
-    if isinstance(first, Tensor):
+    if not isinstance(first, tuple | list):
         return function(*states)
     return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
 
 
 def pick_rows(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """``yes`` for the rows that are ``chosen`` (bool ``[B]``), ``no`` for the others; both ``[B, ...]``."""
-    return torch.where(chosen.reshape(-1, *[1] * (yes.dim() - 1)), yes, no)
+    return yes.where(chosen.reshape(-1, *[1] * (yes.dim() - 1)), no)
 
 
 def unstack(tree: Any) -> list[Any]:
@@ -127,12 +128,11 @@ def unstack(tree: Any) -> list[Any]:
 
 def tensors_of(state: State) -> list[Tensor]:
     """The tensors of a nested tuple, depth first; None is none."""
-    if isinstance(state, Tensor):
+    if state is None:
+        return []
+    if not isinstance(state, tuple | list):
         return [state]
     found: list[Tensor] = []
     for part in state:
-        if isinstance(part, Tensor):
-            found.append(part)
-        elif part is not None:
-            found += tensors_of(part)
+        found += tensors_of(part)
     return found

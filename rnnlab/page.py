@@ -142,6 +142,11 @@ class Cell(NamedTuple):
     href: str | None = None
     mark: str | None = None
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it stands at the right, below others."""
+        return isinstance(self.sort, int | float)
+
 
 @dataclass
 class Page:
@@ -158,7 +163,7 @@ class Page:
     def __post_init__(self) -> None:
         self._body: list[str] = []
         self._sections: list[tuple[str, str]] = []
-        self._count = 0
+        self._count = self._tables = 0
 
     def section(self, heading: str, anchor: str | None = None) -> None:
         """Begin a section; it appears in the table of contents."""
@@ -179,12 +184,19 @@ class Page:
         """Text as it is, line by line."""
         self._body.append(f"<pre>{escape(text)}</pre>")
 
-    def figure(self, made: Figure | str, alt: str, caption: str = "") -> None:
-        """A matplotlib figure, or its SVG as `save` gave it; those that follow each other stand side by side."""
+    def figure(self, made: Figure | str, alt: str, caption: str = "", is_wide: bool = False) -> None:
+        """A matplotlib figure, or its SVG as `save` gave it; those that follow each other stand side by side.
+
+        One that ``is_wide`` has the page's whole width, and is moved sideways where that is too narrow to read it.
+        """
         self._count += 1
-        svg = made if isinstance(made, str) else render(made, "figure")
+        svg = themed(made if isinstance(made, str) else render(made, "figure"), alt, f"f{self._count}-")
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        drawn = f"<figure>{themed(svg, alt, f'f{self._count}-')}{below}</figure>"
+        if is_wide:
+            moved = f'<div class="wide" tabindex="0" role="region" aria-label="{escape(alt)}">{svg}</div>'
+            self._body.append(f"<figure>{moved}{below}</figure>")
+            return
+        drawn = f"<figure>{svg}{below}</figure>"
         if self._body and self._body[-1].endswith("</figure></div>"):
             self._body[-1] = f"{self._body[-1].removesuffix('</div>')}{drawn}</div>"
         else:
@@ -200,13 +212,20 @@ class Page:
             rows: a cell is a text, a number, None for nothing, or a `Cell`.
             caption: what the table shows.
         """
-        head = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in columns)
-        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-        named = f"<caption>{escape(caption)}</caption>" if caption else ""
-        # The region can be scrolled with the keyboard where it is too wide.
-        label = escape(caption or "table")
+        cells = [[_as_cell(cell) for cell in row] for row in rows]
+        numbers = {place for row in cells for place, cell in enumerate(row) if cell.is_number}
+        looks = [' class="n"' if place in numbers else "" for place in range(len(columns))]
+        head = "".join(
+            f'<th scope="col"{look}><button type="button">{escape(name)}</button></th>'
+            for name, look in zip(columns, looks, strict=True)
+        )
+        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in cells)
+        self._tables += 1
+        # Outside the table, as it would be as wide as the table; the region can be scrolled with the keyboard.
+        named = f'<p class="caption" id="t{self._tables}">{escape(caption)}</p>' if caption else ""
+        label = f'aria-labelledby="t{self._tables}"' if caption else 'aria-label="table"'
         self._body.append(
-            f'<div class="table" tabindex="0" role="region" aria-label="{label}"><table>{named}<thead><tr>{head}</tr>'
+            f'{named}<div class="table" tabindex="0" role="region" {label}><table {label}><thead><tr>{head}</tr>'
             f"</thead><tbody>{body}</tbody></table></div>"
         )
 
@@ -249,11 +268,16 @@ def number(value: float | None, digits: int = 4) -> str:
     return text.replace("-", "−")
 
 
-def _cell(cell: Cell | str | float | None) -> str:
-    if not isinstance(cell, Cell):
-        cell = Cell(cell) if isinstance(cell, str) else Cell(number(cell), cell)
-    sort = "" if cell.sort is None else f' data-sort="{escape(str(cell.sort))}"'
-    names = [name for name, holds in (("n", isinstance(cell.sort, int | float)), (cell.mark, cell.mark)) if holds]
+def _as_cell(cell: Cell | str | float | None) -> Cell:
+    if isinstance(cell, Cell):
+        return cell
+    return Cell(cell) if isinstance(cell, str) else Cell(number(cell), cell)
+
+
+def _cell(cell: Cell) -> str:
+    key = str(cell.sort).replace("inf", "Infinity") if cell.is_number else str(cell.sort)  # as JavaScript reads it
+    sort = "" if cell.sort is None else f' data-sort="{escape(key)}"'
+    names = [name for name, holds in (("n", cell.is_number), (cell.mark, cell.mark)) if holds]
     chosen = f' class="{" ".join(names)}"' if names else ""
     return f"<td{sort}{chosen}>{_link(cell.text, cell.href)}</td>"
 
@@ -271,32 +295,39 @@ def _css() -> str:
     dark = "".join(f"--{_name(c)}:{other};" for c, other in _DARK.items()) + "--paper:#17181a;--soft:#222427;"
     return (
         f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-        # A sheet of paper is white whatever the screen was.
-        f"@media print{{:root{{color-scheme:light;{light}}}nav{{display:none}}figure,tr{{break-inside:avoid}}"
-        "h2,h3{break-after:avoid}.table{overflow:visible}}"
-        "*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);"
+        "*{box-sizing:border-box}body{margin:0;overflow-wrap:anywhere;background:var(--paper);color:var(--ink);"
         "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}"
         "main{max-width:72rem;margin:0 auto;padding:1.5rem 1rem 4rem}"
-        "h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0;overflow-wrap:anywhere}"
+        "h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0}"
         "h2{font-size:1.25rem;margin:2.5rem 0 .5rem;border-top:1px solid var(--grid);padding-top:1rem}"
-        "h3{font-size:1rem;margin:1.5rem 0 .25rem}p{max-width:46rem;margin:.5rem 0;overflow-wrap:anywhere}"
-        ".lead{font-size:1.1rem}.note,figcaption,caption{color:var(--muted);font-size:.875rem}"
+        "h3{font-size:1rem;margin:1.5rem 0 .25rem}p{max-width:46rem;margin:.5rem 0}"
+        ".lead{font-size:1.1rem}.note,figcaption,.caption{color:var(--muted);font-size:.875rem}"
+        ".caption{margin:1rem 0 .25rem}"
         ".warning{border-left:4px solid var(--s1);padding-left:.75rem}"
         "nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1rem;padding:0;list-style:none}"
         "a{color:var(--s0)}td a{color:inherit;text-decoration-color:var(--muted)}"
         "pre{overflow-x:auto;background:var(--soft);padding:.75rem;font-size:.8rem}"
         ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem}"
-        "figure{margin:.5rem 0;min-width:0}figure svg{width:100%;height:auto;max-width:46rem}"
-        ".table{overflow-x:auto;margin:.75rem 0}table{border-collapse:collapse;font-size:.875rem}"
-        "caption{text-align:left;padding:.25rem 0}"
-        "th,td{padding:.3rem .7rem;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top}"
-        "th{background:var(--soft);white-space:nowrap}th button{all:unset;cursor:pointer;font-weight:600}"
-        "th button:focus-visible,.table:focus-visible,a:focus-visible,summary:focus-visible"
+        "figure{margin:.5rem 0;min-width:0}figure svg{display:block;width:100%;height:auto;max-width:46rem}"
+        ".wide{overflow-x:auto}.wide svg{min-width:46rem;max-width:none}"
+        ".table{overflow-x:auto;margin:.25rem 0 .75rem}table{border-collapse:collapse;font-size:.875rem}"
+        "th,td{padding:.3rem .55rem;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top}"
+        "th,td{overflow-wrap:normal}td:first-child{overflow-wrap:break-word}"
+        "@media(max-width:40rem){td:first-child{max-width:40vw}}"
+        # What a row is of stays in sight while the table is moved sideways.
+        "td:first-child,th:first-child{position:sticky;left:0;background:var(--paper)}"
+        "thead th,thead th:first-child{background:var(--soft);white-space:nowrap}"
+        "th button{all:unset;cursor:pointer;font-weight:600}"
+        "th button:focus-visible,.table:focus-visible,.wide:focus-visible,a:focus-visible,summary:focus-visible"
         "{outline:2px solid var(--s0);outline-offset:2px}"
         "th[aria-sort=ascending] button::after{content:' ▲'}th[aria-sort=descending] button::after{content:' ▼'}"
-        "td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}"
+        ".n{text-align:right}td.n{font-variant-numeric:tabular-nums;white-space:nowrap}"
         ".good{font-weight:650}.bad{color:var(--s1)}"
-        "details{margin:.25rem 0}summary{cursor:pointer}details li{overflow-wrap:anywhere}"
+        "details{margin:.25rem 0}summary{cursor:pointer}"
+        # A sheet of paper is white whatever the screen was.
+        f"@media print{{:root{{color-scheme:light;{light}}}nav{{display:none}}figure,tr{{break-inside:avoid}}"
+        "h2,h3,.caption{break-after:avoid}.table,.wide{overflow:visible}.wide svg{min-width:0}"
+        ".table table{font-size:.75rem}th,td{padding:.2rem .35rem}}"
     )
 
 
@@ -329,5 +360,8 @@ function reveal() {
   if (target && target.tagName === 'DETAILS') { target.open = true; target.scrollIntoView(); }
 }
 addEventListener('hashchange', reveal);
+addEventListener('beforeprint', function () {
+  document.querySelectorAll('details').forEach(function (one) { one.open = true; });
+});
 reveal();
 """

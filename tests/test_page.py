@@ -1,10 +1,9 @@
 """The page: nothing given as text can break it, figures follow its colours, tables sort in a real browser."""
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
+import browser
 import pytest
 
 from rnnlab import page as pages
@@ -97,27 +96,39 @@ def test_numbers_for_people(value, text):
     assert number(value) == text
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium to look at the page with")
+def test_what_diverged_is_sorted_as_a_number():
+    page = Page("x")
+    page.table(["a"], [[float("inf")], [float("-inf")], [1.5], ["inf"]])
+    assert re.findall(r'data-sort="([^"]*)"', page.html()) == ["Infinity", "-Infinity", "1.5"]
+
+
+@browser.needed
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(tmp_path, width):
-    """Tables sort on a click, nothing is wider than the window, the console stays empty."""
+    """Tables sort on a click, nothing is wider than the window, the console stays empty, nothing else is asked for."""
     page = Page("Sorting", lead="x")
     page.section("One")
     page.figure(drawn(), alt="a figure")
+    page.figure(drawn(), alt="a wide one", is_wide=True)
     page.table(
-        ["name", *"bcdefghijklmnop"], [[name, *[value] * 15] for name, value in (("x", 10), ("y", 9), ("z", 2.5))]
-    )
-    probe = (
-        "<script>document.querySelectorAll('th button')[1].click();"
-        "document.title = [...document.querySelectorAll('tbody tr')].map(r => r.cells[0].textContent).join('')"
-        "+ ' ' + document.querySelectorAll('th')[1].getAttribute('aria-sort')"
-        "+ ' ' + (document.documentElement.scrollWidth <= innerWidth);</script></body>"
+        ["name", *"bcdefghijklmnop"],
+        [[name, *[value] * 15] for name, value in (("x", 10), ("y", 9), ("z", 2.5))],
+        NASTY,
     )
     file = tmp_path / "page.html"
-    file.write_text(page.html().replace("</body>", probe))
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900", "--dump-dom"]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    command = ["chromium", *options, profile, "--enable-logging=stderr", "--v=0", f"file://{file}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "<title>zyx ascending true</title>" in done.stdout
-    assert "CONSOLE" not in done.stderr
+    page.write(file)
+    with browser.browser() as look:
+        look.open(file, width)
+        look.run("document.querySelectorAll('th button')[1].click()")
+        order = look.run("[...document.querySelectorAll('tbody tr')].map(row => row.cells[0].textContent).join('')")
+        assert order == "zyx"
+        assert look.run("document.querySelectorAll('th')[1].getAttribute('aria-sort')") == "ascending"
+        assert look.run("document.documentElement.scrollWidth") == width
+        named = look.run(
+            "document.getElementById(document.querySelector('table').getAttribute('aria-labelledby')).textContent"
+        )
+        assert named == NASTY
+        right = look.run("document.querySelector('.caption').getBoundingClientRect().right")
+        assert right <= width, "a caption is no wider than the window"
+    assert not look.complaints
+    assert set(look.requests) == {file.as_uri()}

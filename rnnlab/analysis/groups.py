@@ -102,6 +102,12 @@ class Group:
         """Bootstrap interval of the interquartile mean."""
         return interval(self.scores)
 
+    @property
+    def off_budget(self) -> float | None:
+        """By which share of its budget the farthest run is off; None without a budget."""
+        found = [run.budget[2] for run in self.runs if run.budget]
+        return max(found, key=abs) if found else None
+
     def typical(self, key: str) -> float:
         """The median of a number of the summaries, ``seconds`` say; NaN where none has it."""
         values = [run.summary.get(key) for run in self.runs]
@@ -135,10 +141,22 @@ class Section:
     differences: dict[str, list[list[Any]]]
 
     @property
+    def budgets(self) -> set[tuple[str, float] | None]:
+        """What widths were solved for, and the goals; None among them where there was no budget."""
+        return {run.budget and run.budget[:2] for group in self.groups for run in group.runs}
+
+    @property
+    def is_of_one_size(self) -> bool:
+        """Whether all runs were given the same budget of parameters: what they still differ by says nothing."""
+        (first, *others) = self.budgets or {None}
+        return not others and first is not None and first[0] == "parameters"
+
+    @property
     def front(self) -> list[bool]:
-        """Which groups no other beats in score, parameters and seconds at once."""
+        """Which groups no other beats in score, parameters (unless all are of one size) and seconds at once."""
         sign = 1 if self.metric.better == "lower" else -1
-        found = [(sign * g.median, g.typical("parameters"), g.typical("seconds")) for g in self.groups]
+        sizes = [0.0 if self.is_of_one_size else group.typical("parameters") for group in self.groups]
+        found = [(sign * g.median, size, g.typical("seconds")) for g, size in zip(self.groups, sizes, strict=True)]
         return pareto(found)
 
     def curves(self, group: Group) -> list[Curve]:
@@ -153,15 +171,20 @@ class Tuning:
     keys: what was tuned.
     seeds: the seeds of the runs that it was picked by.
     rows: for each group and value: label, value, runs, median of the best score on valid, whether it was picked.
-    seconds: training time of all those runs.
-    runs: how many they were.
+    seconds: training time of all runs of these seeds.
+    set_aside: how many runs of other seeds have a value that was not picked; they chose nothing and are not reported.
     """
 
     keys: list[str]
     seeds: list[Any]
-    rows: list[tuple[str, str, int, float, bool]]
+    rows: list[tuple[str, str, list[Run], float, bool]]
     seconds: float
-    runs: int
+    set_aside: int
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those that the choice was made by."""
+        return [run for _, _, members, _, _ in self.rows for run in members]
 
 
 @dataclass
@@ -356,7 +379,7 @@ def _tuned(
 ) -> tuple[dict[tuple[str, str | None], list[Run]], Tuning]:
     """The runs to report, each group's with the value that was picked for it, and how it was picked."""
     kept: dict[tuple[str, str | None], list[Run]] = {}
-    rows, seeds, spent, count = [], set(), 0.0, 0
+    rows, seeds, spent, set_aside = [], set(), 0.0, 0
     for name, runs in sections.items():
         keys = [key for key in all_keys[name] if key not in tune]
         chosen = set(tune_seeds) or _seeds_with_several(runs, keys, tune)
@@ -365,8 +388,7 @@ def _tuned(
         for label, values, inside in _groups(runs, keys):
             searched = [run for run in inside if run.seed in chosen and run.status != "unfinished"]
             reported = [run for run in inside if run.seed not in chosen]
-            spent += sum(run.summary.get("seconds") or 0.0 for run in searched)
-            count += len(searched)
+            spent += sum(run.summary.get("seconds") or 0.0 for run in inside if run.seed in chosen)
             options = _groups(searched, tune)
             if not options:
                 problems.append(f"{name[0]}: {label} has no runs to tune {', '.join(tune)} by; left out")
@@ -379,7 +401,7 @@ def _tuned(
             ]
             best = min(range(len(options)), key=lambda index: sign * medians[index])
             for index, (option, _, members) in enumerate(options):
-                rows.append((f"{name[0]}: {label}", option, len(members), medians[index], index == best))
+                rows.append((f"{name[0]}: {label}", option, members, medians[index], index == best))
             picked = _value(options[best][2][0], tune)
             with_picked = [run for run in reported if _value(run, tune) == picked]
             if not with_picked:
@@ -388,13 +410,14 @@ def _tuned(
                     f"{', '.join(map(str, sorted(chosen, key=str)))} has it; left out"
                 )
             kept[name] += with_picked
+            set_aside += len(reported) - len(with_picked)
     if not any(kept.values()):
         raise InputError(
             f"nothing is left to report after tuning {', '.join(tune)} on seeds "
             f"{', '.join(map(str, sorted(seeds, key=str))) or 'none'}; train the picked values with other seeds, or "
             "say with --tune-seeds which seeds are for tuning"
         )
-    tuning = Tuning(list(tune), sorted(seeds, key=str), rows, spent, count)
+    tuning = Tuning(list(tune), sorted(seeds, key=str), rows, spent, set_aside)
     return {name: runs for name, runs in kept.items() if runs}, tuning
 
 

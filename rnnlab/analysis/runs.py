@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rnnlab import tasks
 from rnnlab.interface import InputError, Metric
 from rnnlab.training.directory import flatten
 
@@ -37,6 +36,7 @@ class Run:
     config: dict[str, Any]
     summary: dict[str, Any]
     problems: list[str] = field(default_factory=list)
+    _curves: dict[str, Curve] = field(default_factory=dict, repr=False)
 
     @property
     def status(self) -> str:
@@ -87,12 +87,22 @@ class Run:
         return self._number(self.summary.get("best"), name)
 
     @property
+    def budget(self) -> tuple[str, float, float] | None:
+        """What its width was solved for, the goal, and by which share of it the run is off; None without a budget."""
+        found = self.summary.get("budget")
+        if not isinstance(found, dict) or not isinstance(found.get("deviation"), int | float):
+            return None
+        return str(found.get("of")), _float(found.get("goal")), float(found["deviation"])
+
+    @property
     def split(self) -> str:
         """Which split `score` is from."""
         return "test" if self.summary.get("test") else "valid"
 
     def curve(self, name: str) -> Curve:
         """A metric at every evaluation on valid; what cannot be read is added to ``problems``."""
+        if name in self._curves:
+            return self._curves[name]
         keys = ("step", "tokens", "seconds", name)
         records = _records(self.path / "metrics.jsonl", self.problems)
         records = [record for record in records if record.get("split") in ("valid", "train_eval")]
@@ -101,12 +111,15 @@ class Run:
             steps = ", ".join(f"{at:.0f}" for at in step[~np.isfinite(value)][:3])
             self.problems.append(f"{name} on valid is not a number at step {steps}")
         flops = tokens * _float(self.summary.get("flops_per_token"))
-        return {"step": step, "tokens": tokens, "seconds": seconds, "flops": flops, "value": value}
+        self._curves[name] = {"step": step, "tokens": tokens, "seconds": seconds, "flops": flops, "value": value}
+        return self._curves[name]
 
     def _number(self, record: Any, name: str) -> float:
         return _float(record.get(name)) if isinstance(record, dict) else nan
 
     def _task_class(self) -> Any:
+        from rnnlab import tasks  # loads PyTorch, and is only wanted of runs that do not say it themselves
+
         try:
             return tasks.find(self.task)
         except InputError:  # a task from outside, which is not at hand
@@ -175,34 +188,40 @@ def _read(folder: Path) -> Run | str:
     return run
 
 
+_OF_TRAINING = '"split": "train",'
+
+
 def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
-    """The records of a metrics file; broken lines are counted and named."""
+    """The records of a metrics file but those of training; broken lines are named."""
     try:
         text = file.read_text(errors="replace")
     except OSError:
         problems.append("there is no metrics.jsonl")
         return []
-    # Training metrics are most of the lines and of no use here; parsing is most of the time.
-    lines = [line for line in text.splitlines() if '"split": "train",' not in line]
-    try:
-        records = json.loads(f"[{','.join(lines)}]")
-        if all(type(record) is dict for record in records):
+    lines = text.split("\n")[: -1 if text.endswith("\n") else None]
+    # Those of training are most of the lines and of no use here; they are looked at, not parsed.
+    if _OF_TRAINING in text:
+        kept = [(at, line) for at, line in enumerate(lines, 1) if not (_OF_TRAINING in line and line.endswith("}"))]
+    else:
+        kept = list(enumerate(lines, 1))
+    try:  # all at once, which takes half as long as one by one
+        records = json.loads(f"[{','.join([line for _, line in kept])}]")
+        if len(records) == len(kept) and {type(record) for record in records} <= {dict}:
             return records
     except json.JSONDecodeError:
         pass
-    records, broken = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            broken.append(number)
-    if broken:
-        problems.append(f"metrics.jsonl: line {', '.join(map(str, broken[:5]))} cannot be read and is left out")
-    return records
+    found = [(number, _record(line)) for number, line in kept]
+    broken = [number for number, record in found if record is None]
+    problems.append(f"metrics.jsonl: line {', '.join(map(str, broken[:5]))} cannot be read and is left out")
+    return [record for _, record in found if record is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:

@@ -7,6 +7,7 @@ makes a mean infinite instead of vanishing from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -136,8 +137,13 @@ def _rank_biserial(gain: np.ndarray) -> float:
 
 def _resampled(values: np.ndarray) -> np.ndarray:
     """Resamples with replacement, ``[RESAMPLES, n]``."""
-    picks = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    return values[picks]
+    return values[_picks(len(values))]
+
+
+@lru_cache(maxsize=4)
+def _picks(n: int) -> np.ndarray:
+    """Which of ``n`` values are drawn, ``[RESAMPLES, n]``; always the same."""
+    return np.random.default_rng(0).integers(n, size=(RESAMPLES, n), dtype=np.int32)
 
 
 def _percentiles(means: np.ndarray) -> Interval:

@@ -119,14 +119,18 @@ def progress(place: Path, folder: Path) -> Progress:
     directory, name = RunDirectory(place), _relative(place, folder)
     if not directory.is_begun():
         return Progress(name, "waiting")
-    steps = flatten(directory.config()).get("trainer.steps")
+    options = flatten(directory.config())
+    steps = options.get("trainer.steps")
     summary = directory.summary()
     if summary and summary["status"] in ("finished", "diverged"):
         remark = f"at step {summary['diverged_at']}" if summary["status"] == "diverged" else ""
         return Progress(name, summary["status"], summary["steps"], steps, summary["seconds"], 0.0, remark)
-    record = _last_record(directory.metrics_file)
-    step, seconds = record.get("step", 0), record.get("seconds", 0.0)
+    # One that was told to stop wrote a summary; one that was killed, or is running, has measurements only.
+    record = summary or _last_record(directory.metrics_file)
+    step, seconds = record.get("steps", record.get("step", 0)), record.get("seconds", 0.0)
     left = seconds / step * (steps - step) if step and steps else None
+    if left is not None and (most := options.get("budget.seconds")):
+        left = min(left, max(0.0, most - seconds))
     return Progress(name, "running" if directory.is_claimed() else "stopped", step, steps, seconds, left)
 
 

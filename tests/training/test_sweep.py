@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -183,11 +184,56 @@ def test_killed_in_the_middle_and_begun_again(folder):
         process.send_signal(signal.SIGKILL)
         process.wait()
     wait_for(lambda: states() == ["finished", "finished", "stopped", "stopped"])
+    found, _ = sweep.survey("runs")
+    for one in found:
+        summary = RunDirectory(folder / "runs" / one.name).summary()
+        assert one.step == summary["steps"], "how far it is saved, not the last measurement"
     done = rnnlab(*arguments)
     assert done.returncode == 0, done.stderr
     assert states() == ["finished"] * 4
     assert done.stdout.count("is not trained again") == 2
     assert done.stdout.count("going on at step") == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who holds a file is read from /proc")
+def test_a_run_that_is_killed_among_others(folder):
+    """SIGKILL to one run's process, as when memory runs out: a sentence, an exit code, and the same command goes on."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    arguments = [*SMALL, "trainer.steps=3000", "seed=0,1", "trainer.checkpoint_every=20", "trainer.eval_every=3000"]
+    arguments += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list(folder.rglob("last.pt"))) == 2, process)
+    os.kill(min(holders(folder / "runs")), signal.SIGKILL)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "rnnlab: the process of a run was killed" in told
+    assert "Traceback" not in told.partition("rnnlab:")[2]
+    wait_for(lambda: states() == ["stopped"] * 2)
+    done = rnnlab(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert states() == ["finished"] * 2
+    assert done.stdout.count("going on at step") == 2
+
+
+def holders(folder):
+    """The processes that are training below a folder: they hold its runs' locks."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            held = [os.readlink(file) for file in (process / "fd").iterdir()]
+            if any(name.endswith(".lock") and name.startswith(str(folder)) for name in held):
+                found.add(int(process.name))
+    return found
+
+
+def test_what_is_left_under_a_budget_of_seconds():
+    """Training ends with the seconds, whatever the steps."""
+    settings = config.compose([*TINY, "trainer.steps=1000000", "budget.seconds=30"])
+    place = Path(settings["run_dir"])
+    with RunDirectory(place).claim(settings):
+        (place / "metrics.jsonl").write_text('{"step": 5, "split": "train", "seconds": 10.0}\n')
+        (found,) = sweep.survey("runs")[0]
+    assert found.left == 20
 
 
 def wait_for(condition, process=None):

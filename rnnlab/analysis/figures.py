@@ -1,0 +1,218 @@
+"""The figures of a comparison: points, curves, Pareto fronts, and all tasks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite, nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnlab import page
+from rnnlab.analysis.groups import Comparison, Group, Section
+from rnnlab.analysis.statistics import pareto
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AXES = {"step": "training steps", "tokens": "input steps trained on", "seconds": "seconds", "flops": "FLOPs"}
+MOST_NAMED = 8
+"""More series than this in one figure are drawn, but only the best are named."""
+MOST_PANELS = 4
+"""With more tasks than this there is no figure of all."""
+FEW_POINTS = 50
+"""With more points than this on a line they have no markers."""
+
+Looks = dict[str, int]
+"""The number, for `rnnlab.page.style`, of every group's label."""
+
+
+def looks_of(comparison: Comparison) -> Looks:
+    """A look for every label: in every section the same group has the same colour."""
+    labels = dict.fromkeys(group.label for section in comparison.sections for group in section.groups)
+    return {label: number for number, label in enumerate(labels)}
+
+
+OVERVIEW = "Every task: the metric on valid against training steps, medians, from the lowest to the highest run."
+
+
+def overview(comparison: Comparison, looks: Looks) -> Figure | None:
+    """A panel for each section, up to four: curves against steps; None where there are fewer than two."""
+    sections = [section for section in comparison.sections if any(group.runs for group in section.groups)]
+    if not 2 <= len(sections) <= MOST_PANELS:
+        return None
+    made, first = page.figure(3.4 * len(sections), 3.0)
+    first.remove()
+    handles = {}
+    for axes, section in zip(made.subplots(1, len(sections)), sections, strict=True):
+        page.dress(axes)
+        axes.set(title=section.task.replace("$", r"\$"), xlabel=AXES["step"], ylabel=_told(section))
+        groups = [group for group in section.groups if group.runs]
+        _draw_curves(axes, groups, {id(group): section.curves(group) for group in groups}, "step", looks)
+        handles |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    names = sorted(handles, key=[_short(label) for label in looks].index)
+    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": page.INK, "fontsize": 9}
+    made.legend([handles[name] for name in names], names, **below)
+    return made
+
+
+def _told(section: Section) -> str:
+    return f"{section.name} ({section.metric.unit})"
+
+
+def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
+    """Every figure of a section by name, with what it shows in words; the order is that of the page."""
+    groups = [group for group in section.groups if group.runs]
+    if not groups:
+        return {}
+    told = _told(section)
+    drawn = {
+        "scores": (
+            _points(groups, told, looks),
+            f"{told} on {' and '.join(section.splits)} of every run; the bar is the interquartile mean.",
+        )
+    }
+    curves = {id(group): section.curves(group) for group in groups}
+    for axis, words in AXES.items():
+        made, axes = page.figure(xlabel=words, ylabel=told)
+        if _draw_curves(axes, groups, curves, axis, looks):
+            page.legend(axes)
+            drawn[axis] = (made, f"{told} on valid against {words}.")
+    for key, words in (("parameters", "parameters"), ("seconds", "seconds of training")):
+        if key == "parameters" and section.is_of_one_size:
+            continue
+        made = _front(section, groups, key, words, told, looks)
+        if made:
+            drawn[f"pareto-{key}"] = (
+                made,
+                f"Median {told} on {' and '.join(section.splits)} against {words}; the line is the Pareto front.",
+            )
+    made = _by_length(groups, looks)
+    if made:
+        drawn["length"] = (made, "On test, against length: medians over runs.")
+    return drawn
+
+
+def _points(groups: Sequence[Group], told: str, looks: Looks) -> Figure:
+    shown = groups[: 4 * MOST_NAMED]
+    made, axes = page.figure(height=max(2.0, 0.8 + 0.32 * len(shown)), xlabel=told)
+    for place, group in enumerate(shown):
+        colour = page.style(looks[group.label])["color"]
+        finite = [score for score in group.scores if isfinite(score)]
+        axes.plot(finite, [place] * len(finite), "o", color=colour, alpha=0.6, markersize=5)
+        if isfinite(group.iqm):
+            axes.plot([group.iqm] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2)
+        within = group.interval
+        if within and isfinite(within.low) and isfinite(within.high):
+            axes.plot([within.low, within.high], [place, place], color=colour, linewidth=1)
+    axes.set_yticks(range(len(shown)), [_short(group.label) for group in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    _maybe_logarithmic(axes, [score for group in shown for score in group.scores], "x")
+    return made
+
+
+def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:
+    """Medians and bands, into axes; whether there was anything to draw."""
+    seen: list[float] = []
+    for place, group in enumerate(groups):
+        of_runs = [
+            (curve[axis], np.where(np.isfinite(curve["value"]), curve["value"], group.worst), run.status)
+            for curve, run in zip(curves[id(group)], group.runs, strict=True)
+            if len(curve[axis]) and np.isfinite(curve[axis]).all()
+        ]
+        if not of_runs:
+            continue
+        first, last = max(x[0] for x, _, _ in of_runs), max(x[-1] for x, _, _ in of_runs)
+        grid = np.linspace(first, last, 200) if last > first else np.array([last])
+        values = np.array([_stepped(grid, x, y, group.worst if s == "diverged" else None) for x, y, s in of_runs])
+        middle, low, high = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
+        middle, low, high = (np.where(np.isfinite(row), row, nan) for row in (middle, low, high))
+        style = page.style(looks[group.label])
+        look = style if len(grid) == 1 else {**style, "marker": ""}
+        label = _short(group.label) if place < MOST_NAMED else None
+        axes.plot(grid, middle, label=label, linewidth=1.6, **look)
+        axes.fill_between(grid, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        seen += middle[np.isfinite(middle)].tolist()
+    _maybe_logarithmic(axes, seen, "y")
+    _in_thousands(axes)
+    return bool(seen)
+
+
+def _stepped(grid: np.ndarray, x: np.ndarray, y: np.ndarray, beyond: float | None) -> np.ndarray:
+    """A run's values on a grid: between two evaluations on the line between them, beyond the last as it was there, or
+    ``beyond``.
+    """
+    finite = np.isfinite(y)
+    if finite.all():
+        values = np.interp(grid, x, y)
+    else:  # the last value known at each point: nothing can be interpolated with infinity
+        values = y[np.clip(np.searchsorted(x, grid, side="right") - 1, 0, len(y) - 1)]
+    return values if beyond is None else np.where(grid > x[-1], beyond, values)
+
+
+def _front(section: Section, groups: Sequence[Group], key: str, words: str, told: str, looks: Looks) -> Figure | None:
+    points = [(group.typical(key), group.median) for group in groups]
+    if len(groups) < 2 or not all(isfinite(x) for x, _ in points):
+        return None
+    made, axes = page.figure(xlabel=words, ylabel=f"median {told}")
+    for place, (group, (x, y)) in enumerate(zip(groups, points, strict=True)):
+        if isfinite(y):
+            look = page.style(looks[group.label])
+            label = _short(group.label) if place < MOST_NAMED else None
+            axes.plot([x], [y], look["marker"], color=look["color"], markersize=7, label=label)
+    sign = 1 if section.metric.better == "lower" else -1
+    best = sorted(p for p, on in zip(points, pareto([(x, sign * y) for x, y in points]), strict=True) if on)
+    axes.plot([x for x, _ in best], [y for _, y in best], color=page.MUTED, linewidth=1, zorder=0)
+    axes.margins(0.1)
+    _maybe_logarithmic(axes, [y for _, y in points], "y")
+    _in_thousands(axes)
+    page.legend(axes)
+    return made
+
+
+def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
+    name = next((run.summary.get("length_metric") for group in groups for run in group.runs), None)
+    made, axes = page.figure(xlabel="length", ylabel=str(name or "metric"))
+    any_drawn = False
+    for place, group in enumerate(groups[: 2 * MOST_NAMED]):
+        tables = [(run.summary.get("test") or {}).get("by_length") for run in group.runs]
+        tables = [table for table in tables if isinstance(table, dict) and table]
+        lengths = sorted({int(length) for table in tables for length in table})
+        middle = [
+            float(np.median([v for table in tables if (v := table.get(str(length))) is not None] or [nan]))
+            for length in lengths
+        ]
+        if lengths:
+            any_drawn = True
+            style = page.style(looks[group.label])
+            look = style if len(lengths) < FEW_POINTS else {**style, "marker": ""}
+            label = _short(group.label) if place < MOST_NAMED else None
+            axes.plot(lengths, middle, label=label, markersize=3, **look)
+    if not any_drawn:
+        return None
+    page.legend(axes)
+    return made
+
+
+def _in_thousands(axes: Axes) -> None:
+    """Numbers below the axis as 20k, 300M or 4G."""
+    from matplotlib.ticker import EngFormatter
+
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _maybe_logarithmic(axes: Any, values: Sequence[float], which: str) -> None:
+    """A logarithmic axis where the values span more than a factor of 30."""
+    finite = [value for value in values if isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
+        axes.set(**{f"{which}scale": "log"})
+        axis = getattr(axes, f"{which}axis")
+        axis.set_major_formatter("{x:g}")  # setting powers as mathematics takes longer than all the lines
+        axis.set_minor_formatter("")
+
+
+def _short(label: str, most: int = 28) -> str:
+    """A label that fits beside a figure."""
+    label = label.replace("$", r"\$")  # matplotlib would set it as mathematics
+    return label if len(label) <= most else label[: most - 1] + "…"
