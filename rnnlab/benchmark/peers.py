@@ -20,7 +20,7 @@ from rnnlab.cells.classic.rnn import RNN
 from rnnlab.cells.linear.mingru import MinGRU
 from rnnlab.layers import Recurrent
 
-_CALLED = {"peephole": "PeepholeLSTM", "brc": "BR", "nbrc": "NBR"}
+_CALLED = {"peephole": "PeepholeLSTM", "brc": "BR", "nbrc": "NBR", "residuallstm": "ResLSTM"}
 """Cells that torchrecurrent has under another name, in lower case."""
 
 

@@ -1171,6 +1171,26 @@ def test_a_child_process(count, threads):
     same([result.detach() for result in tensors_of(layer(inputs))], expected)
 
 
+def test_gradients_that_vanish_are_zero_before_they_take_long():
+    cell = cells.create("rnn", input_size=N, hidden_size=H)
+    inputs = torch.randn(100, B, N, requires_grad=True)
+    flushed = torch.tensor(1e-40).mul(1).item() == 0  # by whoever ran before
+    torch.set_flush_denormal(False)
+    tiny = {}
+    try:
+        for backend in ("fused", "reference"):
+            outputs, _ = Recurrent(cell, backend)(inputs)
+            (gradient,) = torch.autograd.grad(outputs[-1].sum() * 1e-25, inputs)
+            size = gradient.abs()
+            tiny[backend] = int(((size > 0) & (size < torch.finfo(torch.float32).tiny)).sum())
+            assert (size[-1] > 0).all()
+            assert backend == "reference" or (size[:20] == 0).all()
+        assert torch.tensor(1e-40).mul(1).item() > 0  # the processor's mode is what it was
+    finally:
+        torch.set_flush_denormal(flushed)
+    assert tiny["fused"] < tiny["reference"] / 2, tiny
+
+
 # What cannot be compiled
 
 
