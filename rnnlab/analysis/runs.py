@@ -137,7 +137,7 @@ def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         if not path.is_dir():
             raise InputError(f"{path} is no directory; give run directories, or folders that hold some")
-        for folder in _folders(path):
+        for folder in _folders(path, problems):
             place = folder.resolve()
             if place in seen:
                 continue
@@ -150,9 +150,19 @@ def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    """Run directories below a folder, sorted; a run's own folders are not searched."""
-    for folder, folders, files in os.walk(root, followlinks=False):
+def _folders(root: Path, problems: list[str]) -> Iterator[Path]:
+    """Run directories below a folder, sorted, links followed; a run's own folders are not searched."""
+    seen = set()
+
+    def closed(error: OSError) -> None:
+        problems.append(f"{error.filename} cannot be searched ({error.strerror})")
+
+    for folder, folders, files in os.walk(root, onerror=closed, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(place)
         if {"summary.json", "metrics.jsonl"} & set(files) or ("config.yaml" in files and "checkpoints" in folders):
             folders.clear()
             yield Path(folder)
@@ -168,8 +178,9 @@ def _read(folder: Path) -> Run | str:
         try:
             found = json.loads(file.read_text(errors="replace"))
             summary = found if isinstance(found, dict) else {}
-        except json.JSONDecodeError as error:
+        except (OSError, json.JSONDecodeError) as error:
             problems.append(f"summary.json cannot be read ({error})")
+    summary = _sound(summary, problems)
     config = summary.get("config")
     if not isinstance(config, dict):
         try:
@@ -186,6 +197,34 @@ def _read(folder: Path) -> Run | str:
     if run.status == "finished" and not isfinite(run.score(run.monitor)):
         problems.append(f"{run.monitor} on {run.split} is not a number; it counts as diverged")
     return run
+
+
+_KINDS: dict[type, tuple[str, ...]] = {
+    str: ("status", "data_digest", "monitor", "length_metric"),
+    dict: ("config", "metrics", "best", "test", "budget", "versions", "machine"),
+    float: ("steps", "tokens", "seconds", "parameters", "flops_per_token", "solved"),
+}
+"""What a summary's parts are, if they are there and not null."""
+
+
+def _sound(summary: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """A summary without nulls, and without what is not of its kind, each of which is named."""
+    sound = {key: value for key, value in summary.items() if value is not None}
+    for kind, keys in _KINDS.items():
+        for key in keys:
+            if key in sound and not isinstance(sound[key], int | float if kind is float else kind):
+                problems.append(
+                    f"{key} in summary.json is {json.dumps(sound.pop(key))[:40]}, which it cannot be; left out"
+                )
+    declared = sound.get("metrics", {})
+    sound["metrics"] = {name: about for name, about in declared.items() if _is_metric(about)}
+    if lost := [name for name in declared if name not in sound["metrics"]]:
+        problems.append(f"summary.json does not say what {', '.join(lost)} means")
+    return sound if summary else {}
+
+
+def _is_metric(about: Any) -> bool:
+    return isinstance(about, dict) and set(about) == {"unit", "better"} and about["better"] in ("lower", "higher")
 
 
 _OF_TRAINING = '"split": "train",'

@@ -2,11 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from math import inf
+from math import inf, nan
 
 import browser
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from rnnlab import __main__, analysis, config, page
-from rnnlab.analysis import figures
+from rnnlab.analysis import figures, report
 from rnnlab.analysis.report import verdict
 from rnnlab.interface import InputError
 from rnnlab.training import train
@@ -304,6 +305,57 @@ def test_damaged_runs_are_reported_by_name(folder):
         (silent, "there is no metrics.jsonl"),
     ):
         assert re.search(f"- .*{place.name}.*{re.escape(sentence)}", told), (sentence, told)
+
+
+@pytest.mark.parametrize("bad", [None, "x", [1], {"a": 1}, nan, True, -1], ids=str)
+def test_a_summary_with_anything_in_it_is_read(folder, bad):
+    """Whatever a part of a summary is, there is a report; what it cannot be is named."""
+    make(folder, "gru", 1)
+    place = make(folder, "gru", 0)
+    whole = json.loads((place / "summary.json").read_text())
+    parts = [(key,) for key in whole if key not in ("config", "monitor")]
+    parts += [(key, inner) for key in ("metrics", "best", "test") for inner in whole[key]]
+    for key, *inner in parts:
+        summary = json.loads(json.dumps(whole))
+        if inner:
+            summary[key][inner[0]] = bad
+        else:
+            summary[key] = bad
+        (place / "summary.json").write_text(json.dumps(summary))
+        result = compared()
+        assert sum(len(section.groups) for section in result.sections), key
+        report.markdown(result)
+        report.tables(result)
+        for section in result.sections:
+            figures._by_length(section.groups, figures.looks_of(result))
+        report._page(result, None, [[] for _ in result.sections], folder / "out").html()
+        if key in ("metrics", "versions") and bad is not None and not isinstance(bad, dict):
+            assert any(str(place.name) in text for text in report.problems(result)), (key, inner)
+
+
+def test_links_are_followed_and_what_cannot_be_read_is_named(folder, monkeypatch):
+    away = make(folder / "elsewhere", "gru", 0)
+    make(folder, "gru", 1)
+    (folder / "runs" / "link").symlink_to(away)
+    (folder / "runs" / "back").symlink_to(folder / "runs")
+    odd = make(folder, "gru", 2)
+    (odd / "summary.json").unlink()
+    (odd / "summary.json").mkdir()
+    result = compared()
+    (group,) = groups(result).values()
+    assert [run.seed for run in group.runs] == [0, 1]
+    assert [run.seed for run in group.unfinished] == [2]
+    assert any(odd.name in text and "summary.json cannot be read" in text for text in report.problems(result))
+    whole = os.scandir
+
+    def closed(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    (folder / "runs" / "shut").mkdir()
+    monkeypatch.setattr(os, "scandir", closed)
+    assert any("shut cannot be searched (Permission denied)" in text for text in compared().problems)
 
 
 def test_copies_of_a_run_are_no_further_evidence(folder):
