@@ -143,6 +143,25 @@ def lstmp(p, x, state):
     return r, [r, c]
 
 
+# i_t = σ(W_i x_t + U_i h_{t-1} + p_i ⊙ c_{t-1} + b_i)      Kim, El-Khamy and Lee, 2017 (arXiv:1701.03360), one layer
+# f_t = σ(W_f x_t + U_f h_{t-1} + p_f ⊙ c_{t-1} + b_f)
+# c_t = f_t ⊙ c_{t-1} + i_t ⊙ tanh(W_g x_t + U_g h_{t-1} + b_g)
+# o_t = σ(W_o x_t + U_o h_{t-1} + p_o ⊙ c_t + b_o)
+# h_t = o_t ⊙ (W_p tanh(c_t) + W_h x_t)                     W_h is the identity where x and h are of one width
+def residual_lstm(p, x, state):
+    h, c = state
+    H = len(h)
+    i, f, g, o = (preactivations(p, number, x, h) for number in range(4))
+    p_i, p_f, p_o = (gate(p.p, number, H) for number in range(3))
+    i = [sigmoid(i[k] + p_i[k] * c[k]) for k in range(H)]
+    f = [sigmoid(f[k] + p_f[k] * c[k]) for k in range(H)]
+    c = [f[k] * c[k] + i[k] * tanh(g[k]) for k in range(H)]
+    o = [sigmoid(o[k] + p_o[k] * c[k]) for k in range(H)]
+    through = add(times(p.P, [tanh(a) for a in c]), x if p.R is None else times(p.R, x))
+    h = [o[k] * through[k] for k in range(H)]
+    return h, [h, c]
+
+
 def wide(p, x):
     """x as wide as h."""
     return x if p.P is None else times(p.P, x)

@@ -83,6 +83,24 @@ def clockwork(p, x, state):
     return new, [new, left]
 
 
+# u_n = tanh(W_1 h_n + U_1 x_n)                         Erichson, Lim and Mahoney, 2022 (arXiv:2212.00228)
+# z_n = tanh(W_2 h_{n-d} + U_2 x_n)                     d steps of delay; h is zero before the first
+# g_n = σ(W_3 h_n + U_3 x_n)
+# a_n = σ(W_4 h_n + U_4 x_n)
+# h_{n+1} = (1 - g_n) ⊙ h_n + g_n ⊙ (u_n + a_n ⊙ z_n)
+# with biases, as in the authors' code. W and U are the other way round here, and stack 1, 3, 4, 2; ``past`` has
+# h_{n-d} to h_{n-1}, one after the other.
+def taugru(p, x, state):
+    h, past = state
+    H = len(h)
+    read = (h, h, h, past[:H])
+    sums = [add(times(gate(p.W, k, H), x), times(gate(p.U, k, H), read[k]), gate(p.b, k, H)) for k in range(4)]
+    u, z = [math.tanh(a) for a in sums[0]], [math.tanh(a) for a in sums[3]]
+    g, a = [sigmoid(b) for b in sums[1]], [sigmoid(b) for b in sums[2]]
+    new = [(1 - g[k]) * h[k] + g[k] * (u[k] + a[k] * z[k]) for k in range(H)]
+    return new, [new, past[H:] + h]
+
+
 CASES = {
     "lmu": ("lmu", {}, lmu),
     "lmu-small": ("lmu", {"order": 3, "theta": 5.0}, lmu),

@@ -2,7 +2,7 @@
 
 from math import tanh
 
-from naive import add, gate, sigmoid, times
+from naive import add, gate, sigmoid, softplus, times
 
 
 # m_t = (W_m x_t + b_m) ⊙ (U_m h_{t-1})                     Krause et al., 2016 (arXiv:1609.07959)
@@ -119,6 +119,34 @@ def wmc_lstm(p, x, state):
     o = [sigmoid(a + tanh(b)) for a, b in zip(o, times(V_o, c), strict=True)]
     h = [o[k] * tanh(c[k]) for k in range(H)]
     return h, [h, c]
+
+
+def hard_sigmoid(a):
+    return min(max(0.2 * a + 0.5, 0.0), 1.0)
+
+
+# x_g = W_xh x_t + b_g                                      Gao and Glowacka, 2016 (arXiv:1604.02910)
+# z_g = tanh(W_zxh (x_g ⊙ h_{t-1}))
+# z_out = softplus(z_g ⊙ h_{t-1})                           SGU
+# z_out = σ(W_go (z_g ⊙ h_{t-1}))                           DSGU
+# z_t = hard_sigmoid(W_xz x_t + b_z + W_hz h_{t-1})
+# h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ z_out
+def simple_gated(p, x, h, squash):
+    H = len(h)
+    x_g, x_z = (add(times(gate(p.W, k, H), x), gate(p.b, k, H)) for k in range(2))
+    z_g = [tanh(a) for a in times(gate(p.U, 0, H), [x_g[k] * h[k] for k in range(H)])]
+    z_out = squash([z_g[k] * h[k] for k in range(H)])
+    z = [hard_sigmoid(a) for a in add(x_z, times(gate(p.U, 1, H), h))]
+    h = [(1 - z[k]) * h[k] + z[k] * z_out[k] for k in range(H)]
+    return h, [h]
+
+
+def sgu(p, x, state):
+    return simple_gated(p, x, state[0], lambda a: [softplus(b) for b in a])
+
+
+def dsgu(p, x, state):
+    return simple_gated(p, x, state[0], lambda a: [sigmoid(b) for b in times(p.P, a)])
 
 
 CASES = {
