@@ -162,6 +162,50 @@ def test_wmc_lstm():
     close(found, theirs("WMCLSTMCell", cell, weights, inputs, state))
 
 
+@pytest.mark.parametrize("width", [INPUT, HIDDEN], ids=["projected", "as it is"])
+def test_residual_lstm(width):
+    """torchrecurrent projects x also where it is as wide as h; the identity takes it as it is, as the paper does."""
+    cell = make("residual_lstm", width)
+    inputs, state, found = ours(cell)
+    R = torch.eye(HIDDEN) if cell.R is None else cell.R
+    weights = stacked(cell, weight_ph=cell.p, weight_proj=cell.P, weight_res=R)
+    close(found, theirs("ResLSTMCell", cell, weights, inputs, state))
+
+
+class HardSigmoid(nn.Module):
+    """That of Theano, Keras and Chainer; torch's own rises by 1/6, not by 0.2."""
+
+    def forward(self, a):
+        return (0.2 * a + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgu", "SGUCell"), ("dsgu", "DSGUCell")])
+def test_simple_gated_units(name, kind):
+    """torchrecurrent has a bias within the tanh as well; here it is zero."""
+    cell = make(name)
+    inputs, (state,), found = ours(cell)
+    weights = stacked(cell, bias_hh=torch.zeros(2 * HIDDEN))
+    if name == "dsgu":
+        weights["weight_ho"] = cell.P
+    close(found, theirs(kind, cell, weights, inputs, state, gate_nonlinearity=HardSigmoid()))
+
+
+def test_taugru():
+    cell = make("taugru", delay=2)
+    inputs, (h, past), found = ours(cell)
+    peer = pytest.importorskip("torchrecurrent").tauGRUCell(INPUT, HIDDEN).double()
+    order = (0, 3, 1, 2)  # theirs stack u, z, g, a
+    before = [*past.chunk(2, 1), h]
+    outputs = []
+    with torch.no_grad():
+        for key, tensor in stacked(cell).items():
+            getattr(peer, key).copy_(torch.cat([tensor.chunk(4)[k] for k in order]))
+        for x in inputs:
+            before.append(peer(x, before[-1], before[-3]))
+            outputs.append(before[-1])
+    close(found, torch.stack(outputs))
+
+
 def test_clocks_go_on_where_a_sequence_is_split():
     cell = make("clockwork", clocks=3)
     inputs = torch.randn(13, BATCH, INPUT, dtype=torch.float64)

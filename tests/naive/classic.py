@@ -271,6 +271,7 @@ CASES = {
         ("mut3", mut3),
         ("intersection", intersection),
         ("nas", nas),
+        ("residual_lstm", residual_lstm),
     )
     for bias in (True, False)
 }

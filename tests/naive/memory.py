@@ -110,6 +110,9 @@ CASES = {
     "scrn-context": ("scrn", {"context_size": 3, "alpha": 0.7, "bias": False}, scrn),
     "clockwork": ("clockwork", {}, clockwork),
     "clockwork-two": ("clockwork", {"clocks": 2, "bias": False}, clockwork),
+    "taugru": ("taugru", {}, taugru),
+    "taugru-1": ("taugru", {"delay": 1}, taugru),
+    "taugru-3-no-bias": ("taugru", {"delay": 3, "bias": False}, taugru),
     "esn": ("esn", {}, esn),
     "esn-leak": ("esn", {"leak": 0.3, "sparsity": 0.0, "spectral_radius": 1.2, "input_scaling": 0.5}, esn),
 }

@@ -172,4 +172,8 @@ CASES = {
     "highway": ("highway", {}, highway),
     "highway-1": ("highway", {"depth": 1}, highway),
     "highway-5": ("highway", {"depth": 5}, highway),
+    "sgu": ("sgu", {}, sgu),
+    "sgu-no-bias": ("sgu", {"bias": False}, sgu),
+    "dsgu": ("dsgu", {}, dsgu),
+    "dsgu-no-bias": ("dsgu", {"bias": False}, dsgu),
 }

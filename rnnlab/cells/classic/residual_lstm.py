@@ -1,0 +1,63 @@
+"""Long short-term memory with a path from its input past the cell."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.interface import State
+
+
+class ResidualLSTM(Cell):
+    """Residual LSTM (Kim, El-Khamy and Lee, 2017, arXiv:1701.03360).
+
+    One output gate for what the cell holds and for the input, which so reaches the layer above:
+
+        i_t = σ(W_i x_t + U_i h_{t-1} + p_i ⊙ c_{t-1} + b_i)
+        f_t = σ(W_f x_t + U_f h_{t-1} + p_f ⊙ c_{t-1} + b_f)
+        c_t = f_t ⊙ c_{t-1} + i_t ⊙ tanh(W_g x_t + U_g h_{t-1} + b_g)
+        o_t = σ(W_o x_t + U_o h_{t-1} + p_o ⊙ c_t + b_o)
+        h_t = o_t ⊙ (P tanh(c_t) + x_t)
+
+    Where x is not as wide as h, R x_t stands for it in the last line.
+
+    Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold i, f, g, o; p holds p_i, p_f, p_o.
+    Differs from the paper: the letters; there W_p is P and W_h is R. h is as wide as c. p begins at zero.
+
+    Args:
+        input_size: features of x.
+        hidden_size: width of h and c.
+        bias: whether there are biases.
+        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+    """
+
+    states = ("h", "c")
+    gates = ("i", "f", "g", "o")
+    remembers = {"f": 1, "i": -1}
+    verified = "torchrecurrent 0.2.5"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, bias: bool = True, recurrent_init: str = "orthogonal"
+    ) -> None:
+        super().__init__(input_size, hidden_size)
+        self.W = input_weights(4, hidden_size, input_size)
+        self.U = recurrent_weights(4, hidden_size, recurrent_init)
+        self.P = input_weights(1, hidden_size, hidden_size)
+        self.R = input_weights(1, hidden_size, input_size) if input_size != hidden_size else None
+        self.p = nn.Parameter(torch.zeros(3 * hidden_size))
+        self.b = bias_vector(4 * hidden_size, bias)
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:  # noqa: D102
+        x = inputs if self.R is None else linear(inputs, self.R)
+        return (self.U, self.P, *self.p.chunk(3)), (linear(inputs, self.W, self.b), x)
+
+    def step(  # noqa: D102
+        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, Tensor], state: State
+    ) -> tuple[Tensor, State]:
+        U, P, p_i, p_f, p_o = constants
+        sums, x = inputs
+        h, c = state
+        i, f, g, o = (sums + linear(h, U)).chunk(4, dim=-1)
+        c = (f + p_f * c).sigmoid() * c + (i + p_i * c).sigmoid() * g.tanh()
+        h = (o + p_o * c).sigmoid() * (linear(c.tanh(), P) + x)
+        return h, (h, c)
