@@ -56,10 +56,10 @@ class Cell(nn.Module):
     """The names of the state tensors, in order."""
 
     gates: ClassVar[tuple[str, ...]] = ()
-    """What the equal parts of W, U and b are, in order; empty where there is one part."""
+    """What the parts of b are, ``hidden_size`` each, in order, those of W where there is no b; empty without gates."""
 
     remembers: ClassVar[dict[str, int]] = {}
-    """The gates that decide how long a unit remembers: 1 where it keeps at 1, -1 where it keeps at 0."""
+    """The sigmoids among them that decide how long a unit remembers: 1 where it keeps at 1, -1 where it keeps at 0."""
 
     verified: ClassVar[str] = "equations only"
     """What else the tests compare it with: a package and its version, or the official code."""

@@ -21,7 +21,8 @@ NAMED = {  # cells whose gates are sigmoids, and which of them remembers
     "mingru": {"z": -1},  # computed for all steps at once
     "minlstm": {"f/i": 1},  # normalised to a sum of 1
     "qrnn": {"f": 1, "o": None},
-    "highway": {"sigmoid 1": None, "sigmoid 2": None},  # it names none
+    "highway": {"t1": -1, "t2": -1},  # of each layer within a step
+    "atr": {"q": None, "q (2)": 1},  # the sum and the difference of one part
     "cfc": {"sigmoid 1": None},  # behind another nonlinearity
     "rnn": {},
     "unicornn": {},  # its sigmoid is of a parameter alone
@@ -53,13 +54,30 @@ def test_gates_have_the_names_that_the_cell_gives_them(name):
     assert {key: gate.keeps for key, gate in seen.items()} == NAMED[name]
 
 
+NAMELESS = {  # sigmoids that no part of b is the bias of
+    "cfc": 1,  # its gate is behind the backbone
+    "dsgu": 1,  # what it writes
+    "mlstm": 1,  # its gates i and f are one number a head, not a unit
+    "mogrifier": 5,  # its rounds
+    "nas": 1,  # a sum of what two others made
+    "scrn": 1,  # it has no gate; a sigmoid squashes h
+}
+
+
 @pytest.mark.parametrize("name", cells.available())
-def test_every_cell(name):
+def test_every_cell_names_its_gates(name):
     cell = cells.create(name, input_size=F, hidden_size=H).eval()
-    for gate in gates(follow(cell, torch.randn(T, B, F))).values():
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.add_(torch.randn_like(parameter) / 3)  # what begins at zero says nothing
+    seen = gates(follow(cell, torch.randn(T, B, F)))
+    for gate in seen.values():
         assert gate.values.shape[:2] == (T, B)
         assert ((gate.values >= 0) & (gate.values <= 1)).all()
         assert not gate.values.requires_grad
+    assert sum(key.startswith("sigmoid") for key in seen) == NAMELESS.get(name, 0), list(seen)
+    assert not cell.gates or cell.b is None or len(cell.b) == H * len(cell.gates)
+    assert set(cell.remembers) <= set(cell.gates)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "mgu"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rnnlab import cells, config
-from rnnlab.interface import InputError
+from rnnlab.interface import InputError, map_state, tensors_of
 from rnnlab.layers import initialise
 from rnnlab.training.build import build
 
@@ -50,6 +50,49 @@ def test_uniform_gates_begin_evenly_between_0_and_1():
     i, f, *_ = initialise(make("lstm", 4096), gates="uniform").b.detach().sigmoid().chunk(4)
     assert torch.histc(f, 4, 0, 1).sub(1024).abs().max() < 4 * math.sqrt(4096 * 3 / 16)
     torch.testing.assert_close(i, 1 - f, rtol=0, atol=1e-5)
+
+
+REMEMBERING = [name for name in cells.available() if make(name, 4).remembers]
+CLOSED = {"brc": "a", "nbrc": "a"}  # at 0 their candidate does not see the state
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_gate_that_remembers_keeps_as_much_as_its_bias_says(name):
+    """Where all weights are zero, what is left of a state after a step is the gate, for every unit."""
+    cell = make(name, 6).double()
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.zero_()
+        initialise(cell, gates="uniform")
+        blocks = dict(zip(cell.gates, cell.b.detach().chunk(len(cell.gates)), strict=True))
+        if name in CLOSED:
+            blocks[CLOSED[name]].fill_(-40)
+    sign = max(cell.remembers.values())  # an input gate beside a forget gate is its companion
+    keeps = [(sign * blocks[gate]).sigmoid() for gate, its in cell.remembers.items() if its == sign]
+    state = tensors_of(cell.initial_state(1))
+    constants, inputs = cell.prepare(torch.zeros(1, 1, 5, dtype=torch.float64))
+    inputs = map_state(lambda tensor: tensor[0], inputs)
+    jacobian = torch.autograd.functional.jacobian(lambda *s: tuple(cell.step(constants, inputs, s)[1]), tuple(state))
+    left = [row[number][0, :, 0].diagonal() for number, row in enumerate(jacobian) if state[number].shape[1] == 6]
+    for expected in keeps if len(left) > 1 else [torch.stack(keeps).prod(0)]:  # of layers within a step the product
+        assert any(torch.allclose(found, expected, rtol=1e-12, atol=0) for found in left), (expected, left)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "keeps"),
+    [
+        ("lem", {"dt": 0.5}, False),
+        ("hgrn", {"lower_bound": 0.5}, False),
+        ("slstm", {"forget_gate": "exp"}, False),
+        ("qrnn", {"pooling": "ifo"}, True),
+        ("highway", {"depth": 3}, True),
+    ],
+)
+def test_options_decide_whether_a_gate_remembers(name, options, keeps):
+    cell = make(name, 4, **options)
+    assert bool(cell.remembers) is keeps
+    assert set(cell.remembers) <= set(cell.gates)
+    assert len(cell.b) == 4 * len(cell.gates)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ class MUT1(Cell):
         recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
+    gates = ("z", "r", "n")
+    remembers = {"z": -1}
     verified = "torchrecurrent 0.2.5"
 
     def __init__(

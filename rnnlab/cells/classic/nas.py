@@ -27,6 +27,7 @@ class NAS(Cell):
     """
 
     states = ("h", "c")
+    gates = ("0", "1", "2", "3", "4", "5", "6", "7")
     verified = "official code"
 
     def __init__(

@@ -66,11 +66,12 @@ class CfC(Cell):
         self.mode = check_choice("mode", mode, ("default", "no_gate", "pure"))
         self.activation = check_choice("activation", activation, tuple(_ACTIVATIONS))
         self.elapsed, self.backbone_layers = elapsed, backbone_layers
-        heads = 1 if mode == "pure" else 3
-        widths = [input_size + hidden_size, *[backbone_units] * backbone_layers, heads * hidden_size]
+        heads = ("f",) if mode == "pure" else ("g", "k", "f")
+        self.gates = () if backbone_layers else heads
+        widths = [input_size + hidden_size, *[backbone_units] * backbone_layers, len(heads) * hidden_size]
         weights = [
             input_weights(gates, size // gates, before)
-            for gates, size, before in zip([*[1] * backbone_layers, heads], widths[1:], widths, strict=False)
+            for gates, size, before in zip([*[1] * backbone_layers, len(heads)], widths[1:], widths, strict=False)
         ]
         self.W, self.U = (
             nn.Parameter(part.clone()) for part in weights[0].detach().split([input_size, hidden_size], 1)

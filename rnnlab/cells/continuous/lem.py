@@ -29,11 +29,13 @@ class LEM(Cell):
     """
 
     states = ("y", "z")
+    gates = ("dt_z", "dt_y", "z", "y")
     verified = "official code"
 
     def __init__(self, input_size: int, hidden_size: int, *, dt: float = 1.0, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         self.dt = dt
+        self.remembers = {"dt_z": -1, "dt_y": -1} if dt == 1 else {}  # shorter steps keep more than 1 - σ
         self.W = nn.Parameter(torch.empty(4 * hidden_size, input_size))
         self.U = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
         self.U_y = nn.Parameter(torch.empty(hidden_size, hidden_size))

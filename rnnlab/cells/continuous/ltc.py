@@ -37,6 +37,7 @@ class LTC(Cell):
         bias: whether there is a bias b.
     """
 
+    gates = ("f",)
     verified = "ncps 1.0.1, one synapse per neuron"
 
     def __init__(

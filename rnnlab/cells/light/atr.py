@@ -27,6 +27,8 @@ class ATR(Cell):
         bias: whether there is a bias b.
     """
 
+    gates = ("q",)
+    remembers = {"q": -1}  # f falls where q rises
     verified = "torchrecurrent 0.2.5"
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:

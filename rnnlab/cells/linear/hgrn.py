@@ -35,6 +35,7 @@ class HGRN(Cell):
     """
 
     states = ("re", "im")
+    gates = ("re", "im", "mu", "g_re", "g_im")
     verified = "official code"
 
     def __init__(self, input_size: int, hidden_size: int, *, lower_bound: float = 0.0, bias: bool = True) -> None:
@@ -42,6 +43,7 @@ class HGRN(Cell):
         if not 0 <= lower_bound < 1:
             raise InputError(f"lower_bound={lower_bound} is no part of a gate; it must be from 0 to below 1")
         self.lower_bound = lower_bound
+        self.remembers = {} if lower_bound else {"mu": 1}  # above a bound more is kept than μ
         self.W = input_weights(5, hidden_size, input_size)
         self.b = bias_vector(5 * hidden_size, bias)
         self.theta = nn.Parameter(10000 ** (-2 / hidden_size * torch.arange(hidden_size)))

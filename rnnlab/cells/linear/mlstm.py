@@ -48,6 +48,7 @@ class MLSTM(Cell):
     """
 
     states = ("C", "n", "m")
+    gates = ("q", "k", "v", "o")
     verified = "official code"
 
     @classmethod

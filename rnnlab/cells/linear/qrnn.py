@@ -35,8 +35,6 @@ class QRNN(Cell):
     """
 
     states = ("c",)
-    gates = _GATES["fo"]
-    remembers = {"f": 1}
     verified = "official code"
 
     def __init__(
@@ -47,6 +45,7 @@ class QRNN(Cell):
             raise InputError(f"window={window} is not 1 or 2")
         self.pooling = check_choice("pooling", pooling, tuple(_GATES))
         self.gates = _GATES[pooling]
+        self.remembers = {"f": 1, "i": -1} if pooling == "ifo" else {"f": 1}
         self.states = ("c",) if window == 1 else ("c", "v")
         self.W = input_weights(len(self.gates), hidden_size, input_size)
         self.V = input_weights(len(self.gates), hidden_size, input_size) if window == 2 else None

@@ -40,7 +40,6 @@ class SLSTM(Cell):
 
     states = ("h", "c", "n", "m")
     gates = ("i", "f", "z", "o")
-    remembers = {"f": 1}
     verified = "official code"
 
     def __init__(
@@ -54,6 +53,7 @@ class SLSTM(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         self.forget_gate = check_choice("forget_gate", forget_gate, ("sigmoid", "exp"))
+        self.remembers = {"f": 1} if forget_gate == "sigmoid" else {}
         self.W = input_weights(4, hidden_size, input_size)
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)

@@ -9,7 +9,7 @@ from rnnlab.interface import InputError, State
 
 
 class TauGRU(Cell):
-    """Gated recurrent unit with weighted time-delay feedback, τ-GRU (Erichson, Lim and Mahoney, 2022, arXiv:2212.00228).
+    """Gated recurrent unit with time-delay feedback, τ-GRU (Erichson, Lim and Mahoney, 2022, arXiv:2212.00228).
 
     A delay differential equation by Euler steps of 1; d steps of delay:
 

@@ -45,6 +45,8 @@ class Highway(Cell):
         if depth < 1:
             raise InputError(f"cell.depth is {depth}; it must be at least 1")
         self.depth = depth
+        self.gates = tuple(f"{part}{layer}" for layer in range(1, depth + 1) for part in "ht")
+        self.remembers = {f"t{layer}": -1 for layer in range(1, depth + 1)}
         self.W = input_weights(2, hidden_size, input_size)
         self.U = recurrent_weights(2 * depth, hidden_size, recurrent_init)
         self.b = bias_vector(2 * depth * hidden_size)
