@@ -198,6 +198,11 @@ def _detaches(self, constants, x, state):
     return h, (h,)
 
 
+def _doubles_a_gradient_while_training(self, inputs):
+    U = 2 * self.U - self.U.detach() if self.training else self.U
+    return (U, self.b), inputs @ self.W.t()
+
+
 def _grows(self, constants, x, state):
     h = _new(constants, x, state[0][:, : x.shape[1]])
     return h, (h.repeat(1, 2),)
@@ -217,6 +222,7 @@ def _differs_natively(self):
         ({"step": _writes}, "changed its arguments"),
         ({"prepare": _sees_the_future}, "two parts|later input"),
         ({"step": _detaches}, "[Jj]acobian"),
+        ({"prepare": _doubles_a_gradient_while_training}, "[Jj]acobian"),
         ({"step": _grows}, "a state goes from"),
         ({"native": _differs_natively}, "native differs from the reference"),
     ],
