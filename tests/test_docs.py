@@ -1,7 +1,9 @@
 """README and docs do what they say: every file they show is written, every command they give is run."""
 
+import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +51,38 @@ def test_a_page_does_what_it_says(page, tmp_path):
     if page.stem == "resuming":
         assert "going on at step" in said
         assert "is not trained again" in said
+
+
+def _lines_of_code(text):
+    """Lines that are neither blank nor comments nor within a docstring."""
+    docstrings = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docstrings.update(range(node.lineno, node.end_lineno + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return [line for number, line in lines if line.strip() and number not in docstrings and line.lstrip()[0] != "#"]
+
+
+def test_two_short_files_make_a_cell_part_of_rnnlab(tmp_path):
+    page = (ROOT / "docs" / "first_cell.md").read_text()
+    (cell,) = (text for language, text in BLOCK.findall(page) if language == "python")
+    (options,) = (text for language, text in BLOCK.findall(page) if language == "yaml")
+    assert len(_lines_of_code(cell)) <= 25
+    assert len(options.splitlines()) <= 5
+    python, yaml = re.search(r"`(rnnlab/cells/\S+\.py)`, and add\s+`(conf/cell/\S+\.yaml)`", page).groups()
+    shutil.copytree(ROOT / "rnnlab", tmp_path / "rnnlab")
+    shutil.copytree(ROOT / "conf", tmp_path / "rnnlab" / "conf")
+    (tmp_path / python).write_text(cell)
+    (tmp_path / "rnnlab" / yaml).write_text(options)
+    name = Path(python).stem
+    commands = f"""
+        python -c "import rnnlab.contracts; print(rnnlab.__file__); rnnlab.contracts.check_cell('{name}')"
+        python -m rnnlab cells
+        python -m rnnlab train task=hello cell={name} cell.bias=false trainer.steps=2 run_dir=run
+    """
+    said = _run(["bash", "-euc", commands], tmp_path)
+    assert str(tmp_path / "rnnlab") in said
+    assert re.search(rf"{python.split('/')[2]} +2017 +{name} ", said)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
