@@ -1,6 +1,7 @@
 """Options that contradict each other, or make no cell, are refused in one sentence."""
 
 import pytest
+import torch
 
 from rnnlab import cells
 from rnnlab.interface import InputError
@@ -22,6 +23,7 @@ from rnnlab.interface import InputError
         ("clockwork", {"clocks": 0}, "clocks=0; there must be at least 1"),
         ("scrn", {"alpha": 1.0}, "alpha=1.0 keeps nothing or everything"),
         ("scrn", {"context_size": 0}, "context_size=0; it must be at least 1"),
+        ("taugru", {"delay": 0}, "delay=0; it must be at least 1 step"),
     ],
     ids=str,
 )
@@ -30,6 +32,26 @@ def test_what_is_refused(name, options, message):
         cells.create(name, input_size=3, hidden_size=4, **options)
 
 
-def test_a_forget_gate_begins_open_where_asked():
-    cell = cells.create("lstm_ablation", input_size=3, hidden_size=4, forget_bias=1.0)
-    assert cell.b.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8
+def test_the_units_of_slstm_begin_with_all_spans():
+    i, f, z, o = cells.create("slstm", input_size=3, hidden_size=9).b.detach().chunk(4)
+    assert (float(f[0]), float(f[-1])) == pytest.approx((5, -7))
+    assert (f.diff() < 0).all()
+    assert not torch.cat([i, z, o, cells.create("slstm", input_size=3, hidden_size=9, forget_gate="exp").b]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("lstm_ablation", {"forget_bias": 1.0}, [0, 1, 0, 0]),
+        ("lstm", {"forget_bias": 1.0}, [0, 1, 0, 0]),
+        ("ugrnn", {}, [1, 0]),
+        ("intersection", {}, [0, 0, 1, 1]),
+        ("cfn", {}, [1, -1]),
+        ("highway", {"depth": 1}, [0, -2]),
+        ("fastgrnn", {}, [1, 1]),
+    ],
+    ids=str,
+)
+def test_biases_begin_where_the_paper_has_them(name, options, expected):
+    cell = cells.create(name, input_size=3, hidden_size=4, **options)
+    assert cell.b.tolist() == [float(value) for value in expected for _ in range(4)]

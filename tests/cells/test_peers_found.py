@@ -206,6 +206,21 @@ def test_taugru():
     close(found, torch.stack(outputs))
 
 
+def test_clockwork_as_its_authors_wrote_it():
+    """Theirs takes a step of all modules, and then takes back that of those whose turn it is not."""
+    cell = make("clockwork", clocks=3)
+    inputs = torch.randn(13, BATCH, INPUT, dtype=torch.float64)
+    period = cell.period.long()
+    R = torch.where(period >= period[:, None], cell.U, 0).detach()  # from slower modules and from the own
+    h, outputs = torch.zeros(BATCH, HIDDEN, dtype=torch.float64), []
+    for t, x in enumerate(inputs):
+        stepped = (x @ cell.W.t() + cell.b + h @ R.t()).tanh().detach()
+        h = torch.where(t % period == 0, stepped, h)
+        outputs.append(h)
+    for backend in engine.backends_of(cell):
+        close(Recurrent(cell, backend)(inputs)[0].detach(), torch.stack(outputs))
+
+
 def test_clocks_go_on_where_a_sequence_is_split():
     cell = make("clockwork", clocks=3)
     inputs = torch.randn(13, BATCH, INPUT, dtype=torch.float64)

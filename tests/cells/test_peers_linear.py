@@ -297,6 +297,26 @@ def test_an_exponential_gate_does_not_overflow():
     assert all(g.isfinite().all() for g in torch.autograd.grad(outputs.sum(), list(cell.parameters())))
 
 
+@pytest.mark.parametrize("name", ["mingru", "minlstm"])
+def test_the_minimal_cells_as_the_authors_wrote_them(name):
+    """Their factors are logarithms; their candidate is made positive, to have one too, and is ours here."""
+    cell = _make(name)
+
+    def mingru(x, state):
+        gate, hidden = (x @ cell.W.t() + cell.b).chunk(2, 1)
+        log_coeffs, log_z = -softplus(gate), -softplus(-gate)
+        h = log_coeffs.exp() * state[0] + log_z.exp() * hidden
+        return h, (h,)
+
+    def minlstm(x, state):
+        forget, write, hidden = (x @ cell.W.t() + cell.b).chunk(3, 1)
+        diff = softplus(-forget) - softplus(-write)
+        h = (-softplus(diff)).exp() * state[0] + (-softplus(-diff)).exp() * hidden
+        return h, (h,)
+
+    _compare(cell, mingru if name == "mingru" else minlstm)
+
+
 def test_a_closed_minlstm_is_not_zero_by_zero():
     # Both gates underflow in float32; what they are of their sum does not.
     cell = cells.create("minlstm", input_size=INPUT, hidden_size=HIDDEN)

@@ -47,6 +47,25 @@ def _lstm(cell):
     return peer
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_highway_as_the_authors_wrote_it(depth):
+    cell = _make("highway", depth=depth)
+    U, b = (part.detach().chunk(2 * depth) for part in (cell.U, cell.b))
+
+    def step(x, state):
+        (current,) = state
+        for i in range(depth):
+            seen = torch.cat([x, current], 1) if i == 0 else current
+            h, t = (
+                seen @ (torch.cat([cell.W.chunk(2)[k], U[2 * i + k]], 1) if i == 0 else U[2 * i + k]).t() + b[2 * i + k]
+                for k in range(2)
+            )
+            current = (h.tanh() - current) * t.sigmoid() + current
+        return (current,)
+
+    _compare(cell, step)
+
+
 def test_torchrecurrent_has_the_same_multiplicative_lstm():
     cell = _make("multiplicative_lstm")
     peer = pytest.importorskip("torchrecurrent").MultiplicativeLSTMCell(INPUT, HIDDEN).double()

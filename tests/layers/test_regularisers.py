@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
-from rnnlab import cells, config, contracts
+from rnnlab import cells, config
 from rnnlab.interface import Batch, InputError, Vectors
 from rnnlab.layers import (
     Bidirectional,
@@ -18,7 +16,6 @@ from rnnlab.layers import (
     from_torch,
     regularise,
 )
-from rnnlab.layers.regularisers import Wrapped
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.training.build import build
 
@@ -33,29 +30,6 @@ def make(name="lstm", input_size=F, hidden_size=H, **options):
 
 def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-shares = st.sampled_from([0.0, 0.25])
-
-
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
-@given(
-    name=st.sampled_from(["rnn", "lstm", "gru"]),
-    weight_drop=shares,
-    input_dropout=shares,
-    recurrent_dropout=shares,
-    output_dropout=shares,
-    zoneout=shares,
-)
-def test_a_regularised_cell_keeps_the_contract(name, zoneout, **options):
-    class Regularised(Wrapped):
-        """A cell with regularisers."""
-
-        def __init__(self, input_size, hidden_size):
-            cell = cells.create(name, input_size=input_size, hidden_size=hidden_size)
-            super().__init__(regularise(cell, zoneout=[zoneout], **options))
-
-    contracts.check_cell(Regularised)
 
 
 def test_nothing_asked_for_is_the_cell_itself():

@@ -1,6 +1,6 @@
 """A network whose gates couple what goes upward and what goes on in time."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
@@ -18,6 +18,7 @@ class Intersection(Cell):
 
     Shapes: x [B, input_size]; h, y [B, hidden_size]; output y. W, U, b hold u, n, p, g.
     Differs from the paper: where x is not as wide as h, P x stands for it, as the paper does below the first layer.
+    b_p and b_g begin at 1, as in the authors' IntersectionRNNCell in TensorFlow.
 
     Args:
         input_size: features of x.
@@ -38,6 +39,8 @@ class Intersection(Cell):
         self.W = input_weights(4, hidden_size, hidden_size)
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
+        if self.b is not None:
+            nn.init.ones_(self.b[2 * hidden_size :])
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
         x = inputs if self.P is None else linear(inputs, self.P)

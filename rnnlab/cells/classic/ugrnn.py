@@ -1,6 +1,6 @@
 """The update gate network."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
@@ -15,7 +15,7 @@ class UGRNN(Cell):
         h_t = g_t ⊙ h_{t-1} + (1 - g_t) ⊙ n_t
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold g, n.
-    Differs from the paper: nothing.
+    Differs from the paper: nothing. b_g begins at 1, as in the authors' UGRNNCell in TensorFlow.
 
     Args:
         input_size: features of x.
@@ -35,6 +35,8 @@ class UGRNN(Cell):
         self.W = input_weights(2, hidden_size, input_size)
         self.U = recurrent_weights(2, hidden_size, recurrent_init)
         self.b = bias_vector(2 * hidden_size, bias)
+        if self.b is not None:
+            nn.init.ones_(self.b[:hidden_size])
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         return (self.U, self.b), linear(inputs, self.W)

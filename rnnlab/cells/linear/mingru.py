@@ -28,6 +28,7 @@ class MinGRU(Cell):
 
     gates = ("z", "n")
     remembers = {"z": -1}
+    verified = "official code"
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)

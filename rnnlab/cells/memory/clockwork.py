@@ -29,6 +29,7 @@ class Clockwork(Cell):
     """
 
     states = ("h", "wait")
+    verified = "official code"
 
     def __init__(
         self,

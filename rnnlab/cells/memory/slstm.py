@@ -28,7 +28,9 @@ class SLSTM(Cell):
         i'_t = exp(ĩ_t - m_t)
 
     Shapes: x [B, input_size]; h, c, n, m [B, hidden_size]; output h. W, U and b stack i, f, z, o.
-    Differs from the paper: the letters; there R is U. One head, so that every unit sees every other.
+    Differs from the paper: the letters; there R is U. One head, so that every unit sees every other. With the sigmoid,
+    b_f begins at 5 for the first unit and falls to -7 for the last, as in the authors' code for one block, where U
+    begins at zero.
 
     Args:
         input_size: features of x.
@@ -57,6 +59,9 @@ class SLSTM(Cell):
         self.W = input_weights(4, hidden_size, input_size)
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
+        if self.b is not None and forget_gate == "sigmoid":
+            with torch.no_grad():
+                self.b[hidden_size : 2 * hidden_size] = 5 - 12 * torch.linspace(0, 1, hidden_size) ** 0.3
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         return (self.U, self.b), linear(inputs, self.W)

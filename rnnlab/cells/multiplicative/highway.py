@@ -31,6 +31,7 @@ class Highway(Cell):
     """
 
     states = ("s",)
+    verified = "official code"
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ class MIRNN(Cell):
     paper's simple form.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h; α, β_1, β_2 [hidden_size].
-    Differs from the paper: nothing.
+    Differs from the paper: nothing; where α and the β begin, it chooses for each task.
 
     Args:
         input_size: features of x.

@@ -21,7 +21,8 @@ class LayerNormLSTM(Cell):
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold the gates in the order i, f, g, o; gain_h,
     gain_x and gain_c are α_1 to α_3, b_c is β_3.
-    Differs from the paper: β_1 and β_2 are in b, to which they are only ever added.
+    Differs from the paper: β_1 and β_2 are in b, to which they are only ever added; 1e-5 is added to the variance, as
+    in the authors' code.
 
     Args:
         input_size: features of x.
@@ -32,6 +33,7 @@ class LayerNormLSTM(Cell):
     states = ("h", "c")
     gates = ("i", "f", "g", "o")
     remembers = {"f": 1, "i": -1}
+    verified = "official code"
 
     def __init__(self, input_size: int, hidden_size: int, *, recurrent_init: str = "orthogonal") -> None:
         super().__init__(input_size, hidden_size)
