@@ -124,7 +124,7 @@ class Zoneout(Wrapped):
 class WeightDrop(Wrapped):
     """Dropout of recurrent weights, one mask for a whole sequence and batch (Merity et al., 2018, arXiv:1708.02182).
 
-    Every matrix that the cell's steps multiply with is dropped from; what is kept is scaled by 1 / (1 - share).
+    Every learned matrix that the cell's steps multiply with is dropped from; what is kept is scaled by 1 / (1 - share).
 
     Args:
         cell: the cell.
@@ -138,9 +138,9 @@ class WeightDrop(Wrapped):
         super().__init__(cell)
         self.share = _share("weight_drop", share)
         like = next(cell.parameters())
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             constants, _ = cell.prepare(like.new_zeros(1, 1, cell.input_size))
-        if not any(tensor.dim() == 2 for tensor in tensors_of(constants)):
+        if not any(_is_learned_matrix(tensor) for tensor in tensors_of(constants)):
             raise InputError(f"weight_drop={share} has nothing to drop: {type(cell).__name__} has no recurrent matrix")
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
@@ -149,7 +149,7 @@ class WeightDrop(Wrapped):
         return map_state(self._drop, constants), prepared
 
     def _drop(self, tensor: Tensor) -> Tensor:
-        return dropout(tensor, self.share, self.training) if tensor.dim() == 2 else tensor
+        return dropout(tensor, self.share, self.training) if _is_learned_matrix(tensor) else tensor
 
 
 def regularise(
@@ -172,6 +172,10 @@ def regularise(
     if input_dropout or recurrent_dropout or output_dropout:
         cell = VariationalDropout(cell, input_dropout, recurrent_dropout, output_dropout)
     return cell
+
+
+def _is_learned_matrix(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.requires_grad
 
 
 def _share(name: str, share: float) -> float:

@@ -93,6 +93,14 @@ def test_weight_drop_drops_weights_once_a_sequence(backend):
         torch.testing.assert_close(outputs[t], h, **EXACT)
 
 
+def test_what_is_not_learned_is_not_dropped_from():
+    cell = make("lmu")
+    _, _, A, B, U, V = WeightDrop(cell, 0.5).prepare(draw(T, 1, F))[0]
+    assert torch.equal(A, cell.A)
+    assert torch.equal(B, cell.B)
+    assert all((part == 0).any() for part in (U, V))
+
+
 @pytest.mark.parametrize("wrap", [lambda c: VariationalDropout(c, 0.5, 0.5, 0.5), lambda c: WeightDrop(c, 0.5)])
 def test_dropout_does_nothing_in_evaluation(wrap):
     cell = make()
@@ -109,6 +117,7 @@ def test_dropout_does_nothing_in_evaluation(wrap):
         ),
         (lambda c: WeightDrop(c, -0.1), "weight_drop is -0.1"),
         (lambda c: WeightDrop(make("mingru"), 0.1), "nothing to drop: MinGRU has no recurrent matrix"),
+        (lambda c: WeightDrop(make("s4d"), 0.1), "nothing to drop: S4D has no recurrent matrix"),
         (
             lambda c: Zoneout(c, [0.1, 0.2, 0.3]),
             r"zoneout is \[0.1, 0.2, 0.3\]; give one rate, or 2 for the states h, c",

@@ -83,7 +83,8 @@ class S4D(Cell):
         square = A_re**2 + A_im**2
         b_re, b_im = (less * A_re + a_im * A_im) / square, (a_im * A_re - less * A_im) / square
         u = inputs if self.P is None else linear(inputs, self.P)
-        return (a_re, a_im, b_re, b_im, self.C_re, self.C_im, self.D), u
+        channels = (a_re, a_im, b_re, b_im, self.C_re, self.C_im)  # no matrices, but a number for every state
+        return (*(part.unsqueeze(0) for part in channels), self.D), u
 
     def step(self, constants: tuple[Tensor, ...], u: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         a_re, a_im, b_re, b_im, C_re, C_im, D = constants
