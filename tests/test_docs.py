@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rnnlab import cells
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,6 +85,16 @@ def test_two_short_files_make_a_cell_part_of_rnnlab(tmp_path):
     said = _run(["bash", "-euc", commands], tmp_path)
     assert str(tmp_path / "rnnlab") in said
     assert re.search(rf"{python.split('/')[2]} +2017 +{name} ", said)
+
+
+def test_the_table_of_cells_is_that_of_the_code():
+    lines = (ROOT / "docs" / "cells.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if re.match(r"\| \w+ \| `\w+` \|", line)]
+    shown = {row[1].strip("`"): (row[0], row[2], row[3], row[-1]) for row in rows}
+    for name in cells.available():
+        cell, about = cells.create(name, input_size=3, hidden_size=4), cells.describe(name)
+        assert shown.pop(name) == (about.family, about.paper, ", ".join(cell.states), cell.verified)
+    assert not shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

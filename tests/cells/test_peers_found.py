@@ -95,6 +95,18 @@ def test_coupled_gates_are_the_coupled_cell():
     close(found, Recurrent(other, "reference")(inputs, state)[0].detach())
 
 
+def test_coupled_gates_are_an_lstm_of_torch_whose_input_gate_has_the_other_sign():
+    """σ(-a) = 1 - σ(a)."""
+    cell = make("cifg")
+    peer = nn.LSTM(INPUT, HIDDEN).double()
+    with torch.no_grad():
+        for parameter, weight in zip(peer.parameters(), [cell.W, cell.U, cell.b, 0 * cell.b], strict=True):
+            f, *rest = weight.chunk(3)
+            parameter.copy_(torch.cat([-f, f, *rest]))
+    inputs, state, found = ours(cell)
+    close(found, peer(inputs, tuple(part.unsqueeze(0) for part in state))[0].detach())
+
+
 def test_mut1():
     cell = make("mut1")
     b = torch.zeros(HIDDEN)

@@ -28,6 +28,7 @@ class CIFG(Cell):
     states = ("h", "c")
     gates = ("f", "g", "o")
     remembers = {"f": 1}
+    verified = "torch.nn"
 
     def __init__(
         self, input_size: int, hidden_size: int, *, bias: bool = True, recurrent_init: str = "orthogonal"
