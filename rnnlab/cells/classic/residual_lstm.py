@@ -47,17 +47,17 @@ class ResidualLSTM(Cell):
         self.p = nn.Parameter(torch.zeros(3 * hidden_size))
         self.b = bias_vector(4 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102
         x = inputs if self.R is None else linear(inputs, self.R)
-        return (self.U, self.P, *self.p.chunk(3)), (linear(inputs, self.W, self.b), x)
+        return (self.U, self.b, self.P, *self.p.chunk(3)), (linear(inputs, self.W), x)
 
     def step(  # noqa: D102
-        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, Tensor], state: State
+        self, constants: tuple, inputs: tuple[Tensor, Tensor], state: State
     ) -> tuple[Tensor, State]:
-        U, P, p_i, p_f, p_o = constants
+        U, b, P, p_i, p_f, p_o = constants
         sums, x = inputs
         h, c = state
-        i, f, g, o = (sums + linear(h, U)).chunk(4, dim=-1)
+        i, f, g, o = (sums + linear(h, U, b)).chunk(4, dim=-1)
         c = (f + p_f * c).sigmoid() * c + (i + p_i * c).sigmoid() * g.tanh()
         h = (o + p_o * c).sigmoid() * (linear(c.tanh(), P) + x)
         return h, (h, c)

@@ -58,13 +58,13 @@ class TauGRU(Cell):
         """Zeros: there was nothing before the first step."""
         return tuple(self.U.new_zeros(batch_size, count * self.hidden_size) for count in (1, self.delay))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        return self.U.split([3 * self.hidden_size, self.hidden_size]), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (*self.U.split([3 * self.hidden_size, self.hidden_size]), self.b), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U_uga, U_z = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U_uga, U_z, b = constants
         h, past = state
-        now, x_z = x.split([3 * self.hidden_size, self.hidden_size], dim=-1)
+        now, x_z = (x if b is None else x + b).split([3 * self.hidden_size, self.hidden_size], dim=-1)
         u, g, a = (now + linear(h, U_uga)).chunk(3, dim=-1)
         z = (x_z + linear(past[:, : self.hidden_size], U_z)).tanh()
         g = g.sigmoid()

@@ -39,13 +39,13 @@ class DSGU(Cell):
         self.P = recurrent_weights(1, hidden_size, recurrent_init)
         self.b = bias_vector(2 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        return (*self.U.chunk(2), self.P), linear(inputs, self.W, self.b)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (*self.U.chunk(2), self.P, self.b), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        U_g, U_z, P = constants
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        U_g, U_z, P, b = constants
         (h,) = state
-        x_g, x_z = x.chunk(2, dim=-1)
+        x_g, x_z = (x if b is None else x + b).chunk(2, dim=-1)
         z_g = linear(x_g * h, U_g).tanh()
         z = (0.2 * (x_z + linear(h, U_z)) + 0.5).clamp(0, 1)
         h = (1 - z) * h + z * linear(z_g * h, P).sigmoid()
