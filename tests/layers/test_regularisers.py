@@ -16,6 +16,7 @@ from rnnlab.layers import (
     from_torch,
     regularise,
 )
+from rnnlab.layers.regularisers import _bernoulli
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.training.build import build
 
@@ -62,13 +63,24 @@ def test_zoneout_keeps_units_by_chance(backend):
     torch.manual_seed(3)
     outputs, _ = layer(inputs, (h, c))
     torch.manual_seed(3)
-    keep_h, keep_c = (torch.bernoulli(torch.full((T, B, H), z, dtype=torch.float64)) for z in (0.1, 0.5))
+    keep_h, keep_c = (_bernoulli(T, h, z) for z in (0.1, 0.5))
     for t in range(T):
         i, f, g, o = (inputs[t] @ cell.W.T + h @ cell.U.T + cell.b).chunk(4, 1)
         new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = torch.where(keep_h[t] == 1, h, o.sigmoid() * new_c.tanh())  # of the c before zoneout, as in equation 4
         c = torch.where(keep_c[t] == 1, c, new_c)
         torch.testing.assert_close(outputs[t], h, **EXACT)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 0.9])
+def test_masks_are_one_with_their_probability(rate):
+    torch.manual_seed(0)
+    mask = _bernoulli(50, torch.zeros(31, 67), rate)
+    assert mask.shape == (50, 31, 67)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    # Four standard errors of a mean, and the nearest 1/65536.
+    assert abs(float(mask.mean()) - rate) <= 4 * (rate * (1 - rate) / mask.numel()) ** 0.5 + 2**-16
+    assert rate == 0 or not torch.equal(mask[0], mask[1])
 
 
 def test_zoneout_in_evaluation_takes_the_expected_update():
