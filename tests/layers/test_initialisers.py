@@ -32,7 +32,9 @@ def test_what_is_not_asked_for_stays():
 
 
 def test_chrono_spreads_memory_spans_evenly():
-    i, f, g, o = initialise(make("lstm", 4096), gates="chrono", memory_length=50).b.detach().chunk(4)
+    i, f, g, o = (
+        initialise(make("lstm", 4096, recurrent_init="uniform"), gates="chrono", memory_length=50).b.detach().chunk(4)
+    )
     spans = f.exp()
     assert 1 <= spans.min() < 1.5
     assert 48.5 < spans.max() <= 49
@@ -47,7 +49,7 @@ def test_chrono_spreads_memory_spans_evenly():
 
 
 def test_uniform_gates_begin_evenly_between_0_and_1():
-    i, f, *_ = initialise(make("lstm", 4096), gates="uniform").b.detach().sigmoid().chunk(4)
+    i, f, *_ = initialise(make("lstm", 4096, recurrent_init="uniform"), gates="uniform").b.detach().sigmoid().chunk(4)
     assert torch.histc(f, 4, 0, 1).sub(1024).abs().max() < 4 * math.sqrt(4096 * 3 / 16)
     torch.testing.assert_close(i, 1 - f, rtol=0, atol=1e-5)
 

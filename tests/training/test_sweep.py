@@ -186,7 +186,7 @@ def test_killed_in_the_middle_and_begun_again(folder):
     wait_for(lambda: states() == ["finished", "finished", "stopped", "stopped"])
     found, _ = sweep.survey("runs")
     for one in found:
-        summary = RunDirectory(folder / "runs" / one.name).summary()
+        summary = wait_for(RunDirectory(folder / "runs" / one.name).summary)
         assert one.step == summary["steps"], "how far it is saved, not the last measurement"
     done = rnnlab(*arguments)
     assert done.returncode == 0, done.stderr
@@ -195,6 +195,7 @@ def test_killed_in_the_middle_and_begun_again(folder):
     assert done.stdout.count("going on at step") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="who holds a file is read from /proc")
 def test_a_run_that_is_killed_among_others(folder):
     """SIGKILL to one run's process, as when memory runs out: a sentence, an exit code, and the same command goes on."""
@@ -238,10 +239,11 @@ def test_what_is_left_under_a_budget_of_seconds():
 
 def wait_for(condition, process=None):
     until = time.monotonic() + 200
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < until, "it does not come about"
         assert process is None or process.poll() is None, "the sweep was over before it could be killed"
         time.sleep(0.02)
+    return found
 
 
 def test_a_launcher_that_is_not_installed():
