@@ -185,13 +185,14 @@ def _share(name: str, share: float) -> float:
 
 
 def _bernoulli(steps: int, like: Tensor, rate: float) -> Tensor:
-    """Ones with probability ``rate`` and zeros, ``[steps, *like.shape]``.
+    """Ones with probability ``rate``, below 1, and zeros, ``[steps, *like.shape]``.
 
-    Of sixteen random bits each, and so to the nearest 1/65536: in a third of the time that ``torch.bernoulli`` takes.
+    Of sixteen random bits each, and so to the nearest 1/65536 below 1: in a third of the time that ``torch.bernoulli``
+    takes.
     """
     count = steps * like.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    chosen = bits.view(torch.int16)[:count] < round(rate * 2**16) - 2**15
+    chosen = bits.view(torch.int16)[:count] < min(round(rate * 2**16), 2**16 - 1) - 2**15
     return chosen.to(like.dtype).view(steps, *like.shape)
 
 

@@ -83,6 +83,10 @@ def test_masks_are_one_with_their_probability(rate):
     assert rate == 0 or not torch.equal(mask[0], mask[1])
 
 
+def test_a_mask_of_nearly_nothing_but_ones():
+    assert _bernoulli(50, torch.zeros(31, 67), 1 - 1e-7).mean() > 0.999
+
+
 def test_zoneout_in_evaluation_takes_the_expected_update():
     cell = make("gru")
     layer, plain = Recurrent(Zoneout(cell, [0.25])).eval(), Recurrent(cell)
