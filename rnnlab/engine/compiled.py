@@ -89,13 +89,14 @@ class Kernel:
             calls.append((arguments, described, sizes))
         pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
         openmp = [0, 0, 0] if _FORKED else self.blas.openmp
+        held = (memory, constants, weights, calls)
         if openmp[0] or len(pointers) == 1:
-            _team(function, openmp, pointers)
+            _team(function, openmp, pointers, held)
         elif _FORKED:
             for pointer in pointers:
-                _team(function, openmp, [pointer])
+                _team(function, openmp, [pointer], held)
         else:
-            _together([partial(_team, function, openmp, [pointer]) for pointer in pointers])
+            _together([partial(_team, function, openmp, [pointer], held) for pointer in pointers])
 
     def _weight(self, product: Multiply, constants: Sequence[Tensor], steps: int) -> Tensor:
         """The weight of a product, ``[inner, outer]``."""
@@ -130,7 +131,8 @@ class Kernel:
             if one is not None:
                 rows = batch_size if one in self.lowered.by_row else 1
                 shape = (threads, rows, one.width)
-                found[one] = (torch.zeros(shape, dtype=self.dtype), torch.zeros(shape, dtype=torch.float64))
+                dtypes = (self.dtype, torch.float64)
+                found[one] = tuple(torch.zeros(shape, dtype=dtype, device="cpu") for dtype in dtypes)
         return found
 
 
@@ -171,8 +173,11 @@ _FORKED: list[bool] = []  # threads do not survive a fork, and OpenMP's are not 
 os.register_at_fork(after_in_child=partial(_FORKED.append, True))
 
 
-def _team(function: Any, openmp: list[int], calls: list[int]) -> None:
-    """Call a function for shares of the batch."""
+def _team(function: Any, openmp: list[int], calls: list[int], held: tuple[Any, ...]) -> None:
+    """Call a function for shares of the batch.
+
+    What it reads and writes is ``held`` by the call itself: other threads still work there if this one is interrupted.
+    """
     pointers = array("q", calls)
     team = array("q", [*openmp, 0, pointers.buffer_info()[0], len(calls)])
     function(team.buffer_info()[0])

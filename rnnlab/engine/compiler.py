@@ -68,7 +68,8 @@ class Blas:
     @staticmethod
     def _check(sgemm: ctypes._CFuncPtr) -> None:
         """One product: a BLAS whose integers have 64 bits would read others than are meant."""
-        a, b, c = torch.arange(6.0).reshape(2, 3), torch.arange(12.0).reshape(3, 4), torch.empty(2, 4)
+        shapes, like = ((2, 3), (3, 4), (2, 4)), {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+        a, b, c = (torch.arange(m * n, **like).reshape(m, n) for m, n in shapes)
         one, zero = (ctypes.byref(ctypes.c_float(x)) for x in (1, 0))
         m, n, k = (ctypes.byref(ctypes.c_int(x)) for x in (4, 2, 3))
         pointers = [ctypes.c_void_p(x.data_ptr()) for x in (b, a, c)]

@@ -300,11 +300,10 @@ class Source:
         text = "\n".join(body)
         used = [(number, symbol) for number, symbol in self.symbols.items() if f"{symbol}" in text]
         sizes = [f"const long {symbol} = call->sizes[{list(self.symbols).index(n)}];" for n, symbol in used]
-        before = [
-            "const int threads = call->set_threads ? call->set_threads(1) : 0;",
-            "const unsigned long mode = flush();",
-        ]
-        after = ["restore(mode);", "if (call->set_threads) call->set_threads(threads);"]
+        before = ["const int threads = call->set_threads ? call->set_threads(1) : 0;"]
+        after = ["if (call->set_threads) call->set_threads(threads);"]
+        if backward:
+            before, after = [*before, "const unsigned long mode = flush();"], ["restore(mode);", *after]
         lines = ["const struct array *a = call->arrays;", *sizes, *before, steps, *_indent(body), "}", *after]
         names = ", ".join(f"{i} {array.name}" for i, array in enumerate(self.arrays[name]))
         start = f"static void {name}_rows(const struct call *call) {{"

@@ -177,11 +177,11 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
         whole = ("B", *shape[1:]) if rows > 1 and shape and shape[0] == rows else shape
         return tensor.dtype, whole, training and tensor.requires_grad
 
-    kinds = [kind(tensor, tensor.shape) for tensor in (*fixed, *states)]
-    kinds += [kind(tensor, tensor.shape[1:]) for tensor in tensors_of(prepared)]
+    kinds = map_state(lambda tensor: kind(tensor, tensor.shape), (constants, state))  # as they nest, None included
+    of_steps = map_state(lambda tensor: kind(tensor, tensor.shape[1:]), prepared)
     whole = [id(tensor) for tensor in fixed]
     same = tuple(map(whole.index, whole))  # a constant that stands in several places is one
-    key = (_options(cell), states[0].device, training, same, *kinds)
+    key = (_options(cell), states[0].device, training, same, kinds, of_steps)
     known = _TRACED.setdefault(cell, {})
     if key not in known:
         known[key] = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training)
@@ -272,6 +272,8 @@ def _like(tensor: Tensor) -> Tensor:
 
 def _references(tree: Any) -> tuple[list[int], list[tuple[int, ...]]]:
     """How often each tuple of a nested tuple is held, and each tensor: by Python, by torch, its memory, its base."""
+    if tree is None:
+        return [], []
     if isinstance(tree, Tensor):
         memory = torch._C._storage_Use_Count(tree.untyped_storage()._cdata)
         counts = (sys.getrefcount(tree), tree._use_count(), memory)
@@ -405,8 +407,12 @@ class _Compiled(torch.autograd.Function):
         state, read = tensors[: len(lowered.states)], tensors[len(lowered.states) :]
         if torch.is_grad_enabled():  # create_graph: the gradient itself is to be differentiated
             return None, None, *_through_reference(plan, inputs, state, (output_gradients, *state_gradients))
+        if ctx.memory is None:
+            raise RuntimeError("an earlier backward pass was interrupted; do the forward pass again")
         memory, constants = dict(ctx.memory), [_ready(t, kernel.dtype) for t in constants]
         again = torch._C._autograd._get_current_graph_task_keep_graph()
+        if not again:
+            ctx.memory = None  # written over from here on; should this be interrupted, nobody goes on with it
         rows = state[0].shape[0]
         for i, tensor in zip(lowered.kept_inputs, read, strict=True):
             memory[lowered.inputs[i]] = _rows(tensor, rows, kernel.dtype)
@@ -427,10 +433,7 @@ class _Compiled(torch.autograd.Function):
             carried[plan.steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
         memory |= kernel.sums(rows, plan.steps)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths)
-        gradients = _gradients(plan, memory, constants)
-        if not again:
-            ctx.memory = None
-        return None, None, *gradients
+        return None, None, *_gradients(plan, memory, constants)
 
 
 def _gradients(plan: _Plan, memory: Memory, constants: list[Tensor]) -> list[Tensor | None]:

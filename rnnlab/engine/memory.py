@@ -43,21 +43,27 @@ _requests = count(1)
 def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A contiguous tensor on the CPU whose numbers are not set, as from ``torch.empty``."""
     size = prod(shape) * dtype.itemsize
-    if size < SMALLEST or not _counts():
-        return torch.empty(shape, dtype=dtype)
-    with _LOCK:
-        return torch.empty(0, dtype=dtype).set_(_free_block(size).storage, 0, shape)
+    # Whoever finds it in use, by another thread, before a fork, or in the middle of itself, does without.
+    if size < SMALLEST or not _counts() or not _LOCK.acquire(blocking=False):
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    try:
+        return torch.empty(0, dtype=dtype, device="cpu").set_(_free_block(size).storage, 0, shape)
+    finally:
+        _LOCK.release()
 
 
 def _free_block(size: int) -> _Block:
     """The smallest block of at least ``size`` bytes, and less than twice as many, that nobody holds; else a new one."""
     now, best, best_size = next(_requests), None, 2 * size
-    for block in [block for block in _BLOCKS if _is_free(block)]:
-        there = block.storage.nbytes()
-        if block.wanted + PATIENCE < now or block.storage.is_shared():  # another process may read it still
+    for block in _BLOCKS.copy():
+        if block.wanted + PATIENCE < now:  # whoever still holds it frees it
             _BLOCKS.remove(block)
-        elif size <= there < best_size:
-            best, best_size = block, there
+        elif _is_free(block):
+            there = block.storage.nbytes()
+            if block.storage.is_shared():  # another process may read it still
+                _BLOCKS.remove(block)
+            elif size <= there < best_size:
+                best, best_size = block, there
     if best is None:
         best = _Block(torch.UntypedStorage(size), now)
         _BLOCKS.append(best)
@@ -75,7 +81,7 @@ def _counts() -> bool:
     """Whether this torch counts the holders of memory as `_is_free` reads it; where not, none is used again."""
     block = _Block(torch.UntypedStorage(8), 0)
     free = [_is_free(block)]
-    tensor = torch.empty(0).set_(block.storage, 0, (2,))
+    tensor = torch.empty(0, dtype=torch.float32, device="cpu").set_(block.storage, 0, (2,))
     held, tensor = [_is_free(block)], tensor[1:].detach()
     held += [_is_free(block)]
     del tensor
@@ -99,8 +105,10 @@ class Reusing(TorchFunctionMode):
 
 def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether a linear map is large, and of the common kind."""
-    size = inputs.numel() // max(inputs.shape[-1], 1) * len(weight) * weight.itemsize if inputs.dim() == 3 else 0
     given = (inputs, weight) if bias is None else (inputs, weight, bias)
+    if [tensor.dim() for tensor in given] != [3, 2, 1][: len(given)]:
+        return False
+    size = inputs.shape[0] * inputs.shape[1] * len(weight) * weight.itemsize
     return size >= SMALLEST and all(
         type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
     )
@@ -111,10 +119,10 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
-        ctx.has_bias = bias is not None
+        of_inputs, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(inputs if of_weight else None, weight if of_inputs else None)
         outputs = take((*inputs.shape[:2], len(weight)), inputs.dtype)
-        rows = outputs.view(-1, len(weight))
+        rows = outputs.flatten(0, 1)
         if bias is None:
             torch.mm(inputs.flatten(0, 1), weight.t(), out=rows)
         else:
@@ -129,7 +137,7 @@ class _Linear(torch.autograd.Function):
         if wanted[0] and torch.is_grad_enabled():  # create_graph: autograd cannot follow into given memory
             of_inputs = gradient @ weight
         elif wanted[0]:
-            of_inputs = take(inputs.shape, inputs.dtype)
-            torch.mm(rows, weight, out=of_inputs.view(-1, inputs.shape[-1]))
+            of_inputs = take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
+            torch.mm(rows, weight, out=of_inputs.flatten(0, 1))
         of_weight = rows.t() @ inputs.flatten(0, 1) if wanted[1] else None
-        return of_inputs, of_weight, rows.sum(0) if wanted[2] and ctx.has_bias else None
+        return of_inputs, of_weight, rows.sum(0) if wanted[2] else None

@@ -10,6 +10,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from copy import deepcopy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import cells, engine
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler, fused, memory
+from rnnlab.engine import compiled, compiler, fused, memory
 from rnnlab.interface import tensors_of
 from rnnlab.layers import Recurrent
 from rnnlab.layers.regularisers import VariationalDropout, WeightDrop, Zoneout
@@ -517,6 +518,25 @@ def test_one_tensor_for_a_state_and_a_constant():
     agree(cell, extra=one)
 
 
+def test_constants_that_are_none_now_and_then():
+    cell = Odd(
+        lambda x, h, U, b, c: (linear(h, U, b) + x).tanh() if c is None else (linear(h, U) + x).tanh() * c,
+        lambda cell, inputs, extra: ((cell.U, cell.b, cell.c), linear(inputs, cell.W)),
+    )
+    b = cell.b
+    for cell.b, cell.c in ((b, None), (None, b), (b, None)):
+        agree(cell)
+
+
+def test_inputs_of_a_step_that_are_none():
+    agree(
+        Odd(
+            lambda x, h, U, V, b: (x[0] + linear(h, U)).tanh() if x[1] is None else h,
+            lambda cell, inputs, extra: ((cell.U, cell.V, cell.b), (linear(inputs, cell.W), None)),
+        )
+    )
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -804,6 +824,17 @@ def test_a_layer_goes_with_its_last_name():
 
 
 # Derivatives
+
+
+def test_a_backward_pass_that_was_interrupted_does_not_go_on(monkeypatch):
+    """What the forward pass kept is written over by then."""
+    outputs, _ = Recurrent(make("lstm"), "fused")(draw(T, B, N))
+    monkeypatch.setattr(fused, "_gradients", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        outputs.backward(torch.ones_like(outputs))
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="do the forward pass again"):
+        outputs.backward(torch.ones_like(outputs))
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "lengths"])
@@ -1189,6 +1220,69 @@ def test_gradients_that_vanish_are_zero_before_they_take_long():
     finally:
         torch.set_flush_denormal(flushed)
     assert tiny["fused"] < tiny["reference"] / 2, tiny
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_step_itself_has_numbers_however_small(dtype):
+    cell = Odd(lambda x, h, U, V, b: h * b + (x.abs() * torch.finfo(x.dtype).tiny / 64).log()).to(dtype)
+    inputs = draw(T, B, N).to(dtype)
+    flushed = (torch.tensor(torch.finfo(dtype).tiny, dtype=dtype) / 64).mul(1).item() == 0  # by whoever ran before
+    torch.set_flush_denormal(False)
+    try:
+        for guard in (nullcontext, torch.no_grad):
+            with guard():
+                found, expected = (Recurrent(cell, backend)(inputs)[0] for backend in ("fused", "reference"))
+            assert expected.isfinite().all()
+            torch.testing.assert_close(found, expected)
+    finally:
+        torch.set_flush_denormal(flushed)
+
+
+def test_what_threads_work_on_stays_though_the_call_is_interrupted(monkeypatch, threads):
+    threads(2)
+    cell, begun = make("lstm"), []
+
+    def interrupted(tasks):
+        begun.extend(tasks)
+        raise KeyboardInterrupt
+
+    step = fused.traced(cell)
+    monkeypatch.setattr(step.kernel.blas, "openmp", [0, 0, 0])
+    monkeypatch.setattr(compiled, "_together", interrupted)
+    monkeypatch.setattr(memory, "SMALLEST", 1)
+    monkeypatch.setattr(memory, "_BLOCKS", [])
+    with suppress(KeyboardInterrupt):
+        Recurrent(cell, "fused")(draw(T, 16, N))
+    assert len(begun) == 2
+    assert memory._BLOCKS
+    assert not any(map(memory._is_free, memory._BLOCKS))
+    begun.clear()
+    assert all(map(memory._is_free, memory._BLOCKS))
+
+
+# Defaults
+
+
+def test_whatever_the_default_device_is():
+    cell = make("lstm")
+    expected = everything(cell, "reference", draw(T, B, N, grad=True), first_state(cell))
+    layer, inputs, state = Recurrent(cell, "fused"), draw(T, B, N, grad=True), first_state(cell)
+    with torch.device("meta"):
+        results = tensors_of(layer(inputs, state))
+    loss = weighted(results)
+    with torch.device("meta"):
+        gradients = torch.autograd.grad(loss, [inputs, *state, *cell.parameters()])
+    same([*(result.detach() for result in results), *gradients], expected)
+
+
+def test_whatever_the_default_type_is():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        compiler.Blas()  # which tries a product
+        assert memory._counts.__wrapped__()
+    finally:
+        torch.set_default_dtype(before)
 
 
 # What cannot be compiled

@@ -2,6 +2,7 @@
 
 import gc
 from contextlib import nullcontext
+from threading import Thread
 
 import pytest
 import torch
@@ -110,6 +111,69 @@ def test_linear_is_linear(bias, frozen, monkeypatch):
     assert not wanted or "_Linear" in type(outputs.grad_fn).__name__  # the last went that way
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(4, 3, 5), (5,)],
+        [(4, 3, 5), (6, 5), (1, 6)],
+        [(4, 3, 5), (6, 5), (1,)],
+        [(4, 3, 0), (6, 0), (6,)],
+        [(4, 3, 5), (0, 5)],
+        [(4, 0, 5), (6, 5), (6,)],
+        [(3, 5), (6, 5)],
+    ],
+    ids=str,
+)
+def test_linear_is_linear_of_any_shapes(shapes, monkeypatch):
+    monkeypatch.setattr(memory, "SMALLEST", 0)
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    found = []
+    for way in (nullcontext, Reusing):
+        with way():
+            outputs = linear(*given)
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), given)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_what_no_gradient_takes_may_be_changed(frozen, monkeypatch):
+    """As with ``linear`` itself: inputs are for the gradient of weights, weights for that of inputs."""
+    monkeypatch.setattr(memory, "SMALLEST", 0)
+    given = [torch.randn(4, 3, 5), torch.randn(6, 5)]
+    given[1 - frozen].requires_grad_()
+    with Reusing():
+        outputs = linear(*given)
+    (expected,) = torch.autograd.grad(outputs.sum(), given[1 - frozen], retain_graph=True)
+    with torch.no_grad():
+        given[1 - frozen].add_(1)
+    assert torch.equal(torch.autograd.grad(outputs.sum(), given[1 - frozen])[0], expected)
+
+
+def test_memory_is_the_cpu_s_whatever_the_default_is():
+    with torch.device("meta"):
+        assert take(SHAPE, torch.float32).device.type == "cpu"
+        assert take((2, 2), torch.float32).device.type == "cpu"
+
+
+def test_nobody_waits_for_memory():
+    """A child may have been forked, and a signal may come, while somebody was looking for some."""
+    found = []
+    with memory._LOCK:
+        other = Thread(target=lambda: found.append(take(SHAPE, torch.float32)), daemon=True)
+        other.start()
+        other.join(20)
+    assert [tensor.shape for tensor in found] == [SHAPE]
+    assert not memory._BLOCKS
+
+
+def test_what_is_held_for_long_is_forgotten(monkeypatch):
+    monkeypatch.setattr(memory, "SMALLEST", 8)
+    held = [take((2,), torch.float32).fill_(i) for i in range(2 * memory.PATIENCE)]
+    assert len(memory._BLOCKS) <= memory.PATIENCE + 1
+    assert torch.equal(torch.stack(held)[:, 0], torch.arange(2.0 * memory.PATIENCE))
 
 
 def test_a_torch_that_counts_otherwise_is_not_trusted(monkeypatch):
