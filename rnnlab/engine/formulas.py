@@ -75,6 +75,7 @@ class Formulas:
         segments: the formulas of each value.
         by_row: for values of one axis, whether it is that of the rows.
         multiplied: for the result of each product, its node and its rows.
+        cut_from: for columns that were cut out of a formula, that formula and where they begin.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -83,6 +84,7 @@ class Formulas:
         self.segments: dict[Value, Segments] = {}
         self.by_row: dict[Value, bool] = {}
         self.multiplied: dict[Array, tuple[Node, Segments]] = {}
+        self.cut_from: dict[Expr, tuple[Expr, int]] = {}
         self._cuts: dict[tuple[Expr, int, int], Expr] = {}
 
     def expr(self, op: str, *args: Any, width: int = 1, place: Place | None = None, name: str = "") -> Expr:
@@ -117,6 +119,8 @@ class Formulas:
                 args = (self.cut(a, offset, width) if isinstance(a, Expr) else a for a in expr.args)
                 made = self.apply(expr.op, args, expr.name)
             self._cuts[key] = made
+            whole, before = self.cut_from.get(expr, (expr, 0))
+            self.cut_from.setdefault(made, (whole, before + offset))
         return self._cuts[key]
 
     def columns(self, segments: Segments, offset: int, width: int) -> Segments:

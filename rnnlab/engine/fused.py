@@ -500,11 +500,12 @@ def _through_reference(
             for gpu, random in zip(_gpus(inputs.device), plan.random[1:], strict=False):
                 torch.cuda.set_rng_state(random, gpu)
         constants, prepared = plan.cell.prepare(inputs, **plan.context)
-    outputs, final = reference.loop(plan.cell, constants, prepared, state, plan.live)
-    tensors = tensors_of((constants, prepared, state))
-    # A tensor that a cell hands over twice gets its gradient once.
-    leaves = {id(tensor): tensor for tensor in tensors if tensor.requires_grad}
-    results = [outputs, *tensors_of(final)]
-    found = torch.autograd.grad(results, list(leaves.values()), gradients, create_graph=True, allow_unused=True)
-    by_id = dict(zip(leaves, found, strict=True))
-    return [by_id.pop(id(tensor), None) for tensor in tensors]
+    # Names of their own: what is prepared of a constant is no way for the constant's own gradient.
+    parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
+    outputs, final = reference.loop(plan.cell, *parts, plan.live)
+    pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
+    results, gradients = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+    tensors = tensors_of(parts)
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    found = iter(torch.autograd.grad(results, wanted, gradients, create_graph=True, allow_unused=True))
+    return [next(found) if tensor.requires_grad else None for tensor in tensors]

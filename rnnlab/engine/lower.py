@@ -169,6 +169,8 @@ class _Lowering(Formulas):
                     new = self.load(self.memory[expr])
                 elif expr in self.after:
                     new = self.after[expr]
+                elif whole := self.known_whole(expr):
+                    new = self.cut(rewrite(whole), self.cut_from[expr][1], expr.width)
                 elif expr.place or not expr.operands:
                     new = expr
                 else:
@@ -193,7 +195,7 @@ class _Lowering(Formulas):
 
     def needed(self) -> dict[Expr, None]:
         """The formulas of the forward step that the backward step reads."""
-        inside = dict.fromkeys(_operands_first(e for value in self.forward_values() for e in self.segments[value]))
+        self.inside = set(_operands_first(e for value in self.forward_values() for e in self.segments[value]))
         found: dict[Expr, None] = {}
         seen: set[Expr] = set()
 
@@ -201,7 +203,8 @@ class _Lowering(Formulas):
             if expr in seen:
                 return
             seen.add(expr)
-            if expr in inside:
+            expr = self.known_whole(expr) or expr
+            if expr in self.inside:
                 found.setdefault(expr)
                 return
             for operand in expr.operands:
@@ -215,6 +218,13 @@ class _Lowering(Formulas):
                 if expr.place is None or expr.place.array.kind in ("input", "temporary"):
                     found.setdefault(expr)
         return found
+
+    def known_whole(self, expr: Expr) -> Expr | None:
+        """The formula of the forward step that these are columns of; None where the forward step has them themselves,
+        or not at all.
+        """
+        whole, _ = self.cut_from.get(expr, (expr, 0))
+        return whole if expr not in self.inside and whole in self.inside else None
 
     def stays(self, array: Array) -> bool:
         """Whether an array is still as it was when the backward step comes."""

@@ -123,7 +123,7 @@ class Recurrent(nn.Module):
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
         if lengths.shape != (batch_size,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
-        low, high = (int(bound) for bound in torch.aminmax(lengths))
+        low, high = map(int, torch.aminmax(lengths)) if batch_size else (1, 1)
         if low < 1 or high > num_steps:
             raise InputError(f"lengths go from {low} to {high}; each must be between 1 and the {num_steps} steps given")
         return lengths

@@ -189,6 +189,9 @@ STEPS = {
     "slices": lambda x, h, U, V, b: torch.cat([h[:, 1:] * x[:, :-1], h[:, :1] * b[:1]], -1) + linear(h, U),
     "part of a product": lambda x, h, U, V, b: x + linear(h, U)[:, 1:3].sum(-1, keepdim=True) * b,
     "chunk and cat": lambda x, h, U, V, b: x + torch.cat(torch.cat([h, linear(h, U)], -1).chunk(4, -1)[1:3], -1) * b,
+    "part and whole of a product": lambda x, h, U, V, b: (
+        torch.cat([h[:, 1:], (linear(h, U) * x)[:, :1]], -1) + (linear(h, U) * x).tanh()
+    ),
     "stack": lambda x, h, U, V, b: torch.stack([h, linear(h, U), x * h], -1).sum(-1) * 0.5 + x,
     "nested layer_norm": lambda x, h, U, V, b: layer_norm(layer_norm(linear(h, U), (H,), b).tanh() + x, (H,), None, b),
     "softmax": lambda x, h, U, V, b: (linear(h, U) + x).softmax(-1) * (h * b).softmax(-1).sum(-1, keepdim=True) + h / 2,
@@ -882,6 +885,33 @@ def test_gradients_of_gradients_and_masks(name, train):
     same(*found)
 
 
+def _a_weight_here_and_there(cell, inputs, extra):
+    return (cell.U, cell.V, cell.b), linear(linear(inputs, cell.W, cell.b), cell.U)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        lambda: Odd(rnn, _a_weight_here_and_there),
+        lambda: Odd(lambda x, h, c, U, V, b: (linear(h, U) + x * b, (h, c.detach())), states=2),
+        lambda: odd("everything twice"),
+        lambda: odd("constants by row"),
+    ],
+    ids=["a weight also in prepare", "a state without gradient", "everything twice", "constants by row"],
+)
+def test_gradients_of_gradients(cell):
+    cell, found = cell(), []
+    for backend in ("fused", "reference"):
+        inputs = draw(T, B, N, grad=True)
+        outputs, _ = Recurrent(cell, backend)(inputs, first_state(cell, grad=False), LENGTHS)
+        leaves = [inputs, *cell.parameters()]
+        first = torch.autograd.grad(weighted([outputs]), leaves, create_graph=True, allow_unused=True)
+        loss = sum(g.square().sum() for g in first if g is not None)
+        again = torch.autograd.grad(loss, leaves, allow_unused=True)
+        found.append([g for g in (*first, *again) if g is not None])
+    same(*found)
+
+
 @pytest.mark.parametrize("which", ["weight", "input", "state"])
 def test_a_change_before_the_backward_pass_is_noticed(which):
     for backend in ("fused", "reference"):
@@ -998,6 +1028,7 @@ def test_the_smallest_layer():
 
 def test_no_sequences_at_all():
     agree(make(), draw(T, 0, N, grad=True), in_c=False)
+    agree(make(), draw(T, 0, N, grad=True), lengths=torch.zeros(0, dtype=torch.int64), in_c=False)
 
 
 def test_as_many_sequences_as_columns():
