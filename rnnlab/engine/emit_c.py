@@ -145,7 +145,7 @@ inlined real exp_(real x) {
   return p * low.f * high.f;
 }
 
-/* Rational minimax of degrees 13 and 6, within 2.8e-7 (the one of Eigen and XLA). Far out, where it ends depends on how
+/* Rational minimax of degrees 13 and 6, within 3e-7 (the one of Eigen and XLA). Far out, where it ends depends on how
    a compiler rounds its products: it is 1 there, as 1 - tanh(x) may be multiplied with something large. */
 inlined real tanh_(real x) {
   float y = x > 7.9f ? 7.9f : x;

@@ -177,15 +177,20 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
         whole = ("B", *shape[1:]) if rows > 1 and shape and shape[0] == rows else shape
         return tensor.dtype, whole, training and tensor.requires_grad
 
-    kinds = map_state(lambda tensor: kind(tensor, tensor.shape), (constants, state))  # as they nest, None included
-    of_steps = map_state(lambda tensor: kind(tensor, tensor.shape[1:]), prepared)
+    kinds = [kind(tensor, tensor.shape) for tensor in (*fixed, *states)]
+    kinds += [kind(tensor, tensor.shape[1:]) for tensor in tensors_of(prepared)]
     whole = [id(tensor) for tensor in fixed]
     same = tuple(map(whole.index, whole))  # a constant that stands in several places is one
-    key = (_options(cell), states[0].device, training, same, kinds, of_steps)
+    key = (_options(cell), states[0].device, training, same, _nesting((constants, prepared)), *kinds)
     known = _TRACED.setdefault(cell, {})
     if key not in known:
         known[key] = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training)
     return known[key]
+
+
+def _nesting(tree: Any) -> Any:
+    """How tensors are nested, and where None stands for one."""
+    return tuple(map(_nesting, tree)) if isinstance(tree, tuple | list) else tree is None
 
 
 def run(
