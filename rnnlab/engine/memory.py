@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from math import prod
-from threading import Lock
 from typing import Any
 
 import torch
@@ -36,39 +35,51 @@ class _Block:
 
 
 _BLOCKS: list[_Block] = []
-_LOCK = Lock()
 _requests = count(1)
 
 
 def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A contiguous tensor on the CPU whose numbers are not set, as from ``torch.empty``."""
     size = prod(shape) * dtype.itemsize
-    # Whoever finds it in use, by another thread, before a fork, or in the middle of itself, does without.
-    if size < SMALLEST or not _counts() or not _LOCK.acquire(blocking=False):
+    if size < SMALLEST or not _counts():
         return torch.empty(shape, dtype=dtype, device="cpu")
-    try:
-        return torch.empty(0, dtype=dtype, device="cpu").set_(_free_block(size).storage, 0, shape)
-    finally:
-        _LOCK.release()
+    block = _free_block(size)
+    tensor = torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, 0, shape)
+    _BLOCKS.append(block)  # only now, when others see that it is held
+    return tensor
 
 
 def _free_block(size: int) -> _Block:
-    """The smallest block of at least ``size`` bytes, and less than twice as many, that nobody holds; else a new one."""
+    """The smallest block of at least ``size`` bytes, and less than twice as many, that nobody holds; else a new one.
+
+    It is the caller's alone, as it is no more among `_BLOCKS`. A lock instead would be one that a forked child, or what
+    is done on a signal, might wait for without end.
+    """
     now, best, best_size = next(_requests), None, 2 * size
-    for block in _BLOCKS.copy():
+    for block in _BLOCKS[::-1]:  # of one size the last used, so that what is not needed grows old
         if block.wanted + PATIENCE < now:  # whoever still holds it frees it
-            _BLOCKS.remove(block)
+            _claim(block)
         elif _is_free(block):
             there = block.storage.nbytes()
             if block.storage.is_shared():  # another process may read it still
-                _BLOCKS.remove(block)
+                _claim(block)
             elif size <= there < best_size:
                 best, best_size = block, there
-    if best is None:
-        best = _Block(torch.UntypedStorage(size), now)
-        _BLOCKS.append(best)
-    best.wanted = now
-    return best
+    if best is not None and _claim(best):
+        if _is_free(best):
+            best.wanted = now
+            return best
+        _BLOCKS.append(best)  # another thread had it meanwhile
+    return _Block(torch.UntypedStorage(size), now)
+
+
+def _claim(block: _Block) -> bool:
+    """Take a block out of `_BLOCKS`; False where another thread has done so."""
+    try:
+        _BLOCKS.remove(block)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_free(block: _Block) -> bool:

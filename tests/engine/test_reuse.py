@@ -53,7 +53,8 @@ def test_what_somebody_holds_is_not(how):
     where = address(tensor)
     held = HOLD[how](tensor)
     del tensor
-    assert address(take(SHAPE, torch.float32)) != where
+    another = take(SHAPE, torch.float32)
+    assert address(another) != where
     del held
     gc.collect()
     assert address(take(SHAPE, torch.float32)) == where
@@ -158,15 +159,25 @@ def test_memory_is_the_cpu_s_whatever_the_default_is():
         assert take((2, 2), torch.float32).device.type == "cpu"
 
 
-def test_nobody_waits_for_memory():
-    """A child may have been forked, and a signal may come, while somebody was looking for some."""
-    found = []
-    with memory._LOCK:
-        other = Thread(target=lambda: found.append(take(SHAPE, torch.float32)), daemon=True)
-        other.start()
-        other.join(20)
-    assert [tensor.shape for tensor in found] == [SHAPE]
-    assert not memory._BLOCKS
+def test_two_who_look_for_memory_at_once(monkeypatch):
+    """Neither gets what the other has, and neither waits: it may be a child, or a signal, of the other."""
+    take(SHAPE, torch.float32)
+    is_free, found = memory._is_free, []
+
+    def looking(block):
+        free = is_free(block)
+        if not found:
+            found.append(None)
+            other = Thread(target=lambda: found.append(take(SHAPE, torch.float32)), daemon=True)
+            other.start()
+            other.join(20)
+        return free
+
+    monkeypatch.setattr(memory, "_is_free", looking)
+    ours = take(SHAPE, torch.float32)
+    assert len(found) == 2
+    assert address(ours) != address(found[1])
+    assert len(memory._BLOCKS) == 2
 
 
 def test_what_is_held_for_long_is_forgotten(monkeypatch):
