@@ -509,8 +509,9 @@ def _through_reference(
     parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
     outputs, final = reference.loop(plan.cell, *parts, plan.live)
     pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
-    results, gradients = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+    pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state that takes no gradient gives none
     tensors = tensors_of(parts)
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    results, gradients = ([pair[i] for pair in pairs] for i in range(2))
     found = iter(torch.autograd.grad(results, wanted, gradients, create_graph=True, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]

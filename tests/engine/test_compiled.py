@@ -912,6 +912,13 @@ def test_gradients_of_gradients(cell):
     same(*found)
 
 
+def test_the_gradient_of_a_gradient_where_there_is_none():
+    cell = Odd(lambda x, h, U, V, b: (x.detach() * h.detach(), (h.detach(),)))
+    inputs = draw(T, B, N, grad=True)
+    outputs, _ = Recurrent(cell, "fused")(inputs)
+    assert torch.autograd.grad(outputs.sum(), inputs, create_graph=True, allow_unused=True) == (None,)
+
+
 @pytest.mark.parametrize("which", ["weight", "input", "state"])
 def test_a_change_before_the_backward_pass_is_noticed(which):
     for backend in ("fused", "reference"):
