@@ -132,6 +132,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         of_inputs, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(inputs if of_weight else None, weight if of_inputs else None)
+        ctx.set_materialize_grads(False)
         outputs = take((*inputs.shape[:2], len(weight)), inputs.dtype)
         rows = outputs.flatten(0, 1)
         if bias is None:
@@ -141,7 +142,9 @@ class _Linear(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return None, None, None
         inputs, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         rows, of_inputs = gradient.flatten(0, 1), None
