@@ -147,8 +147,7 @@ class _Lowering(Formulas):
                 if not is_costly(expr):
                     history.add(expr)
             elif not is_costly(expr) and (
-                all(o in free or o in self.kept for o in everything)
-                or (expr in needed and self.keep_less(expr, free))
+                all(o in free or o in self.kept for o in everything) or (expr in needed and self.keep_less(expr, free))
             ):
                 free.add(expr)
             if expr in needed and expr not in free:
@@ -182,7 +181,7 @@ class _Lowering(Formulas):
         self.rewritten = {v: tuple(rewrite(e) for e in self.segments[v]) for v in self.backward_values()}
 
     def keep_less(self, expr: Expr, free: set[Expr]) -> bool:
-        """Keep, instead of a formula, a number for each row and the inputs that it is made of; False where it is not."""
+        """Keep, instead of a formula, a number for each row and the inputs that it is made of; False if it is not."""
         missing = [operand for operand in expr.operands if operand not in free and operand not in self.kept]
         narrow = [operand for operand in missing if operand.width == 1]
         inputs = [operand for operand in missing if operand.place and operand.place.array.kind == "input"]
