@@ -101,12 +101,15 @@ class Batch:
         return int(self.lengths.sum())
 
 
+_NESTS = (tuple, list)
+
+
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
     """Apply ``function`` to the corresponding tensors of states of one structure; None stays."""
     first = states[0]
     if first is None:
         return None
-    if not isinstance(first, tuple | list):
+    if not isinstance(first, _NESTS):
         return function(*states)
     return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
 
@@ -128,11 +131,12 @@ def unstack(tree: Any) -> list[Any]:
 
 def tensors_of(state: State) -> list[Tensor]:
     """The tensors of a nested tuple, depth first; None is none."""
-    if state is None:
-        return []
-    if not isinstance(state, tuple | list):
-        return [state]
+    if not isinstance(state, _NESTS):
+        return [] if state is None else [state]
     found: list[Tensor] = []
     for part in state:
-        found += tensors_of(part)
+        if isinstance(part, _NESTS):
+            found += tensors_of(part)
+        elif part is not None:
+            found.append(part)
     return found

@@ -446,7 +446,12 @@ def _gradients(plan: _Plan, memory: Memory, constants: list[Tensor]) -> list[Ten
     lowered = plan.step.kernel.lowered
     found: list[Tensor | None] = []
     for array, constant in zip(lowered.constant_gradients, constants, strict=True):
-        found.append(None if array is None else memory[array][1].sum(0).to(constant.dtype).reshape(constant.shape))
+        if array is None:
+            found.append(None)
+            continue
+        totals = memory[array][1]  # of every thread
+        total = totals[0] if len(totals) == 1 else totals.sum(0)
+        found.append(total.to(constant.dtype).reshape(constant.shape))
 
     def columns(place: Place, width: int) -> Tensor:
         whole = memory[place.array]
