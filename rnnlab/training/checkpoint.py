@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import warnings
 from pathlib import Path
@@ -18,8 +19,11 @@ FORMAT = 1
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint atomically; a crash leaves the one before."""
+    # By way of memory: on a full disk torch's writer ends with an error of its own, which does not say that it is full.
+    whole = io.BytesIO()
+    torch.save({"rnnlab": FORMAT, **content}, whole)
     with files.replacing(path) as file:
-        torch.save({"rnnlab": FORMAT, **content}, file)
+        file.write(whole.getbuffer())
 
 
 def load(path: Path) -> dict[str, Any]:

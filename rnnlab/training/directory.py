@@ -107,16 +107,19 @@ class RunDirectory:
         """The configuration of the run that lies here.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or it is damaged.
         """
         if not self.config_file.is_file():
             raise InputError(f"{self.path} is not the directory of a run, it has no {self.config_file.name}")
         try:
-            return yaml.safe_load(self.config_file.read_text())
-        except yaml.YAMLError:
+            config = yaml.safe_load(self.config_file.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            config = None
+        if not isinstance(config, dict):
             raise InputError(
-                f"{self.config_file} is not YAML any more; restore it from a checkpoint's 'config'"
-            ) from None
+                f"{self.config_file} holds no configuration any more; restore it from a checkpoint's 'config'"
+            )
+        return config
 
     def summary(self) -> dict[str, Any] | None:
         """How the run ended; None where it has not."""

@@ -381,6 +381,7 @@ def test_a_broken_file_of_a_run_is_named(folder):
     directory.summary_file.write_text('{"status": ')
     with pytest.raises(InputError, match=r"summary\.json is not JSON"):
         directory.summary()
-    directory.config_file.write_text("a: [")
-    with pytest.raises(InputError, match=r"config\.yaml is not YAML any more"):
-        directory.check(config.compose([]))
+    for damaged in (b"a: [", b"", b"\xff\xfe"):
+        directory.config_file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"config\.yaml holds no configuration any more"):
+            directory.check(config.compose([]))
