@@ -30,7 +30,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError, State, tensors_of
 
 
 class Native(NamedTuple):
@@ -84,11 +84,26 @@ class Cell(nn.Module):
         A cell that needs more than its inputs (an attention memory, say) names it as a further parameter,
         and the layer's caller passes it by that name.
         """
-        raise NotImplementedError
+        raise InputError(f"{type(self).__name__} has no prepare(inputs), which returns (constants, values per step)")
 
     def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:
         """One time step: ``(output [B, output_size], new state)``."""
-        raise NotImplementedError
+        raise InputError(f"{type(self).__name__} has no step(constants, x, state), which returns (output, new state)")
+
+    def checked_step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:
+        """`step`, once what it returns is seen to fit; for the first step of a sequence, as all are alike.
+
+        Raises:
+            InputError: it is no pair of an output and a state, or the state's shapes are not those of ``state``.
+        """
+        result = self.step(constants, inputs, state)
+        name = type(self).__name__
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
+            raise InputError(f"the step of {name} must return (output, new state), the state a tuple of tensors")
+        after, before = ([list(getattr(t, "shape", "?")) for t in tensors_of(s)] for s in (result[1], state))
+        if not isinstance(result[1], tuple) or after != before:
+            raise InputError(f"the step of {name} returns a state of shapes {after}; it was given a tuple of {before}")
+        return result
 
     def initial_state(self, batch_size: int) -> State:
         """The state before the first step, on the parameters' device and in their dtype."""

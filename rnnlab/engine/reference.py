@@ -47,7 +47,7 @@ def loop(cell: Cell, constants: Any, prepared: Any, state: State, live: Tensor |
     """The steps themselves, on what ``prepare`` made; ``live`` is bool ``[T, B]``, None where all steps count."""
     outputs = []
     for t, inputs in enumerate(unstack(prepared)):
-        output, new = cell.step(constants, inputs, state)
+        output, new = (cell.step if t else cell.checked_step)(constants, inputs, state)
         if live is not None:
             output = pick_rows(live[t], output, torch.zeros_like(output))
             new = map_state(lambda after, before, live=live[t]: pick_rows(live, after, before), new, state)

@@ -112,6 +112,7 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
 
     Raises:
         Unsupported: the step does something that cannot be noted down.
+        InputError: what the step returns does not fit.
     """
     recorder = _Recorder()
     leaves = [
@@ -119,6 +120,6 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
         for prefix, part in (("c", constants), ("x", inputs), ("s", state))
     ]
     with recorder:
-        output, new_state = cell.step(constants, inputs, state)
+        output, new_state = cell.checked_step(constants, inputs, state)
     results = [recorder.argument(tensor, "return") for tensor in (output, *tensors_of(new_state))]
     return Program(*leaves, recorder.builder.nodes, results[0], results[1:])

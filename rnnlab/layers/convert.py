@@ -61,8 +61,10 @@ def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
     It is time-major whatever ``module.batch_first`` says.
 
     Raises:
-        InputError: the layer has a projection.
+        InputError: it is another module, or the layer has a projection.
     """
+    if not isinstance(module, nn.RNNBase):
+        raise InputError(f"{type(module).__name__} is none of torch.nn's RNN, LSTM and GRU")
     if module.proj_size:
         raise InputError("only layers without proj_size can be taken over from torch.nn")
     name, options = _CELLS[module.mode]

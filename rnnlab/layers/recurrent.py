@@ -27,13 +27,17 @@ class Recurrent(nn.Module):
             final state is the one after the first step.
 
     Raises:
-        InputError: the backend does not exist or cannot run this cell.
+        InputError: the backend does not exist or cannot run this cell, or it is no cell, or one without parameters.
     """
 
     def __init__(
         self, cell: Cell, backend: str = "auto", initial_state: str = "zero", *, reverse: bool = False
     ) -> None:
         super().__init__()
+        if not isinstance(cell, Cell):
+            raise InputError(f"a layer runs a cell, such as rnnlab.cells.create makes; {cell!r} is none")
+        if next(cell.parameters(), None) is None:
+            raise InputError(f"{type(cell).__name__} has no parameters, of which its state takes device and dtype")
         self.cell = cell
         self.reverse = reverse
         self.backend = backend
@@ -97,10 +101,15 @@ class Recurrent(nn.Module):
         Raises:
             InputError: a shape or a length does not fit.
         """
+        if not isinstance(inputs, Tensor):
+            raise InputError(f"inputs are {type(inputs).__name__}; give a tensor [T, B, {self.cell.input_size}]")
         if inputs.dim() != 3 or inputs.shape[-1] != self.cell.input_size or not inputs.shape[0]:
             raise InputError(
                 f"inputs are {list(inputs.shape)}; the cell expects [T, B, {self.cell.input_size}] with T at least 1"
             )
+        dtype = self._where[1]
+        if inputs.dtype != dtype and not torch.is_autocast_enabled(inputs.device.type):
+            raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one to the other's")
         num_steps, batch_size, _ = inputs.shape
         if state is None:
             state = self.initial_state(batch_size)
@@ -121,6 +130,8 @@ class Recurrent(nn.Module):
 
     @staticmethod
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
+        if not isinstance(lengths, Tensor):
+            raise InputError(f"lengths are {type(lengths).__name__}; give a tensor of integers [{batch_size}]")
         if lengths.shape != (batch_size,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
         low, high = map(int, torch.aminmax(lengths)) if batch_size else (1, 1)

@@ -96,6 +96,8 @@ class Zoneout(Wrapped):
     def __init__(self, cell: Cell, rates: Sequence[float]) -> None:
         super().__init__(cell)
         count = len(tensors_of(cell.initial_state(1)))
+        if isinstance(rates, int | float):
+            raise InputError(f"zoneout is {rates}; give a list, [{rates}] for every state")
         rates = tuple(_share("zoneout", rate) for rate in rates)
         if len(rates) not in (1, count):
             raise InputError(

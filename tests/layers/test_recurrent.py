@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from rnnlab import cells
 from rnnlab.cells import Cell
 from rnnlab.interface import InputError, tensors_of
-from rnnlab.layers import Recurrent, Stack, from_torch, to_torch
+from rnnlab.layers import Recurrent, Stack, Zoneout, from_torch, to_torch
 
 T, B, F, H = 6, 4, 3, 5
 LENGTHS = [4, 6, 1, 4]  # in no order, the longest and the shortest possible among them
@@ -529,6 +529,27 @@ def test_a_state_that_does_not_fit_is_refused():
     for state in [(wide, narrow), (wide,), (wide, wide, wide), wide]:
         with pytest.raises(InputError, match="the state has shapes"):
             layer(inputs, state)
+
+
+def test_what_is_no_cell_and_no_sequence_is_refused():
+    cell = cells.create("lstm", input_size=3, hidden_size=4)
+    layer, inputs = Recurrent(cell), torch.randn(5, 2, 3)
+    with pytest.raises(InputError, match=r"inputs are ndarray; give a tensor \[T, B, 3\]"):
+        layer(inputs.numpy())
+    with pytest.raises(InputError, match=r"inputs are torch\.float64, the cell's parameters torch\.float32"):
+        layer(inputs.double())
+    with pytest.raises(InputError, match=r"inputs are torch\.int64"):
+        layer(torch.ones(5, 2, 3, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"lengths are list; give a tensor of integers \[2\]"):
+        layer(inputs, lengths=[5, 3])
+    with pytest.raises(InputError, match="'lstm' is none"):
+        Recurrent("lstm")
+    with pytest.raises(InputError, match="Cell has no parameters"):
+        Recurrent(cells.Cell(3, 4))
+    with pytest.raises(InputError, match=r"Linear is none of torch\.nn's RNN, LSTM and GRU"):
+        from_torch(torch.nn.Linear(3, 4))
+    with pytest.raises(InputError, match=r"zoneout is 0\.1; give a list, \[0\.1\]"):
+        Zoneout(cell, 0.1)
 
 
 @pytest.mark.parametrize("backend", ["reference", "native"])
