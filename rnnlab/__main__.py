@@ -9,6 +9,8 @@ import logging
 import os
 import shutil
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -37,9 +39,40 @@ Examples:
   rnnlab train model=lstm task.corpus=my_book.txt trainer.steps=3000
   rnnlab train -m cell=rnn,lstm,gru seed=0,1,2
 
---traceback shows where an error came from. Exit codes: 0 done, 1 the process of a sweep's
-run was killed, 2 something given cannot be used, 3 the run diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the
-run is saved).
+rnnlab COMMAND --help lists the options of a command; --traceback shows where an error came from.
+Exit codes: 0 done, 1 the process of a sweep's run was killed, 2 something given cannot be used, 3 the run
+diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the run is saved).
+"""
+STATUS_USAGE = """\
+rnnlab status DIR: what of a sweep is done, running, waiting, and how long it will take
+
+  DIR                     the folder of one sweep, its hydra.sweep.dir; runs if no other was named
+"""
+EVALUATE_USAGE = """\
+rnnlab evaluate run=DIR: the metrics of a run's best checkpoint, as one JSON object
+
+  split=test              or train, valid
+  device=auto             or cpu, cuda
+"""
+GENERATE_USAGE = """\
+rnnlab generate run=DIR: let a trained model go on from a text
+
+  prompt=TEXT             what it goes on from, taken literally; without it, what the task begins with
+  length=500              how much is generated; characters, of a text
+  temperature=0.8         0 takes the most probable each time, 1 draws as the model believes
+  top_k=0                 never draw beyond that many most probable; 0 for no such limit
+  seed=0                  of the draws
+  interactive=false       answer each line of standard input with one of the model's
+  device=cpu              or cuda, auto
+"""
+CELLS_USAGE = """\
+rnnlab cells: the recurrent cells, family by family, oldest first; it takes no options
+"""
+EXPLAIN_USAGE = """\
+rnnlab explain cell=NAME: a cell's step as it was traced, the backward step derived from it, and both as C
+
+  cell=gru                a name, or my_module:MyCell
+  cell.OPTION=VALUE       the cell's own options, as in rnnlab train
 """
 BENCH_USAGE = """\
 rnnlab bench: times of a training step and of inference, as ratios
@@ -85,9 +118,6 @@ KILLED, BAD_INPUT, DIVERGED = 1, 2, 3
 
 def train(arguments: list[str]) -> int:
     """``rnnlab train``: one run, or with ``-m`` a sweep."""
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE + _choices(), end="")
-        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors here instead of printing them itself
     from concurrent.futures import BrokenExecutor
 
@@ -99,7 +129,6 @@ def train(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from rnnlab import config
-    from rnnlab.interface import InputError
     from rnnlab.training import sweep
     from rnnlab.training import train as train_run
     from rnnlab.training.directory import Busy
@@ -118,7 +147,9 @@ def train(arguments: list[str]) -> int:
             # Several processes speak at the same time.
             _log_to_stdout("" if launcher == "basic" else f"[{Path(resolved['run_dir']).name}] ")
             summary = train_run(resolved)
-        except (InputError, OSError) as error:  # caught here, as Hydra would add a line of its own
+        except Exception as error:  # caught here, as Hydra would add a line of its own
+            if not _is_users(error):
+                raise
             if is_sweep and isinstance(error, Busy):  # two processes may share a sweep
                 print(f"{error}; the sweep goes on with the next run")
             elif is_sweep:  # the other runs of a sweep go on
@@ -193,9 +224,6 @@ class CompareOptions:
 
 def compare(arguments: list[str]) -> int:
     """``rnnlab compare``: runs in groups, on a page, as Markdown and as CSV."""
-    if {"-h", "--help"} & set(arguments):
-        print(COMPARE_USAGE, end="")
-        return 0
     from rnnlab.interface import InputError
 
     folders, given = [], []
@@ -294,9 +322,6 @@ class DiagnoseOptions:
 
 def diagnose(arguments: list[str]) -> int:
     """``rnnlab diagnose``: what is inside a trained model, as a page, figures and numbers in a folder of their own."""
-    if {"-h", "--help"} & set(arguments):
-        print(DIAGNOSE_USAGE, end="")
-        return 0
     options = _parse(DiagnoseOptions, arguments)
     from rnnlab import diagnostics, files
     from rnnlab.training import load
@@ -411,9 +436,6 @@ class BenchAllOptions:
 
 def bench(arguments: list[str]) -> int:
     """``rnnlab bench``: how fast cells run, against the floor of their matrix products and against others."""
-    if {"-h", "--help"} & set(arguments):
-        print(BENCH_USAGE, end="")
-        return 0
     if "--all" in arguments:
         return _bench_all([argument for argument in arguments if argument != "--all"])
     options = _parse(BenchOptions, arguments)
@@ -450,6 +472,16 @@ def _print_at_once(line: str) -> None:
     print(line, flush=True)
 
 
+USAGES = {
+    "status": STATUS_USAGE,
+    "compare": COMPARE_USAGE,
+    "evaluate": EVALUATE_USAGE,
+    "generate": GENERATE_USAGE,
+    "diagnose": DIAGNOSE_USAGE,
+    "cells": CELLS_USAGE,
+    "explain": EXPLAIN_USAGE,
+    "bench": BENCH_USAGE,
+}
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "status": status,
@@ -475,6 +507,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         _complain(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}")
         return BAD_INPUT
+    if {"-h", "--help"} & set(rest):
+        print(USAGES[name] if name in USAGES else USAGE + _choices(), end="")
+        return 0
     sys.path.append(os.getcwd())  # a user's own cells and tasks lie where they work; last, so that they shadow nothing
     try:
         return COMMANDS[name](rest)
@@ -484,9 +519,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from rnnlab.interface import InputError
-
-        if show_traceback or not isinstance(error, InputError | OSError):
+        if show_traceback or not _is_users(error):
             raise
         _complain(_sentence(error))
         return BAD_INPUT
@@ -499,12 +532,16 @@ def _choices() -> str:
     folders = [Path(str(files("rnnlab.conf")))]
     if Path("conf").is_dir() and not Path("conf").samefile(folders[0]):
         folders.append(Path("conf"))
-    lines = []
+    lines, width = [], 39  # of the longest name and two spaces
     for group in ("task", "model", "cell", "optimizer", "scheduler", "trainer", "logger", "experiment"):
         lines += ["", f"{group}="]
-        for file in sorted(file for folder in folders for file in (folder / group).glob("*.yaml")):
+        homes = [folder / group for folder in folders]
+        found = sorted(
+            (file.relative_to(home).with_suffix("").as_posix(), file) for home in homes for file in home.rglob("*.yaml")
+        )
+        for name, file in sorted(found, key=lambda pair: (pair[0].count("/"), pair)):
             first = [line for line in file.read_text().splitlines() if not line.startswith("# @package")][:1]
-            lines.append(f"  {file.stem:<16}{''.join(first).removeprefix('# ')}")
+            lines.append(f"  {name:<{width}}{''.join(first).removeprefix('# ')}")
     lines += ["", "Every option and its value: rnnlab train --cfg job. Your own files: conf/GROUP/NAME.yaml here, or"]
     lines += ["--config-dir DIR; your own classes: cell=my_module:MyCell, and so for the first five groups.", ""]
     return "\n".join(lines)
@@ -554,8 +591,42 @@ def _truth(text: str) -> bool:
     return {"true": True, "false": False}[text.lower()]
 
 
+def _is_users(error: Exception) -> bool:
+    """Whether the user can mend it: what was given, the machine's files, or a cell, task or model of their own."""
+    from rnnlab.interface import InputError
+
+    return isinstance(error, InputError | OSError) or _own_line(error) is not None
+
+
+def _own_line(error: Exception) -> str | None:
+    """Where a file that belongs neither to rnnlab nor to a package installed raised ``error``; None where none did."""
+    if isinstance(error, SyntaxError):
+        place = (error.filename, error.lineno, None)
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next(((f.filename, f.lineno, f.name) for f in reversed(frames) if _is_own(f.filename)), None)
+    if place is None or not _is_own(place[0]):
+        return None
+    file, line, function = place
+    return f"{Path(file).name}, line {line}" + (f", in {function}" if function else "")
+
+
+def _is_own(file: str | None) -> bool:
+    """Whether a file is somebody's own: on the disk, and of neither rnnlab, nor Python, nor what is installed."""
+    if file is None or not Path(file).is_file():
+        return False
+    homes = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+    return not any(Path(file).resolve().is_relative_to(home.resolve()) for home in homes)
+
+
 def _sentence(error: Exception) -> str:
     """An error of the user's making in one line."""
+    from rnnlab.interface import InputError
+
+    if not isinstance(error, InputError | OSError):
+        what = error.msg if isinstance(error, SyntaxError) else str(error)
+        text = f"{_own_line(error)}: {type(error).__name__}{f': {what}' if what else ''}"
+        return " ".join(f"{text}; --traceback shows the way there".split())
     if isinstance(error, OSError) and error.strerror:
         return f"cannot use {error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())

@@ -75,7 +75,7 @@ class Run:
             return Metric(**declared[name])
         known = getattr(self._task_class(), "metrics", {})
         if name not in known:
-            raise InputError(f"{self.path} has no metric {name!r}; it has {', '.join([*declared, *known]) or 'none'}")
+            raise InputError(f"{self.path} has no metric {name!r}; it has {', '.join({**declared, **known}) or 'none'}")
         return known[name]
 
     def score(self, name: str) -> float:

@@ -24,11 +24,11 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise InputError(f"trainer.device={name!r} is not one of auto, cpu, cuda, cuda:N")
+        raise InputError(f"device={name!r} is not one of auto, cpu, cuda, cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"trainer.device={name!r}, but torch finds no CUDA device here; use cpu or auto")
+        raise InputError(f"device={name!r}, but torch finds no CUDA device here; use cpu or auto")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise InputError(f"trainer.device={name!r}, but there are {torch.cuda.device_count()} CUDA devices here")
+        raise InputError(f"device={name!r}, but there are {torch.cuda.device_count()} CUDA devices here")
     return torch.device(name)
 
 

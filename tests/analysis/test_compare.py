@@ -120,8 +120,11 @@ def test_the_metric_of_choice_and_its_direction(folder):
     (section,) = compared().sections
     assert [group.label for group in section.groups] == ["gru", "lstm"]
     assert "higher is better" in verdict(section)
-    with pytest.raises(InputError, match=r"no metric 'acuracy'"):
+    with pytest.raises(InputError, match=r"no metric 'acuracy'") as error:
         compared(metric="acuracy")
+    names = str(error.value).partition("it has ")[2].split(", ")
+    assert "accuracy" in names
+    assert len(names) == len(set(names))
 
 
 def test_selection_uses_valid_and_reports_use_test(folder):
