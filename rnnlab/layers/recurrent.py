@@ -52,9 +52,10 @@ class Recurrent(nn.Module):
     @property
     def choice(self) -> engine.Choice:
         """How the cell is run, and why, where its parameters are now."""
-        if self._where not in self._choices:
-            self._choices[self._where] = engine.choose(self.cell, self.backend)
-        return self._choices[self._where]
+        where = self._where
+        if where not in self._choices:
+            self._choices[where] = engine.choose(self.cell, self.backend)
+        return self._choices[where]
 
     @property
     def _where(self) -> tuple[torch.device, torch.dtype]:
@@ -99,7 +100,7 @@ class Recurrent(nn.Module):
             outputs ``[T, B, output_size]``, zero past each sequence's end, and the state at each sequence's end.
 
         Raises:
-            InputError: a shape or a length does not fit.
+            InputError: a shape, a dtype or a length does not fit.
         """
         if not isinstance(inputs, Tensor):
             raise InputError(f"inputs are {type(inputs).__name__}; give a tensor [T, B, {self.cell.input_size}]")
