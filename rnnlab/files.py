@@ -27,7 +27,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and not error.filename:  # of a full disk the system does not say which file
+        if (
+            isinstance(error, OSError) and error.errno and not error.filename
+        ):  # of a full disk the system does not say which file
             error.filename = str(path)
         raise
     folder = os.open(path.parent, os.O_RDONLY)

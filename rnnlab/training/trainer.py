@@ -321,12 +321,21 @@ def parameter_groups(model: Model, lr_factors: dict[str, float]) -> list[dict[st
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGTERM and SIGINT instead of the process; the same signal again acts as usual."""
+    """A list that receives SIGTERM and SIGINT instead of the process; the same signal again acts as usual.
+
+    Not a SIGTERM at once after another: where a process with several threads is killed, Linux sends one for each to
+    those it has begun.
+    """
     caught: list[int] = []
+    heard: dict[int, float] = {}
 
     def note(number: int, frame: object) -> None:
-        caught.append(number)
-        signal.signal(number, before[number])
+        if number not in heard:
+            heard[number] = perf_counter()
+            caught.append(number)
+        elif number == signal.SIGINT or perf_counter() > heard[number] + 1:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

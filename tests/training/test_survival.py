@@ -25,6 +25,7 @@ from rnnlab import config
 from rnnlab.tasks.char_lm import CharLM
 from rnnlab.training import checkpoint, train
 from rnnlab.training.directory import RunDirectory
+from rnnlab.training.trainer import stop_signals
 
 CLOCK = ("seconds", "window_seconds", "tokens_per_second")
 """What is measured by the clock, and the only thing that may differ between two runs."""
@@ -317,3 +318,26 @@ def test_rewinding_removes_what_is_past_the_step_and_nothing_else(short_referenc
     assert {path.name for path in (run / "samples").iterdir()} == {"00000000.txt", "00000004.txt"}
     assert not (run / "summary.json").exists()
     assert Path(run / "checkpoints" / "last.pt").exists()
+
+
+def test_one_sigterm_of_several_at_once_is_heard_and_a_later_one_acts_as_usual(monkeypatch):
+    """Linux sends one for every thread of a parent that is killed; the first asks to save, and the others too."""
+    clock = [0.0]
+    monkeypatch.setattr("rnnlab.training.trainer.perf_counter", lambda: clock[0])
+    usual = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: usual.append(number))
+    try:
+        with stop_signals() as caught:
+            for clock[0] in (0.0, 0.01, 0.9):
+                signal.raise_signal(signal.SIGTERM)
+            assert (caught, usual) == ([signal.SIGTERM], [])
+            clock[0] = 2.0
+            signal.raise_signal(signal.SIGTERM)
+            assert (caught, usual) == ([signal.SIGTERM], [signal.SIGTERM])
+        with stop_signals() as caught:
+            signal.raise_signal(signal.SIGINT)
+            assert caught == [signal.SIGINT]
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
