@@ -214,7 +214,7 @@ def run_or(
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
     random = _random(inputs.device) if training and cell.training else None
-    with Reusing() if inputs.nbytes >= LARGE else nullcontext():
+    with Reusing() if inputs.device.type == "cpu" and inputs.nbytes >= LARGE else nullcontext():
         constants, prepared = cell.prepare(inputs, **context)
     try:
         step = traced_for(cell, constants, prepared, state)

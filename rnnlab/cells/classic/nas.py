@@ -38,10 +38,10 @@ class NAS(Cell):
         self.U = recurrent_weights(8, hidden_size, recurrent_init)
         self.b = bias_vector(8 * hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        return (self.U,) if self.b is None else (self.U, self.b), linear(inputs, self.W)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         h, c = state
         x0, x1, x2, x3, x4, x5, x6, x7 = x.chunk(8, dim=-1)
         h0, h1, h2, h3, h4, h5, h6, h7 = linear(h, *constants).chunk(8, dim=-1)

@@ -37,10 +37,10 @@ class ATR(Cell):
         self.U = recurrent_weights(1, hidden_size)
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
-        return (self.U,) if self.b is None else (self.U, self.b), linear(inputs, self.W)
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+        return (self.U, self.b), linear(inputs, self.W)
 
-    def step(self, constants: tuple[Tensor, ...], p: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, p: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         (h,) = state
         q = linear(h, *constants)
         h = (p + q).sigmoid() * p + (p - q).sigmoid() * h

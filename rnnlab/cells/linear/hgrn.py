@@ -52,18 +52,16 @@ class HGRN(Cell):
         self.V = input_weights(1, hidden_size, 2 * hidden_size)
         self.b_y = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102
+    def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         H = self.hidden_size
-        biases = () if self.b_y is None else (self.norm_bias, self.b_y)
         turn = (self.theta.cos(), self.theta.sin())
         x = linear(inputs, self.W, self.b).split([H, H, H, 2 * H], dim=-1)
-        return (*turn, self.norm_gain, self.V, *biases), x
+        return (*turn, self.norm_gain, self.norm_bias, self.V, self.b_y), x
 
     def step(  # noqa: D102
-        self, constants: tuple[Tensor, ...], inputs: tuple[Tensor, ...], state: State
+        self, constants: tuple, inputs: tuple[Tensor, ...], state: State
     ) -> tuple[Tensor, State]:
-        cos, sin, norm_gain, V, *biases = constants
-        norm_bias, b_y = biases or (None, None)
+        cos, sin, norm_gain, norm_bias, V, b_y = constants
         new_re, new_im, mu, g = inputs
         re, im = state
         keep = self.lower_bound + (1 - self.lower_bound) * mu.sigmoid()

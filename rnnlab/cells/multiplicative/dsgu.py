@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
+from rnnlab.cells.base import Cell, bias_vector, biased, input_weights, recurrent_weights
 from rnnlab.interface import State
 
 
@@ -45,7 +45,7 @@ class DSGU(Cell):
     def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         U_g, U_z, P, b = constants
         (h,) = state
-        x_g, x_z = (x if b is None else x + b).chunk(2, dim=-1)
+        x_g, x_z = biased(x, b).chunk(2, dim=-1)
         z_g = linear(x_g * h, U_g).tanh()
         z = (0.2 * (x_z + linear(h, U_z)) + 0.5).clamp(0, 1)
         h = (1 - z) * h + z * linear(z_g * h, P).sigmoid()
