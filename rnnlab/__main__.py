@@ -132,6 +132,7 @@ def train(arguments: list[str]) -> int:
     from rnnlab.training import sweep
     from rnnlab.training import train as train_run
     from rnnlab.training.directory import Busy
+    from rnnlab.training.signals import end_with_parent
 
     codes, errors, here = [0], [], os.getpid()
 
@@ -143,7 +144,7 @@ def train(arguments: list[str]) -> int:
             resolved = config.resolve(composed, hydra_config.sweep.dir, hydra_config.overrides.task)
             launcher = hydra_config.runtime.choices["hydra/launcher"]
             if launcher == "joblib" and os.getpid() != here:  # runs on a cluster outlive the command that sent them
-                _end_with_parent()
+                end_with_parent(here)
             # Several processes speak at the same time.
             _log_to_stdout("" if launcher == "basic" else f"[{Path(resolved['run_dir']).name}] ")
             summary = train_run(resolved)
@@ -160,6 +161,8 @@ def train(arguments: list[str]) -> int:
                 errors.append(error)
             return
         if summary["status"] == "stopped":
+            if launcher == "joblib" and os.getpid() != here:
+                end_with_parent(here)
             raise SystemExit(128 + summary["signal"])  # of a sweep too: the signal was meant for all of it
         if not is_sweep:
             codes.append(DIVERGED if summary["status"] == "diverged" else 0)
@@ -184,15 +187,6 @@ def train(arguments: list[str]) -> int:
     # A run in another process of the sweep cannot say here how it ended; its directory can.
     failed = planned and not all(job.run_dir and sweep.is_dealt_with(job.run_dir) for job in planned[1])
     return BAD_INPUT if failed else max(codes)
-
-
-def _end_with_parent() -> None:
-    """Have this process told to stop, and save, when the one that began it is gone, killed even; Linux only."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def status(arguments: list[str]) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -24,6 +22,7 @@ from rnnlab.training.device import autocast, pick_device
 from rnnlab.training.directory import RunDirectory
 from rnnlab.training.evaluation import carry, evaluate
 from rnnlab.training.logger import Logger
+from rnnlab.training.signals import stop_signals
 
 
 @dataclass
@@ -317,29 +316,3 @@ def parameter_groups(model: Model, lr_factors: dict[str, float]) -> list[dict[st
         if group["lr_factor"] <= 0:
             raise InputError(f"trainer.lr_factors: {key} is {group['lr_factor']}; it must be positive")
     return [group for group in ({"params": others}, *groups.values()) if group["params"]]
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGTERM and SIGINT instead of the process; the same signal again acts as usual.
-
-    Not a SIGTERM at once after another: where a process with several threads is killed, Linux sends one for each to
-    those it has begun.
-    """
-    caught: list[int] = []
-    heard: dict[int, float] = {}
-
-    def note(number: int, frame: object) -> None:
-        if number not in heard:
-            heard[number] = perf_counter()
-            caught.append(number)
-        elif number == signal.SIGINT or perf_counter() > heard[number] + 1:
-            signal.signal(number, before[number])
-            signal.raise_signal(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

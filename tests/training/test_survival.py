@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from rnnlab import config
 from rnnlab.tasks.char_lm import CharLM
 from rnnlab.training import checkpoint, train
 from rnnlab.training.directory import RunDirectory
-from rnnlab.training.trainer import stop_signals
+from rnnlab.training.signals import end_with_parent, stop_signals
 
 CLOCK = ("seconds", "window_seconds", "tokens_per_second")
 """What is measured by the clock, and the only thing that may differ between two runs."""
@@ -321,9 +322,9 @@ def test_rewinding_removes_what_is_past_the_step_and_nothing_else(short_referenc
 
 
 def test_one_sigterm_of_several_at_once_is_heard_and_a_later_one_acts_as_usual(monkeypatch):
-    """Linux sends one for every thread of a parent that is killed; the first asks to save, and the others too."""
+    """Schedulers send it to a process, to its group, to its job; the first asks to save, and the others too."""
     clock = [0.0]
-    monkeypatch.setattr("rnnlab.training.trainer.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("rnnlab.training.signals.perf_counter", lambda: clock[0])
     usual = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: usual.append(number))
     try:
@@ -341,3 +342,30 @@ def test_one_sigterm_of_several_at_once_is_heard_and_a_later_one_acts_as_usual(m
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody is told of the end of a parent")
+def test_the_end_of_a_parent_is_told_once():
+    """Linux would send SIGTERM for each thread of a killed parent, the last when the run writes its summary."""
+    asked = ctypes.c_int()
+
+    def when_parent_ends():
+        ctypes.CDLL(None).prctl(2, ctypes.byref(asked))  # PR_GET_PDEATHSIG
+        return asked.value
+
+    try:
+        end_with_parent(os.getppid())
+        assert when_parent_ends() == signal.SIGTERM
+        with stop_signals() as caught:
+            signal.raise_signal(signal.SIGTERM)
+        assert (caught, when_parent_ends()) == ([signal.SIGTERM], 0)
+    finally:
+        ctypes.CDLL(None).prctl(1, 0)
+
+
+def test_a_process_without_its_parent_ends():
+    script = (
+        "from rnnlab.training.signals import end_with_parent; print('saved'); end_with_parent(-1); print('went on')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout) == (143, "saved\n")
