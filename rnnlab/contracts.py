@@ -14,7 +14,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from math import isfinite
-from statistics import median
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -33,6 +33,10 @@ from rnnlab.training.evaluation import evaluate
 STEPS, BATCH, INPUT, HIDDEN = 6, 3, 5, 4
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 """Float64 with values of order one: rounding alone stays below 1e-13, a wrong term does not stay below 1e-10."""
+DRAWS = 25
+"""Of inputs and weights, at most, before a cell is found imprecise in float32. LMU's error goes from 1e-6 to 1e-3 of the
+largest magnitude by draw, and its ratio to the plain loop's from 0.4 to 3: five draws told of an error that was none in
+a fifth of all cases, fifteen in a fiftieth."""
 
 
 def check_cell(cell: str | type[Cell], **options: Any) -> None:
@@ -241,13 +245,18 @@ def not_finite(make: Callable[..., Cell]) -> None:
 
 def single_precision(make: Callable[..., Cell]) -> None:
     """Over 512 steps in float32 no backend is off by more than 1e-5 of a tensor's largest magnitude, or, where the
-    plain loop in float32 is, by more than twice that; where one draw says otherwise, the median of five decides.
+    plain loop in float32 is, by more than twice that.
+
+    A cell that loses digits does so by luck, the plain loop's luck another than a backend's: a draw that says
+    otherwise is followed by others, and the geometric mean decides.
     """
     for backend in _backends(make)[1:]:
-        draws = [_errors(make, backend)]
-        if _too_far(draws) is not None:
-            draws += [_errors(make, backend) for _ in range(4)]
-        far = _too_far(draws)
+        draws: list[list[tuple[float, float]]] = []
+        for _ in range(DRAWS):
+            draws.append(_errors(make, backend))
+            far = _too_far(draws)
+            if far is None:
+                break
         assert far is None, f"{backend} in float32 is off by {far[1]:.1e} (tensor {far[0]}), more than {far[2]:.1e}"
 
 
@@ -270,12 +279,13 @@ def _errors(make: Callable[..., Cell], backend: str) -> list[tuple[float, float]
 
 
 def _too_far(draws: list[list[tuple[float, float]]]) -> tuple[int, float, float] | None:
-    """The first tensor whose median error is more than allowed: its number, the error, what is allowed."""
+    """The first tensor whose error is more than allowed, as geometric means: its number, the error, what is allowed."""
     for number, pairs in enumerate(zip(*draws, strict=True)):
-        ours, theirs = (median(column) for column in zip(*pairs, strict=True))
-        allowed = max(1e-5, 2 * theirs)
-        if not ours <= allowed:  # also where it is NaN
-            return number, ours, allowed
+        allowed = [max(1e-5, 2 * theirs) for _, theirs in pairs]
+        # One draw that comes out exact does not hide the others.
+        ours = [max(mine, limit / 10) for (mine, _), limit in zip(pairs, allowed, strict=True)]
+        if not geometric_mean(ours) <= geometric_mean(allowed) * (1 + 1e-9):  # also where it is NaN
+            return number, geometric_mean(ours), geometric_mean(allowed)
     return None
 
 

@@ -1,6 +1,7 @@
 """The contract suite over every cell and task found, and over some from outside the package."""
 
 import inspect
+import math
 
 import pytest
 import torch
@@ -313,3 +314,23 @@ def test_generation_a_step_at_a_time_equals_the_whole():
 def test_what_the_contract_documents_is_what_the_suite_runs():
     for check in contracts.CELL_CHECKS:
         assert inspect.getdoc(check), f"{check.__name__} says nothing of what it checks"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "found"),
+    [
+        ([(9e-6, 0.0)], None),
+        ([(1.1e-5, 0.0)], 0),
+        ([(1.9e-3, 1e-3)], None),
+        ([(3e-3, 1e-3)] * 25, 0),
+        ([(math.nan, 1e-3)], 0),
+        ([(math.nan, math.nan)], 0),
+        ([(math.inf, 1.0), (0.0, 1.0)], 0),
+        ([(1.0, 0.1), (0.1, 1.0)], None),
+        ([(1.0, 1e-3), (0.0, 1.0)], 0),
+    ],
+)
+def test_how_far_off_is_too_far_in_single_precision(pairs, found):
+    """Up to 1e-5, or twice what the plain loop is off in the mean; one exact draw does not hide the others."""
+    far = contracts._too_far([[pair] for pair in pairs])
+    assert (far and far[0]) == found

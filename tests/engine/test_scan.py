@@ -121,8 +121,11 @@ def test_single_precision_holds_over_long_sequences(form, steps):
         (state[0].detach().double().requires_grad_(),),
         None,
     )
-    for mine, truth in zip([*ours[0], *ours[1]], [*expected[0], *expected[1]], strict=True):
-        assert (mine - truth).abs().max() <= 1e-6 * truth.abs().max()
+    for i, (mine, truth) in enumerate(zip([*ours[0], *ours[1]], [*expected[0], *expected[1]], strict=True)):
+        # Those of the weights are PyTorch's product over all steps: some processors add them up in one chain, which by
+        # itself is off by 4e-6 after 16,000 numbers.
+        tolerance = 1e-6 if i < 4 else 1e-5
+        assert (mine - truth).abs().max() <= tolerance * truth.abs().max()
 
 
 @pytest.mark.usefixtures("device")
