@@ -34,9 +34,9 @@ STEPS, BATCH, INPUT, HIDDEN = 6, 3, 5, 4
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 """Float64 with values of order one: rounding alone stays below 1e-13, a wrong term does not stay below 1e-10."""
 DRAWS = 25
-"""Of inputs and weights, at most, before a cell is found imprecise in float32. LMU's error goes from 1e-6 to 1e-3 of the
-largest magnitude by draw, and its ratio to the plain loop's from 0.4 to 3: five draws told of an error that was none in
-a fifth of all cases, fifteen in a fiftieth."""
+"""Of inputs and weights, at most, before a cell is found imprecise in float32. LMU's error goes from 1e-6 to 1e-3 of
+the largest magnitude by draw, and its ratio to the plain loop's from 0.4 to 3: five draws told of an error that was
+none in a fifth of all cases, fifteen in a fiftieth."""
 
 
 def check_cell(cell: str | type[Cell], **options: Any) -> None:
