@@ -274,7 +274,13 @@ def test_a_mistake_in_a_cell_of_ones_own(here, body, says, backend):
     (line,) = done.stderr.splitlines()
     expected = says if backend == "auto" else says.replace("[2, 4", "[1, 4")
     assert line.startswith(f"rnnlab: {expected}")
-    assert "Traceback" in _command("train", *TINY, "cell=mine:Mine", "--traceback").stderr
+
+
+def test_the_traceback_of_a_mistake_in_a_cell_of_ones_own(here):
+    Path("mine.py").write_text(OWN_CELL.replace("BODY", "raise KeyError"))
+    told = _command("train", *TINY, "cell=mine:Mine", "--traceback").stderr
+    assert "Traceback" in told
+    assert "    raise KeyError" in told
 
 
 def test_a_cell_that_is_not_finished_is_told_what_it_lacks(here):

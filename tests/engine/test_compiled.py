@@ -812,8 +812,9 @@ def test_nothing_piles_up(kind):
         if kind != "forward":
             torch.autograd.grad(loss, parameters, create_graph=kind == "create_graph")
         del loss
-        counts.append((_tensors(), len(memory._BLOCKS)))
-    assert max(counts[3:6]) == max(counts[-3:])
+        if call % 6 >= 3:
+            counts.append((_tensors(), len(memory._BLOCKS)))
+    assert max(counts[:3]) == max(counts[3:])
 
 
 def test_a_layer_goes_with_its_last_name():
