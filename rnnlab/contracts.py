@@ -281,6 +281,7 @@ def _errors(make: Callable[..., Cell], backend: str) -> list[tuple[float, float]
 def _too_far(draws: list[list[tuple[float, float]]]) -> tuple[int, float, float] | None:
     """The first tensor whose error is more than allowed, as geometric means: its number, the error, what is allowed."""
     for number, pairs in enumerate(zip(*draws, strict=True)):
+        pairs = [pair for pair in pairs if isfinite(pair[1])] or [(0.0, 0.0)]  # the plain loop itself may overflow
         allowed = [max(1e-5, 2 * theirs) for _, theirs in pairs]
         # One draw that comes out exact does not hide the others.
         ours = [max(mine, limit / 10) for (mine, _), limit in zip(pairs, allowed, strict=True)]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.engine import fused, native, reference, scan
+from rnnlab.engine import fused, native, product, reference, scan
 from rnnlab.engine.program import Unsupported
 from rnnlab.interface import InputError, State
 
@@ -48,9 +48,10 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """How to run ``cell`` where its parameters are now.
 
     ``auto`` goes by what was measured (docs/engine.md). On a CPU it is ``fused`` where that is compiled, but the plain
-    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient. Elsewhere, where
-    nothing was measured, it is ``native`` where the cell has it, then ``scan`` where it is linear in its state, then on
-    CUDA ``fused`` where that can run it, then ``reference``.
+    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient, except where
+    matrix products are our own (`rnnlab.engine.product`). Elsewhere, where nothing was measured, it is ``native`` where
+    the cell has it, then ``scan`` where it is linear in its state, then on CUDA ``fused`` where that can run it, then
+    ``reference``.
 
     Args:
         cell: the cell.
@@ -92,7 +93,7 @@ def _measured(cell: Cell) -> Choice:
     if obstacle is None and (like.dtype not in (torch.float32, torch.float64) or fused.traced(cell).lowered is None):
         obstacle = "its step is not compiled"
     if obstacle is None:
-        if has_native and cell.native().mode == "LSTM":
+        if has_native and cell.native().mode == "LSTM" and product.ours(like.dtype) is None:
             return Choice("fused", _with_native, "its step is compiled; torch.nn's LSTM where no gradient is needed")
         return Choice("fused", _fused, "its step is compiled")
     if has_native:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from array import array
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnnlab.engine import compiler
+from rnnlab.engine import compiler, threads
 from rnnlab.engine.emit_c import Source
 from rnnlab.engine.formulas import Array
 from rnnlab.engine.lower import Lowered
+from rnnlab.engine.product import Product, ours
 from rnnlab.engine.schedule import Function, Multiply
 
 ROWS_A_THREAD = 4
@@ -28,6 +26,8 @@ NUMBERS_A_THREAD = 2**18
 """Less work than on so many of these numbers is not worth a further thread."""
 STEPS_TO_TRANSPOSE = 16
 """From so many steps on, a transposed copy of the weights pays: products with it are 1.1 to 1.6 times faster."""
+ROWS_TO_PACK = 32
+"""From so many rows on, over all steps, it pays to lay weights out for products of our own."""
 
 Memory = dict[Array, Any]
 
@@ -45,7 +45,7 @@ class Kernel:
     """
 
     def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str]) -> None:
-        self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
+        self.lowered, self.dtype, self.blas, self.own = lowered, dtype, compiler.blas(), ours(dtype)
         self.source = Source(lowered, dtype == torch.float32, names)
         library = compiler.load(self.source.text)
         self.columns = {name: _columns(getattr(lowered, name), self.source.arrays[name]) for name in names}
@@ -67,8 +67,10 @@ class Kernel:
         """
         function, arrays = self.functions[name], self.source.arrays[name]
         batch_size = memory[arrays[0]].shape[1]
-        weights = [self._weight(product, constants, steps) for product in getattr(self.lowered, name).products]
+        own = self.own if steps * batch_size >= ROWS_TO_PACK else None
+        weights = [_weight(product, constants, steps, own) for product in getattr(self.lowered, name).products]
         matrices = array("q", [number for weight in weights for number in _matrix(weight)])
+        products = (self.blas.product[self.dtype], own.multiply if own else 0, self.blas.set_threads)
         tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]
         calls = []
         for part, (first, last, low, high) in enumerate(self.parts(name, batch_size, steps)):
@@ -83,35 +85,17 @@ class Kernel:
             sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
             ends = 0 if lengths is None else lengths.data_ptr()
-            arguments = array(
-                "q", [steps, first, last, ends, *pointers, self.blas.product[self.dtype], self.blas.set_threads]
-            )
+            arguments = array("q", [steps, first, last, ends, *pointers, *products])
             calls.append((arguments, described, sizes))
         pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
-        openmp = [0, 0, 0] if _FORKED else self.blas.openmp
-        held = (memory, constants, weights, calls)
-        if openmp[0] or len(pointers) == 1:
-            _team(function, openmp, pointers, held)
-        elif _FORKED:
-            for pointer in pointers:
-                _team(function, openmp, [pointer], held)
-        else:
-            _together([partial(_team, function, openmp, [pointer], held) for pointer in pointers])
-
-    def _weight(self, product: Multiply, constants: Sequence[Tensor], steps: int) -> Tensor:
-        """The weight of a product, ``[inner, outer]``."""
-        weight = constants[product.weight]
-        weight = weight.t() if product.transposed else weight
-        (row, column), (inner, outer) = weight.stride(), weight.shape
-        lies_well = (column == 1 and row >= outer) or (row == 1 and column >= inner)
-        return weight.contiguous() if steps >= STEPS_TO_TRANSPOSE or not lies_well else weight
+        threads.run(function, pointers, (memory, constants, weights, calls))
 
     def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
         """Each thread's share: rows from the first to before the last, columns from the first to before the last."""
-        threads, columns = torch.get_num_threads(), self.columns[name]
-        rows = max(1, min(threads, batch_size // ROWS_A_THREAD))
+        available, columns = torch.get_num_threads(), self.columns[name]
+        rows = max(1, min(available, batch_size // ROWS_A_THREAD))
         blocks = -(-columns // COLUMNS_A_THREAD)
-        tiles = max(1, min(threads // rows, blocks, steps * batch_size * columns // NUMBERS_A_THREAD))
+        tiles = max(1, min(available // rows, blocks, steps * batch_size * columns // NUMBERS_A_THREAD))
         return [
             (
                 batch_size * row // rows,
@@ -125,15 +109,26 @@ class Kernel:
 
     def sums(self, batch_size: int, steps: int) -> Memory:
         """Zeros for the gradients of constants: for every thread the sums of a step, and of all steps."""
-        threads = len(self.parts("backward", batch_size, steps))
+        shares = len(self.parts("backward", batch_size, steps))
         found = {}
         for one in self.lowered.constant_gradients:
             if one is not None:
                 rows = batch_size if one in self.lowered.by_row else 1
-                shape = (threads, rows, one.width)
+                shape = (shares, rows, one.width)
                 dtypes = (self.dtype, torch.float64)
                 found[one] = tuple(torch.zeros(shape, dtype=dtype, device="cpu") for dtype in dtypes)
         return found
+
+
+def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: Product | None) -> Tensor:
+    """The weight of a product, ``[inner, outer]``, or where products are our own panels of it."""
+    weight = constants[product.weight]
+    weight = weight.t() if product.transposed else weight
+    if own is not None:
+        return own.pack(weight)
+    (row, column), (inner, outer) = weight.stride(), weight.shape
+    lies_well = (column == 1 and row >= outer) or (row == 1 and column >= inner)
+    return weight.contiguous() if steps >= STEPS_TO_TRANSPOSE or not lies_well else weight
 
 
 def _described(
@@ -151,7 +146,9 @@ def _described(
 
 
 def _matrix(weight: Tensor) -> tuple[int, int, int]:
-    """Address, leading dimension, and whether it lies transposed."""
+    """Address, leading dimension, and whether it lies transposed; of panels the address is enough."""
+    if weight.dim() == 3:
+        return weight.data_ptr(), 0, 0
     if weight.stride(1) == 1 or weight.shape[1] == 1:
         return weight.data_ptr(), max(weight.stride(0), weight.shape[1]), 0
     return weight.data_ptr(), weight.stride(1), 1
@@ -166,28 +163,3 @@ def _columns(function: Function, arrays: list[Array]) -> int:
     shared = ("input", "constant", "upstream")
     widths = [one.width for one in arrays if one.width > 1 or one.kind not in shared]
     return loop.width if {*widths} == {loop.width} and not any(place.offset for place in places) else 0
-
-
-_POOL: list[ThreadPoolExecutor] = []
-_FORKED: list[bool] = []  # threads do not survive a fork, and OpenMP's are not made again
-os.register_at_fork(after_in_child=partial(_FORKED.append, True))
-
-
-def _team(function: Any, openmp: list[int], calls: list[int], held: tuple[Any, ...]) -> None:
-    """Call a function for shares of the batch.
-
-    What it reads and writes is ``held`` by the call itself: other threads still work there if this one is interrupted.
-    """
-    pointers = array("q", calls)
-    team = array("q", [*openmp, 0, pointers.buffer_info()[0], len(calls)])
-    function(team.buffer_info()[0])
-
-
-def _together(tasks: list[Callable[[], None]]) -> None:
-    """Run tasks at the same time, the first in this thread."""
-    if len(tasks) > 1 and not _POOL:
-        _POOL.append(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="rnnlab"))
-    others = [_POOL[0].submit(task) for task in tasks[1:]]
-    tasks[0]()
-    for other in others:
-        other.result()

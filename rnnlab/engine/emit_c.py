@@ -15,6 +15,7 @@ from rnnlab.engine.lower import Lowered
 from rnnlab.engine.operations import OPERATIONS
 from rnnlab.engine.program import Extent
 from rnnlab.engine.schedule import Function, Loop, Multiply
+from rnnlab.engine.threads import TEAM
 
 HEADER = """\
 #include <math.h>
@@ -26,11 +27,12 @@ typedef {real} real;
    has memory of its own, 0 where all share theirs, and 1 where two take turns. total: see add_up. */
 struct array {{ real *at; long step, row, mask; double *total; }};
 
-/* The weight of a product: [inner, outer], or [outer, inner] where transposed; ld from row to row. */
+/* The weight of a product: [inner, outer], or [outer, inner] where transposed; ld from row to row. Or panels of it. */
 struct weight {{ const real *at; long ld, transposed; }};
 
 typedef void (*gemm)(const char *, const char *, const int *, const int *, const int *, const real *, const real *,
                      const int *, const real *, const int *, const real *, real *, const int *);
+typedef void (*panels)(long, long, long, const real *, long, long, const real *, real *, long, int);
 
 /* Rows first to last of a batch, over T steps; row b has lengths[b] of them, or all where lengths is null. */
 struct call {{
@@ -39,32 +41,13 @@ struct call {{
   const struct array *arrays;
   const struct weight *weights;
   gemm product;               /* sgemm or dgemm of the BLAS that torch uses */
+  panels multiply;            /* ours; null where the BLAS is as fast */
   int (*set_threads)(int);    /* of that BLAS, for this thread; null where it has no such function */
 }};
 
-/* Shares of a batch, done by OpenMP's threads where they are known. These are torch's: threads of ours would have to
-   share the processors with them, as they wait busily for torch's next piece of work. */
-struct team {{
-  void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
-  int (*number)(void), (*size)(void);
-  void (*work)(const struct call *);
-  const struct call *const *calls;
-  long count;
-}};
+"""
 
-static void share(void *pointer) {{
-  const struct team *team = pointer;
-  for (long i = team->number(); i < team->count; i += team->size()) team->work(team->calls[i]);
-}}
-
-static void together(struct team *team, void (*work)(const struct call *)) {{
-  team->work = work;
-  if (team->count > 1)
-    team->parallel(share, team, team->count, 0);
-  else
-    work(team->calls[0]);
-}}
-
+BASICS = """\
 /* On the way back, numbers too small to have all their digits are zero: gradients over many steps become such numbers,
    and each operation on one takes a hundred times as long. */
 #if defined(__SSE__)
@@ -95,8 +78,9 @@ static void multiply(const struct call *call, const struct array *a, const real 
   const struct weight *w = &call->weights[weight];
   const int m = outer, n = call->last - call->first, k = inner, ld = w->ld, lda = a->row, ldc = c->row;
   const real one = 1;
-  call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, w->at, &ld, rows + call->first * lda, &lda, &add,
-                result + call->first * ldc, &ldc);
+  rows += call->first * lda, result += call->first * ldc;
+  if (call->multiply) return call->multiply(n, k, m, rows, lda, 1, w->at, result, ldc, add != 0);
+  call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, w->at, &ld, rows, &lda, &add, result, &ldc);
 }}
 
 static void copy_rows(const struct call *call, const struct array *a, long from, long to, long t, long width) {{
@@ -268,8 +252,8 @@ class Source:
             carried = lowered.carries if name == "backward" else lowered.states
             self.arrays[name] = list(dict.fromkeys([*carried, *function.arrays()]))
         bodies = [self.function(name, function) for name, function in functions.items()]
-        head = HEADER.format(real="float" if single else "double")
-        self.text = "\n".join([head, SINGLE if single else DOUBLE, *bodies])
+        head, basics = (text.format(real="float" if single else "double") for text in (HEADER, BASICS))
+        self.text = "\n".join([head + TEAM, basics, SINGLE if single else DOUBLE, *bodies])
         self.sizes = list(self.symbols)
 
     def size(self, number: int) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -27,7 +26,8 @@ from rnnlab.engine.emit_c import Source
 from rnnlab.engine.emit_python import Steps, emit
 from rnnlab.engine.formulas import Place
 from rnnlab.engine.lower import Lowered, lower
-from rnnlab.engine.memory import LARGE, Reusing, take
+from rnnlab.engine.memory import reusing, take
+from rnnlab.engine.product import mm
 from rnnlab.engine.program import Unsupported
 from rnnlab.engine.trace import trace
 from rnnlab.interface import State, map_state, tensors_of
@@ -214,7 +214,7 @@ def run_or(
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
     random = _random(inputs.device) if training and cell.training else None
-    with Reusing() if inputs.device.type == "cpu" and inputs.nbytes >= LARGE else nullcontext():
+    with reusing(inputs):
         constants, prepared = cell.prepare(inputs, **context)
     try:
         step = traced_for(cell, constants, prepared, state)
@@ -462,7 +462,7 @@ def _gradients(plan: _Plan, memory: Memory, constants: list[Tensor]) -> list[Ten
     for weight, transposed, rows, gradient in lowered.products:
         outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
         left, right = columns(gradient, outer).flatten(0, 1), columns(rows, inner).flatten(0, 1)
-        product = left.t() @ right if transposed else right.t() @ left
+        product = mm(left.t(), right) if transposed else mm(right.t(), left)
         found[weight] = product if found[weight] is None else found[weight] + product
     repeated = plan.step.repeated
     for i, (place, shape) in enumerate(zip(lowered.input_gradients, plan.shapes, strict=True)):

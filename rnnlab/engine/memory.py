@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -20,10 +21,15 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
+from rnnlab.engine import product
+from rnnlab.engine.product import mm, ours
+
 SMALLEST = 2**20
 """Bytes. What is smaller the C library keeps by itself."""
 LARGE = 2**21
 """Bytes of the inputs of a sequence. `Reusing` costs some 60 us, more than is won on smaller ones."""
+LARGE_FOR_OWN = 2**17
+"""The same where matrix products are our own, of which there is more to win."""
 PATIENCE = 256
 """Memory that nobody wanted for so many requests is given back; a training step of ten layers makes about sixty."""
 
@@ -103,9 +109,17 @@ def _counts() -> bool:
     return all(free) and not any(held)
 
 
+def reusing(inputs: Tensor) -> AbstractContextManager:
+    """`Reusing` while a cell prepares these inputs, if they are so large that it pays."""
+    if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN:
+        return nullcontext()
+    return Reusing() if inputs.nbytes >= LARGE or ours(inputs.dtype) else nullcontext()
+
+
 class Reusing(TorchFunctionMode):
-    """While it lasts, ``linear`` of all steps of a sequence writes into memory that is used again, and so does its
-    gradient.
+    """While it lasts, ``linear`` of all steps of a sequence and its gradient write into memory that is used again.
+
+    Their products are torch's or ours, whichever is faster.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -119,8 +133,10 @@ def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     given = (inputs, weight) if bias is None else (inputs, weight, bias)
     if [tensor.dim() for tensor in given] != [3, 2, 1][: len(given)]:
         return False
-    size = inputs.shape[0] * inputs.shape[1] * len(weight) * weight.itemsize
-    return size >= SMALLEST and all(
+    rows = inputs.shape[0] * inputs.shape[1]
+    is_large = rows * len(weight) * weight.itemsize >= SMALLEST
+    is_large |= rows * weight.numel() >= product.SMALLEST and weight.device.type == "cpu" and bool(ours(weight.dtype))
+    return is_large and all(
         type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
     )
 
@@ -134,11 +150,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(inputs if of_weight else None, weight if of_inputs else None)
         ctx.set_materialize_grads(False)
         outputs = take((*inputs.shape[:2], len(weight)), inputs.dtype)
-        rows = outputs.flatten(0, 1)
-        if bias is None:
-            torch.mm(inputs.flatten(0, 1), weight.t(), out=rows)
-        else:
-            torch.addmm(bias, inputs.flatten(0, 1), weight.t(), out=rows)
+        mm(inputs.flatten(0, 1), weight.t(), outputs.flatten(0, 1), bias)
         return outputs
 
     @staticmethod
@@ -152,6 +164,9 @@ class _Linear(torch.autograd.Function):
             of_inputs = gradient @ weight
         elif wanted[0]:
             of_inputs = take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
-            torch.mm(rows, weight, out=of_inputs.flatten(0, 1))
-        of_weight = rows.t() @ inputs.flatten(0, 1) if wanted[1] else None
+            mm(rows, weight, of_inputs.flatten(0, 1))
+        of_weight = None
+        if wanted[1]:
+            columns = inputs.flatten(0, 1)
+            of_weight = rows.t() @ columns if torch.is_grad_enabled() else mm(rows.t(), columns)
         return of_inputs, of_weight, rows.sum(0) if wanted[2] else None

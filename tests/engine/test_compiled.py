@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import cells, engine
 from rnnlab.cells import Cell
-from rnnlab.engine import compiled, compiler, fused, memory
+from rnnlab.engine import compiled, compiler, fused, memory, product
+from rnnlab.engine import threads as engine_threads
 from rnnlab.interface import tensors_of
 from rnnlab.layers import Recurrent
 from rnnlab.layers.regularisers import VariationalDropout, WeightDrop, Zoneout
@@ -32,13 +33,18 @@ LENGTHS = torch.tensor([2, T, 1, 3, T])
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["", "reused"])
-def memory_is_used_again(request, monkeypatch):
-    """As large arrays are, whose memory is used again, and the small ones of these tests, whose is not."""
+@pytest.fixture(autouse=True, params=[False, True], ids=["", "large"])
+def as_where_all_is_large(request, monkeypatch):
+    """As with large arrays, whose memory is used again, on a processor with products of our own; and without either."""
+    monkeypatch.setattr(product, "_is_wanted", lambda: request.param)
+    product.ours.cache_clear()
     if request.param:
         monkeypatch.setattr(memory, "SMALLEST", 0)
         monkeypatch.setattr(memory, "_BLOCKS", [])
-        monkeypatch.setattr(fused, "LARGE", 0)
+        for module, name in ((memory, "LARGE_FOR_OWN"), (product, "SMALLEST"), (compiled, "ROWS_TO_PACK")):
+            monkeypatch.setattr(module, name, 1)
+    yield
+    product.ours.cache_clear()
 
 
 class Odd(Cell):
@@ -135,11 +141,12 @@ def threads():
 
 @pytest.fixture
 def texts(monkeypatch):
-    """The C texts that libraries were asked for."""
+    """The C texts of steps that libraries were asked for."""
     asked, load = [], compiler.load
 
     def watching(text):
-        asked.append(text)
+        if "void whole(" not in text:  # that one is of products
+            asked.append(text)
         return load(text)
 
     monkeypatch.setattr(compiler, "load", watching)
@@ -1289,7 +1296,7 @@ def test_what_threads_work_on_stays_though_the_call_is_interrupted(monkeypatch, 
 
     step = fused.traced(cell)
     monkeypatch.setattr(step.kernel.blas, "openmp", [0, 0, 0])
-    monkeypatch.setattr(compiled, "_together", interrupted)
+    monkeypatch.setattr(engine_threads, "_together", interrupted)
     monkeypatch.setattr(memory, "SMALLEST", 1)
     monkeypatch.setattr(memory, "_BLOCKS", [])
     with suppress(KeyboardInterrupt):

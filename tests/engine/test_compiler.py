@@ -235,7 +235,9 @@ def test_nothing_is_compiled_twice(folder, compiled):
     assert len(compiled) == 1
 
 
-def test_a_layer_is_compiled_once_for_all_processes(folder, compiled):
+def test_a_layer_is_compiled_once_for_all_processes(folder, compiled, monkeypatch):
+    monkeypatch.setattr("rnnlab.engine.compiled.ours", lambda dtype: None)  # a library more, on some processors
+
     def work():
         layer = Recurrent(cells.create("rnn", input_size=3, hidden_size=4), "fused")
         inputs = torch.randn(5, 2, 3)

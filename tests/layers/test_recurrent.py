@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 
 from rnnlab import cells
 from rnnlab.cells import Cell
+from rnnlab.engine import product
 from rnnlab.interface import InputError, tensors_of
 from rnnlab.layers import Recurrent, Stack, Zoneout, from_torch, to_torch
 
@@ -330,7 +331,9 @@ def test_a_learned_initial_state_begins_as_the_cells_own_and_is_saved():
     assert torch.equal(layer(inputs)[0], other(inputs)[0])
 
 
-def test_the_choice_says_what_runs_and_why():
+def test_the_choice_says_what_runs_and_why(monkeypatch):
+    monkeypatch.setattr(product, "ours", lambda dtype: None)
+
     def choice(name, backend):
         layer = make_layer(name, backend)
         return layer.choice.name, layer.choice.reason
@@ -340,6 +343,8 @@ def test_the_choice_says_what_runs_and_why():
     compiled = "its step is compiled"
     assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
     assert choice("gru-before", "auto") == ("fused", compiled)
+    monkeypatch.setattr(product, "ours", lambda dtype: object())
+    assert choice("lstm", "auto") == ("fused", compiled)
 
 
 def test_a_backend_that_cannot_run_the_cell_is_refused():

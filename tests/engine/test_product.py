@@ -1,0 +1,139 @@
+"""Matrix products of our own: the numbers of torch's, whatever the shapes, the layout and the number of threads."""
+
+import pytest
+import torch
+
+from rnnlab import cells, contracts
+from rnnlab.engine import compiled, compiler, fused, memory, product
+from rnnlab.layers import Recurrent
+
+DTYPES = [torch.float32, torch.float64]
+SHAPES = [(1, 1, 1), (1, 9, 200), (2, 3, 5), (8, 16, 32), (13, 300, 31), (33, 7, 65), (140, 600, 70), (300, 257, 1)]
+
+
+@pytest.fixture
+def wanted(monkeypatch):
+    """As on a processor that torch's BLAS does not make full use of, for work of any size."""
+    monkeypatch.setattr(product, "_is_wanted", lambda: True)
+    for module, name in (
+        (product, "SMALLEST"),
+        (product, "MULTIPLICATIONS_A_THREAD"),
+        (compiled, "ROWS_TO_PACK"),
+        (memory, "LARGE_FOR_OWN"),
+    ):
+        monkeypatch.setattr(module, name, 1)
+    product.ours.cache_clear()
+    yield
+    product.ours.cache_clear()
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def _layouts(tensor):
+    """The same numbers, row by row, column by column, and as columns of something wider."""
+    wider = torch.full((tensor.shape[0], tensor.shape[1] + 3), torch.nan, dtype=tensor.dtype)
+    wider[:, 2:-1] = tensor
+    return [tensor, tensor.t().contiguous().t(), wider[:, 2:-1]]
+
+
+@pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_any_shape_and_layout(shape, count, dtype, threads):
+    threads(count)
+    rows, inner, outer = shape
+    left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, outer, dtype=dtype)
+    bias = torch.randn(outer, dtype=dtype)
+    exact = left.double() @ right.double()
+    # In one chain of additions each rounds by half a unit in the last place, of sums that grow like a random walk.
+    tolerance = {"rtol": 0, "atol": torch.finfo(dtype).eps * 4 * inner}
+    for a in _layouts(left):
+        for b in _layouts(right):
+            torch.testing.assert_close(product.mm(a, b).double(), exact, **tolerance)
+            out = torch.full((rows + 1, outer), torch.nan, dtype=dtype)
+            assert product.mm(a, b, out[:-1]) is not None
+            torch.testing.assert_close(out[:-1].double(), exact, **tolerance)
+            assert out[-1].isnan().all(), "nothing is written beside it"
+            torch.testing.assert_close(product.mm(a, b, bias=bias).double(), exact + bias, **tolerance)
+
+
+@pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_is_the_same_among_however_many(dtype, threads):
+    left, right = torch.randn(37, 50, dtype=dtype), torch.randn(50, 300, dtype=dtype)
+    whole = product.mm(left, right)
+    for count in (1, 2, 4, 5, 8, 30):
+        assert torch.equal(product.mm(left[:count], right), whole[:count])
+    threads(3)
+    assert torch.equal(product.mm(left, right), whole)
+
+
+@pytest.mark.usefixtures("wanted")
+def test_what_is_no_number_spoils_its_row_and_its_column_and_no_other():
+    left, right = torch.randn(9, 20), torch.randn(20, 33)
+    left[3, 5], right[7, 32] = torch.inf, torch.nan
+    found = product.mm(left, right)
+    assert not found[3].isfinite().any()
+    assert found[:, 32].isnan().all()
+    others = torch.cat([found[:3], found[4:]])[:, :32]
+    assert others.isfinite().all()
+
+
+@pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "highway", "layernorm_lstm", "mingru"])
+def test_cells_keep_the_contract_with_them(name):
+    contracts.check_cell(name)
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch):
+    monkeypatch.setattr(product, "_is_wanted", lambda: is_wanted)
+    steps, wholes = [], []
+    own = product.Product
+    monkeypatch.setattr(own, "pack", lambda self, weight, pack=own.pack: steps.append(weight) or pack(self, weight))
+    monkeypatch.setattr(
+        own, "__call__", lambda self, *given, call=own.__call__: wholes.append(given) or call(self, *given)
+    )
+    layer = Recurrent(cells.create("lstm", input_size=3, hidden_size=4), "fused")
+    inputs = torch.randn(5, 2, 3, requires_grad=True)
+    layer(inputs)[0].sum().backward()
+    assert len(steps) == 2 * is_wanted, "a product forward and one backward"
+    assert len(wholes) == 4 * is_wanted, "of the inputs, of their gradient, of those of W and U"
+    assert (next(iter(fused._TRACED[layer.cell].values())).kernel.own is not None) == is_wanted
+
+
+def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
+    def fails(text):
+        raise compiler.NoCompiler("there is none")
+
+    monkeypatch.setattr(compiler, "load", fails)
+    assert product.ours(torch.float32) is None
+    left, right = torch.randn(5, 6), torch.randn(6, 7)
+    assert torch.equal(product.mm(left, right), left @ right)
+
+
+@pytest.mark.parametrize(
+    ("info", "is_wanted"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : sse avx2 avx512f\n\nvendor_id : AuthenticAMD", True),
+        ("vendor_id : AuthenticAMD\nflags : sse avx2\n\nvendor_id : AuthenticAMD", False),
+        ("vendor_id : GenuineIntel\nflags : sse avx2 avx512f\n", False),
+        ("Features : asimd\n", False),
+        (None, False),
+    ],
+)
+def test_where_they_are_wanted(info, is_wanted, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    if info is not None:
+        file.write_text(info)
+    monkeypatch.setattr(product, "CPUINFO", file)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert product._is_wanted() == is_wanted
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not product._is_wanted()
