@@ -93,7 +93,7 @@ def _measured(cell: Cell) -> Choice:
     if obstacle is None and (like.dtype not in (torch.float32, torch.float64) or fused.traced(cell).lowered is None):
         obstacle = "its step is not compiled"
     if obstacle is None:
-        if has_native and cell.native().mode == "LSTM" and product.ours(like.dtype) is None:
+        if has_native and cell.native().mode == "LSTM" and not product.is_wanted():
             return Choice("fused", _with_native, "its step is compiled; torch.nn's LSTM where no gradient is needed")
         return Choice("fused", _fused, "its step is compiled")
     if has_native:

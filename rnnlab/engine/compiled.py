@@ -14,7 +14,7 @@ from rnnlab.engine import compiler, threads
 from rnnlab.engine.emit_c import Source
 from rnnlab.engine.formulas import Array
 from rnnlab.engine.lower import Lowered
-from rnnlab.engine.product import Product, ours
+from rnnlab.engine.product import SMALLEST, Product, ours
 from rnnlab.engine.schedule import Function, Multiply
 
 ROWS_A_THREAD = 4
@@ -45,7 +45,7 @@ class Kernel:
     """
 
     def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str]) -> None:
-        self.lowered, self.dtype, self.blas, self.own = lowered, dtype, compiler.blas(), ours(dtype)
+        self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
         self.source = Source(lowered, dtype == torch.float32, names)
         library = compiler.load(self.source.text)
         self.columns = {name: _columns(getattr(lowered, name), self.source.arrays[name]) for name in names}
@@ -67,8 +67,10 @@ class Kernel:
         """
         function, arrays = self.functions[name], self.source.arrays[name]
         batch_size = memory[arrays[0]].shape[1]
-        own = self.own if steps * batch_size >= ROWS_TO_PACK else None
-        weights = [_weight(product, constants, steps, own) for product in getattr(self.lowered, name).products]
+        wanted = getattr(self.lowered, name).products
+        rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)
+        own = ours(self.dtype) if rows >= ROWS_TO_PACK and rows * size >= SMALLEST else None
+        weights = [_weight(product, constants, steps, own) for product in wanted]
         matrices = array("q", [number for weight in weights for number in _matrix(weight)])
         products = (self.blas.product[self.dtype], own.multiply if own else 0, self.blas.set_threads)
         tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]

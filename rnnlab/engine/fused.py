@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -33,6 +32,19 @@ from rnnlab.engine.trace import trace
 from rnnlab.interface import State, map_state, tensors_of
 
 log = logging.getLogger(__name__)
+
+
+class once:  # noqa: N801 - it is used like `functools.cached_property`
+    """A property that is made once: of several threads that make it at the same time, all get the first one's."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, of: Any, owner: type | None = None) -> Any:
+        return self if of is None else vars(of).setdefault(self.name, self.make(of))
 
 
 class Traced:
@@ -63,7 +75,7 @@ class Traced:
         self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
         self.name = type(cell).__name__
 
-    @cached_property
+    @once
     def python(self) -> Steps:
         """The two steps as Python."""
         return emit(self.program, self.back)
@@ -77,7 +89,7 @@ class Traced:
         names = ("forward", "backward", "inference")
         return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
 
-    @cached_property
+    @once
     def lowered(self) -> Lowered | None:
         """The two steps as loops; None where they cannot be compiled, and the log says why."""
         if self.device != "cpu" or self.dtype not in (torch.float32, torch.float64) or not self.real:
@@ -94,7 +106,7 @@ class Traced:
             _warn(f"fused cells run as Python instead of C, much slower: {error}")
         return None
 
-    @cached_property
+    @once
     def repeated(self) -> set[int]:
         """The inputs whose gradient lies, at least in part, where that of an earlier one does."""
         widths = [array.width for array in self.lowered.inputs]
@@ -107,7 +119,7 @@ class Traced:
             and other.offset < one.offset + width
         }
 
-    @cached_property
+    @once
     def kernel(self) -> Kernel | None:
         """What is needed of the two steps, compiled; None where that cannot be, and the log says why."""
         try:
@@ -184,7 +196,8 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
     key = (_options(cell), states[0].device, training, same, _nesting((constants, prepared)), *kinds)
     known = _TRACED.setdefault(cell, {})
     if key not in known:
-        known[key] = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training)
+        first = map_state(lambda tensor: tensor[0], prepared)
+        return known.setdefault(key, Traced(cell, constants, first, state, training))
     return known[key]
 
 

@@ -28,7 +28,7 @@ SMALLEST = 2**20
 """Bytes. What is smaller the C library keeps by itself."""
 LARGE = 2**21
 """Bytes of the inputs of a sequence. `Reusing` costs some 60 us, more than is won on smaller ones."""
-LARGE_FOR_OWN = 2**17
+LARGE_FOR_OWN = 2**16
 """The same where matrix products are our own, of which there is more to win."""
 PATIENCE = 256
 """Memory that nobody wanted for so many requests is given back; a training step of ten layers makes about sixty."""

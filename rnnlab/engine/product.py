@@ -69,10 +69,10 @@ void pack(const real *from, long row, long column, long inner, long outer, real 
   }}
 }}
 
-/* Of so many rows and panels, which are constants where it is called; width: of the columns that there are. */
+/* So many rows of so many panels, both constants where it is called. */
 static inline __attribute__((always_inline)) void block(const int rows, const int panels, long inner, const real *left,
-                                                        long row, long column, const real *right, long panel,
-                                                        real *result, long result_row, long width, int add) {{
+                                                        long row, long column, const real *right, real *result,
+                                                        long result_row, int add) {{
   vector sum[ROWS][8];
   for (int i = 0; i < rows; i++)
     for (int v = 0; v < 2 * panels; v++) sum[i][v] = (vector){{0}};
@@ -80,36 +80,41 @@ static inline __attribute__((always_inline)) void block(const int rows, const in
     for (int i = 0; i < rows; i++) {{
       const real x = left[i * row + k * column];
       for (int v = 0; v < 2 * panels; v++)
-        sum[i][v] += x * *(const unaligned *)(right + v / 2 * panel + k * WIDTH + v % 2 * LANES);
+        sum[i][v] += x * *(const unaligned *)(right + v / 2 * inner * WIDTH + k * WIDTH + v % 2 * LANES);
     }}
   for (int i = 0; i < rows; i++)
     for (int v = 0; v < 2 * panels; v++) {{
-      real *to = result + i * result_row + v * LANES;
-      if (width >= (v + 1) * LANES)
-        *(unaligned *)to = add ? *(unaligned *)to + sum[i][v] : sum[i][v];
-      else
-        for (long j = 0; j < width - v * LANES; j++) to[j] = add ? to[j] + sum[i][v][j] : sum[i][v][j];
+      unaligned *to = (unaligned *)(result + i * result_row + v * LANES);
+      *to = add ? *to + sum[i][v] : sum[i][v];
     }}
 }}
 
 /* Rows times panels, each of inner * WIDTH numbers. However many rows there are, each is added up in one order. */
 void multiply(long rows, long inner, long outer, const real *left, long row, long column, const real *panels,
               real *result, long result_row, int add) {{
-  const long panel = inner * WIDTH;
+  real rest[ROWS * WIDTH];
   long j = 0;
   if (rows == 1) /* four panels at once: one alone would wait for its additions */
     for (; j + 4 * WIDTH <= outer; j += 4 * WIDTH)
-      block(1, 4, inner, left, row, column, panels + j * inner, panel, result + j, result_row, outer - j, add);
+      block(1, 4, inner, left, row, column, panels + j * inner, result + j, result_row, add);
   for (; j < outer; j += WIDTH) {{
-    const real *right = panels + j * inner;
     const long width = outer - j;
-    long i = 0;
-    for (; i + ROWS <= rows; i += ROWS)
-      block(ROWS, 1, inner, left + i * row, row, column, right, 0, result + i * result_row + j, result_row, width, add);
-    for (; i + 4 <= rows; i += 4)
-      block(4, 1, inner, left + i * row, row, column, right, 0, result + i * result_row + j, result_row, width, add);
-    for (; i < rows; i++)
-      block(1, 1, inner, left + i * row, row, column, right, 0, result + i * result_row + j, result_row, width, add);
+    for (long i = 0, n; i < rows; i += n) {{
+      n = rows - i >= ROWS ? ROWS : rows - i >= 4 ? 4 : 1;
+      const real *from = left + i * row, *right = panels + j * inner;
+      real *there = result + i * result_row + j, *to = width < WIDTH ? rest : there;
+      const long to_row = width < WIDTH ? WIDTH : result_row;
+      const int to_add = width < WIDTH ? 0 : add;
+      if (n == ROWS)
+        block(ROWS, 1, inner, from, row, column, right, to, to_row, to_add);
+      else if (n == 4)
+        block(4, 1, inner, from, row, column, right, to, to_row, to_add);
+      else
+        block(1, 1, inner, from, row, column, right, to, to_row, to_add);
+      for (long b = 0; b < n && width < WIDTH; b++)
+        for (long c = 0; c < width; c++)
+          there[b * result_row + c] = (add ? there[b * result_row + c] : 0) + rest[b * WIDTH + c];
+    }}
   }}
 }}
 
@@ -198,7 +203,7 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
 @cache
 def ours(dtype: torch.dtype) -> Product | None:
     """Our products, where torch's are slower; None elsewhere, and where they cannot be compiled."""
-    if dtype not in (torch.float32, torch.float64) or not _is_wanted():
+    if dtype not in (torch.float32, torch.float64) or not is_wanted():
         return None
     try:
         compiler.blas()  # whose threads are the ones to work with
@@ -207,9 +212,10 @@ def ours(dtype: torch.dtype) -> Product | None:
         return None
 
 
-def _is_wanted() -> bool:
+def is_wanted() -> bool:
     """Whether torch's BLAS is MKL, and the processor has vectors of 512 bits and is not Intel's."""
     if not torch.backends.mkl.is_available() or not CPUINFO.exists():
         return False
-    first = CPUINFO.read_text(errors="replace").split("\n\n")[0]
+    with CPUINFO.open(errors="replace") as file:
+        first = file.read(8192).split("\n\n")[0]  # of a hundred processors the first
     return "avx512f" in first and "GenuineIntel" not in first

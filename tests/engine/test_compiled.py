@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import pickle
+import threading
 import time
 import warnings
 import weakref
@@ -36,12 +37,17 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 @pytest.fixture(autouse=True, params=[False, True], ids=["", "large"])
 def as_where_all_is_large(request, monkeypatch):
     """As with large arrays, whose memory is used again, on a processor with products of our own; and without either."""
-    monkeypatch.setattr(product, "_is_wanted", lambda: request.param)
+    monkeypatch.setattr(product, "is_wanted", lambda: request.param)
     product.ours.cache_clear()
     if request.param:
         monkeypatch.setattr(memory, "SMALLEST", 0)
         monkeypatch.setattr(memory, "_BLOCKS", [])
-        for module, name in ((memory, "LARGE_FOR_OWN"), (product, "SMALLEST"), (compiled, "ROWS_TO_PACK")):
+        for module, name in (
+            (memory, "LARGE_FOR_OWN"),
+            (product, "SMALLEST"),
+            (compiled, "SMALLEST"),
+            (compiled, "ROWS_TO_PACK"),
+        ):
             monkeypatch.setattr(module, name, 1)
     yield
     product.ours.cache_clear()
@@ -1201,6 +1207,22 @@ def test_several_python_threads_at_once(count, threads):
         for i, both in enumerate(pool.map(work, list(range(8)) * 10)):
             for found in both:
                 same(found, expected[i % 8])
+
+
+def test_what_several_python_threads_make_at_once_is_one():
+    """Since Python 3.12 `functools.cached_property` has no lock: each thread would have a kernel of its own."""
+    both = threading.Barrier(2, timeout=60)
+
+    class Slow:
+        @fused.once
+        def made(self):
+            both.wait()
+            return object()
+
+    slow = Slow()
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: slow.made, range(2))
+    assert one is other is slow.made
 
 
 def test_the_first_use_by_several_python_threads_at_once():

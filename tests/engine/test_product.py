@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rnnlab import cells, contracts
-from rnnlab.engine import compiled, compiler, fused, memory, product
+from rnnlab.engine import compiled, compiler, memory, product
 from rnnlab.layers import Recurrent
 
 DTYPES = [torch.float32, torch.float64]
@@ -14,10 +14,11 @@ SHAPES = [(1, 1, 1), (1, 9, 200), (2, 3, 5), (8, 16, 32), (13, 300, 31), (33, 7,
 @pytest.fixture
 def wanted(monkeypatch):
     """As on a processor that torch's BLAS does not make full use of, for work of any size."""
-    monkeypatch.setattr(product, "_is_wanted", lambda: True)
+    monkeypatch.setattr(product, "is_wanted", lambda: True)
     for module, name in (
         (product, "SMALLEST"),
         (product, "MULTIPLICATIONS_A_THREAD"),
+        (compiled, "SMALLEST"),
         (compiled, "ROWS_TO_PACK"),
         (memory, "LARGE_FOR_OWN"),
     ):
@@ -93,7 +94,7 @@ def test_cells_keep_the_contract_with_them(name):
 
 @pytest.mark.parametrize("is_wanted", [False, True])
 def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch):
-    monkeypatch.setattr(product, "_is_wanted", lambda: is_wanted)
+    monkeypatch.setattr(product, "is_wanted", lambda: is_wanted)
     steps, wholes = [], []
     own = product.Product
     monkeypatch.setattr(own, "pack", lambda self, weight, pack=own.pack: steps.append(weight) or pack(self, weight))
@@ -105,7 +106,6 @@ def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch)
     layer(inputs)[0].sum().backward()
     assert len(steps) == 2 * is_wanted, "a product forward and one backward"
     assert len(wholes) == 4 * is_wanted, "of the inputs, of their gradient, of those of W and U"
-    assert (next(iter(fused._TRACED[layer.cell].values())).kernel.own is not None) == is_wanted
 
 
 def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
@@ -134,6 +134,6 @@ def test_where_they_are_wanted(info, is_wanted, tmp_path, monkeypatch):
         file.write_text(info)
     monkeypatch.setattr(product, "CPUINFO", file)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    assert product._is_wanted() == is_wanted
+    assert product.is_wanted() == is_wanted
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    assert not product._is_wanted()
+    assert not product.is_wanted()

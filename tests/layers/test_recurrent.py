@@ -332,7 +332,7 @@ def test_a_learned_initial_state_begins_as_the_cells_own_and_is_saved():
 
 
 def test_the_choice_says_what_runs_and_why(monkeypatch):
-    monkeypatch.setattr(product, "ours", lambda dtype: None)
+    monkeypatch.setattr(product, "is_wanted", lambda: False)
 
     def choice(name, backend):
         layer = make_layer(name, backend)
@@ -343,7 +343,7 @@ def test_the_choice_says_what_runs_and_why(monkeypatch):
     compiled = "its step is compiled"
     assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
     assert choice("gru-before", "auto") == ("fused", compiled)
-    monkeypatch.setattr(product, "ours", lambda dtype: object())
+    monkeypatch.setattr(product, "is_wanted", lambda: True)
     assert choice("lstm", "auto") == ("fused", compiled)
 
 

@@ -327,6 +327,7 @@ def test_one_sigterm_of_several_at_once_is_heard_and_a_later_one_acts_as_usual(m
     monkeypatch.setattr("rnnlab.training.signals.perf_counter", lambda: clock[0])
     usual = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: usual.append(number))
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     try:
         with stop_signals() as caught:
             for clock[0] in (0.0, 0.01, 0.9):
@@ -342,6 +343,7 @@ def test_one_sigterm_of_several_at_once_is_heard_and_a_later_one_acts_as_usual(m
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupted)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody is told of the end of a parent")
