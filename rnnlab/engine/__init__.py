@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.engine import fused, native, product, reference, scan
+from rnnlab.engine import compiled, fused, native, product, reference, scan
 from rnnlab.engine.program import Unsupported
 from rnnlab.interface import InputError, State
 
@@ -48,10 +48,10 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """How to run ``cell`` where its parameters are now.
 
     ``auto`` goes by what was measured (docs/engine.md). On a CPU it is ``fused`` where that is compiled, but the plain
-    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient, except where
-    matrix products are our own (`rnnlab.engine.product`). Elsewhere, where nothing was measured, it is ``native`` where
-    the cell has it, then ``scan`` where it is linear in its state, then on CUDA ``fused`` where that can run it, then
-    ``reference``.
+    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient; where matrix
+    products are our own (`rnnlab.engine.product`) only for fewer sequences than threads can share. Elsewhere, where
+    nothing was measured, it is ``native`` where the cell has it, then ``scan`` where it is linear in its state, then on
+    CUDA ``fused`` where that can run it, then ``reference``.
 
     Args:
         cell: the cell.
@@ -93,8 +93,10 @@ def _measured(cell: Cell) -> Choice:
     if obstacle is None and (like.dtype not in (torch.float32, torch.float64) or fused.traced(cell).lowered is None):
         obstacle = "its step is not compiled"
     if obstacle is None:
-        if has_native and cell.native().mode == "LSTM" and not product.is_wanted():
-            return Choice("fused", _with_native, "its step is compiled; torch.nn's LSTM where no gradient is needed")
+        if has_native and cell.native().mode == "LSTM":
+            few = "for few sequences " if product.is_wanted() else ""
+            reason = f"its step is compiled; torch.nn's LSTM {few}where no gradient is needed"
+            return Choice("fused", _with_native, reason)
         return Choice("fused", _fused, "its step is compiled")
     if has_native:
         return Choice("native", native.run, "torch.nn has this cell")
@@ -135,7 +137,8 @@ def _fused(
 def _with_native(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    if torch.is_grad_enabled() or lengths is not None or len(inputs) < FEW_STEPS:
+    shared = product.is_wanted() and compiled.row_shares(inputs.shape[1]) == torch.get_num_threads()
+    if shared or torch.is_grad_enabled() or lengths is not None or len(inputs) < FEW_STEPS:
         return _fused(cell, inputs, state, lengths, **context)
     return native.run(cell, inputs, state, lengths)
 

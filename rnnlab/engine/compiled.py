@@ -95,7 +95,7 @@ class Kernel:
     def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
         """Each thread's share: rows from the first to before the last, columns from the first to before the last."""
         available, columns = torch.get_num_threads(), self.columns[name]
-        rows = max(1, min(available, batch_size // ROWS_A_THREAD))
+        rows = row_shares(batch_size)
         blocks = -(-columns // COLUMNS_A_THREAD)
         tiles = max(1, min(available // rows, blocks, steps * batch_size * columns // NUMBERS_A_THREAD))
         return [
@@ -120,6 +120,11 @@ class Kernel:
                 dtypes = (self.dtype, torch.float64)
                 found[one] = tuple(torch.zeros(shape, dtype=dtype, device="cpu") for dtype in dtypes)
         return found
+
+
+def row_shares(batch_size: int) -> int:
+    """Over how many threads the rows of a batch are shared out."""
+    return max(1, min(torch.get_num_threads(), batch_size // ROWS_A_THREAD))
 
 
 def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: Product | None) -> Tensor:

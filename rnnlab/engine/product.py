@@ -212,6 +212,7 @@ def ours(dtype: torch.dtype) -> Product | None:
         return None
 
 
+@cache
 def is_wanted() -> bool:
     """Whether torch's BLAS is MKL, and the processor has vectors of 512 bits and is not Intel's."""
     if not torch.backends.mkl.is_available() or not CPUINFO.exists():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from rnnlab import cells
+from rnnlab import cells, engine
 from rnnlab.cells import Cell
 from rnnlab.engine import product
 from rnnlab.interface import InputError, tensors_of
@@ -344,7 +344,22 @@ def test_the_choice_says_what_runs_and_why(monkeypatch):
     assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
     assert choice("gru-before", "auto") == ("fused", compiled)
     monkeypatch.setattr(product, "is_wanted", lambda: True)
-    assert choice("lstm", "auto") == ("fused", compiled)
+    few = "torch.nn's LSTM for few sequences where no gradient is needed"
+    assert choice("lstm", "auto") == ("fused", f"{compiled}; {few}")
+
+
+@pytest.mark.parametrize("is_wanted", [False, True], ids=["BLAS", "own products"])
+@pytest.mark.parametrize(("rows", "threads", "are_shared"), [(1, 1, True), (1, 2, False), (7, 2, False), (8, 2, True)])
+def test_an_lstm_without_gradients_goes_the_faster_way(rows, threads, are_shared, is_wanted, monkeypatch):
+    ran, way = [], engine.native.run
+    monkeypatch.setattr(product, "is_wanted", lambda: is_wanted)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(engine.native, "run", lambda *given: ran.append(given) or way(*given))
+    layer, inputs = make_layer("lstm", "auto"), draw(T, rows, F, seed=1)
+    with torch.no_grad():
+        outputs = layer(inputs)[0]
+    assert bool(ran) == (not is_wanted or not are_shared)
+    torch.testing.assert_close(outputs, layer(inputs)[0].detach(), rtol=0, atol=1e-12)
 
 
 def test_a_backend_that_cannot_run_the_cell_is_refused():
