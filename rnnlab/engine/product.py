@@ -27,7 +27,6 @@ MULTIPLICATIONS_A_THREAD = 2**21
 CPUINFO = Path("/proc/cpuinfo")
 SOURCE = (
     """\
-#include <stdlib.h>
 #include <string.h>
 
 typedef {real} real;
@@ -48,13 +47,14 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)))
 /* Element [i, j] is at[i * row + j * column]. */
 struct matrix {{ real *at; long row, column; }};
 
-/* result = left right, or added to what is there: [rows, inner] times [inner, outer]. */
-struct call {{ struct matrix left, right, result; long rows, inner, outer, add; }};
+/* result = left right, or added to what is there: [rows, inner] times [inner, outer]. Panels: room for DEPTH rows. */
+struct call {{ struct matrix left, right, result; long rows, inner, outer, add; real *panels; }};
 
 """
     + threads.TEAM.replace("{", "{{").replace("}", "}}")
     + """
 long width(void) {{ return WIDTH; }}
+long depth(void) {{ return DEPTH; }}
 
 /* As panels: columns 0 to WIDTH - 1 as [inner, WIDTH], then the next; the last is filled up with zeros. */
 void pack(const real *from, long row, long column, long inner, long outer, real *panels) {{
@@ -120,17 +120,13 @@ void multiply(long rows, long inner, long outer, const real *left, long row, lon
 
 static void share_of_rows(const struct call *call) {{
   const struct matrix *a = &call->left, *b = &call->right, *c = &call->result;
-  const long columns = (call->outer + WIDTH - 1) / WIDTH * WIDTH, most = call->inner < DEPTH ? call->inner : DEPTH;
-  real *panels = aligned_alloc(BYTES, (most * columns * sizeof(real) + BYTES - 1) / BYTES * BYTES);
-  if (!panels) abort();
   for (long k = 0; k < call->inner; k += DEPTH) {{
     const long inner = call->inner - k < DEPTH ? call->inner - k : DEPTH;
-    pack(b->at + k * b->row, b->row, b->column, inner, call->outer, panels);
+    pack(b->at + k * b->row, b->row, b->column, inner, call->outer, call->panels);
     for (long i = 0; i < call->rows; i += TALL)
       multiply(call->rows - i < TALL ? call->rows - i : TALL, inner, call->outer, a->at + i * a->row + k * a->column,
-               a->row, a->column, panels, c->at + i * c->row, c->row, call->add || k);
+               a->row, a->column, call->panels, c->at + i * c->row, c->row, call->add || k);
   }}
-  free(panels);
 }}
 
 void whole(struct team *team) {{ together(team, share_of_rows); }}
@@ -154,7 +150,7 @@ class Product:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.library = compiler.load(SOURCE.format(real="float" if dtype == torch.float32 else "double"))
-        self.width = self.library.width()
+        self.width, self.depth = self.library.width(), self.library.depth()
         self.multiply = ctypes.cast(self.library.multiply, ctypes.c_void_p).value
         self.library.pack.argtypes = [ctypes.c_void_p, *[ctypes.c_long] * 4, ctypes.c_void_p]
         self.library.whole.argtypes = [ctypes.c_void_p]
@@ -163,21 +159,24 @@ class Product:
     def pack(self, weight: Tensor) -> Tensor:
         """``[inner, outer]`` as panels ``[outer / width, inner, width]``."""
         inner, outer = weight.shape
-        panels = torch.empty(-(-outer // self.width), inner, self.width, dtype=self.dtype, device="cpu")
+        panels = self._panels(inner, outer)
         self.library.pack(weight.data_ptr(), *weight.stride(), inner, outer, panels.data_ptr())
         return panels
+
+    def _panels(self, inner: int, outer: int) -> Tensor:
+        return torch.empty(-(-outer // self.width), inner, self.width, dtype=self.dtype, device="cpu")
 
     def __call__(self, left: Tensor, right: Tensor, out: Tensor, add: bool) -> None:
         """``out [rows, outer] = left [rows, inner] @ right [inner, outer]``, or added to ``out`` if ``add``."""
         (rows, inner), outer = left.shape, right.shape[1]
         count = max(1, min(torch.get_num_threads(), rows * inner * outer // MULTIPLICATIONS_A_THREAD, rows // 8))
-        calls = []
-        for part in range(count):
+        calls, room = [], [self._panels(min(inner, self.depth), outer) for _ in range(count)]
+        for part, panels in enumerate(room):
             first, last = rows * part // count, rows * (part + 1) // count
             matrices = [(left[first:last], left), (right, right), (out[first:last], out)]
             described = [number for view, whole in matrices for number in (view.data_ptr(), *whole.stride())]
-            calls.append(array("q", [*described, last - first, inner, outer, add]))
-        threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, calls))
+            calls.append(array("q", [*described, last - first, inner, outer, add, panels.data_ptr()]))
+        threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, calls, room))
 
 
 def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
