@@ -348,6 +348,28 @@ def test_the_choice_says_what_runs_and_why(monkeypatch):
     assert choice("lstm", "auto") == ("fused", f"{compiled}; {few}")
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_steps_past_the_longest_sequence_are_not_run(reverse):
+    """As where a whole data set is padded to one length."""
+    layer = Recurrent(make_layer("lstm", "fused").cell, "fused", reverse=reverse)
+    inputs, lengths, seen = draw(T + 3, B, F, seed=1).requires_grad_(), torch.tensor([2, T, 1, 3]), []
+
+    def looks_on(cell, inputs, *given, **context):
+        seen.append(len(inputs))
+        return engine.reference.run(cell, inputs, *given, **context)
+
+    with layer.run_by(looks_on):
+        outputs, state = layer(inputs, lengths=lengths)
+    expected, expected_state = layer(inputs[:T], lengths=lengths)
+    assert seen == [T]
+    torch.testing.assert_close(outputs[:T], expected)
+    torch.testing.assert_close(state, expected_state)
+    assert len(outputs) == T + 3
+    assert not outputs[T:].any()
+    (gradient,) = torch.autograd.grad(outputs.sum(), inputs)
+    assert not gradient[T:].any()
+
+
 @pytest.mark.parametrize("is_wanted", [False, True], ids=["BLAS", "own products"])
 @pytest.mark.parametrize(("rows", "threads", "are_shared"), [(1, 1, True), (1, 2, False), (7, 2, False), (8, 2, True)])
 def test_an_lstm_without_gradients_goes_the_faster_way(rows, threads, are_shared, is_wanted, monkeypatch):
