@@ -49,5 +49,7 @@ def main(steps: str = "10", tasks_: str = "") -> None:
 
 
 if __name__ == "__main__":
+    if not all("=" in argument for argument in sys.argv[1:]):
+        raise SystemExit(__doc__)
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
     main(**{"tasks_" if key == "tasks" else key: value for key, value in given.items()})

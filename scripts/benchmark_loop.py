@@ -89,6 +89,8 @@ def our_loop(resolved: dict, folder: Path) -> float:
 
 def main() -> None:
     """Measure the three cells and print the ratios."""
+    if not all("=" in argument for argument in sys.argv[1:]):
+        raise SystemExit(__doc__)
     options = dict(argument.split("=") for argument in sys.argv[1:])
     rounds, steps = int(options.get("rounds", 5)), int(options.get("steps", 200))
     logging.disable(logging.INFO)

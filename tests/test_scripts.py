@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -94,3 +96,12 @@ def test_acceptance_names_what_it_does_not_know(tmp_path):
     )
     assert done.returncode == 1
     assert "unknown: subtracting; the experiments are adding, " in done.stderr
+
+
+@pytest.mark.parametrize("name", ["benchmark_loop.py", "benchmark_data.py"])
+def test_an_argument_that_is_no_option_brings_the_usage(name):
+    command = [sys.executable, ROOT / "scripts" / name, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"python scripts/{name} [" in done.stderr
+    assert "Traceback" not in done.stderr

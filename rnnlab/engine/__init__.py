@@ -32,6 +32,9 @@ from rnnlab.interface import InputError, State
 BACKENDS = ("auto", "reference", "fused", "scan", "native")
 FEW_STEPS = 4
 """With fewer steps than this, preparing a fused call takes longer than the steps."""
+WIDE = 256
+"""Where matrix products are our own, an LSTM of this width or more is faster without gradients than ``torch.nn``'s,
+1.05 to 1.1 times; with a width of 128 it is 0.85 to 0.98."""
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +52,9 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
 
     ``auto`` goes by what was measured (docs/engine.md). On a CPU it is ``fused`` where that is compiled, but the plain
     loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient; where matrix
-    products are our own (`rnnlab.engine.product`) only for fewer sequences than threads can share. Elsewhere, where
-    nothing was measured, it is ``native`` where the cell has it, then ``scan`` where it is linear in its state, then on
-    CUDA ``fused`` where that can run it, then ``reference``.
+    products are our own (`rnnlab.engine.product`) only below a width of `WIDE` or for fewer sequences than threads can
+    share. Elsewhere, where nothing was measured, it is ``native`` where the cell has it, then ``scan`` where it is
+    linear in its state, then on CUDA ``fused`` where that can run it, then ``reference``.
 
     Args:
         cell: the cell.
@@ -94,7 +97,7 @@ def _measured(cell: Cell) -> Choice:
         obstacle = "its step is not compiled"
     if obstacle is None:
         if has_native and cell.native().mode == "LSTM":
-            few = "for few sequences " if product.is_wanted() else ""
+            few = "for few sequences " if _is_wide(cell) else ""
             reason = f"its step is compiled; torch.nn's LSTM {few}where no gradient is needed"
             return Choice("fused", _with_native, reason)
         return Choice("fused", _fused, "its step is compiled")
@@ -137,10 +140,15 @@ def _fused(
 def _with_native(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    shared = product.is_wanted() and compiled.row_shares(inputs.shape[1]) == torch.get_num_threads()
-    if shared or torch.is_grad_enabled() or lengths is not None or len(inputs) < FEW_STEPS:
+    shared = compiled.row_shares(inputs.shape[1]) == torch.get_num_threads()
+    if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or len(inputs) < FEW_STEPS:
         return _fused(cell, inputs, state, lengths, **context)
     return native.run(cell, inputs, state, lengths)
+
+
+def _is_wide(cell: Cell) -> bool:
+    """Whether most of an LSTM's time without gradients is products of our own."""
+    return product.is_wanted() and cell.hidden_size >= WIDE
 
 
 def backends_of(cell: Cell) -> list[str]:

@@ -344,6 +344,8 @@ def test_the_choice_says_what_runs_and_why(monkeypatch):
     assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
     assert choice("gru-before", "auto") == ("fused", compiled)
     monkeypatch.setattr(product, "is_wanted", lambda: True)
+    assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
+    monkeypatch.setattr(engine, "WIDE", H)
     few = "torch.nn's LSTM for few sequences where no gradient is needed"
     assert choice("lstm", "auto") == ("fused", f"{compiled}; {few}")
 
@@ -372,15 +374,17 @@ def test_steps_past_the_longest_sequence_are_not_run(reverse):
 
 @pytest.mark.parametrize("is_wanted", [False, True], ids=["BLAS", "own products"])
 @pytest.mark.parametrize(("rows", "threads", "are_shared"), [(1, 1, True), (1, 2, False), (7, 2, False), (8, 2, True)])
-def test_an_lstm_without_gradients_goes_the_faster_way(rows, threads, are_shared, is_wanted, monkeypatch):
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_an_lstm_without_gradients_goes_the_faster_way(rows, threads, are_shared, is_wide, is_wanted, monkeypatch):
     ran, way = [], engine.native.run
+    monkeypatch.setattr(engine, "WIDE", H if is_wide else H + 1)
     monkeypatch.setattr(product, "is_wanted", lambda: is_wanted)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(engine.native, "run", lambda *given: ran.append(given) or way(*given))
     layer, inputs = make_layer("lstm", "auto"), draw(T, rows, F, seed=1)
     with torch.no_grad():
         outputs = layer(inputs)[0]
-    assert bool(ran) == (not is_wanted or not are_shared)
+    assert bool(ran) != (is_wanted and are_shared and is_wide)
     torch.testing.assert_close(outputs, layer(inputs)[0].detach(), rtol=0, atol=1e-12)
 
 
