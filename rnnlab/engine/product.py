@@ -4,7 +4,8 @@ That BLAS is MKL, which on AMD's processors works with vectors of 256 bits, what
 compiled for the processor at hand, is 2.0 to 2.7 times as fast, from the few rows of one step to the many of all steps.
 It is the textbook's way (Goto and van de Geijn, 2008, "Anatomy of high-performance matrix multiplication"): the right
 matrix is laid out in panels that are read from front to back, and a block of the result stays in registers meanwhile.
-Elsewhere torch's own product is taken; on Intel's processors MKL is as fast as the hardware allows.
+Elsewhere torch's own product is taken; on Intel's processors MKL is as fast as the hardware allows. A Zen 4, which has
+AVX-512 but does it in halves, was not measured.
 """
 
 from __future__ import annotations
