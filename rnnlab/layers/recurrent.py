@@ -120,7 +120,8 @@ class Recurrent(nn.Module):
         if lengths is not None:
             lengths, longest = self._checked(lengths, num_steps, batch_size)
             lengths = lengths.to(inputs.device)
-            if not context:  # which may have the steps of the inputs
+            # What is given by name may have the steps of the inputs, and a recorded graph is for one number of steps.
+            if not context and inputs.device.type == "cpu":
                 inputs = inputs[:longest]
         if self.reverse:
             inputs = _turned(inputs, lengths)
