@@ -156,7 +156,7 @@ def train(arguments: list[str]) -> int:
             elif is_sweep:  # the other runs of a sweep go on
                 codes.append(BAD_INPUT)
                 given = " ".join(override.lstrip("+") for override in hydra_config.overrides.task)
-                _complain(f"{given}: {_sentence(error)}")
+                _complain(f"{sweep.as_typed(given)}: {_sentence(error)}")
             else:
                 errors.append(error)
             return
@@ -202,7 +202,7 @@ def status(arguments: list[str]) -> int:
         print(sweep.table(found))
     for problem in problems:
         _complain(problem)
-    return 0
+    return 0 if found else BAD_INPUT
 
 
 @dataclass

@@ -101,10 +101,15 @@ def survey(folder: str | Path) -> tuple[list[Progress], list[str]]:
             found.append(progress(place, folder))
         except InputError as error:
             problems.append(str(error))
-    found += [Progress(job.overrides, "refused", remark=job.error or "") for job in jobs if job.run_dir is None]
+    found += [Progress(as_typed(job.overrides), "refused", remark=job.error or "") for job in jobs if not job.run_dir]
     if not found and not problems:
         raise InputError(f"{folder} holds no runs; give the folder of a sweep, runs if no other was named")
     return _with_guesses(found), problems
+
+
+def as_typed(overrides: str) -> str:
+    """A part of a command line without what Hydra puts before colons."""
+    return overrides.replace("\\:", ":")
 
 
 def is_dealt_with(run_dir: str) -> bool:

@@ -85,6 +85,23 @@ def test_plans_come_back_and_are_joined(folder):
     assert "is no plan of a sweep" in sweep.survey("runs")[1][0]
 
 
+def test_what_was_refused_is_shown_as_it_was_typed(folder, capsys):
+    """Hydra puts a backslash before colons."""
+    Path("mine.py").write_text("")
+    told = rnnlab(*TINY, "cell=rnn,mine:Mine")
+    assert told.returncode == 2
+    assert "\\" not in told.stderr
+    assert __main__.main(["status", "runs"]) == 0
+    assert "cell=mine:Mine" in capsys.readouterr().out
+
+
+def test_nothing_that_can_be_read_is_exit_code_2(folder, capsys):
+    Path("runs").mkdir()
+    Path("runs/sweep-0.json").write_text("{")
+    assert __main__.main(["status", "runs"]) == 2
+    assert "is no plan of a sweep" in capsys.readouterr().err
+
+
 def test_the_state_of_every_run():
     """Finished, diverged, stopped, waiting and refused, from what lies in the directories."""
     train(config.compose([*TINY, "seed=0"]))
