@@ -140,10 +140,11 @@ def train(arguments: list[str]) -> int:
     def job(composed: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
+        launcher = hydra_config.runtime.choices["hydra/launcher"]
+        is_worker = launcher == "joblib" and os.getpid() != here  # on a cluster runs outlive the command that sent them
         try:
             resolved = config.resolve(composed, hydra_config.sweep.dir, hydra_config.overrides.task)
-            launcher = hydra_config.runtime.choices["hydra/launcher"]
-            if launcher == "joblib" and os.getpid() != here:  # runs on a cluster outlive the command that sent them
+            if is_worker:
                 end_with_parent(here)
             # Several processes speak at the same time.
             _log_to_stdout("" if launcher == "basic" else f"[{Path(resolved['run_dir']).name}] ")
@@ -161,7 +162,7 @@ def train(arguments: list[str]) -> int:
                 errors.append(error)
             return
         if summary["status"] == "stopped":
-            if launcher == "joblib" and os.getpid() != here:
+            if is_worker:
                 end_with_parent(here)
             raise SystemExit(128 + summary["signal"])  # of a sweep too: the signal was meant for all of it
         if not is_sweep:
