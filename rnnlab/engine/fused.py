@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
 from rnnlab.engine import compiler, graphs, reference
@@ -224,6 +225,12 @@ def run_or(
     """`run`; where the step is not compiled, ``uncompiled(step, constants, prepared, state, live)``."""
     if torch.is_autocast_enabled(inputs.device.type):
         return reference.run(cell, inputs, state, lengths, **context)  # autocast casts in every step
+    # What is given by name may have the steps of the inputs, and a recorded graph is for one number of steps.
+    if lengths is not None and len(lengths) and not context and inputs.device.type == "cpu":
+        past = len(inputs) - int(lengths.max())
+        if past:
+            outputs, final = run_or(uncompiled, cell, inputs[:-past], state, lengths, context)
+            return pad(outputs, (0, 0, 0, 0, 0, past)), final
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
     random = _random(inputs.device) if training and cell.training else None

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from rnnlab import engine
 from rnnlab.cells.base import Cell, check_choice
@@ -118,19 +117,11 @@ class Recurrent(nn.Module):
         else:
             self._check_state(state, batch_size)
         if lengths is not None:
-            lengths, longest = self._checked(lengths, num_steps, batch_size)
-            lengths = lengths.to(inputs.device)
-            # What is given by name may have the steps of the inputs, and a recorded graph is for one number of steps.
-            if not context and inputs.device.type == "cpu":
-                inputs = inputs[:longest]
+            lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
         if self.reverse:
             inputs = _turned(inputs, lengths)
         outputs, state = self.choice.run(self.cell, inputs, state, lengths, **context)
-        if self.reverse:
-            outputs = _turned(outputs, lengths)
-        if len(outputs) < num_steps:
-            outputs = pad(outputs, (0, 0, 0, 0, 0, num_steps - len(outputs)))
-        return outputs, state
+        return (_turned(outputs, lengths) if self.reverse else outputs), state
 
     def _check_state(self, state: State, batch_size: int) -> None:
         given = [list(tensor.shape) for tensor in tensors_of(state)]
@@ -139,16 +130,15 @@ class Recurrent(nn.Module):
             raise InputError(f"the state has shapes {given}; the cell expects a tuple of {expected}")
 
     @staticmethod
-    def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> tuple[Tensor, int]:
-        """The lengths, and the largest."""
+    def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
         if not isinstance(lengths, Tensor):
             raise InputError(f"lengths are {type(lengths).__name__}; give a tensor of integers [{batch_size}]")
         if lengths.shape != (batch_size,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
-        low, high = map(int, torch.aminmax(lengths)) if batch_size else (1, num_steps)
+        low, high = map(int, torch.aminmax(lengths)) if batch_size else (1, 1)
         if low < 1 or high > num_steps:
             raise InputError(f"lengths go from {low} to {high}; each must be between 1 and the {num_steps} steps given")
-        return lengths, high
+        return lengths
 
 
 def _turned(sequences: Tensor, lengths: Tensor | None) -> Tensor:

@@ -175,6 +175,15 @@ def test_sequences_of_different_length_are_counted_from_their_own_ends():
     torch.testing.assert_close(flow.by_distance(flow.total)[-1], flow.total[0, 0])  # the other has no such step
 
 
+def test_in_a_batch_padded_beyond_its_longest_sequence_the_scored_step_is_found():
+    """A loss before a sequence's end: from there the distances count, however far the batch is padded."""
+    model, every = a_model(), a_batch(every_step=True)
+    only = torch.full_like(every.targets, torch.nan)
+    only[2] = every.targets[2]
+    flows, _ = gradient_flow(model, Batch(every.inputs, only, lengths=torch.tensor([5, 4])), loss)
+    assert flows["stack.layers.0"].last.end.tolist() == [2, 2]
+
+
 def test_the_last_scored_step_alone():
     model, every = a_model(), a_batch(every_step=True)
     only = torch.full_like(every.targets, torch.nan)
