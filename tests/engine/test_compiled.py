@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import cells, engine
 from rnnlab.cells import Cell
-from rnnlab.engine import compiled, compiler, fused, memory, product
+from rnnlab.engine import compiler, fused, memory
 from rnnlab.engine import threads as engine_threads
 from rnnlab.interface import tensors_of
 from rnnlab.layers import Recurrent
@@ -35,22 +35,12 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["", "large"])
-def as_where_all_is_large(request, monkeypatch):
+def as_where_all_is_large(request, monkeypatch, own_products):
     """As with large arrays, whose memory is used again, on a processor with products of our own; and without either."""
-    monkeypatch.setattr(product, "is_wanted", lambda: request.param)
-    product.ours.cache_clear()
+    own_products(request.param)
     if request.param:
         monkeypatch.setattr(memory, "SMALLEST", 0)
         monkeypatch.setattr(memory, "_BLOCKS", [])
-        for module, name in (
-            (memory, "LARGE_FOR_OWN"),
-            (product, "SMALLEST"),
-            (compiled, "SMALLEST"),
-            (compiled, "ROWS_TO_PACK"),
-        ):
-            monkeypatch.setattr(module, name, 1)
-    yield
-    product.ours.cache_clear()
 
 
 class Odd(Cell):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rnnlab import cells, contracts
-from rnnlab.engine import compiled, compiler, memory, product
+from rnnlab.engine import compiler, product
 from rnnlab.layers import Recurrent
 
 DTYPES = [torch.float32, torch.float64]
@@ -12,20 +12,10 @@ SHAPES = [(1, 1, 1), (1, 9, 200), (2, 3, 5), (8, 16, 32), (13, 300, 31), (33, 7,
 
 
 @pytest.fixture
-def wanted(monkeypatch):
-    """As on a processor that torch's BLAS does not make full use of, for work of any size."""
-    monkeypatch.setattr(product, "is_wanted", lambda: True)
-    for module, name in (
-        (product, "SMALLEST"),
-        (product, "MULTIPLICATIONS_A_THREAD"),
-        (compiled, "SMALLEST"),
-        (compiled, "ROWS_TO_PACK"),
-        (memory, "LARGE_FOR_OWN"),
-    ):
-        monkeypatch.setattr(module, name, 1)
-    product.ours.cache_clear()
-    yield
-    product.ours.cache_clear()
+def wanted(monkeypatch, own_products):
+    """Products of our own, shared out over threads whatever their size."""
+    own_products(True)
+    monkeypatch.setattr(product, "MULTIPLICATIONS_A_THREAD", 1)
 
 
 @pytest.fixture
