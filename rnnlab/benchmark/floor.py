@@ -54,7 +54,7 @@ def products(cell: Cell, inputs: Tensor) -> Products:
     except InputError as error:
         raise Missing(f"the products of a step are unknown: {error}") from error
     with torch.no_grad(), Counted() as noted:
-        cell.prepare(inputs)
+        cell(inputs)
     steps = []
     for product in engine.fused.traced(cell).back.products:
         outer, inner = product.weight.shape if product.transposed else product.weight.shape[::-1]

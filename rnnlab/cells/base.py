@@ -90,13 +90,19 @@ class Cell(nn.Module):
         """One time step: ``(output [B, output_size], new state)``."""
         raise InputError(f"{type(self).__name__} has no step(constants, x, state), which returns (output, new state)")
 
-    def checked_step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:
-        """`step`, once what it returns is seen to fit; for the first step of a sequence, as all are alike.
+    def forward(self, inputs: Tensor, *, native: bool = False, **context: Any) -> Any:
+        """`prepare`, or with ``native`` the weights for ``torch.nn``'s kernel: what a layer asks for once a sequence.
+
+        A layer calls the cell itself, so that forward hooks run, as those do that make a pruned or normalised weight.
+        """
+        return self.native() if native else self.prepare(inputs, **context)
+
+    def checked(self, result: Any, state: State) -> tuple[Tensor, State]:
+        """``result``, what `step` returned for ``state``, once it is seen to fit.
 
         Raises:
             InputError: it is no pair of an output and a state, or the state's shapes are not those of ``state``.
         """
-        result = self.step(constants, inputs, state)
         name = type(self).__name__
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
             raise InputError(f"the step of {name} must return (output, new state), the state a tuple of tensors")
@@ -105,10 +111,24 @@ class Cell(nn.Module):
             raise InputError(f"the step of {name} returns a state of shapes {after}; it was given a tuple of {before}")
         return result
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the device and dtype of the parameters; those of a replica are not registered as parameters.
+
+        Raises:
+            InputError: the cell has no parameters.
+        """
+        like = next(self.parameters(), None)
+        if like is None:
+            former = (vars(module).get("_former_parameters", {}) for module in self.modules())
+            like = next((found for parameters in former for found in parameters.values()), None)
+        if like is None:
+            raise InputError(f"{type(self).__name__} has no parameters, of which its state takes device and dtype")
+        return like
+
     def initial_state(self, batch_size: int) -> State:
         """The state before the first step, on the parameters' device and in their dtype."""
-        like = next(self.parameters())
-        return tuple(like.new_zeros(batch_size, self.hidden_size) for _ in self.states)
+        return tuple(self.like.new_zeros(batch_size, self.hidden_size) for _ in self.states)
 
     def native(self) -> Native | None:
         """The same mathematics as a ``torch.nn`` layer; None where there is none."""
@@ -128,6 +148,26 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise InputError(f"{option}={value!r} is not one of {', '.join(choices)}")
     return value
+
+
+def surrogate(value: Tensor, z: Tensor, slope: Tensor | float) -> Tensor:
+    """``value``, with ``slope`` as its derivative by ``z`` in place of its own.
+
+    For steps of spiking networks (Neftci, Mostafa and Zenke, 2019, arXiv:1901.09948), straight-through estimators
+    (Bengio et al., 2013, arXiv:1308.3432) and reversed gradients. The engine compiles it, as it does not a custom
+    ``autograd.Function``.
+
+        spikes = surrogate((z > 0).to(z.dtype), z, (1 + z.abs()) ** -2)
+        rounded = surrogate(z.round(), z, 1.0)
+        reversed = surrogate(z, z, -1.0)
+
+    Args:
+        value: what is computed, ``[B, ...]``; it passes no gradient on.
+        z: what the gradient goes to, of the shape of ``value``; finite.
+        slope: d value / d z, a number or of the shape of ``z``; it passes no gradient on.
+    """
+    slope = slope.detach() if isinstance(slope, Tensor) else slope
+    return value.detach() + (z - z.detach()) * slope
 
 
 def input_weights(gates: int, hidden_size: int, input_size: int) -> nn.Parameter:

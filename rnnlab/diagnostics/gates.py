@@ -44,7 +44,7 @@ def gates(trajectory: Trajectory) -> dict[str, Gate]:
     """
     names = _names(trajectory)
     with torch.no_grad(), _Watch() as watch:
-        constants, prepared = trajectory.cell.prepare(trajectory.inputs, **trajectory.context)
+        constants, prepared = trajectory.cell(trajectory.inputs, **trajectory.context)
         first = watch.take()
         rows = []
         for inputs, state in zip(unstack(prepared), trajectory.before, strict=True):
@@ -179,7 +179,7 @@ def _one_step(trajectory: Trajectory, cut: bool) -> tuple[list[Tensor], list[_Se
     with torch.enable_grad(), _Watch(cut) as watch:
         inputs = trajectory.inputs[:1].detach().requires_grad_()
         state = map_state(_leaf, trajectory.before[0])
-        constants, prepared = trajectory.cell.prepare(inputs, **trajectory.context)
+        constants, prepared = trajectory.cell(inputs, **trajectory.context)
         trajectory.cell.step(constants, unstack(prepared)[0], state)
     return [inputs, *tensors_of(state)], watch.take()
 

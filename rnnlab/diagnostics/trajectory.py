@@ -95,7 +95,7 @@ class Trajectory:
 
     def prepared(self) -> tuple[Any, list[Any]]:
         """What ``prepare`` made: the constants, and the inputs of every step."""
-        constants, prepared = self.cell.prepare(self.inputs, **self.context)
+        constants, prepared = self.cell(self.inputs, **self.context)
         return constants, unstack(prepared)
 
 
@@ -118,7 +118,7 @@ def follow(
         raise InputError(f"inputs are {list(inputs.shape)}; the cell expects [T, B, {cell.input_size}], T at least 1")
     state = cell.initial_state(inputs.shape[1]) if state is None else state
     inputs, live = reference.mask(inputs, lengths)
-    constants, prepared = cell.prepare(inputs, **context)
+    constants, prepared = cell(inputs, **context)
     before, after, outputs = [], [], []
     for t, step_inputs in enumerate(unstack(prepared)):
         output, new = cell.step(constants, step_inputs, state)

@@ -17,7 +17,6 @@ A way of running is a function ``run(cell, inputs, state, lengths, **context) ->
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,8 +24,11 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
+from rnnlab.cells.base import Native
 from rnnlab.engine import compiled, fused, native, product, reference, scan
 from rnnlab.engine.program import Unsupported
+from rnnlab.engine.traced import warn_once
+from rnnlab.engine.watch import fingerprint
 from rnnlab.interface import InputError, State
 
 BACKENDS = ("auto", "reference", "fused", "scan", "native")
@@ -35,8 +37,6 @@ FEW_STEPS = 4
 WIDE = 256
 """Where matrix products are our own, an LSTM of this width or more is faster without gradients than ``torch.nn``'s,
 1.05 to 1.1 times; with a width of 128 it is 0.85 to 0.98."""
-
-log = logging.getLogger(__name__)
 
 
 class Choice(NamedTuple):
@@ -67,7 +67,7 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
         raise InputError(f"unknown backend {backend!r}; the choices are {', '.join(BACKENDS)}")
     if backend == "auto":
         return _measured(cell)
-    if backend == "native" and cell.native() is None:
+    if backend == "native" and _native(cell) is None:
         raise InputError(
             f"backend 'native' cannot run {type(cell).__name__} as configured, torch.nn has no such layer; "
             "'reference' can, and 'auto' picks what is fastest"
@@ -79,40 +79,58 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     return Choice(backend, _RUN[backend], "asked for")
 
 
+def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
+    """How to run ``cell`` while something looks at every operation (`reference.observer`); None while nothing does.
+
+    As its equations are written, or by ``torch.nn``'s kernel where that was asked for or where it serves better: under
+    autocast on a GPU, and in a trace, which then holds for any number of steps.
+    """
+    by = reference.observer(inputs)
+    if by is None:
+        return None
+    serves = backend == "native" or (backend == "auto" and (by == "trace" or (by == "autocast" and inputs.is_cuda)))
+    return native.run if serves and _native(cell) is not None else reference.run
+
+
 def _measured(cell: Cell) -> Choice:
     """The choice of ``auto``."""
-    like = next(cell.parameters())
-    has_native = cell.native() is not None
+    like = cell.like
+    kernel = _native(cell)
     if like.device.type != "cpu":
         unmeasured = f"; on {like.device.type} nothing was measured"
-        if has_native:
+        if kernel and like.device.type == "cuda":
             return Choice("native", native.run, f"torch.nn has this cell{unmeasured}")
-        if _obstacle(cell, linear=True) is None:
+        if like.device.type != "meta" and _obstacle(cell, linear=True) is None:
             return Choice("scan", scan.run, f"it is linear in its state{unmeasured}")
         if like.device.type == "cuda" and _obstacle(cell) is None:
             return Choice("fused", _fused, f"its step can be compiled{unmeasured}")
         return Choice("reference", reference.run, f"no faster way is known on {like.device.type}")
+    is_usual = like.dtype in (torch.float32, torch.float64)
     obstacle = _obstacle(cell)
-    if obstacle is None and (like.dtype not in (torch.float32, torch.float64) or fused.traced(cell).lowered is None):
+    if obstacle is None and (not is_usual or fused.traced(cell).lowered is None):
         obstacle = "its step is not compiled"
     if obstacle is None:
-        if has_native and cell.native().mode == "LSTM":
+        if kernel and kernel.mode == "LSTM":
             few = "for few sequences " if _is_wide(cell) else ""
             reason = f"its step is compiled; torch.nn's LSTM {few}where no gradient is needed"
             return Choice("fused", _with_native, reason)
         return Choice("fused", _fused, "its step is compiled")
-    if has_native:
+    if kernel and is_usual:  # oneDNN fails in half precision on processors without the instructions for it
         return Choice("native", native.run, "torch.nn has this cell")
     if _obstacle(cell, linear=True) is None:
         return Choice("scan", scan.run, "it is linear in its state")
-    sentence = f"{type(cell).__name__} runs as a plain loop, slower than a fused one: {obstacle}"
-    if sentence not in _WARNED:
-        _WARNED.add(sentence)
-        log.warning(sentence)
+    warn_once(f"{type(cell).__name__} runs as a plain loop, slower than a fused one: {obstacle}")
     return Choice("reference", reference.run, obstacle)
 
 
-_WARNED: set[str] = set()
+def _native(cell: Cell) -> Native | None:
+    """What the cell says that ``torch.nn`` has, unless its equations were replaced without it, by a subclass say."""
+    order = type(cell).__mro__
+
+    def place(name: str) -> int:
+        return -1 if name in vars(cell) else next(i for i, kind in enumerate(order) if name in vars(kind))
+
+    return cell.native() if place("native") <= min(place("step"), place("prepare")) else None
 
 
 def _obstacle(cell: Cell, linear: bool = False) -> str | None:
@@ -141,7 +159,8 @@ def _with_native(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
     shared = compiled.row_shares(inputs.shape[1]) == torch.get_num_threads()
-    if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or len(inputs) < FEW_STEPS:
+    is_short = len(inputs) < FEW_STEPS
+    if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or is_short:
         return _fused(cell, inputs, state, lengths, **context)
     return native.run(cell, inputs, state, lengths)
 
@@ -161,5 +180,7 @@ def backends_of(cell: Cell) -> list[str]:
             continue
     return found
 
+
+__all__ = ["BACKENDS", "Choice", "backends_of", "choose", "fingerprint", "observed"]
 
 _RUN = {"reference": reference.run, "fused": fused.run, "scan": scan.run, "native": native.run}

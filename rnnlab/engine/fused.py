@@ -7,204 +7,25 @@ where one product over all steps replaces one a step.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler, graphs, reference
-from rnnlab.engine.compiled import Kernel, Memory
-from rnnlab.engine.derive import derive
-from rnnlab.engine.emit_c import Source
-from rnnlab.engine.emit_python import Steps, emit
+from rnnlab.engine import graphs, reference
+from rnnlab.engine.compiled import Memory
 from rnnlab.engine.formulas import Place
-from rnnlab.engine.lower import Lowered, lower
 from rnnlab.engine.memory import reusing, take
 from rnnlab.engine.product import mm
 from rnnlab.engine.program import Unsupported
-from rnnlab.engine.trace import trace
+from rnnlab.engine.traced import Traced, once, traced, traced_for, warn_once
 from rnnlab.interface import State, map_state, tensors_of
 
-log = logging.getLogger(__name__)
-
-
-class once:  # noqa: N801 - it is used like `functools.cached_property`
-    """A property that is made once: of several threads that make it at the same time, all get the first one's."""
-
-    def __init__(self, make: Callable[[Any], Any]) -> None:
-        self.make, self.__doc__ = make, make.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, of: Any, owner: type | None = None) -> Any:
-        return self if of is None else vars(of).setdefault(self.name, self.make(of))
-
-
-class Traced:
-    """A cell's step as it was traced for tensors of certain shapes.
-
-    Args:
-        cell, constants, inputs, state: what the step is called with; tensors of constants and inputs that require no
-            gradient get none.
-
-    Raises:
-        Unsupported: the step cannot be traced or differentiated; the message names the operation.
-    """
-
-    def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool) -> None:
-        # Copies: on tensors made in inference mode torch does not take its larger operations apart.
-        device = tensors_of(state)[0].device.type
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-            copies = {id(tensor): tensor.clone() for tensor in tensors_of((constants, inputs))}
-            parts = [map_state(lambda tensor: copies[id(tensor)], part) for part in (constants, inputs)]
-            self.program = trace(cell, *parts, map_state(torch.clone, state))
-        leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
-        self.back = derive(self.program, {value for value, tensor in leaves if training and not tensor.requires_grad})
-        self.training = training
-        states = tensors_of(state)
-        self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device.type
-        # Numbers of one type, and not complex: that is what the C has.
-        self.real = all(tensor.dtype == self.dtype for tensor in states)
-        self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
-        self.name = type(cell).__name__
-
-    @once
-    def python(self) -> Steps:
-        """The two steps as Python."""
-        return emit(self.program, self.back)
-
-    def c(self) -> str:
-        """The two steps as C.
-
-        Raises:
-            Unsupported: they do not come down to loops over rows and columns.
-        """
-        names = ("forward", "backward", "inference")
-        return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
-
-    @once
-    def lowered(self) -> Lowered | None:
-        """The two steps as loops; None where they cannot be compiled, and the log says why."""
-        if self.device != "cpu" or self.dtype not in (torch.float32, torch.float64) or not self.real:
-            return None
-        try:
-            compiler.compiler()
-            compiler.blas()
-            return lower(self.program, self.back, self.batch_size)
-        except RecursionError:
-            _warn(f"{self.name} runs as Python instead of C, much slower: its step has too many operations in a row")
-        except Unsupported as error:
-            _warn(f"{self.name} runs as Python instead of C, much slower: its step does {error}")
-        except compiler.NoCompiler as error:
-            _warn(f"fused cells run as Python instead of C, much slower: {error}")
-        return None
-
-    @once
-    def repeated(self) -> set[int]:
-        """The inputs whose gradient lies, at least in part, where that of an earlier one does."""
-        widths = [array.width for array in self.lowered.inputs]
-        places = [(i, place, widths[i]) for i, place in enumerate(self.lowered.input_gradients) if place]
-        return {
-            i
-            for (_, one, width), (i, other, other_width) in combinations(places, 2)
-            if one.array is other.array
-            and one.offset < other.offset + other_width
-            and other.offset < one.offset + width
-        }
-
-    @once
-    def kernel(self) -> Kernel | None:
-        """What is needed of the two steps, compiled; None where that cannot be, and the log says why."""
-        try:
-            names = ("forward", "backward") if self.training else ("inference",)
-            return self.lowered and Kernel(self.lowered, self.dtype, names)
-        except compiler.NoCompiler as error:
-            _warn(f"fused cells run as Python instead of C, much slower: {error}")
-        return None
-
-
-_WARNED: set[str] = set()
-_TRACED: WeakKeyDictionary[Cell, dict[Any, Traced]] = WeakKeyDictionary()
-
-
-def _warn(sentence: str) -> None:
-    if sentence not in _WARNED:
-        _WARNED.add(sentence)
-        log.warning(sentence)
-
-
-def traced(cell: Cell) -> Traced:
-    """The step of ``cell``, traced on two rows of zeros.
-
-    Raises:
-        Unsupported: the step cannot be traced or differentiated; the message names the operation.
-    """
-    like = next(cell.parameters())
-    before = [(buffer, buffer.clone()) for buffer in cell.buffers()]
-    with torch.random.fork_rng(_gpus(like.device)), torch.autocast(like.device.type, enabled=False):
-        constants, prepared = cell.prepare(like.new_zeros(1, 2, cell.input_size))
-    with torch.no_grad():
-        for buffer, value in before:  # running statistics, say, which these zeros are none of
-            buffer.copy_(value)
-    return traced_for(cell, constants, prepared, cell.initial_state(2))
-
-
-def _options(cell: Cell) -> tuple[Any, ...]:
-    """Every plain option of a cell and of what it wraps: what a step does may hang on them."""
-    found: list[Any] = []
-    for module in cell.modules():
-        for key, value in vars(module).items():
-            if key not in _OF_EVERY_MODULE and _is_plain(value):
-                found.append((key, str(value) if isinstance(value, tuple | list) else value))
-    return tuple(found)
-
-
-_OF_EVERY_MODULE = vars(nn.Module()).keys() - {"training"}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, int | float | str)
-
-
-def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Traced:
-    """The step of ``cell``, traced for tensors like these, of which ``prepared`` are those of all steps.
-
-    Raises:
-        Unsupported: the step cannot be traced or differentiated; the message names the operation.
-    """
-    # What a step does may hang on the shapes it meets, too; the number of rows is none of them.
-    fixed, states, training = tensors_of(constants), tensors_of(state), torch.is_grad_enabled()
-    rows = states[0].shape[0]
-
-    def kind(tensor: Tensor, shape: torch.Size) -> tuple[Any, ...]:
-        whole = ("B", *shape[1:]) if rows > 1 and shape and shape[0] == rows else shape
-        return tensor.dtype, whole, training and tensor.requires_grad
-
-    kinds = [kind(tensor, tensor.shape) for tensor in (*fixed, *states)]
-    kinds += [kind(tensor, tensor.shape[1:]) for tensor in tensors_of(prepared)]
-    whole = [id(tensor) for tensor in fixed]
-    same = tuple(map(whole.index, whole))  # a constant that stands in several places is one
-    key = (_options(cell), states[0].device, training, same, _nesting((constants, prepared)), *kinds)
-    known = _TRACED.setdefault(cell, {})
-    if key not in known:
-        first = map_state(lambda tensor: tensor[0], prepared)
-        return known.setdefault(key, Traced(cell, constants, first, state, training))
-    return known[key]
-
-
-def _nesting(tree: Any) -> Any:
-    """How tensors are nested, and where None stands for one."""
-    return tuple(map(_nesting, tree)) if isinstance(tree, tuple | list) else tree is None
+__all__ = ["Traced", "once", "run", "run_or", "traced", "traced_for"]
 
 
 def run(
@@ -223,8 +44,8 @@ def run_or(
     context: dict[str, Any],
 ) -> tuple[Tensor, State]:
     """`run`; where the step is not compiled, ``uncompiled(step, constants, prepared, state, live)``."""
-    if torch.is_autocast_enabled(inputs.device.type):
-        return reference.run(cell, inputs, state, lengths, **context)  # autocast casts in every step
+    if reference.observer(inputs):
+        return reference.run(cell, inputs, state, lengths, **context)
     # What is given by name may have the steps of the inputs, and a recorded graph is for one number of steps.
     if lengths is not None and len(lengths) and not context and inputs.device.type == "cpu":
         past = len(inputs) - int(lengths.max())
@@ -233,13 +54,15 @@ def run_or(
             return pad(outputs, (0, 0, 0, 0, 0, past)), final
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
-    random = _random(inputs.device) if training and cell.training else None
+    random = _random(inputs.device) if training and any(module.training for module in cell.modules()) else None
     with reusing(inputs):
-        constants, prepared = cell.prepare(inputs, **context)
+        constants, prepared = cell(inputs, **context)
+    again = Again(cell, context, random) if training else None  # once the hooks have run
     try:
+        _check_plain(inputs, constants, prepared, state)
         step = traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # with these tensors, though not with those it was tried on
-        _warn(f"{type(cell).__name__} runs as reference, its step does {error}")
+        warn_once(f"{type(cell).__name__} runs as a plain loop, slower than a fused one: its step does {error}")
         return reference.loop(cell, constants, prepared, state, live)
     if step.kernel is None and uncompiled is not None:
         return uncompiled(step, constants, prepared, state, live)
@@ -253,7 +76,7 @@ def run_or(
         lengths = lengths.to(torch.int64, copy=True).contiguous()
     parts = [tensors_of(part) for part in (constants, prepared, state)]
     shapes = [tensor.shape for tensor in parts[1]]
-    plan = _Plan(cell, step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, context, random, free)
+    plan = _Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free)
     tensors = [tensor for part in parts for tensor in part]
     if training:
         function = _Eager if step.kernel is None else _Compiled
@@ -264,6 +87,69 @@ def run_or(
         outputs, *final = _infer(plan, tensors)
     final = iter(final)
     return outputs, map_state(lambda _: next(final), state)
+
+
+def _check_plain(inputs: Tensor, *trees: Any) -> None:
+    """Refuse tensors whose numbers do not lie in memory as an array of this device.
+
+    Raises:
+        Unsupported: one of them is of a subclass, another layout or device.
+    """
+    device = inputs.device
+    for tensor in tensors_of(trees):
+        if type(tensor) not in _PLAIN:
+            raise Unsupported(f"read a {type(tensor).__name__}")
+        if tensor.device != device or tensor.layout != torch.strided:
+            raise Unsupported(f"read a tensor on {tensor.device}, {tensor.layout}, inputs being on {device}")
+
+
+_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+
+
+class Again:
+    """A cell as it was when it was called, for a second pass over the same sequence.
+
+    The weights it had, its options and whether it was training may all be others by the time that a gradient is
+    differentiated: `torch.func.functional_call` gives weights back as soon as the call ends.
+
+    Args:
+        cell: the cell, after its hooks have run.
+        context: what its ``prepare`` took beyond the inputs.
+        random: the state of the random numbers before; None where it drew none.
+    """
+
+    def __init__(self, cell: Cell, context: dict[str, Any], random: list[Tensor] | None) -> None:
+        self.cell, self.context, self.random = _snapshot(cell), context, random
+        self.versions = [(tensor, tensor._version) for tensor in self.cell.parameters()]
+
+    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
+        """What the cell prepared, once more, with the same random numbers.
+
+        Raises:
+            RuntimeError: a parameter was changed in place since.
+        """
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                raise RuntimeError(
+                    f"a parameter {list(tensor.shape)} of {type(self.cell).__name__} was changed in place between the "
+                    "forward pass and a gradient with create_graph=True; take the gradient first"
+                )
+        gpus = _gpus(inputs.device)
+        with torch.random.fork_rng(gpus, enabled=self.random is not None):
+            if self.random is not None:  # the same masks
+                torch.set_rng_state(self.random[0])
+                for gpu, random in zip(gpus, self.random[1:], strict=False):
+                    torch.cuda.set_rng_state(random, gpu)
+            return self.cell.prepare(inputs, **self.context)
+
+
+def _snapshot(module: nn.Module) -> nn.Module:
+    """A module with the tensors and options that ``module`` holds now; later changes do not reach it."""
+    found = module.__class__.__new__(module.__class__)
+    held = {**vars(module), "_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
+    held["_modules"] = {name: None if inner is None else _snapshot(inner) for name, inner in module._modules.items()}
+    vars(found).update(held)
+    return found
 
 
 def _gpus(device: torch.device) -> list[torch.device]:
@@ -314,25 +200,23 @@ def _references(tree: Any) -> tuple[list[int], list[tuple[int, ...]]]:
 class _Plan(NamedTuple):
     """What the autograd function needs besides its tensors.
 
-    cell, step: the cell and its traced step.
+    step: the traced step.
     state: the state, for how the cell nests it.
     counts: how many constants and how many inputs there are.
     shapes: those of the inputs.
     live: bool ``[T, B]``, the steps that count; None where all do.
     lengths: int64 ``[B]``, the same as numbers.
-    context, random: what ``prepare`` was called with, and the state of the random numbers at that time.
+    again: the cell as it was called, to differentiate a gradient; None where gradients are disabled.
     free: for every input, whether its memory may be written over.
     """
 
-    cell: Cell
     step: Traced
     state: State
     counts: tuple[int, int]
     shapes: list[torch.Size]
     live: Tensor | None
     lengths: Tensor | None
-    context: dict[str, Any]
-    random: list[Tensor] | None
+    again: Again | None
     free: list[bool]
 
     @property
@@ -349,13 +233,14 @@ class _Plan(NamedTuple):
 def _ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A constant as the C functions read it: numbers of one type, one after the other within a row."""
     tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
+    tensor = tensor.resolve_neg()  # a negated view has the numbers of what it is a view of
     return tensor if tensor.dim() == 0 or tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def _rows(tensor: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
     """Rows of every step as the C functions and the matrix product read them, ``[T, rows, width]``."""
     if tensor.dim() == 3 and tensor.shape[1] == rows and tensor.dtype == dtype and tensor.is_contiguous():
-        return tensor  # as it mostly is
+        return tensor.resolve_neg()  # as it mostly is
     tensor = _ready(tensor if tensor.dim() == 3 else tensor.unsqueeze(-1), dtype).expand(-1, rows, -1)
     return tensor.contiguous() if rows > 1 and tensor.stride(1) < tensor.shape[2] else tensor
 
@@ -418,10 +303,11 @@ class _Compiled(torch.autograd.Function):
         kernel.call("forward", memory, constants, plan.steps, plan.lengths)
         outputs, *final = _results(plan, memory)
         ctx.plan = plan
-        ctx.memory = {array: t for array, t in memory.items() if array.kind in ("state", "kept", "gradient")}
+        ctx.kept = [array for array in memory if array.kind in ("state", "kept", "gradient")]
         constants, prepared, state = plan.parts(tensors)
         read = [prepared[i] for i in kernel.lowered.kept_inputs]
-        ctx.save_for_backward(inputs, outputs, *constants, *state, *read)
+        # All by way of torch, so that checkpointing and other hooks on what is saved see it.
+        ctx.save_for_backward(inputs, outputs, *constants, *state, *read, *(memory[array] for array in ctx.kept))
         return outputs, *final
 
     @staticmethod
@@ -429,15 +315,16 @@ class _Compiled(torch.autograd.Function):
         plan, kernel, lowered = ctx.plan, ctx.plan.step.kernel, ctx.plan.step.kernel.lowered
         inputs, _, *tensors = ctx.saved_tensors
         constants, tensors = tensors[: plan.counts[0]], tensors[plan.counts[0] :]
-        state, read = tensors[: len(lowered.states)], tensors[len(lowered.states) :]
-        if torch.is_grad_enabled():  # create_graph: the gradient itself is to be differentiated
-            return None, None, *_through_reference(plan, inputs, state, (output_gradients, *state_gradients))
-        if ctx.memory is None:
+        state, tensors = tensors[: len(lowered.states)], tensors[len(lowered.states) :]
+        read, kept = tensors[: len(lowered.kept_inputs)], tensors[len(lowered.kept_inputs) :]
+        if _is_observed_backward():
+            return None, None, *_through_reference(plan, inputs, constants, state, (output_gradients, *state_gradients))
+        if ctx.kept is None:
             raise RuntimeError("an earlier backward pass was interrupted; do the forward pass again")
-        memory, constants = dict(ctx.memory), [_ready(t, kernel.dtype) for t in constants]
+        memory, constants = dict(zip(ctx.kept, kept, strict=True)), [_ready(t, kernel.dtype) for t in constants]
         again = torch._C._autograd._get_current_graph_task_keep_graph()
         if not again:
-            ctx.memory = None  # written over from here on; should this be interrupted, nobody goes on with it
+            ctx.kept = None  # written over from here on; should this be interrupted, nobody goes on with it
         rows = state[0].shape[0]
         for i, tensor in zip(lowered.kept_inputs, read, strict=True):
             memory[lowered.inputs[i]] = _rows(tensor, rows, kernel.dtype)
@@ -512,31 +399,35 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, *tensors = ctx.saved_tensors
         constants, prepared, state = ctx.plan.parts(tensors)
-        if torch.is_grad_enabled():  # create_graph: the gradient itself is to be differentiated
-            return None, None, *_through_reference(ctx.plan, inputs, state, (output_gradients, *state_gradients))
+        if _is_observed_backward():
+            gradients = (output_gradients, *state_gradients)
+            return None, None, *_through_reference(ctx.plan, inputs, constants, state, gradients)
         steps, live, kept = ctx.plan.step.python, ctx.plan.live, ctx.kept
         return None, None, *graphs.backward(steps, constants, prepared, kept, live, output_gradients, state_gradients)
 
 
+def _is_observed_backward() -> bool:
+    """Whether the gradient itself is to be differentiated, or several gradients are taken at once."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+
+
 def _through_reference(
-    plan: _Plan, inputs: Tensor, state: Sequence[Tensor], gradients: tuple[Tensor, ...]
+    plan: _Plan, inputs: Tensor, constants: Sequence[Tensor], state: Sequence[Tensor], gradients: tuple[Tensor, ...]
 ) -> list[Tensor | None]:
-    """The gradients through the plain loop, with a graph of their own, from the inputs on."""
-    flat = iter(state)
-    state = map_state(lambda _: next(flat), plan.state)
-    with torch.random.fork_rng(_gpus(inputs.device), enabled=plan.random is not None):
-        if plan.random is not None:  # the same masks
-            torch.set_rng_state(plan.random[0])
-            for gpu, random in zip(_gpus(inputs.device), plan.random[1:], strict=False):
-                torch.cuda.set_rng_state(random, gpu)
-        constants, prepared = plan.cell.prepare(inputs, **plan.context)
-    # Names of their own: what is prepared of a constant is no way for the constant's own gradient.
-    parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
-    outputs, final = reference.loop(plan.cell, *parts, plan.live)
-    pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
-    pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state that takes no gradient gives none
-    tensors = tensors_of(parts)
-    wanted = [tensor for tensor in tensors if tensor.requires_grad]
-    results, gradients = ([pair[i] for pair in pairs] for i in range(2))
-    found = iter(torch.autograd.grad(results, wanted, gradients, create_graph=True, allow_unused=True))
+    """The gradients through the plain loop, with a graph of their own."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Constants and states are those of the call. What was prepared may have been written over, and is made again.
+        like, prepared = plan.again.prepare(inputs)
+        flat = iter((*constants, *state))
+        constants, state = (map_state(lambda _: next(flat), part) for part in (like, plan.state))
+        # Names of their own: what is prepared of a constant is no way for the constant's own gradient.
+        parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
+        outputs, final = reference.loop(plan.again.cell, *parts, plan.live)
+        pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
+        pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state that takes no gradient gives none
+        tensors = tensors_of(parts)
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        results, gradients = ([pair[i] for pair in pairs] for i in range(2))
+        found = iter(torch.autograd.grad(results, wanted, gradients, create_graph=create_graph, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]

@@ -40,7 +40,7 @@ def forward(
 ) -> tuple[Tensor, Tree, Any]:
     """Outputs ``[T, B, ...]``, the final state, and what `backward` needs; ``live`` is bool ``[T, B]`` or None."""
     if inputs[0].device.type not in RECORDERS:
-        return _forward(steps, constants, inputs, state, live)
+        return plain_forward(steps, constants, inputs, state, live)
     masks = () if live is None else (live,)
     return _run(_forward_of_trees, steps, (tuple(constants), tuple(inputs), tuple(state), masks))
 
@@ -64,14 +64,14 @@ def backward(
 ) -> list[Tensor | None]:
     """The gradients of constants, inputs and state; None where there is none."""
     if isinstance(kept, list):
-        return _backward(steps, constants, inputs, kept, live, output_gradients, state_gradients)
+        return plain_backward(steps, constants, inputs, kept, live, output_gradients, state_gradients)
     masks = () if live is None else (live,)
     gradients = (output_gradients, tuple(state_gradients))
     found = _run(_backward_of_trees, steps, (tuple(constants), tuple(inputs), kept, masks, gradients))
     return [gradient if isinstance(gradient, Tensor) else None for gradient in found]
 
 
-def _forward(
+def plain_forward(
     steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
 ) -> tuple[Tensor, Tree, list[Tree]]:
     outputs, kept = [], []
@@ -87,7 +87,7 @@ def _forward(
     return torch.stack(outputs), tuple(tensor.clone() for tensor in state), kept
 
 
-def _backward(
+def plain_backward(
     steps: Steps,
     constants: Sequence[Tensor],
     inputs: Sequence[Tensor],
@@ -137,19 +137,19 @@ def _backward(
 
 
 def _forward_of_trees(steps: Steps, constants: Tree, inputs: Tree, state: Tree, masks: Tree) -> Tree:
-    outputs, final, kept = _forward(steps, constants, inputs, state, *masks or (None,))
+    outputs, final, kept = plain_forward(steps, constants, inputs, state, *masks or (None,))
     return outputs, final, tuple(torch.stack(column) for column in zip(*kept, strict=True))
 
 
 def _inference_of_trees(steps: Steps, constants: Tree, inputs: Tree, state: Tree, masks: Tree) -> Tree:
-    return _forward(steps, constants, inputs, state, *masks or (None,))[:2]
+    return plain_forward(steps, constants, inputs, state, *masks or (None,))[:2]
 
 
 def _backward_of_trees(
     steps: Steps, constants: Tree, inputs: Tree, kept: Tree, masks: Tree, gradients: tuple[Tensor, Tree]
 ) -> Tree:
     by_step = list(zip(*(column.unbind() for column in kept), strict=True))
-    found = _backward(steps, constants, inputs, by_step, *masks or (None,), *gradients)
+    found = plain_backward(steps, constants, inputs, by_step, *masks or (None,), *gradients)
     return tuple(() if gradient is None else gradient for gradient in found)
 
 

@@ -7,18 +7,27 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnlab.cells import Cell
+from rnnlab.engine import reference
 from rnnlab.interface import State
 
 
 def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-    """Run ``cell`` over ``inputs`` with the kernel that its ``native`` names; arguments as for the reference."""
-    mode, weights = cell.native()
+    """Run ``cell`` over ``inputs`` with the kernel that its ``native`` names; arguments as for the reference.
+
+    Under autocast a CPU runs the plain loop: oneDNN's kernels in half precision fail on processors without AVX-512.
+    """
+    if torch.is_autocast_enabled("cpu") and inputs.device.type == "cpu":
+        return reference.run(cell, inputs, state, lengths)
+    if lengths is not None and not len(lengths):
+        lengths = None  # no sequences; torch packs none
+    mode, weights = cell(inputs, native=True)
     kernel = getattr(torch, mode.lower())  # torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu
     has_biases = len(weights) == 4
     if inputs.is_cuda:
         weights = _in_one_piece(weights)
     # layers, dropout, train, bidirectional; cuDNN keeps what its backward needs only where "train" is set
-    options = (has_biases, 1, 0.0, torch.is_grad_enabled(), False)
+    is_training = torch.is_grad_enabled() and not torch.jit.is_tracing()
+    options = (has_biases, 1, 0.0, is_training, False)
     if lengths is None:
         outputs, *final = kernel(inputs, _hidden(state), weights, *options, False)  # batch_first
         return outputs, tuple(part[0] for part in final)

@@ -28,8 +28,24 @@ def run(
         outputs ``[T, B, output_size]`` and the state at the end of every sequence.
     """
     inputs, live = mask(inputs, lengths)
-    constants, prepared = cell.prepare(inputs, **context)
+    constants, prepared = cell(inputs, **context)
     return loop(cell, constants, prepared, state, live)
+
+
+def observer(inputs: Tensor) -> str | None:
+    """What looks at every operation, or changes it, so that the equations must run as they are written; else None.
+
+    ``trace`` (``torch.jit.trace``), ``compile`` (``torch.compile``, ``torch.export``), ``transform`` (``torch.func``,
+    forward-mode derivatives, a dispatch mode), or ``autocast``.
+    """
+    if torch.jit.is_tracing():
+        return "trace"
+    if torch.compiler.is_compiling():
+        return "compile"
+    has_modes = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
+    if has_modes or torch.autograd.forward_ad._current_level >= 0:
+        return "transform"
+    return "autocast" if torch.is_autocast_enabled(inputs.device.type) else None
 
 
 def mask(inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -47,7 +63,8 @@ def loop(cell: Cell, constants: Any, prepared: Any, state: State, live: Tensor |
     """The steps themselves, on what ``prepare`` made; ``live`` is bool ``[T, B]``, None where all steps count."""
     outputs = []
     for t, inputs in enumerate(unstack(prepared)):
-        output, new = (cell.step if t else cell.checked_step)(constants, inputs, state)
+        result = cell.step(constants, inputs, state)
+        output, new = result if t else cell.checked(result, state)
         if live is not None:
             output = pick_rows(live[t], output, torch.zeros_like(output))
             new = map_state(lambda after, before, live=live[t]: pick_rows(live, after, before), new, state)

@@ -30,47 +30,47 @@ class Recurrent(nn.Module):
         InputError: the backend does not exist or cannot run this cell, or it is no cell, or one without parameters.
     """
 
+    _chosen: tuple[Any, engine.Choice] | None = None  # what was chosen last, and for what
+    _watcher: Callable | None = None
+
     def __init__(
         self, cell: Cell, backend: str = "auto", initial_state: str = "zero", *, reverse: bool = False
     ) -> None:
         super().__init__()
         if not isinstance(cell, Cell):
             raise InputError(f"a layer runs a cell, such as rnnlab.cells.create makes; {cell!r} is none")
-        if next(cell.parameters(), None) is None:
-            raise InputError(f"{type(cell).__name__} has no parameters, of which its state takes device and dtype")
         self.cell = cell
         self.reverse = reverse
         self.backend = backend
-        self._choices: dict[tuple[torch.device, torch.dtype], engine.Choice] = {}
         self.choice  # noqa: B018 - says at once what cannot be
         check_choice("initial_state", initial_state, ("zero", "learned"))
         example = tensors_of(cell.initial_state(1))
-        self.state_shapes = [tensor.shape[1:] for tensor in example]
         learned = [t for t in example if initial_state == "learned" and t.is_floating_point()]
         self.first = nn.ParameterList(nn.Parameter(tensor[0].clone()) for tensor in learned)
 
     @property
     def choice(self) -> engine.Choice:
-        """How the cell is run, and why, where its parameters are now."""
-        where = self._where
-        if where not in self._choices:
-            self._choices[where] = engine.choose(self.cell, self.backend)
-        return self._choices[where]
+        """How the cell is run, and why: as it is now, where its parameters are now."""
+        if self._watcher is not None:
+            return engine.Choice("watched", self._watcher, "somebody looks on")
+        like = self.cell.like
+        key = (id(self.cell), self.backend, like.device, like.dtype, engine.fingerprint(self.cell))
+        if self._chosen is None or self._chosen[0] != key:
+            self._chosen = key, engine.choose(self.cell, self.backend)
+        return self._chosen[1]
 
-    @property
-    def _where(self) -> tuple[torch.device, torch.dtype]:
-        like = next(self.cell.parameters())
-        return like.device, like.dtype
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: it chooses for itself."""
+        return {key: value for key, value in vars(self).items() if key != "_chosen"}
 
     @contextmanager
     def run_by(self, run: Callable) -> Iterator[None]:
         """While the context lasts the cell is run by ``run``, a function as `rnnlab.engine` has them, that looks on."""
-        before = self._choices
-        self._choices = {self._where: engine.Choice("watched", run, "somebody looks on")}
+        before, self._watcher = self._watcher, run
         try:
             yield
         finally:
-            self._choices = before
+            self._watcher = before
 
     @property
     def output_size(self) -> int:
@@ -108,7 +108,7 @@ class Recurrent(nn.Module):
             raise InputError(
                 f"inputs are {list(inputs.shape)}; the cell expects [T, B, {self.cell.input_size}] with T at least 1"
             )
-        dtype = self._where[1]
+        dtype = self.cell.like.dtype
         if inputs.dtype != dtype and not torch.is_autocast_enabled(inputs.device.type):
             raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one to the other's")
         num_steps, batch_size, _ = inputs.shape
@@ -120,14 +120,23 @@ class Recurrent(nn.Module):
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
         if self.reverse:
             inputs = _turned(inputs, lengths)
-        outputs, state = self.choice.run(self.cell, inputs, state, lengths, **context)
+        run = self._watcher or engine.observed(self.cell, self.backend, inputs) or self.choice.run
+        outputs, state = run(self.cell, inputs, state, lengths, **context)
         return (_turned(outputs, lengths) if self.reverse else outputs), state
 
     def _check_state(self, state: State, batch_size: int) -> None:
-        given = [list(tensor.shape) for tensor in tensors_of(state)]
-        expected = [[batch_size, *shape] for shape in self.state_shapes]
+        tensors, own = tensors_of(state), tensors_of(self.cell.initial_state(batch_size))
+        given, expected = ([list(getattr(tensor, "shape", "?")) for tensor in part] for part in (tensors, own))
         if not isinstance(state, tuple) or given != expected:
             raise InputError(f"the state has shapes {given}; the cell expects a tuple of {expected}")
+        if torch.is_autocast_enabled(own[0].device.type):
+            return
+        for name in ("dtype", "device"):
+            given, expected = ([getattr(tensor, name) for tensor in part] for part in (tensors, own))
+            if given != expected:
+                raise InputError(
+                    f"the state is {_words(given)}, the cell's is {_words(expected)}; convert it with .to()"
+                )
 
     @staticmethod
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
@@ -135,10 +144,15 @@ class Recurrent(nn.Module):
             raise InputError(f"lengths are {type(lengths).__name__}; give a tensor of integers [{batch_size}]")
         if lengths.shape != (batch_size,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
+        lengths = lengths.to(torch.int64)  # torch does not compare unsigned ones
         low, high = map(int, torch.aminmax(lengths)) if batch_size else (1, 1)
         if low < 1 or high > num_steps:
             raise InputError(f"lengths go from {low} to {high}; each must be between 1 and the {num_steps} steps given")
         return lengths
+
+
+def _words(kinds: list[Any]) -> str:
+    return ", ".join(map(str, dict.fromkeys(kinds)))
 
 
 def _turned(sequences: Tensor, lengths: Tensor | None) -> Tensor:

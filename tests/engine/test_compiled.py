@@ -21,10 +21,11 @@ from torch.nn.functional import layer_norm, linear
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from rnnlab import cells, engine
+from rnnlab import cells
 from rnnlab.cells import Cell
 from rnnlab.engine import compiler, fused, memory
 from rnnlab.engine import threads as engine_threads
+from rnnlab.engine.traced import known
 from rnnlab.interface import tensors_of
 from rnnlab.layers import Recurrent
 from rnnlab.layers.regularisers import VariationalDropout, WeightDrop, Zoneout
@@ -116,15 +117,14 @@ def agree(cell, inputs=None, state=None, lengths=None, in_c=True, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = everything(cell, "fused", inputs, state, lengths, **options)
-    assert not in_c or any(step.kernel for step in fused._TRACED[cell].values())
+    assert not in_c or any(step.kernel for step in known(cell))
     same(found, everything(cell, "reference", inputs, state, lengths, **options), equal_nan=True)
 
 
 @pytest.fixture(autouse=True)
 def _seed(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(fused, "_WARNED", set())
-    monkeypatch.setattr(engine, "_WARNED", set())
+    monkeypatch.setattr("rnnlab.engine.traced._WARNED", set())
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnlab import cells, engine
-from rnnlab.engine import compiler, fused
+from rnnlab import cells
+from rnnlab.engine import compiler
 from rnnlab.layers import Recurrent
 
 ANSWER = "int answer(void) { return %d; }\n"
@@ -32,8 +32,7 @@ def _forget():
 def fresh(monkeypatch):
     """A process that has compiled, and complained about, nothing yet, and a compiler that nobody has named."""
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(fused, "_WARNED", set())
-    monkeypatch.setattr(engine, "_WARNED", set())
+    monkeypatch.setattr("rnnlab.engine.traced._WARNED", set())
     _forget()
     yield
     _forget()

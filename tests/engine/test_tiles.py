@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rnnlab import cells
 from rnnlab.cells import Cell
-from rnnlab.engine import compiled, compiler, fused
+from rnnlab.engine import compiled, compiler
+from rnnlab.engine.traced import known
 from rnnlab.layers import Recurrent
 
 WIDTH = 150  # two blocks and a piece
@@ -72,7 +73,7 @@ def _everything(cell, backend, rows, lengths, dtype) -> list[Tensor]:
 
 
 def _kernels(cell) -> list[compiled.Kernel]:
-    return [step.kernel for step in fused._TRACED[cell].values() if step.kernel]
+    return [step.kernel for step in known(cell) if step.kernel]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

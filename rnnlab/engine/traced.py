@@ -1,0 +1,235 @@
+"""A cell's step, traced and compiled: what is known of it, and when it has to be traced again.
+
+A traced step is used for every call that looks the same: the same shapes and types, and the same `fingerprint` of the
+cell. Before it is used it is run once beside the step itself, on random numbers, forward and backward.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import combinations, count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from rnnlab.cells import Cell
+from rnnlab.engine import compiler
+from rnnlab.engine.compiled import Kernel
+from rnnlab.engine.derive import derive
+from rnnlab.engine.emit_c import Source
+from rnnlab.engine.emit_python import Steps, emit
+from rnnlab.engine.lower import Lowered, lower
+from rnnlab.engine.program import Unsupported
+from rnnlab.engine.trace import trace
+from rnnlab.engine.verify import verify
+from rnnlab.engine.watch import fingerprint
+from rnnlab.interface import State, map_state, tensors_of
+
+log = logging.getLogger(__name__)
+
+VARIANTS = 16
+"""A cell whose attributes take more values than this between calls is not traced for each: it runs as the plain loop."""
+
+
+class once:  # noqa: N801 - it is used like `functools.cached_property`
+    """A property that is made once: of several threads that make it at the same time, all get the first one's."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, of: Any, owner: type | None = None) -> Any:
+        return self if of is None else vars(of).setdefault(self.name, self.make(of))
+
+
+class Traced:
+    """A cell's step as it was traced for tensors of certain shapes.
+
+    Args:
+        cell, constants, inputs, state: what the step is called with; tensors of constants and inputs that require no
+            gradient get none.
+
+    Raises:
+        Unsupported: the step cannot be traced or differentiated; the message names the operation.
+    """
+
+    def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool) -> None:
+        parts = _copies(constants, inputs, state, training)
+        before = fingerprint(cell)
+        # Autograd alone: on tensors made in inference mode torch does not take its larger operations apart.
+        with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts):
+            self.program = trace(cell, *parts)
+        if fingerprint(cell) != before:
+            raise Unsupported("change what the cell holds")
+        leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
+        self.back = derive(self.program, {value for value, tensor in leaves if training and not tensor.requires_grad})
+        self.training = training
+        with torch.inference_mode(False), _as_written(parts):
+            verify(cell, self.python, *parts, training)
+        states = tensors_of(state)
+        self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device.type
+        # Numbers of one type, and not complex: that is what the C has.
+        self.real = all(tensor.dtype == self.dtype for tensor in states)
+        self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
+        self.name = type(cell).__name__
+
+    @once
+    def python(self) -> Steps:
+        """The two steps as Python."""
+        return emit(self.program, self.back)
+
+    def c(self) -> str:
+        """The two steps as C.
+
+        Raises:
+            Unsupported: they do not come down to loops over rows and columns.
+        """
+        names = ("forward", "backward", "inference")
+        return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
+
+    @once
+    def lowered(self) -> Lowered | None:
+        """The two steps as loops; None where they cannot be compiled, and the log says why."""
+        if self.device != "cpu" or self.dtype not in (torch.float32, torch.float64) or not self.real:
+            return None
+        try:
+            compiler.compiler()
+            compiler.blas()
+            return lower(self.program, self.back, self.batch_size)
+        except RecursionError:
+            warn_once(
+                f"{self.name} runs as Python instead of C, much slower: its step has too many operations in a row"
+            )
+        except Unsupported as error:
+            warn_once(f"{self.name} runs as Python instead of C, much slower: its step does {error}")
+        except compiler.NoCompiler as error:
+            warn_once(f"fused cells run as Python instead of C, much slower: {error}")
+        return None
+
+    @once
+    def repeated(self) -> set[int]:
+        """The inputs whose gradient lies, at least in part, where that of an earlier one does."""
+        widths = [array.width for array in self.lowered.inputs]
+        places = [(i, place, widths[i]) for i, place in enumerate(self.lowered.input_gradients) if place]
+        return {
+            i
+            for (_, one, width), (i, other, other_width) in combinations(places, 2)
+            if one.array is other.array
+            and one.offset < other.offset + other_width
+            and other.offset < one.offset + width
+        }
+
+    @once
+    def kernel(self) -> Kernel | None:
+        """What is needed of the two steps, compiled; None where that cannot be, and the log says why."""
+        try:
+            names = ("forward", "backward") if self.training else ("inference",)
+            return self.lowered and Kernel(self.lowered, self.dtype, names)
+        except compiler.NoCompiler as error:
+            warn_once(f"fused cells run as Python instead of C, much slower: {error}")
+        return None
+
+
+def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[Any, Any, State]:
+    """Copies that a step may be tried on; a constant that stands in several places is one there, too."""
+
+    def copy(tensor: Tensor, learns: bool) -> Tensor:
+        with torch.inference_mode(False):
+            return tensor.detach().clone().requires_grad_(training and learns)
+
+    copies = {id(tensor): copy(tensor, tensor.requires_grad) for tensor in tensors_of((constants, inputs))}
+    parts = [map_state(lambda tensor: copies[id(tensor)], part) for part in (constants, inputs)]
+    # After the first step gradients reach every state; and it is no leaf then.
+    state = map_state(lambda tensor: copy(tensor, tensor.is_floating_point() or tensor.is_complex()), state)
+    with torch.inference_mode(False), torch.set_grad_enabled(training):
+        return (*parts, map_state(torch.clone, state))
+
+
+def _as_written(parts: Any) -> AbstractContextManager:
+    """No autocast: a trace is of one dtype."""
+    return torch.autocast(tensors_of(parts)[0].device.type, enabled=False)
+
+
+_TRACED: WeakKeyDictionary[Cell, dict[Any, dict[Any, Traced | Unsupported]]] = WeakKeyDictionary()
+
+
+def warn_once(sentence: str) -> None:
+    """Log a warning, unless it was logged before."""
+    if sentence not in _WARNED:
+        _WARNED.add(sentence)
+        log.warning(sentence)
+
+
+_WARNED: set[str] = set()
+
+
+def traced(cell: Cell) -> Traced:
+    """The step of ``cell``, traced on a few rows of zeros.
+
+    Raises:
+        Unsupported: the step cannot be traced or differentiated; the message names the operation.
+    """
+    like = cell.like
+    sizes = {size for parameter in cell.parameters() for size in parameter.shape}
+    rows = next(number for number in count(2) if number not in sizes)
+    before = [(buffer, buffer.clone()) for buffer in cell.buffers()]
+    gpus = [like.device] if like.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.autocast(like.device.type, enabled=False):
+        constants, prepared = cell(like.new_zeros(1, rows, cell.input_size))
+    with torch.no_grad():
+        for buffer, value in before:  # running statistics, say, which these zeros are none of
+            buffer.copy_(value)
+    return traced_for(cell, constants, prepared, cell.initial_state(rows))
+
+
+def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Traced:
+    """The step of ``cell``, traced for tensors like these, of which ``prepared`` are those of all steps.
+
+    Raises:
+        Unsupported: the step cannot be traced or differentiated; the message names the operation.
+    """
+    # What a step does may hang on the shapes it meets, too; the number of rows is none of them.
+    fixed, states, training = tensors_of(constants), tensors_of(state), torch.is_grad_enabled()
+    rows = states[0].shape[0]
+
+    def kind(tensor: Tensor, shape: torch.Size) -> tuple[Any, ...]:
+        whole = ("B", *shape[1:]) if rows > 1 and shape and shape[0] == rows else shape
+        return tensor.dtype, whole, training and tensor.requires_grad
+
+    kinds = [kind(tensor, tensor.shape) for tensor in (*fixed, *states)]
+    kinds += [kind(tensor, tensor.shape[1:]) for tensor in tensors_of(prepared)]
+    whole = [id(tensor) for tensor in fixed]
+    same = tuple(map(whole.index, whole))  # a constant that stands in several places is one
+    shapes = (states[0].device, training, same, _nesting((constants, prepared)), *kinds)
+    known = _TRACED.setdefault(cell, {}).setdefault(shapes, {})
+    key = fingerprint(cell)
+    if key not in known:
+        if len(known) >= VARIANTS:
+            raise Unsupported("depend on what changes from call to call; hand it over in prepare")
+        first = map_state(lambda tensor: tensor[0], prepared)
+        try:
+            found = Traced(cell, constants, first, state, training)
+        except Unsupported as error:
+            found = error
+        known.setdefault(key, found)
+    found = known[key]
+    if isinstance(found, Unsupported):
+        raise found.with_traceback(None)
+    return found
+
+
+def known(cell: Cell) -> list[Traced]:
+    """Every traced step of ``cell``."""
+    found = [step for steps in _TRACED.get(cell, {}).values() for step in steps.values()]
+    return [step for step in found if isinstance(step, Traced)]
+
+
+def _nesting(tree: Any) -> Any:
+    """How tensors are nested, and where None stands for one."""
+    return tuple(map(_nesting, tree)) if isinstance(tree, tuple | list) else tree is None

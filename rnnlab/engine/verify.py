@@ -1,0 +1,96 @@
+"""Run a traced step once beside the step itself: what was traced must be what autograd sees.
+
+`rnnlab.engine.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on random
+numbers, against the cell's own step and autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnlab.cells import Cell
+from rnnlab.engine import graphs
+from rnnlab.engine.emit_python import Steps
+from rnnlab.engine.program import Unsupported
+from rnnlab.interface import State, map_state, tensors_of
+
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""Largest error allowed, as a share of a tensor's largest magnitude; that of other types is `LOOSE`."""
+LOOSE = 0.1
+ROUNDING = 1e-3
+"""The same of the largest tensor among those compared, as a share of that."""
+
+
+def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, training: bool) -> None:
+    """Compare one step of a traced program, and its gradients, with the cell's own.
+
+    Args:
+        cell: the cell.
+        steps: the traced step and its backward step.
+        constants, inputs, state: as for the step, of the shapes and types that it was traced with. Their values are not
+            used, but for the constants'.
+        training: whether gradients are compared, too.
+
+    Raises:
+        Unsupported: they differ, or the step fails on numbers like these.
+    """
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        inputs, state = (map_state(lambda tensor: _random(tensor, draw), part) for part in (inputs, state))
+    leaves = [tensor for part in (constants, inputs, state) for tensor in tensors_of(part)]
+    wanted = list({id(tensor): tensor for tensor in leaves if training and tensor.requires_grad}.values())
+    try:
+        with torch.set_grad_enabled(training):
+            output, after = cell.step(constants, inputs, state)
+        results = [output, *tensors_of(after)]
+        with torch.no_grad():
+            upstream = [_random(result.detach(), draw) * result.requires_grad for result in results]
+        pairs = [pair for pair in zip(results, upstream, strict=True) if pair[0].requires_grad]
+        truth: list[Tensor | None] = [None] * len(wanted)
+        if wanted and pairs:
+            outputs, gradients = zip(*pairs, strict=True)
+            truth = list(torch.autograd.grad(outputs, wanted, gradients, allow_unused=True))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise Unsupported(f"raise {type(error).__name__} on numbers that it was not traced with") from error
+    parts = [[tensor.detach() for tensor in tensors_of(part)] for part in (constants, inputs, state)]
+    with torch.no_grad():
+        rows = [tensor.unsqueeze(0) for tensor in parts[1]]
+        ours, final, kept = graphs.plain_forward(steps, parts[0], rows, parts[2], None)
+        _compare([ours[0], *final], results, "give other results")
+        if not wanted:
+            return
+        found = graphs.plain_backward(steps, parts[0], rows, kept, None, upstream[0].unsqueeze(0), tuple(upstream[1:]))
+    first, last = len(parts[0]), len(parts[0]) + len(parts[1])
+    totals: dict[int, Tensor] = {}  # of a tensor that stands in several places the gradients add up
+    for place, (tensor, gradient) in enumerate(zip(leaves, found, strict=True)):
+        if gradient is not None:
+            gradient = gradient[0] if first <= place < last else gradient
+            totals[id(tensor)] = totals[id(tensor)] + gradient if id(tensor) in totals else gradient
+    none = [torch.zeros_like(tensor) for tensor in wanted]
+    mine = [totals.get(id(tensor), zero) for tensor, zero in zip(wanted, none, strict=True)]
+    true = [zero if gradient is None else gradient for gradient, zero in zip(truth, none, strict=True)]
+    _compare(mine, true, "have another gradient")
+
+
+def _random(tensor: Tensor, draw: torch.Generator) -> Tensor:
+    """Random numbers like ``tensor``; a mask or a count stays as it is."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor
+    dtype = torch.complex128 if tensor.is_complex() else torch.float64
+    drawn = torch.randn(tensor.shape, generator=draw, dtype=dtype, device="cpu")
+    return (0.7 * drawn).to(tensor.device, tensor.dtype).requires_grad_(tensor.requires_grad)
+
+
+def _compare(ours: Sequence[Tensor], truth: Sequence[Tensor], fault: str) -> None:
+    sizes = [float(true.detach().nan_to_num(0, 0, 0).abs().max()) if true.numel() else 0.0 for true in truth]
+    for mine, true, size in zip(ours, truth, sizes, strict=True):
+        tolerance = TOLERANCES.get(true.dtype, LOOSE)
+        # What is zero but for rounding is seen by the size of the others.
+        allowed = tolerance * (size + ROUNDING * max(sizes))
+        alike = mine.shape == true.shape and mine.dtype == true.dtype
+        if not alike or not torch.allclose(mine, true.detach(), 0, allowed, equal_nan=True):
+            raise Unsupported(f"{fault} when it is run from its trace")
