@@ -74,6 +74,7 @@ def backward(
 def plain_forward(
     steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
 ) -> tuple[Tensor, Tree, list[Tree]]:
+    """`forward`, an operation at a time."""
     outputs, kept = [], []
     for t, now in enumerate(zip(*inputs, strict=True)):
         output, new, saved = steps.forward(constants, now, state)
@@ -96,6 +97,7 @@ def plain_backward(
     output_gradients: Tensor,
     state_gradients: Sequence[Tensor],
 ) -> list[Tensor | None]:
+    """`backward`, an operation at a time, from what `plain_forward` kept."""
     sums: list[Tensor | None] = [None] * len(constants)
     input_gradients: list[Tree] = []
     product_gradients: list[Tree] = []

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from math import pi, prod, sqrt
 from typing import Any
 
+import torch
+
 from rnnlab.engine.program import Builder, Extent, Node, Unsupported, Value
 
 Rule = Callable[[Builder, Node, Value], list[Any]]
@@ -203,10 +205,30 @@ def _power(b: Builder, x: Any, exponent: Any) -> Value:
     return exact[exponent]() if exponent in exact else b.pow(x, exponent)
 
 
+def _gradient_at_bound(of_tensor: bool) -> float:
+    """The gradient of ``clamp`` exactly at a bound, which depends on the version of torch: 1 to 2.13, 0 from 2.14 on, and
+    where the bound is a tensor 0.5 from 2.14 on.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.zeros(1, device="cpu", requires_grad=True)
+        (gradient,) = torch.autograd.grad(x.clamp_min(torch.zeros(1, device="cpu") if of_tensor else 0.0), x)
+    return float(gradient)
+
+
+AT_BOUND, AT_TENSOR_BOUND = _gradient_at_bound(False), _gradient_at_bound(True)
+
+
 def _clamp(b: Builder, x: Value, low: Any = None, high: Any = None) -> Value:
-    """Written so that NaN passes, and a gradient passes at the bounds."""
-    y = x if low is None else b.where(b.lt(x, low), low, x)
-    return y if high is None else b.where(b.gt(y, high), high, y)
+    """Written so that NaN passes, and at the bounds a gradient as the torch at hand has it."""
+    for bound, beyond, extreme in ((low, "lt", "maximum"), (high, "gt", "minimum")):
+        if bound is None:
+            continue
+        if isinstance(bound, Value) and AT_TENSOR_BOUND not in (0.0, 1.0):
+            x = getattr(b, extreme)(x, bound)
+            continue
+        passes = AT_TENSOR_BOUND if isinstance(bound, Value) else AT_BOUND
+        x = b.where(getattr(b, beyond if passes else f"{beyond[0]}e")(x, bound), bound, x)
+    return x
 
 
 def _hardtanh(b: Builder, x: Value, low: float = -1, high: float = 1) -> Value:

@@ -32,7 +32,7 @@ from rnnlab.interface import State, map_state, tensors_of
 log = logging.getLogger(__name__)
 
 VARIANTS = 16
-"""A cell whose attributes take more values than this between calls is not traced for each: it runs as the plain loop."""
+"""A cell whose attributes take more values than this from call to call is not traced for each further one."""
 
 
 class once:  # noqa: N801 - it is used like `functools.cached_property`

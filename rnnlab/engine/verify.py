@@ -1,7 +1,7 @@
 """Run a traced step once beside the step itself: what was traced must be what autograd sees.
 
-`rnnlab.engine.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on random
-numbers, against the cell's own step and autograd.
+`rnnlab.engine.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on
+random numbers, against the cell's own step and autograd.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     Args:
         cell: the cell.
         steps: the traced step and its backward step.
-        constants, inputs, state: as for the step, of the shapes and types that it was traced with. Their values are not
-            used, but for the constants'.
+        constants: as the step receives them.
+        inputs: the same, for shapes and types; their values are drawn.
+        state: the same as for inputs.
         training: whether gradients are compared, too.
 
     Raises:

@@ -1,7 +1,7 @@
 """What a step may depend on besides its tensors: the cell's attributes, its code, and what that code refers to.
 
-A trace is valid for as long as `fingerprint` stays the same. It covers the attributes of the cell and of every module in
-it, containers and objects included, and the functions that a step runs: their code, default values, closures, class
+A trace is valid for as long as `fingerprint` stays the same. It covers the attributes of the cell and of every module
+in it, containers and objects included, and the functions that a step runs: their code, default values, closures, class
 attributes, and the module-level names that they use. Functions of rnnlab and torch themselves are not looked into.
 """
 
