@@ -333,5 +333,5 @@ def test_what_the_contract_documents_is_what_the_suite_runs():
 )
 def test_how_far_off_is_too_far_in_single_precision(pairs, found):
     """Up to 1e-5, or twice what the plain loop is off in the mean; one exact draw does not hide the others."""
-    far = contracts._too_far([[pair] for pair in pairs])
+    far = contracts.cell._too_far([[pair] for pair in pairs])
     assert (far and far[0]) == found

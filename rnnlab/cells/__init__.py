@@ -8,7 +8,7 @@ import sys
 from typing import Any, NamedTuple
 
 from rnnlab import lookup
-from rnnlab.cells.base import Cell
+from rnnlab.cells.base import Cell, surrogate
 
 
 def available() -> list[str]:
@@ -54,4 +54,4 @@ def create(name: str, *, input_size: int, hidden_size: int, **options: Any) -> C
     return cell(input_size, hidden_size, **options)
 
 
-__all__ = ["Cell", "Description", "available", "create", "describe", "find"]
+__all__ = ["Cell", "Description", "available", "create", "describe", "find", "surrogate"]

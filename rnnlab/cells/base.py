@@ -61,6 +61,9 @@ class Cell(nn.Module):
     remembers: ClassVar[dict[str, int]] = {}
     """The sigmoids among them that decide how long a unit remembers: 1 where it keeps at 1, -1 where it keeps at 0."""
 
+    has_surrogate: ClassVar[bool] = False
+    """Whether the step states a derivative of its own (`surrogate`), which finite differences do not have."""
+
     verified: ClassVar[str] = "equations only"
     """What else the tests compare it with: a package and its version, or the official code."""
 

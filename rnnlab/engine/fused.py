@@ -8,8 +8,10 @@ where one product over all steps replaces one a step.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from rnnlab.engine.formulas import Place
 from rnnlab.engine.memory import reusing, take
 from rnnlab.engine.product import mm
 from rnnlab.engine.program import Unsupported
-from rnnlab.engine.traced import Traced, once, traced, traced_for, warn_once
+from rnnlab.engine.traced import Traced, on_trial, once, snapshot, traced, traced_for, warn_once
 from rnnlab.interface import State, map_state, tensors_of
 
 __all__ = ["Traced", "once", "run", "run_or", "traced", "traced_for"]
@@ -49,15 +51,19 @@ def run_or(
     # What is given by name may have the steps of the inputs, and a recorded graph is for one number of steps.
     if lengths is not None and len(lengths) and not context and inputs.device.type == "cpu":
         past = len(inputs) - int(lengths.max())
-        if past:
+        if past and cell not in _DRAWS:
+            before = torch.get_rng_state() if _is_training(cell) else None
             outputs, final = run_or(uncompiled, cell, inputs[:-past], state, lengths, context)
-            return pad(outputs, (0, 0, 0, 0, 0, past)), final
+            if before is None or torch.equal(before, torch.get_rng_state()):
+                return pad(outputs, (0, 0, 0, 0, 0, past)), final
+            _DRAWS.add(cell)
+            torch.set_rng_state(before)  # masks are those of the plain loop, drawn for all steps
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
-    random = _random(inputs.device) if training and any(module.training for module in cell.modules()) else None
+    random = _random(inputs.device) if training and _is_training(cell) else None
     with reusing(inputs):
         constants, prepared = cell(inputs, **context)
-    again = Again(cell, context, random) if training else None  # once the hooks have run
+    again = Again(cell, context, random) if training else None
     try:
         _check_plain(inputs, constants, prepared, state)
         step = traced_for(cell, constants, prepared, state)
@@ -77,7 +83,9 @@ def run_or(
     parts = [tensors_of(part) for part in (constants, prepared, state)]
     shapes = [tensor.shape for tensor in parts[1]]
     plan = _Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free)
-    tensors = [tensor for part in parts for tensor in part]
+    # What gets no gradient is no input of the function: hooks on it would be called with None.
+    tensors = [t if learns else t.detach() for t, learns in zip((*parts[0], *parts[1]), step.learns, strict=True)]
+    tensors += parts[2]
     if training:
         function = _Eager if step.kernel is None else _Compiled
         outputs, *final = function.apply(plan, inputs, *tensors)
@@ -113,13 +121,13 @@ class Again:
     differentiated: `torch.func.functional_call` gives weights back as soon as the call ends.
 
     Args:
-        cell: the cell, after its hooks have run.
+        cell: the cell.
         context: what its ``prepare`` took beyond the inputs.
         random: the state of the random numbers before; None where it drew none.
     """
 
     def __init__(self, cell: Cell, context: dict[str, Any], random: list[Tensor] | None) -> None:
-        self.cell, self.context, self.random = _snapshot(cell), context, random
+        self.cell, self.context, self.random = snapshot(cell), context, random
         self.versions = [(tensor, tensor._version) for tensor in self.cell.parameters()]
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
@@ -140,16 +148,15 @@ class Again:
                 torch.set_rng_state(self.random[0])
                 for gpu, random in zip(gpus, self.random[1:], strict=False):
                     torch.cuda.set_rng_state(random, gpu)
-            return self.cell.prepare(inputs, **self.context)
+            return on_trial(self.cell, inputs, **self.context)
 
 
-def _snapshot(module: nn.Module) -> nn.Module:
-    """A module with the tensors and options that ``module`` holds now; later changes do not reach it."""
-    found = module.__class__.__new__(module.__class__)
-    held = {**vars(module), "_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
-    held["_modules"] = {name: None if inner is None else _snapshot(inner) for name, inner in module._modules.items()}
-    vars(found).update(held)
-    return found
+_DRAWS: WeakSet[Cell] = WeakSet()
+"""Cells whose ``prepare`` was seen to draw random numbers."""
+
+
+def _is_training(cell: Cell) -> bool:
+    return any(module.training for module in cell.modules())
 
 
 def _gpus(device: torch.device) -> list[torch.device]:
@@ -317,7 +324,7 @@ class _Compiled(torch.autograd.Function):
         constants, tensors = tensors[: plan.counts[0]], tensors[plan.counts[0] :]
         state, tensors = tensors[: len(lowered.states)], tensors[len(lowered.states) :]
         read, kept = tensors[: len(lowered.kept_inputs)], tensors[len(lowered.kept_inputs) :]
-        if _is_observed_backward():
+        if _is_observed_backward(output_gradients, *state_gradients):
             return None, None, *_through_reference(plan, inputs, constants, state, (output_gradients, *state_gradients))
         if ctx.kept is None:
             raise RuntimeError("an earlier backward pass was interrupted; do the forward pass again")
@@ -399,16 +406,34 @@ class _Eager(torch.autograd.Function):
     def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
         inputs, *tensors = ctx.saved_tensors
         constants, prepared, state = ctx.plan.parts(tensors)
-        if _is_observed_backward():
+        if _is_observed_backward(output_gradients, *state_gradients):
             gradients = (output_gradients, *state_gradients)
             return None, None, *_through_reference(ctx.plan, inputs, constants, state, gradients)
         steps, live, kept = ctx.plan.step.python, ctx.plan.live, ctx.kept
         return None, None, *graphs.backward(steps, constants, prepared, kept, live, output_gradients, state_gradients)
 
 
-def _is_observed_backward() -> bool:
+def _are_batched(gradients: Sequence[Tensor]) -> bool:
+    """Whether each stands for several, as with ``is_grads_batched=True``."""
+    return any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
+
+
+def _is_observed_backward(*gradients: Tensor) -> bool:
     """Whether the gradient itself is to be differentiated, or several gradients are taken at once."""
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or _are_batched(gradients)
+
+
+@contextmanager
+def _drawing(gradients: Sequence[Tensor]) -> Iterator[None]:
+    """Masks may be drawn, once for all gradients, where several are taken at once."""
+    is_batched = _are_batched(gradients)
+    if is_batched:
+        torch._C._vmapmode_decrement_nesting()
+    try:
+        yield
+    finally:
+        if is_batched:
+            torch._C._vmapmode_increment_nesting()
 
 
 def _through_reference(
@@ -418,7 +443,8 @@ def _through_reference(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # Constants and states are those of the call. What was prepared may have been written over, and is made again.
-        like, prepared = plan.again.prepare(inputs)
+        with _drawing(gradients):
+            like, prepared = plan.again.prepare(inputs)
         flat = iter((*constants, *state))
         constants, state = (map_state(lambda _: next(flat), part) for part in (like, plan.state))
         # Names of their own: what is prepared of a constant is no way for the constant's own gradient.

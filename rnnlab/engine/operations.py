@@ -206,8 +206,9 @@ def _power(b: Builder, x: Any, exponent: Any) -> Value:
 
 
 def _gradient_at_bound(of_tensor: bool) -> float:
-    """The gradient of ``clamp`` exactly at a bound, which depends on the version of torch: 1 to 2.13, 0 from 2.14 on, and
-    where the bound is a tensor 0.5 from 2.14 on.
+    """The gradient of ``clamp`` exactly at a bound, which depends on the version of torch.
+
+    It is 1 up to 2.13; from 2.14 on it is 0, or 0.5 where the bound is a tensor.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.zeros(1, device="cpu", requires_grad=True)

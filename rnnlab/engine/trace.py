@@ -174,6 +174,8 @@ class _Watch(TorchFunctionMode):
             raise Unsupported(refused[attribute or name])
         if attribute and name != "__get__":
             raise Unsupported(f"set {attribute} of a tensor")
+        if name not in _SHAPED and any(isinstance(argument, _Rows) for argument in args):
+            raise Unsupported("compute with the number of sequences in the batch")
         result = function(*args, **(kwargs or {}))
         if attribute == "shape" or name == "size":
             return self.shape(args[0], result, args[1:] or tuple((kwargs or {}).values()))
@@ -197,6 +199,7 @@ class _Watch(TorchFunctionMode):
         return tensor.dim() > 0 and tensor.shape[0] == self.recorder.rows
 
 
+_SHAPED = ("view", "reshape", "expand", "repeat", "unflatten", "zeros", "ones", "empty", "new_zeros", "new_ones")
 _REFUSED = {
     name: f"read numbers out of torch with {name}"
     for name in ("numpy", "__array__", "tolist", "data_ptr", "untyped_storage", "__dlpack__")

@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlab.cells import Cell
 from rnnlab.engine import compiler
@@ -23,7 +23,7 @@ from rnnlab.engine.derive import derive
 from rnnlab.engine.emit_c import Source
 from rnnlab.engine.emit_python import Steps, emit
 from rnnlab.engine.lower import Lowered, lower
-from rnnlab.engine.program import Unsupported
+from rnnlab.engine.program import Program, Unsupported
 from rnnlab.engine.trace import trace
 from rnnlab.engine.verify import verify
 from rnnlab.engine.watch import fingerprint
@@ -62,15 +62,16 @@ class Traced:
     def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool) -> None:
         parts = _copies(constants, inputs, state, training)
         before = fingerprint(cell)
-        # Autograd alone: on tensors made in inference mode torch does not take its larger operations apart.
-        with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts):
-            self.program = trace(cell, *parts)
+        self.program = _program(cell, parts, training)
         if fingerprint(cell) != before:
             raise Unsupported("change what the cell holds")
+        _check_rows(cell, self.program, (constants, inputs, state), training)
         leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
         self.back = derive(self.program, {value for value, tensor in leaves if training and not tensor.requires_grad})
+        reached = {*self.back.gradients, *(product.weight for product in self.back.products)}
+        self.learns = [leaf in reached for leaf in (*self.program.constants, *self.program.inputs)]
         self.training = training
-        with torch.inference_mode(False), _as_written(parts):
+        with torch.inference_mode(False), _as_written(parts), _saving():
             verify(cell, self.python, *parts, training)
         states = tensors_of(state)
         self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device.type
@@ -136,6 +137,45 @@ class Traced:
         return None
 
 
+def _program(cell: Cell, parts: tuple[Any, Any, State], training: bool) -> Program:
+    # Autograd alone: on tensors made in inference mode torch does not take its larger operations apart.
+    with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts), _saving():
+        return trace(cell, *parts)
+
+
+def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], training: bool) -> None:
+    """Trace the step on another number of sequences: it must be the same program.
+
+    Raises:
+        Unsupported: it is another; a number of the one was made of the number of sequences, say.
+    """
+    rows = len(tensors_of(given[2])[0])
+    if rows == 1:  # one sequence alone has a program of its own
+        return
+    other = _few(cell, but=rows)
+    try:
+        constants, prepared = _prepared(cell, other)
+    except TypeError:  # it needs more than inputs, of which only its caller knows
+        return
+    parts = (constants, map_state(lambda tensor: tensor[0], prepared), cell.initial_state(other))
+    if _nesting(parts) == _nesting(given) and str(_program(cell, _copies(*parts, training), training)) != str(program):
+        raise Unsupported("compute with the number of sequences in the batch")
+
+
+def _few(cell: Cell, but: int = 1) -> int:
+    """A small number of sequences that is no size of a parameter, such that no axis is taken for another."""
+    sizes = {size for parameter in cell.parameters() for size in parameter.shape}
+    return next(number for number in count(2) if number not in sizes and number != but)
+
+
+def _prepared(cell: Cell, rows: int) -> tuple[Any, Any]:
+    """What ``cell`` prepares of one step of zeros."""
+    like = cell.like
+    gpus = [like.device] if like.device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.autocast(like.device.type, enabled=False), _saving():
+        return on_trial(cell, like.new_zeros(1, rows, cell.input_size))
+
+
 def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[Any, Any, State]:
     """Copies that a step may be tried on; a constant that stands in several places is one there, too."""
 
@@ -149,6 +189,11 @@ def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[
     state = map_state(lambda tensor: copy(tensor, tensor.is_floating_point() or tensor.is_complex()), state)
     with torch.inference_mode(False), torch.set_grad_enabled(training):
         return (*parts, map_state(torch.clone, state))
+
+
+def _saving() -> AbstractContextManager:
+    """What a trial saves for backward is not for hooks on saved tensors, such as those of checkpointing."""
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _as_written(parts: Any) -> AbstractContextManager:
@@ -169,23 +214,31 @@ def warn_once(sentence: str) -> None:
 _WARNED: set[str] = set()
 
 
+def snapshot(module: nn.Module) -> nn.Module:
+    """A module with the tensors and options that ``module`` holds now; later changes do not reach it."""
+    found = module.__class__.__new__(module.__class__)
+    held = {**vars(module), "_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
+    held["_modules"] = {name: None if inner is None else snapshot(inner) for name, inner in module._modules.items()}
+    vars(found).update(held)
+    return found
+
+
+def on_trial(cell: Cell, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
+    """What ``cell`` prepares of ``inputs``, hooks included, without a trace of it in the cell or its buffers."""
+    trial = snapshot(cell)
+    for module in trial.modules():
+        module._buffers.update({name: None if t is None else t.clone() for name, t in module._buffers.items()})
+    return trial(inputs, **context)
+
+
 def traced(cell: Cell) -> Traced:
     """The step of ``cell``, traced on a few rows of zeros.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
-    like = cell.like
-    sizes = {size for parameter in cell.parameters() for size in parameter.shape}
-    rows = next(number for number in count(2) if number not in sizes)
-    before = [(buffer, buffer.clone()) for buffer in cell.buffers()]
-    gpus = [like.device] if like.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.autocast(like.device.type, enabled=False):
-        constants, prepared = cell(like.new_zeros(1, rows, cell.input_size))
-    with torch.no_grad():
-        for buffer, value in before:  # running statistics, say, which these zeros are none of
-            buffer.copy_(value)
-    return traced_for(cell, constants, prepared, cell.initial_state(rows))
+    rows = _few(cell)
+    return traced_for(cell, *_prepared(cell, rows), cell.initial_state(rows))
 
 
 def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Traced:

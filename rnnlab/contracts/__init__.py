@@ -1,0 +1,15 @@
+"""Public checks of the contracts, for cells and tasks inside this package and outside it.
+
+    from rnnlab.contracts import check_cell, check_task, fuzz
+    check_cell(MyCell)
+    check_task(MyTask, seq_len=20)
+    print(fuzz(200))
+
+A broken contract raises AssertionError with a sentence that says which.
+"""
+
+from rnnlab.contracts.cell import CELL_CHECKS, check_cell
+from rnnlab.contracts.fuzz import fuzz
+from rnnlab.contracts.task import check_task
+
+__all__ = ["CELL_CHECKS", "check_cell", "check_task", "fuzz"]
