@@ -61,6 +61,11 @@ class Cell(nn.Module):
     remembers: ClassVar[dict[str, int]] = {}
     """The sigmoids among them that decide how long a unit remembers: 1 where it keeps at 1, -1 where it keeps at 0."""
 
+    keeps_norm: bool = False
+    """Whether the step relies on a recurrent matrix that keeps the norm of the state, and bounds the state in no other
+    way. Dropout of recurrent connections, whose scale is right in the mean only, would then make the state explode.
+    """
+
     verified: ClassVar[str] = "equations only"
     """What else the tests compare it with: a package and its version, or the official code."""
 
