@@ -45,7 +45,33 @@ class Native(NamedTuple):
     weights: tuple[Tensor, ...]
 
 
-class Cell(nn.Module):
+class Fixed(nn.Module):
+    """A module with buffers that follow from its options.
+
+    They are computed again when the module's tensors are converted or given new memory: a matrix that was rounded to
+    float32 would stay rounded after ``double()``, and what ``to_empty`` makes of the meta device is not initialised.
+    """
+
+    def fixed(self) -> dict[str, Tensor]:
+        """The buffers by name, as precise as they can be had."""
+        return {}
+
+    def register_fixed(self, persistent: bool) -> None:
+        """Register the buffers of `fixed` in the default dtype; ``persistent``: whether they are in the state dict."""
+        for name, value in self.fixed().items():
+            self.register_buffer(name, value.to(torch.get_default_dtype()).contiguous(), persistent=persistent)
+
+    def _apply(self, function: Any, recurse: bool = True) -> Fixed:
+        before = dict(self._buffers)
+        super()._apply(function, recurse)
+        # As long as nothing was converted the buffers stay where they are: recorded graphs read them there.
+        if any(self._buffers[name] is not buffer for name, buffer in before.items()):
+            for name, value in self.fixed().items():
+                setattr(self, name, value.to(self._buffers[name]).contiguous())
+        return self
+
+
+class Cell(Fixed):
     """One time step of a recurrent network. Subclasses write `prepare` and `step`.
 
     The constructor of a cell takes ``input_size`` and ``hidden_size``, and its own options as keyword-only

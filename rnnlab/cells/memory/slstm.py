@@ -71,8 +71,9 @@ class SLSTM(Cell):
         h, c, n, m = state
         log_i, f, z, o = (x + linear(h, U, b)).chunk(4, dim=-1)
         log_f = logsigmoid(f) if self.forget_gate == "sigmoid" else f
-        m_new = torch.maximum(log_f + m, log_i)
-        f, i = (log_f + m - m_new).exp(), (log_i - m_new).exp()
+        kept = torch.where(n == 0, log_i, log_f + m)  # an empty memory takes the scale of what is written first
+        m_new = torch.maximum(kept, log_i)
+        f, i = (kept - m_new).exp(), (log_i - m_new).exp()
         c = f * c + i * z.tanh()
         n = f * n + i
         h = o.sigmoid() * c / n
