@@ -109,13 +109,13 @@ _READING = (
     "runs, 91% with 5, 94% with 10 and 94% with 20, not in 95%.",
     "A baseline is what a model scores that has learned nothing or next to nothing. A group does better than that if "
     f"its IQM is better by more than {CLOSE_TO_BASELINE:.0%} of the baseline, and the whole interval is better too.",
-    "Pairs of groups are compared run by run with the same seed: Wilcoxon's exact signed-rank test, two-sided, p-values "
-    f"corrected by Holm's method for all pairs of a section. Below {FEWEST_FOR_TEST} pairs there is no p-value, since "
-    "the smallest it could have is above 0.05. The effect size is the matched-pairs rank-biserial correlation: 1 where "
-    "the first is better in every pair, -1 where it is worse.",
+    "Pairs of groups are compared run by run with the same seed: Wilcoxon's signed-rank test, exact and two-sided, "
+    f"p-values corrected by Holm's method for all pairs of a section. Below {FEWEST_FOR_TEST} pairs there is none, "
+    "since the smallest it could have is above 0.05. The effect size is the matched-pairs rank-biserial correlation: 1 "
+    "where the first is better in every pair, -1 where it is worse.",
     "Curves are medians over runs; where a run ended early its last value stands on, where it diverged its value is "
-    "the worst. Bands go from the lowest to the highest run. FLOPs are those of the matrix products, forward and "
-    "backward.",
+    "the worst. Bands go from the lowest to the highest run. FLOPs are those of the matrix products and of "
+    "states that are matrices, forward and backward.",
     "Seconds are training time on the machines named above, other work on it included.",
 )
 
