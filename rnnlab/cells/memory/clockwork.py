@@ -29,7 +29,6 @@ class Clockwork(Cell):
     """
 
     states = ("h", "wait")
-    verified = "official code"
 
     def __init__(
         self,
