@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from rnnlab.cells.base import Cell
 from rnnlab.interface import map_state, tensors_of
 
-PRODUCT = re.compile("linear|bilinear|matmul|__r?matmul__|mm|mv|dot|inner|bmm|einsum|tensordot|chain_matmul|multi_dot")
+PRODUCT = re.compile("(bi)?linear|matmul|__r?matmul__|b?mm|mv|dot|inner|einsum|tensordot|multi_dot|conv[123]d")
 SUM_WITH_PRODUCT = re.compile("addmm|addmv|addbmm|baddbmm")  # the first argument is added as it is
 IN_PLACE = re.compile("[a-z0-9].*[^_]_|__i(add|sub|mul|truediv|floordiv|mod|pow|and|or|xor)__|__setitem__")
 
@@ -42,7 +42,7 @@ class MaskedReads(TorchFunctionMode):
         kwargs = kwargs or {}
         if not any(id(argument) in self._copies for argument in tensors_of((args, tuple(kwargs.values())))):
             return function(*args, **kwargs)
-        name = function.__name__
+        name = function.__name__.removesuffix(".default")  # as an operator of torch.ops is called
         masked_args, masked_kwargs = self._masked(args), {key: self._masked(value) for key, value in kwargs.items()}
         if PRODUCT.fullmatch(name):
             self.products.append(function(*masked_args, **masked_kwargs))

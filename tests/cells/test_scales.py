@@ -108,3 +108,18 @@ def test_the_norm_of_hgrn_has_torch_s_eps():
     y = layer_norm(torch.cat([re, im], -1), (2 * H,), cell.norm_gain, cell.norm_bias)
     gate = nn.functional.silu(prepared[3][0])
     torch.testing.assert_close(output, linear(gate * y, cell.V, cell.b_y), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", cells.available())
+def test_half_precision_has_finite_gradients(name):
+    """Also past the end of a sequence, where inputs and gradients are zero."""
+    torch.manual_seed(0)
+    cell = cells.create(name, input_size=F, hidden_size=H)
+    inputs, lengths = torch.randn(6, B, F), torch.tensor([6, 2, 4])
+    truth = Recurrent(cell, "reference")(inputs, None, lengths)[0].detach()
+    for dtype in (torch.bfloat16, torch.float16):
+        layer = Recurrent(deepcopy(cell).to(dtype))
+        outputs, _ = layer(inputs.to(dtype), None, lengths)
+        outputs.float().square().sum().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in layer.parameters()), dtype
+        assert float((outputs.detach().float() - truth).abs().max() / truth.abs().max()) < 0.15, dtype
