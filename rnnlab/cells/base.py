@@ -25,6 +25,7 @@ after the batch axis, and of any dtype.
 
 from __future__ import annotations
 
+from math import floor, log
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -196,6 +197,11 @@ def recurrent_weights(gates: int, hidden_size: int, init: str = "orthogonal") ->
 def biased(x: Tensor, b: Tensor | None) -> Tensor:
     """``x + b``, or ``x`` where the cell has no biases."""
     return x if b is None else x + b
+
+
+def half_range(dtype: torch.dtype) -> float:
+    """Half of the largest x for which exp(x) and exp(-x) are normal numbers: 43.5 in float32, 354 in float64."""
+    return floor(-log(torch.finfo(dtype).tiny)) / 2
 
 
 def bias_vector(size: int, present: bool = True) -> nn.Parameter | None:

@@ -1,12 +1,10 @@
 """The matrix-memory cell of xLSTM."""
 
-from math import floor, log
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights
+from rnnlab.cells.base import Cell, bias_vector, check_choice, half_range, input_weights
 from rnnlab.interface import InputError, State
 
 
@@ -91,14 +89,15 @@ class MLSTM(Cell):
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         q, k, v, o, log_i, log_f = inputs
         C, n, m = state
-        kept = torch.where(n.abs().sum(-1) == 0, log_i, log_f + m)  # an empty memory takes the scale of its first write
+        kept, half = log_f + m, half_range(m.dtype)
+        # What is written first must not underflow on the scale of a memory that is empty.
+        kept = torch.where((n.abs().sum(-1) == 0) & (kept - log_i > half), log_i, kept)
         m_new = torch.maximum(kept, log_i)
         f = (kept - m_new).exp().unsqueeze(-1)  # [B, heads, 1]
         i = (log_i - m_new).exp().unsqueeze(-1)
         C = f.unsqueeze(-1) * C + (i * v).unsqueeze(-1) * k.unsqueeze(-2)
         n = f * n + i * k
         read = (C * q.unsqueeze(-2)).sum(-1)  # [B, heads, d]
-        limit = floor(-log(torch.finfo(m.dtype).tiny))  # where exp neither overflows nor becomes a divisor of 0
-        scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-limit, limit).exp())
+        scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # no 0 and no infinity
         h = o * torch.cat((read / scale.unsqueeze(-1)).unbind(1), dim=-1)
         return h, (C, n, m_new)
