@@ -19,6 +19,9 @@ A cell is the mathematics of one time step, split where the engine can gain from
     is the state before the first step: a nested tuple of tensors ``[B, ...]``, by default zeros of
     ``[B, hidden_size]``, one for each name in ``states``.
 
+Tensors that follow from the options alone, such as the fixed matrices of a memory, are returned by ``fixed()`` and
+registered with ``register_fixed``; they are then right in every dtype, on every device, and after ``to_empty``.
+
 The output may be narrower or wider than the state (``output_size``). States may be several, of any shape
 after the batch axis, and of any dtype.
 """

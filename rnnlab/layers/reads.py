@@ -48,7 +48,7 @@ class MaskedReads(TorchFunctionMode):
             self.products.append(function(*masked_args, **masked_kwargs))
             return self.products[-1]
         if SUM_WITH_PRODUCT.fullmatch(name):
-            self.products.append(function(args[0], *masked_args[1:], **masked_kwargs))
+            self.products.append(function(*args[:1], *masked_args[1:], **masked_kwargs))
             return self.products[-1]
         if IN_PLACE.fullmatch(name):
             masked_args = (masked_args[0].clone(), *masked_args[1:])
@@ -78,8 +78,11 @@ def reads_by_products(cell: Cell) -> bool:
     like = next(cell.parameters())
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         constants, prepared = cell.prepare(like.new_zeros(1, 1, cell.input_size))
-        state = map_state(lambda tensor: tensor.clone().requires_grad_(), cell.initial_state(1))
+        state = map_state(lambda tensor: tensor.clone(), cell.initial_state(1))
         first = tensors_of(state)[0]
+        if not first.is_floating_point():
+            return False
+        first.requires_grad_()
         with MaskedReads(first, torch.ones_like(first)) as reads:
             _, new = cell.step(constants, map_state(lambda tensor: tensor[0], prepared), state)
         results = [tensor.sum() for tensor in tensors_of(new) if tensor.requires_grad]

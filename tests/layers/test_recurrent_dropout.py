@@ -242,6 +242,18 @@ def test_a_readout_inside_a_cell_is_no_recurrent_matrix():
         VariationalDropout(Readout(None), recurrent=0.1)
 
 
+def test_a_first_state_of_whole_numbers_has_nothing_to_drop():
+    class Counting(Own):
+        def initial_state(self, batch_size):
+            return (torch.zeros(batch_size, H, dtype=torch.int64),)
+
+        def step(self, constants, x, state):
+            return linear(state[0].to(x.dtype), constants[0]), (state[0] + 1,)
+
+    with pytest.raises(InputError, match="has nothing to drop"):
+        VariationalDropout(Counting(None), recurrent=0.1)
+
+
 def test_other_states_are_read_whole():
     state = tuple(torch.randn(B, H) for _ in range(2))
     weight = input_weights(1, H, H)
