@@ -4,7 +4,8 @@ python scripts/acceptance.py [NAME ...] [long=false] [jobs=CORES] [out=docs/acce
 
 Without names all experiments run but the long ones. Each file names its source, its runs, its seeds, and what is
 expected with which tolerance. Runs that are done are not done again; the page holds everything there is so far, and of
-an experiment of which nothing has been run here what it held before.
+an experiment of which nothing has been run here what it held before. A file whose settings are new says so under
+``pending``; until something of it has been run, the page shows that in place of results of other settings.
 
 What an expectation may say:
 run                 which of the file's runs it is about
@@ -130,13 +131,15 @@ def table(before: str = "") -> str:
         f"torch {torch.__version__}, CPU, float32.",
     ]
     for file in sorted(FILES.glob("*.yaml")):
-        if file.stem in sections and not (RUNS / file.stem).exists():
+        about, has_run = read(file.stem), (RUNS / file.stem).exists()
+        if file.stem in sections and not has_run and "pending" not in about:
             lines += ["", f"## {sections[file.stem]}"]
             continue
-        about = read(file.stem)
         title = file.read_text().splitlines()[1].removeprefix("# ")
         lines += ["", f"## {file.stem}", "", f"{title} Source: {about['source']}.", ""]
         lines += [f"Found before: {about['before']}.", ""] if "before" in about else []
+        if "pending" in about and not has_run:
+            lines += [f"Settings committed, not run yet: {about['pending']}.", ""]
         lines += ["| run | expected | mean | best | each seed | came out |", "|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(judge(one, file.stem, about['seeds']))} |" for one in about["expect"]]
     return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ def overview(comparison: Comparison, looks: Looks) -> Figure | None:
         axes.set(title=section.task.replace("$", r"\$"), xlabel=AXES["step"], ylabel=_told(section))
         groups = [group for group in section.groups if group.runs]
         _draw_curves(axes, groups, {id(group): section.curves(group) for group in groups}, "step", looks)
+        _draw_baseline(axes.axhline, section, "valid", label=None)
         handles |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=[_short(label) for label in looks].index)
     below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": page.INK, "fontsize": 9}
@@ -69,14 +70,16 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
     told = _told(section)
     drawn = {
         "scores": (
-            _points(groups, told, looks),
-            f"{told} on {' and '.join(section.splits)} of every run; the bar is the interquartile mean.",
+            _points(section, groups, told, looks),
+            f"{told} on {' and '.join(section.splits)} of every run; the bar is the interquartile mean"
+            + ("; the dotted line is the best baseline." if section.baselines() else "."),
         )
     }
     curves = {id(group): section.curves(group) for group in groups}
     for axis, words in AXES.items():
         made, axes = page.figure(xlabel=words, ylabel=told)
         if _draw_curves(axes, groups, curves, axis, looks):
+            _draw_baseline(axes.axhline, section, "valid")
             page.legend(axes)
             drawn[axis] = (made, f"{told} on valid against {words}.")
     for key, words in (("parameters", "parameters"), ("seconds", "seconds of training")):
@@ -94,7 +97,7 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
     return drawn
 
 
-def _points(groups: Sequence[Group], told: str, looks: Looks) -> Figure:
+def _points(section: Section, groups: Sequence[Group], told: str, looks: Looks) -> Figure:
     shown = groups[: 4 * MOST_NAMED]
     made, axes = page.figure(height=max(2.0, 0.8 + 0.32 * len(shown)), xlabel=told)
     for place, group in enumerate(shown):
@@ -106,10 +109,19 @@ def _points(groups: Sequence[Group], told: str, looks: Looks) -> Figure:
         within = group.interval
         if within and isfinite(within.low) and isfinite(within.high):
             axes.plot([within.low, within.high], [place, place], color=colour, linewidth=1)
+    _draw_baseline(axes.axvline, section)
     axes.set_yticks(range(len(shown)), [_short(group.label) for group in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     _maybe_logarithmic(axes, [score for group in shown for score in group.scores], "x")
     return made
+
+
+def _draw_baseline(
+    line: Callable[..., Any], section: Section, split: str | None = None, label: str | None = "baseline"
+) -> None:
+    """The best of the task's baselines as a dotted line across the axes."""
+    for who, value in list(section.baselines(split).items())[:1]:
+        line(value, color=page.MUTED, linestyle=":", linewidth=1, label=label and _short(f"{label} {who}"), zorder=0)
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:

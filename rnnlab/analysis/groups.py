@@ -25,6 +25,9 @@ Key = tuple[str, ...]
 MOST_IN_ALL_PAIRS = 12
 """Of more groups than this only the best is compared with each other: nobody reads hundreds of pairs."""
 
+CLOSE_TO_BASELINE = 0.05
+"""A group whose score is better than a baseline's by less than this share of it is not told apart from the baseline."""
+
 _FIRST = ("task.name", "model.name", "cell.name", "optimizer.name")
 """What a group is named by before anything else."""
 
@@ -102,6 +105,16 @@ class Group:
         """Bootstrap interval of the interquartile mean."""
         return interval(self.scores)
 
+    def beats(self, baseline: float) -> bool:
+        """Whether the interquartile mean is clearly better than a baseline, and all of its interval where there is one.
+
+        Clearly: by more than `CLOSE_TO_BASELINE` of the baseline's magnitude.
+        """
+        sign = 1 if self.better == "lower" else -1
+        if not sign * (baseline - self.iqm) > CLOSE_TO_BASELINE * abs(baseline):
+            return False
+        return self.interval is None or sign * (baseline - (self.interval.high if sign > 0 else self.interval.low)) > 0
+
     @property
     def off_budget(self) -> float | None:
         """By which share of its budget the farthest run is off; None without a budget."""
@@ -144,6 +157,21 @@ class Section:
     def budgets(self) -> set[tuple[str, float] | None]:
         """What widths were solved for, and the goals; None among them where there was no budget."""
         return {run.budget and run.budget[:2] for group in self.groups for run in group.runs}
+
+    def baselines(self, split: str | None = None) -> dict[str, float]:
+        """The metric of the task's baselines, best first; without those on which the runs do not agree.
+
+        Args:
+            split: ``valid``, say; None for the split of the scores, and no baselines where those are of several.
+        """
+        if split is None:
+            return self.baselines(self.splits[0]) if len(self.splits) == 1 else {}
+        found: dict[str, set[float]] = defaultdict(set)
+        for run in (run for group in self.groups for run in group.runs):
+            for who, value in run.baselines(self.name, split).items():
+                found[who].add(value)
+        agreed = {who: value for who, (value, *others) in found.items() if not others}
+        return dict(sorted(agreed.items(), key=lambda pair: pair[1], reverse=self.metric.better == "higher"))
 
     @property
     def is_of_one_size(self) -> bool:

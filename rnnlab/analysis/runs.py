@@ -99,6 +99,12 @@ class Run:
         """Which split `score` is from."""
         return "test" if self.summary.get("test") else "valid"
 
+    def baselines(self, name: str, split: str) -> dict[str, float]:
+        """A metric of the task's trivial baselines on a split, by the baseline's name."""
+        given = self.summary.get("baselines", {}).get(split)
+        values = {who: self._number(record, name) for who, record in given.items()} if isinstance(given, dict) else {}
+        return {who: value for who, value in values.items() if isfinite(value)}
+
     def curve(self, name: str) -> Curve:
         """A metric at every evaluation on valid; what cannot be read is added to ``problems``."""
         if name in self._curves:
@@ -201,7 +207,7 @@ def _read(folder: Path) -> Run | str:
 
 _KINDS: dict[type, tuple[str, ...]] = {
     str: ("status", "data_digest", "monitor", "length_metric"),
-    dict: ("config", "metrics", "best", "test", "budget", "versions", "machine"),
+    dict: ("config", "metrics", "best", "test", "budget", "versions", "machine", "baselines"),
     float: ("steps", "tokens", "seconds", "parameters", "flops_per_token", "solved"),
 }
 """What a summary's parts are, if they are there and not null."""

@@ -19,12 +19,16 @@ A cell is the mathematics of one time step, split where the engine can gain from
     is the state before the first step: a nested tuple of tensors ``[B, ...]``, by default zeros of
     ``[B, hidden_size]``, one for each name in ``states``.
 
+Tensors that follow from the options alone, such as the fixed matrices of a memory, are returned by ``fixed()`` and
+registered with ``register_fixed``; they are then right in every dtype, on every device, and after ``to_empty``.
+
 The output may be narrower or wider than the state (``output_size``). States may be several, of any shape
 after the batch axis, and of any dtype.
 """
 
 from __future__ import annotations
 
+from math import floor, log
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -45,7 +49,33 @@ class Native(NamedTuple):
     weights: tuple[Tensor, ...]
 
 
-class Cell(nn.Module):
+class Fixed(nn.Module):
+    """A module with buffers that follow from its options.
+
+    They are computed again when the module's tensors are converted or given new memory: a matrix that was rounded to
+    float32 would stay rounded after ``double()``, and what ``to_empty`` makes of the meta device is not initialised.
+    """
+
+    def fixed(self) -> dict[str, Tensor]:
+        """The buffers by name, as precise as they can be had."""
+        return {}
+
+    def register_fixed(self, persistent: bool) -> None:
+        """Register the buffers of `fixed` in the default dtype; ``persistent``: whether they are in the state dict."""
+        for name, value in self.fixed().items():
+            self.register_buffer(name, value.to(torch.get_default_dtype()).contiguous(), persistent=persistent)
+
+    def _apply(self, function: Any, recurse: bool = True) -> Fixed:
+        before = dict(self._buffers)
+        super()._apply(function, recurse)
+        # As long as nothing was converted the buffers stay where they are: recorded graphs read them there.
+        if any(self._buffers[name] is not buffer for name, buffer in before.items()):
+            for name, value in self.fixed().items():
+                setattr(self, name, value.to(self._buffers[name]).contiguous())
+        return self
+
+
+class Cell(Fixed):
     """One time step of a recurrent network. Subclasses write `prepare` and `step`.
 
     The constructor of a cell takes ``input_size`` and ``hidden_size``, and its own options as keyword-only
@@ -63,6 +93,11 @@ class Cell(nn.Module):
 
     has_surrogate: ClassVar[bool] = False
     """Whether the step states a derivative of its own (`surrogate`), which finite differences do not have."""
+
+    keeps_norm: bool = False
+    """Whether the step relies on a recurrent matrix that keeps the norm of the state, and bounds the state in no other
+    way. Dropout of recurrent connections, whose scale is right in the mean only, would then make the state explode.
+    """
 
     verified: ClassVar[str] = "equations only"
     """What else the tests compare it with: a package and its version, or the official code."""
@@ -208,6 +243,11 @@ def recurrent_weights(gates: int, hidden_size: int, init: str = "orthogonal") ->
 def biased(x: Tensor, b: Tensor | None) -> Tensor:
     """``x + b``, or ``x`` where the cell has no biases."""
     return x if b is None else x + b
+
+
+def half_range(dtype: torch.dtype) -> float:
+    """Half of the largest x for which exp(x) and exp(-x) are normal numbers: 43.5 in float32, 354 in float64."""
+    return floor(-log(torch.finfo(dtype).tiny)) / 2
 
 
 def bias_vector(size: int, present: bool = True) -> nn.Parameter | None:

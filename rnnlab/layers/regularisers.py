@@ -7,6 +7,7 @@ what the papers say it should: the cell itself, or for zoneout the expected upda
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import dropout
 
 from rnnlab.cells.base import Cell
 from rnnlab.interface import InputError, State, map_state, tensors_of
+from rnnlab.layers.reads import MaskedReads, reads_by_products
 
 
 class Wrapped(Cell):
@@ -24,12 +26,13 @@ class Wrapped(Cell):
         super().__init__(cell.input_size, cell.hidden_size, cell.output_size)
         self.cell = cell
         self.states = cell.states
+        self.keeps_norm, self.has_surrogate = cell.keeps_norm, cell.has_surrogate
 
     def initial_state(self, batch_size: int) -> State:  # noqa: D102
         return self.cell.initial_state(batch_size)
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:  # noqa: D102
-        return self.cell.prepare(inputs)
+        return self.cell(inputs)
 
     def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
         return self.cell.step(constants, inputs, state)
@@ -38,16 +41,22 @@ class Wrapped(Cell):
 class VariationalDropout(Wrapped):
     """Dropout with one mask for all steps of a sequence (Gal and Ghahramani, 2016, arXiv:1512.05287).
 
-    What is kept is scaled by 1 / (1 - share).
+    The units that are kept are scaled by 1 / (1 - share).
+
+    ``recurrent`` drops units of the first state, h, where a matrix product of the step reads h, and nowhere else: a GRU
+    computes U (m ⊙ h) in its gates, U_n (r ⊙ m ⊙ h) with ``reset="before"``, and carries z ⊙ h. All products read the
+    same mask m. Not masked are the other states (c of an LSTM), products number by number (a peephole, u ⊙ h of IndRNN)
+    and operations other than torch's matrix products, such as a ``torch.autograd.Function``.
 
     Args:
         cell: the cell.
         inputs: share of the input's features that is dropped.
-        recurrent: share of the first state, h, that is dropped where the step reads it; what is carried stays whole.
+        recurrent: share of the units of h that is dropped.
         outputs: share of the output's features that is dropped.
 
     Raises:
-        InputError: a share is not at least 0 and below 1.
+        InputError: a share is not at least 0 and below 1; or ``recurrent`` is above 0 and no matrix product on the way
+            to the next state reads h, or the cell's matrix must keep the norm of h.
     """
 
     def __init__(self, cell: Cell, inputs: float = 0.0, recurrent: float = 0.0, outputs: float = 0.0) -> None:
@@ -55,6 +64,13 @@ class VariationalDropout(Wrapped):
         self.inputs = _share("input_dropout", inputs)
         self.recurrent = _share("recurrent_dropout", recurrent)
         self.outputs = _share("output_dropout", outputs)
+        if self.recurrent:
+            _check_norm("recurrent_dropout", recurrent, cell)
+            if not reads_by_products(cell):
+                raise InputError(
+                    f"recurrent_dropout={recurrent} has nothing to drop: {_innermost(cell)} has no recurrent matrix "
+                    f"that reads its state {cell.states[0]}; use input_dropout, output_dropout or zoneout"
+                )
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
         """Drops features of the inputs, and draws the masks of state and output."""
@@ -62,7 +78,7 @@ class VariationalDropout(Wrapped):
         first = tensors_of(self.cell.initial_state(batch_size))[0]
         output = inputs.new_ones(batch_size, self.output_size)
         inputs = inputs * dropout(torch.ones_like(inputs[0]), self.inputs, self.training)
-        constants, prepared = self.cell.prepare(inputs)
+        constants, prepared = self.cell(inputs)
         if not self.training:
             return (constants,), prepared
         masks = dropout(torch.ones_like(first), self.recurrent), dropout(output, self.outputs)
@@ -73,8 +89,8 @@ class VariationalDropout(Wrapped):
         if not masks:
             return self.cell.step(inner, inputs, state)
         recurrent, outputs = masks
-        read = iter([tensors_of(state)[0] * recurrent if self.recurrent else tensors_of(state)[0]])
-        output, new = self.cell.step(inner, inputs, map_state(lambda tensor: next(read, tensor), state))
+        with MaskedReads(tensors_of(state)[0], recurrent) if self.recurrent else nullcontext():
+            output, new = self.cell.step(inner, inputs, state)
         return output * outputs if self.outputs else output, new
 
 
@@ -90,7 +106,8 @@ class Zoneout(Wrapped):
         rates: z of each state, or one for all.
 
     Raises:
-        InputError: a rate is not at least 0 and below 1, or there is not one for each state.
+        InputError: a rate is not at least 0 and below 1, or there is not one for each state, or the cell drops from its
+            outputs, which are then no longer a state.
     """
 
     def __init__(self, cell: Cell, rates: Sequence[float]) -> None:
@@ -98,6 +115,11 @@ class Zoneout(Wrapped):
         count = len(tensors_of(cell.initial_state(1)))
         if isinstance(rates, int | float):
             raise InputError(f"zoneout is {rates}; give a list, [{rates}] for every state")
+        if isinstance(cell, VariationalDropout) and cell.outputs:
+            raise InputError(
+                f"Zoneout around VariationalDropout(outputs={cell.outputs}) would not reach the output; "
+                "put Zoneout inside: VariationalDropout(Zoneout(cell, rates), outputs=...)"
+            )
         rates = tuple(_share("zoneout", rate) for rate in rates)
         if len(rates) not in (1, count):
             raise InputError(
@@ -107,7 +129,7 @@ class Zoneout(Wrapped):
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
         """Draws a mask for every state and step."""
-        constants, prepared = self.cell.prepare(inputs)
+        constants, prepared = self.cell(inputs)
         if not self.training:
             return constants, (prepared,)
         first = tensors_of(self.cell.initial_state(inputs.shape[1]))
@@ -133,21 +155,23 @@ class WeightDrop(Wrapped):
         share: of the weights that is dropped.
 
     Raises:
-        InputError: the share is not at least 0 and below 1, or the cell has no recurrent matrix.
+        InputError: the share is not at least 0 and below 1, the cell has no recurrent matrix, or its matrix must keep
+            the norm of the state.
     """
 
     def __init__(self, cell: Cell, share: float) -> None:
         super().__init__(cell)
         self.share = _share("weight_drop", share)
+        _check_norm("weight_drop", share, cell)
         like = next(cell.parameters())
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             constants, _ = cell.prepare(like.new_zeros(1, 1, cell.input_size))
         if not any(_is_learned_matrix(tensor) for tensor in tensors_of(constants)):
-            raise InputError(f"weight_drop={share} has nothing to drop: {type(cell).__name__} has no recurrent matrix")
+            raise InputError(f"weight_drop={share} has nothing to drop: {_innermost(cell)} has no recurrent matrix")
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
         """Drops weights."""
-        constants, prepared = self.cell.prepare(inputs)
+        constants, prepared = self.cell(inputs)
         return map_state(self._drop, constants), prepared
 
     def _drop(self, tensor: Tensor) -> Tensor:
@@ -178,6 +202,19 @@ def regularise(
 
 def _is_learned_matrix(tensor: Tensor) -> bool:
     return tensor.dim() == 2 and tensor.requires_grad
+
+
+def _innermost(cell: Cell) -> str:
+    """The name of the cell inside all regularisers."""
+    return _innermost(cell.cell) if isinstance(cell, Wrapped) else type(cell).__name__
+
+
+def _check_norm(name: str, share: float, cell: Cell) -> None:
+    if share and cell.keeps_norm:
+        raise InputError(
+            f"{name}={share} would make the state of {_innermost(cell)} explode, as its recurrent matrix must keep the "
+            "norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or output_dropout"
+        )
 
 
 def _share(name: str, share: float) -> float:

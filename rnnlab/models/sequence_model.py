@@ -5,18 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rnnlab.cells.base import Cell, check_choice
+from rnnlab.cells.base import Cell, Fixed, check_choice
 from rnnlab.interface import Batch, Images, InputError, State, Tokens, Vectors
 from rnnlab.layers import Stack, initialise, regularise
 from rnnlab.models.base import CellFactory, Model
 
 
-class OneHot(nn.Module):
+class OneHot(Fixed):
     """Tokens as indicator vectors: int64 ``[T, B]`` to ``[T, B, size]`` in the model's dtype."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("rows", torch.eye(size), persistent=False)
+        self.size = size
+        self.register_fixed(persistent=False)
+
+    def fixed(self) -> dict[str, Tensor]:
+        """The indicator vectors, ``[size, size]``."""
+        return {"rows": torch.eye(self.size)}
 
     def forward(self, tokens: Tensor) -> Tensor:  # noqa: D102
         return self.rows[tokens]

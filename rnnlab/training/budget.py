@@ -13,9 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells, lookup
 from rnnlab.interface import Batch, InputError, Tokens
+from rnnlab.layers import Recurrent
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training.build import Config, build_model, build_task
+from rnnlab.training.flops import state_operations
 
 LARGEST_WIDTH = 65536
 
@@ -26,7 +28,7 @@ class Size(NamedTuple):
     parameters: trained numbers.
     flops_per_token: floating-point operations of training on one input step of one sequence: those of the matrix
         products, forward, times three, as backward has two products for each (Kaplan et al., 2020, arXiv:2001.08361,
-        section 2.1). Point-wise operations are not counted.
+        section 2.1). Point-wise operations are counted where a state is a matrix (`rnnlab.training.flops`).
     """
 
     parameters: int
@@ -59,7 +61,9 @@ def _cost(kind: str, config: Config, task: Task) -> int:
             return count_parameters(model)
         # The second step's operations are those of every further one; the first may also transform weights.
         one, two = (_products(model, task, steps) for steps in (1, 2))
-        return 3 * (two - one)
+        model.eval()
+        updates = sum(state_operations(layer.cell) for layer in model.modules() if isinstance(layer, Recurrent))
+        return 3 * (two - one + updates)
 
 
 def _products(model: Model, task: Task, steps: int) -> int:

@@ -16,7 +16,7 @@ import yaml
 
 from rnnlab import __main__, analysis, config, page
 from rnnlab.analysis import figures, report
-from rnnlab.analysis.report import verdict
+from rnnlab.analysis.verdict import verdict
 from rnnlab.interface import InputError
 from rnnlab.training import train
 
@@ -97,6 +97,76 @@ def test_groups_and_their_numbers(folder):
     assert (a.label, b.label, result.n, result.wins, result.difference) == ("gru", "lstm", 8, 8, -1)
     assert p == result.p == pytest.approx(2 / 2**8)
     assert "unlikely to be chance" in verdict(section)
+
+
+CHANCE = {"chance": {"loss": 3.0, "mae": 0.9}, "mean": {"loss": 2.0}}
+BASELINES = {"valid": CHANCE, "test": CHANCE}
+
+
+def test_no_group_is_the_best_among_those_that_do_no_better_than_a_baseline(folder):
+    for seed in range(3):
+        make(folder, "gru", seed, score=1.95, baselines=BASELINES)  # within 5%
+        make(folder, "lstm", seed, score=2.5, baselines=BASELINES)
+    (section,) = compared().sections
+    assert section.baselines() == {"mean": 2.0, "chance": 3.0}, "best first"
+    assert verdict(section) == (
+        "By loss on test (nats, lower is better), no group does better than the baseline mean (2): gru has 1.95."
+    )
+
+
+def test_groups_that_do_no_better_than_a_baseline_are_named(folder):
+    for seed in range(3):
+        make(folder, "gru", seed, score=0.1, baselines=BASELINES)
+        make(folder, "lstm", seed, score=2.0, baselines=BASELINES)
+        make(folder, "rnn", seed, score=2.5, baselines=BASELINES)
+    (section,) = compared().sections
+    assert "gru has 0.1, the best of 3 groups" in verdict(section)
+    assert verdict(section).endswith(" lstm and rnn do no better than the baseline mean (2).")
+
+
+def test_an_interval_that_reaches_the_baseline_is_no_better(folder):
+    for seed, score in enumerate([0.5, 1.5, 3.0, 2.1, 0.6, 2.2]):
+        make(folder, "gru", seed, score=score, baselines=BASELINES)
+    ((group,),) = [section.groups for section in compared().sections]
+    assert group.iqm < 0.95 * 2 < 2 < group.interval.high
+    assert not group.beats(2.0)
+
+
+@pytest.mark.parametrize("value", [0.56, 0.52])
+def test_higher_is_better_than_a_baseline_too(folder, value):
+    about = {
+        "metrics": {"loss": {"unit": "right", "better": "higher"}},
+        "baselines": {"test": {"chance": {"loss": 0.5}}},
+    }
+    for seed in range(4):
+        make(folder, "gru", seed, score=value, **about)
+        make(folder, "rnn", seed, score=0.5, **about)
+    (section,) = compared().sections
+    assert ("no group does better than the baseline chance (0.5)" in verdict(section)) == (value < 0.525)
+
+
+def test_baselines_on_the_page_and_in_the_tables(folder):
+    for seed in range(2):
+        make(folder, "gru", seed, score=1.0, baselines=BASELINES)
+        make(folder, "lstm", seed, score=1.5)  # an older run, which does not say
+    place = analysis.write(compared(), "out")
+    html = (place / "index.html").read_text()
+    assert "baseline: chance" in html
+    assert html.count("baseline mean") >= 4, "in the legends of the curves"
+    assert "| baseline: mean | – | – | 2 | 2 | 2 |" in (place / "report.md").read_text()
+    rows = list(csv.reader((place / "baselines.csv").read_text().splitlines()))
+    assert ["adding", "d1", "loss", "test", "mean", "2.0"] in rows
+    assert len(rows) == 5
+
+
+def test_baselines_that_differ_or_are_damaged_are_not_shown(folder):
+    other = {"test": {"chance": {"loss": 4.0}, "mean": {"loss": "two"}, "odd": 3}}
+    make(folder, "gru", 0, score=1.0, baselines=BASELINES)
+    make(folder, "gru", 1, score=1.0, baselines=other)
+    make(folder, "gru", 2, score=1.0, baselines=[1])
+    result = compared()
+    assert result.sections[0].baselines() == {"mean": 2.0}
+    assert any("baselines in summary.json is [1]" in text for text in report.problems(result))
 
 
 def test_three_seeds_show_points_and_no_p_value(folder):

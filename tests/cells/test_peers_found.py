@@ -218,8 +218,8 @@ def test_taugru():
     close(found, torch.stack(outputs))
 
 
-def test_clockwork_as_its_authors_wrote_it():
-    """Theirs takes a step of all modules, and then takes back that of those whose turn it is not."""
+def test_clockwork_with_one_product_for_all_modules():
+    """A step of all modules, which is then taken back for those whose turn it is not."""
     cell = make("clockwork", clocks=3)
     inputs = torch.randn(13, BATCH, INPUT, dtype=torch.float64)
     period = cell.period.long()

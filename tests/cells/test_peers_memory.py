@@ -5,7 +5,6 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from rnnlab import cells, engine
-from rnnlab.cells.memory import lmu
 from rnnlab.layers import Recurrent
 
 STEPS, BATCH, INPUT, HIDDEN = 7, 3, 5, 4
@@ -44,9 +43,10 @@ def test_the_memory_of_the_lmu_is_held_exactly(order, theta):
     B = [[(2 * i + 1) * (-1) ** i / theta] for i in range(order)]
     system = [torch.tensor(part, dtype=torch.float64).numpy() for part in (A, B, [[0.0] * order], [[0.0]])]
     expected = signal.cont2discrete(system, dt=1.0, method="zoh")
-    ours = lmu._discretised(order, theta)
-    torch.testing.assert_close(ours[0], torch.tensor(expected[0]), rtol=0, atol=1e-11)
-    torch.testing.assert_close(ours[1], torch.tensor(expected[1]).squeeze(1), rtol=0, atol=1e-11)
+    cell = cells.create("lmu", input_size=2, hidden_size=3, order=order, theta=theta)
+    for ours in (cell.double(), cell.half().double()):  # also after a cell was rounded
+        torch.testing.assert_close(ours.A, torch.tensor(expected[0]), rtol=0, atol=1e-11)
+        torch.testing.assert_close(ours.B, torch.tensor(expected[1]).squeeze(1), rtol=0, atol=1e-11)
 
 
 def test_lmu_as_the_authors_wrote_it():
@@ -69,7 +69,7 @@ def test_the_memory_of_the_lmu_holds_the_last_theta_steps(delay):
     # Equation 3: u(t - θ') is the sum of the shifted Legendre polynomials at θ'/θ, weighted with m.
     legendre = pytest.importorskip("numpy").polynomial.legendre
     order, theta = 12, 200.0
-    A, B = lmu._discretised(order, theta)
+    A, B = cells.create("lmu", input_size=1, hidden_size=1, order=order, theta=theta).fixed().values()
     time = torch.arange(800, dtype=torch.float64)
     u = (time / 60).sin() + 0.5 * (time / 35).cos()
     m = torch.zeros(order, dtype=torch.float64)

@@ -41,6 +41,7 @@ def possible(name, options):
     options = {**options, "zoneout": options["zoneout"] or [0.25 / (1 + number) for number in range(count)]}
     for option, nothing, apply in (
         ("weight_drop", 0.0, lambda share: regularise(cell, weight_drop=share)),
+        ("recurrent_dropout", 0.0, lambda share: regularise(cell, recurrent_dropout=share)),
         ("recurrent_init", "", lambda kind: initialise(cell, recurrent=kind)),
         ("gate_init", "", lambda kind: initialise(cell, gates=kind)),
     ):

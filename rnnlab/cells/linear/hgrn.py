@@ -70,5 +70,7 @@ class HGRN(Cell):
             a_re * re - a_im * im + (1 - keep) * silu(new_re),
             a_im * re + a_re * im + (1 - keep) * silu(new_im),
         )
-        y = layer_norm(torch.cat([re, im], dim=-1), (2 * self.hidden_size,), norm_gain, norm_bias)
+        # The norm of twice the state with four times eps is the same, and 1 / (4 eps) does not overflow in float16.
+        both = torch.cat([2 * re, 2 * im], dim=-1)
+        y = layer_norm(both, (2 * self.hidden_size,), norm_gain, norm_bias, eps=4e-5)
         return linear(silu(g) * y, V, b_y), (re, im)

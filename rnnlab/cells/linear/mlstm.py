@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights
+from rnnlab.cells.base import Cell, bias_vector, check_choice, half_range, input_weights
 from rnnlab.interface import InputError, State
 
 
@@ -30,6 +30,9 @@ class MLSTM(Cell):
         f'_t = exp(log f_t + m_{t-1} - m_t)
         i'_t = exp(ĩ_t - m_t)
         h_t = o_t ⊙ C'_t q_t / max(|n'_tᵀ q_t|, exp(-m_t))
+
+    exp(-m_t) is held within the range of the numbers, e±87 in float32; h is then below 1e-37 in place of a smaller
+    number. Where nᵀ q is far below |n| |q|, h is a quotient of two differences, and as inexact as those are.
 
     C is linear in its old self, but [C', n', m] together are not, because of the max; so there is no `scan`. A state
     that is a matrix is not compiled: the cell runs as the plain loop, or, where `fused` is asked for, as Python.
@@ -86,12 +89,15 @@ class MLSTM(Cell):
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         q, k, v, o, log_i, log_f = inputs
         C, n, m = state
-        m_new = torch.maximum(log_f + m, log_i)
-        f = (log_f + m - m_new).exp().unsqueeze(-1)  # [B, heads, 1]
+        kept, half = log_f + m, half_range(m.dtype)
+        # What is written first must not underflow on the scale of a memory that is empty.
+        kept = torch.where((n.abs().sum(-1) == 0) & (kept - log_i > half), log_i, kept)
+        m_new = torch.maximum(kept, log_i)
+        f = (kept - m_new).exp().unsqueeze(-1)  # [B, heads, 1]
         i = (log_i - m_new).exp().unsqueeze(-1)
         C = f.unsqueeze(-1) * C + (i * v).unsqueeze(-1) * k.unsqueeze(-2)
         n = f * n + i * k
         read = (C * q.unsqueeze(-2)).sum(-1)  # [B, heads, d]
-        scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).exp())
+        scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # no 0 and no infinity
         h = o * torch.cat((read / scale.unsqueeze(-1)).unbind(1), dim=-1)
         return h, (C, n, m_new)

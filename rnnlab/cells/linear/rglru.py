@@ -56,6 +56,7 @@ class RGLRU(Cell):
         (h,) = state
         r, i = biased(gates, b).sigmoid().chunk(2, dim=-1)
         log_a = r * slowest
-        # expm1, as 1 - a² would round to 0 where a is near 1, and a root has no derivative there.
-        h = log_a.exp() * h + (-(2 * log_a).expm1()).sqrt() * i * x
+        # expm1, as 1 - a² would round to 0 where a is near 1; clamped, as r may be 0, where a root has no derivative.
+        rest = (-(2 * log_a).expm1()).clamp_min(torch.finfo(x.dtype).tiny)
+        h = log_a.exp() * h + rest.sqrt() * i * x
         return h, (h,)

@@ -29,7 +29,6 @@ class Clockwork(Cell):
     """
 
     states = ("h", "wait")
-    verified = "official code"
 
     def __init__(
         self,
@@ -47,9 +46,12 @@ class Clockwork(Cell):
         self.W = input_weights(1, hidden_size, input_size)
         self.U = recurrent_weights(1, hidden_size, recurrent_init)
         self.b = bias_vector(hidden_size, bias)
-        period = 2.0 ** (torch.arange(hidden_size) * clocks // hidden_size)
-        self.register_buffer("period", period, persistent=False)
-        self.register_buffer("seen", (period >= period.unsqueeze(1)).to(period.dtype), persistent=False)
+        self.register_fixed(persistent=False)
+
+    def fixed(self) -> dict[str, Tensor]:
+        """The period of every unit ``[H]``, and 1 where a unit (row) sees another (column), else 0 ``[H, H]``."""
+        period = 2.0 ** (torch.arange(self.hidden_size) * self.clocks // self.hidden_size)
+        return {"period": period, "seen": (period >= period.unsqueeze(1)).to(period.dtype)}
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         return (self.U * self.seen, self.b, self.period), linear(inputs, self.W)

@@ -45,16 +45,28 @@ class LMU(Cell):
             raise InputError(f"order={order}; the memory needs at least 1 polynomial")
         if theta <= 0:
             raise InputError(f"theta={theta} is no span of time; it must be above 0")
-        self.order = order
+        self.order, self.theta = order, theta
         self.e_x = nn.Parameter(_lecun(input_size))
         self.e_h = nn.Parameter(_lecun(hidden_size))
         self.e_m = nn.Parameter(torch.zeros(1, order))
         self.W = nn.Parameter(nn.init.xavier_normal_(torch.empty(hidden_size, input_size)))
         self.U = nn.Parameter(nn.init.xavier_normal_(torch.empty(hidden_size, hidden_size)))
         self.V = nn.Parameter(nn.init.xavier_normal_(torch.empty(hidden_size, order)))
-        A, B = (matrix.to(self.W.dtype) for matrix in _discretised(order, theta))
-        self.register_buffer("A", A)
-        self.register_buffer("B", B)
+        self.register_fixed(persistent=True)
+
+    def fixed(self) -> dict[str, Tensor]:
+        """A step of the memory's equation with u held: Ā ``[order, order]`` and B̄ ``[order]``, in float64.
+
+        Both stand in the exponential of [[A, B], [0, 0]] / θ.
+        """
+        i = torch.arange(self.order, dtype=torch.float64).unsqueeze(1)
+        j = i.t()
+        signs = torch.where(i < j, -1.0, (-1.0) ** (i - j + 1))
+        block = torch.zeros(self.order + 1, self.order + 1, dtype=torch.float64)
+        block[: self.order, : self.order] = (2 * i + 1) * signs
+        block[: self.order, self.order :] = (2 * i + 1) * (-1.0) ** i
+        step = torch.matrix_exp(block / self.theta)
+        return {"A": step[: self.order, : self.order], "B": step[: self.order, self.order]}
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros: nothing seen, nothing remembered."""
@@ -79,18 +91,3 @@ class LMU(Cell):
 def _lecun(size: int) -> Tensor:
     """A row, uniform of variance 1/size."""
     return torch.empty(1, size).uniform_(-sqrt(3 / size), sqrt(3 / size))
-
-
-def _discretised(order: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Ā ``[order, order]`` and B̄ ``[order]`` in float64: a step of the equation with u held.
-
-    Both stand in the exponential of [[A, B], [0, 0]] / θ.
-    """
-    i = torch.arange(order, dtype=torch.float64).unsqueeze(1)
-    j = i.t()
-    signs = torch.where(i < j, -1.0, (-1.0) ** (i - j + 1))
-    block = torch.zeros(order + 1, order + 1, dtype=torch.float64)
-    block[:order, :order] = (2 * i + 1) * signs
-    block[:order, order:] = (2 * i + 1) * (-1.0) ** i
-    step = torch.matrix_exp(block / theta)
-    return step[:order, :order], step[:order, order]

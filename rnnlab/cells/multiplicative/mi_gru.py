@@ -19,7 +19,8 @@ class MIGRU(Cell):
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, α, β_1, β_2 and b hold the gates in the order
     r, z, n.
-    Differs from the paper: nothing; where α and the β begin, it chooses for each task.
+    Differs from the paper: nothing known; other implementations disagree on where r stands, and some have
+    r ⊙ (U_n h_{t-1}). Where α and the β begin, the paper chooses for each task.
 
     Args:
         input_size: features of x.

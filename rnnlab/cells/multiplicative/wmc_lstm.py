@@ -17,7 +17,7 @@ class WMCLSTM(Cell):
         h_t = o_t ⊙ tanh(c_t)
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold i, f, g, o; V holds i, f, o.
-    Differs from the paper: nothing known.
+    Differs from the paper: nothing known. Other implementations have one more bias inside each tanh.
 
     Args:
         input_size: features of x.

@@ -59,6 +59,7 @@ class OrthogonalRNN(Cell):
             raise InputError(f"rho={rho} is no number of entries of D, which has hidden_size={hidden_size} of them")
         self.map = check_choice("map", map, ("matrix_exp", "cayley"))
         self.activation = check_choice("activation", activation, ("modrelu", "tanh", "relu", "abs"))
+        self.keeps_norm = activation != "tanh"
         self.rho = rho
         self.W = nn.Parameter(nn.init.kaiming_normal_(torch.empty(hidden_size, input_size), nonlinearity="relu"))
         self.U_skew = nn.Parameter(self._rotations(recurrent_init))

@@ -1,0 +1,108 @@
+"""What a section of a comparison shows, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rnnlab.analysis.groups import Group, Section
+from rnnlab.analysis.statistics import FEWEST_FOR_TEST
+from rnnlab.interface import Metric
+from rnnlab.page import number
+
+MOST_LISTED = 4
+"""More names than this are only counted in a sentence."""
+
+
+def verdict(section: Section) -> str:
+    """What the section shows, in a sentence or two, and no more than it shows."""
+    groups = [group for group in section.groups if group.runs]
+    if not groups:
+        return "No run has finished yet."
+    told = f"By {section.name} on {' and '.join(section.splits)} ({in_words(section.metric)})"
+    best = groups[0]
+    text = f"{told}, {best.label} has {number(best.iqm)}"
+    if len(groups) == 1:
+        text += f" over {runs_of(best)}; there is nothing to compare it with."
+        return text + _not_beyond_baseline(section, groups)
+    if solvers := sorted((group for group in groups if group.solved_after is not None), key=_solved_after):
+        others = [group for group in groups if group not in solvers]
+        return f"{told}: {_solvers(solvers)}{_others(groups, solvers)}{_not_beyond_baseline(section, others)}"
+    if (baseline := _baseline(section)) and not any(group.beats(baseline[1]) for group in groups):
+        text = f"{told}, no group does better than the baseline {_named(baseline)}"
+        return f"{text}: {best.label} has {number(best.iqm)}."
+    return f"{_best_and_second(section, groups, text)}{_not_beyond_baseline(section, groups)}"
+
+
+def _best_and_second(section: Section, groups: Sequence[Group], text: str) -> str:
+    """The two best groups, and whether they are told apart."""
+    best = groups[0]
+    second = groups[1]
+    text += f", the best of {len(groups)} groups, ahead of {second.label} with {number(second.iqm)}."
+    result = next(((r, p) for a, b, r, p in section.pairs if a is best and b is second), None)
+    if result is None:
+        return f"{text} They have no seed in common, so nothing is said of the difference."
+    paired, p = result
+    text += f" It is better in {paired.wins} of {paired.n} seeds"
+    if p is None:
+        return f"{text}; {pairs_are(paired.n)} too few for a test (at least {FEWEST_FOR_TEST})."
+    sure = "the difference is unlikely to be chance" if p < 0.05 else "that may be chance"
+    return f"{text}; {sure} (Wilcoxon, Holm's correction, p = {number(p, 2)})."
+
+
+def _baseline(section: Section) -> tuple[str, float] | None:
+    """The best of the task's baselines; None where the runs do not say."""
+    return next(iter(section.baselines().items()), None)
+
+
+def _named(baseline: tuple[str, float]) -> str:
+    return f"{baseline[0]} ({number(baseline[1])})"
+
+
+def _not_beyond_baseline(section: Section, groups: Sequence[Group]) -> str:
+    """Which of ``groups`` do no better than the best baseline; empty if all do."""
+    baseline = _baseline(section)
+    below = [group.label for group in groups if baseline and not group.beats(baseline[1])]
+    if not below:
+        return ""
+    names = and_(below) if len(below) <= MOST_LISTED else f"{len(below)} groups"
+    return f" {names} {'does' if len(below) == 1 else 'do'} no better than the baseline {_named(baseline)}."
+
+
+def in_words(metric: Metric) -> str:
+    """The unit of a metric, and its direction."""
+    return f"{metric.unit}, {metric.better} is better"
+
+
+def _solved_after(group: Group) -> float:
+    return group.solved_after or 0.0
+
+
+def _solvers(solvers: Sequence[Group]) -> str:
+    """Who reached the target in every run, the fastest first: below it training ends, and lower means nothing."""
+    told = [f"{group.label} after {number(group.solved_after, 3)} steps" for group in solvers]
+    targets = {run.config.get("trainer.target") for group in solvers for run in group.runs}
+    of = f" of {number(targets.pop())}" if len(targets) == 1 else ""
+    return f"{and_(told)} (median) reached the target{of} in every run."
+
+
+def _others(groups: Sequence[Group], solvers: Sequence[Group]) -> str:
+    others = [group for group in groups if group not in solvers]
+    told = [f"{group.label} in {group.solved} of {len(group.runs)}" for group in others if group.solved]
+    if never := [group.label for group in others if not group.solved]:
+        told.append(f"{and_(never) if len(never) <= MOST_LISTED else f'{len(never)} more'} in none")
+    return f" {and_(told)} did." if told else ""
+
+
+def and_(words: Sequence[str]) -> str:
+    """Words as a list in a sentence."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def runs_of(group: Group) -> str:
+    """The number of a group's runs, in words."""
+    return f"{len(group.runs)} run{'s' if len(group.runs) != 1 else ''}"
+
+
+def pairs_are(count: int) -> str:
+    """The subject and verb of a sentence about so many pairs."""
+    return "one pair is" if count == 1 else f"{count} pairs are"
