@@ -1,16 +1,12 @@
 """From a command line to a resolved configuration: the only module besides ``__main__`` that knows Hydra.
 
-The schema of every option is the signature of what it configures: the keyword-only parameters of the task, cell,
-model, optimizer and scheduler that are named, of `Trainer` and of `Logger`; and `Settings` below.
+The schema of every option is the signature of what it configures; see `rnnlab.training.settings`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, make_dataclass
+from dataclasses import MISSING, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,75 +21,15 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from rnnlab import cells, lookup, models, tasks
+from rnnlab import lookup, models
 from rnnlab.interface import InputError
-from rnnlab.training import budget, optimizers, schedulers
-from rnnlab.training.directory import FREE_KEYS, flatten
-from rnnlab.training.logger import Logger
+from rnnlab.training import budget
+from rnnlab.training.directory import derive, flatten
+from rnnlab.training.settings import GROUPS, NAMED, Settings, find
 from rnnlab.training.sweep import Job
-from rnnlab.training.trainer import Trainer
 
-FINDERS: dict[str, Callable[[str], Callable]] = {
-    "task": tasks.find,
-    "cell": cells.find,
-    "model": models.find,
-    "optimizer": lambda name: lookup.find(name, optimizers),
-    "scheduler": lambda name: lookup.find(name, schedulers),
-}
-"""The groups whose choice names something to be found, built-in or from outside."""
-
-GROUPS = (*FINDERS, "trainer", "logger", "experiment")
-
-
-@dataclass
-class Data:
-    """Options of ``data``.
-
-    root: the folder under which public data sets lie.
-    """
-
-    root: str = "data"
-
-
-@dataclass
-class Engine:
-    """Options of ``engine``.
-
-    backend: how cells are run over time; see `rnnlab.engine`.
-    """
-
-    backend: str = "auto"
-
-
-@dataclass
-class Budget:
-    """Options of ``budget``: what every run of a comparison may cost.
-
-    parameters: trained numbers of the model; ``model.hidden_size`` is solved for it. See `rnnlab.training.budget`.
-    flops_per_step: operations of a training step; ``model.hidden_size`` is solved for it.
-    seconds: of training, evaluation aside, after which the run ends; not to the step the same when it is repeated.
-    tolerance: by which share of the budget a run may miss it.
-    """
-
-    parameters: int | None = None
-    flops_per_step: float | None = None
-    seconds: float | None = None
-    tolerance: float = 0.02
-
-
-@dataclass
-class Settings:
-    """Options outside the groups.
-
-    seed: of every random generator of the run.
-    run_dir: the run's directory; derived from the configuration where it is null.
-    """
-
-    seed: int = 0
-    run_dir: str | None = None
-    data: Data = field(default_factory=Data)
-    engine: Engine = field(default_factory=Engine)
-    budget: Budget = field(default_factory=Budget)
+CHOICES = (*GROUPS, "experiment")
+"""The groups that a file can be chosen for."""
 
 
 def compose(overrides: list[str], root: str = "runs") -> dict[str, Any]:
@@ -124,15 +60,15 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
     # What an experiment says of itself, and of what it is expected to show, is no option of the run.
     given = {key: value for key, value in given.items() if key not in ("hydra", "experiment", "acceptance", "runs")}
     config = {}
-    for group in (*FINDERS, "trainer", "logger"):
+    for group in GROUPS:
         config[group] = _resolve_group(group, given.pop(group, None))
-    settings = _typed(OmegaConf.structured(Settings), given, "", [*GROUPS, *flatten(config)])
+    settings = _typed(OmegaConf.structured(Settings), given, "", [*CHOICES, *flatten(config)])
     config = {"seed": settings.pop("seed"), "run_dir": settings.pop("run_dir"), **settings, **config}
     if any(config["budget"][key] for key in ("parameters", "flops_per_step")):
         _check_width_is_free(config, overrides)
     config = budget.solve(config)
     if config["run_dir"] is None:
-        config["run_dir"] = f"{root}/{run_name(config)}"
+        config["run_dir"] = derive(config, root)
     return config
 
 
@@ -183,15 +119,6 @@ def plan(arguments: Sequence[str]) -> tuple[Path, list[Job]] | None:
     return Path(folder), jobs
 
 
-def run_name(config: dict[str, Any]) -> str:
-    """Where a run lies below the root: what a person looks for first, then a digest of everything that counts."""
-    counts = {key: value for key, value in flatten(config).items() if key not in FREE_KEYS}
-    digest = hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:8]
-    names = [config[group]["name"] for group in ("task", "model", "cell")]
-    task, model, cell = (re.sub(r"[^\w.-]", "_", name) for name in names)
-    return f"{task}/{model if model == cell else f'{model}-{cell}'}-s{config['seed']}-{digest}"
-
-
 def normalise(overrides: list[str]) -> list[str]:
     """Overrides such that Hydra leaves the judgement of every option's name to `resolve`.
 
@@ -201,7 +128,7 @@ def normalise(overrides: list[str]) -> list[str]:
     normal = []
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
-        is_choice = key in GROUPS or "/" in key or "@" in key or key.partition(".")[0] == "hydra"
+        is_choice = key in CHOICES or "/" in key or "@" in key or key.partition(".")[0] == "hydra"
         keep = is_choice or "=" not in override or override.startswith("~")
         normal.append(override.lstrip("+") if keep else "++" + override.lstrip("+"))
     return normal
@@ -231,13 +158,13 @@ def _resolve_group(group: str, given: Any) -> dict[str, Any]:
     """The options of one group, checked against the signature of what it configures."""
     if not isinstance(given, dict):
         raise InputError(f"{group}={given!r} is not a set of options; name one of the files of conf/{group}")
-    if group not in FINDERS:
-        return _typed(_schema({"trainer": Trainer, "logger": Logger}[group]), given, f"{group}.")
+    if group not in NAMED:
+        return _typed(_schema(find(group)), given, f"{group}.")
     names = {key: given[key] for key in ("name", "class") if key in given}
     if "name" not in names:
         raise InputError(f"{group} has no name; its file must say which {group} it is for")
     name, options = lookup.read_section(given)
-    return {**names, **_typed(_schema(FINDERS[group](name)), options, f"{group}.")}
+    return {**names, **_typed(_schema(find(group, name)), options, f"{group}.")}
 
 
 def _schema(function: Callable) -> DictConfig:
@@ -245,7 +172,7 @@ def _schema(function: Callable) -> DictConfig:
     fields = []
     for name, parameter in lookup.options(function).items():
         default = parameter.default
-        if default is parameter.empty:
+        if default is lookup.REQUIRED:
             fields.append((name, parameter.annotation, field(default=MISSING)))
         elif isinstance(default, list | tuple):
             fields.append((name, parameter.annotation, field(default_factory=lambda default=default: list(default))))
@@ -287,7 +214,7 @@ def _unknown_key(error: ConfigKeyError, given: dict[str, Any], schema: DictConfi
 
 
 class Outside(ConfigSource):
-    """Lets ``cell=package.module:Class``, and the like for every group in `FINDERS`, stand wherever a file's name can.
+    """Lets ``cell=package.module:Class``, and the like for every group in `NAMED`, stand wherever a file's name can.
 
     Its options are those of the class's signature, as they would stand in a file.
     """
@@ -305,14 +232,14 @@ class Outside(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:  # noqa: D102
         group, _, name = config_path.rpartition("/")
-        return group in FINDERS and ":" in name
+        return group in NAMED and ":" in name
 
     def list(self, config_path: str, results_filter: Any) -> list[str]:  # noqa: D102
         return []
 
     def load_config(self, config_path: str) -> ConfigResult:  # noqa: D102
         group, _, name = config_path.rpartition("/")
-        options = OmegaConf.to_container(_schema(FINDERS[group](name)))
+        options = OmegaConf.to_container(_schema(find(group, name)))
         return ConfigResult(
             config=OmegaConf.create({"name": name, **options}),
             path=f"{self.scheme()}://{config_path}",

@@ -22,6 +22,7 @@ from rnnlab.training.device import autocast, machine, pick_device, seed_everythi
 from rnnlab.training.directory import RunDirectory, differences
 from rnnlab.training.evaluation import evaluate
 from rnnlab.training.logger import Logger, console
+from rnnlab.training.settings import check_known, complete
 from rnnlab.training.trainer import Diverged, Trainer
 
 
@@ -79,7 +80,8 @@ def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
     path, config = trainer.init_from, identity["config"]
     content = checkpoint.load(Path(path))
     parts = ("task", "model", "cell", "optimizer")
-    changes = differences({p: content["config"][p] for p in parts}, {p: config[p] for p in parts})
+    old = complete(content["config"])
+    changes = differences({p: old[p] for p in parts}, {p: config[p] for p in parts})
     if changes:
         raise InputError(f"trainer.init_from={path!r} is of another configuration ({'; '.join(changes)})")
     step = content["progress"]["step"]
@@ -182,6 +184,8 @@ def load(run: str | Path, device: str = "auto", which: str = "best") -> tuple[Ta
         raise InputError(f"checkpoint={which!r} is not one of best, last, initial")
     use_last = which == "last" or not directory.best.exists()
     content = checkpoint.load(directory.last if use_last else directory.best)
+    content["config"] = complete(content["config"])
+    check_known(content["config"], str(run))
     if which == "initial":
         task, model = _as_it_began(content)
     else:

@@ -20,7 +20,7 @@ from rnnlab import config, files
 from rnnlab.interface import InputError
 from rnnlab.tasks.char_lm import CharLM
 from rnnlab.training import checkpoint, train
-from rnnlab.training.directory import RunDirectory, flatten
+from rnnlab.training.directory import FREE_KEYS, RunDirectory, flatten, run_name
 from rnnlab.training.trainer import Trainer
 
 SMALL = [
@@ -226,7 +226,7 @@ def test_the_derived_name_is_stable():
 def test_the_derived_name_changes_with_every_option():
     base = config.compose(SMALL)
     # A name chooses a file: that it counts is shown by the groups below.
-    keys = [key for key in flatten(base) if not key.endswith((".name", ".class")) and key not in config.FREE_KEYS]
+    keys = [key for key in flatten(base) if not key.endswith((".name", ".class")) and key not in FREE_KEYS]
     assert len(keys) > 25
     assert {"seed", "engine.backend", "task.corpus", "trainer.init_from", "trainer.log_every"} <= set(keys)
     names = {"": base["run_dir"]}
@@ -237,7 +237,7 @@ def test_the_derived_name_changes_with_every_option():
             head, _, option = option.partition(".")
             section = section[head]
         section[option] = "another value"
-        names[key] = config.run_name(changed)
+        names[key] = run_name(changed)
     for choice in ("model=lstm", "cell=rnn", "optimizer=sgd", "scheduler=constant"):
         names[choice] = config.compose([*SMALL, choice])["run_dir"]
     assert len(set(names.values())) == len(names)
