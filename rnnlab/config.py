@@ -5,10 +5,11 @@ The schema of every option is the signature of what it configures; see `rnnlab.t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, field, make_dataclass
+from dataclasses import MISSING, field, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -18,7 +19,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from rnnlab import lookup, models
@@ -53,6 +54,18 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
     Raises:
         InputError: an option or a choice is unknown, a value is of the wrong type, or a budget cannot be met.
     """
+    config = _checked(composed)
+    is_solved = any(config["budget"][key] for key in ("parameters", "flops_per_step"))
+    if is_solved:
+        _check_width_is_free(config, overrides)
+    config = budget.solve(config, _follows_width(composed) if is_solved else None)
+    if config["run_dir"] is None:
+        config["run_dir"] = derive(config, root)
+    return config
+
+
+def _checked(composed: DictConfig) -> dict[str, Any]:
+    """A composed configuration with every name known and every value of its type."""
     try:
         given = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
@@ -63,13 +76,22 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
     for group in GROUPS:
         config[group] = _resolve_group(group, given.pop(group, None))
     settings = _typed(OmegaConf.structured(Settings), given, "", [*CHOICES, *flatten(config)])
-    config = {"seed": settings.pop("seed"), "run_dir": settings.pop("run_dir"), **settings, **config}
-    if any(config["budget"][key] for key in ("parameters", "flops_per_step")):
-        _check_width_is_free(config, overrides)
-    config = budget.solve(config)
-    if config["run_dir"] is None:
-        config["run_dir"] = derive(config, root)
-    return config
+    return {"seed": settings.pop("seed"), "run_dir": settings.pop("run_dir"), **settings, **config}
+
+
+def _follows_width(composed: DictConfig) -> Callable[[int], dict[str, Any]] | None:
+    """The configuration as a function of the width, if options refer to ``${model.hidden_size}``; None if none does."""
+
+    def at(width: int) -> DictConfig:
+        other = copy.deepcopy(composed)
+        with read_write(other), open_dict(other):
+            other.model.hidden_size = width
+        return other
+
+    one, two = (flatten(OmegaConf.to_container(at(width), resolve=True)) for width in (1, 2))
+    if [key for key in one if one[key] != two[key]] == ["model.hidden_size"]:
+        return None
+    return lambda width: _checked(at(width))
 
 
 def _check_width_is_free(config: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -191,7 +213,7 @@ def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, elsewhere: li
         elsewhere: further full names to suggest where a name is unknown.
     """
     try:
-        merged = OmegaConf.merge(schema, given)
+        merged = OmegaConf.merge(schema, _whole(OmegaConf.get_type(schema), given))
         return OmegaConf.to_container(merged, throw_on_missing=True)
     except ConfigKeyError as error:
         unknown = _unknown_key(error, given, schema)
@@ -206,6 +228,19 @@ def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, elsewhere: li
         raise InputError(f"{prefix}{error.full_key}: {expected}") from error
     except OmegaConfBaseException as error:
         raise InputError(f"{prefix}{error.full_key} has no value; give it one") from error
+
+
+def _whole(kind: Any, value: Any) -> Any:
+    """``value`` with 1e3 as 1000 wherever its type, ``kind``, has integers and no other numbers."""
+    if is_dataclass(kind) and isinstance(value, dict):
+        kinds = get_type_hints(kind)
+        return {key: _whole(kinds.get(key), item) for key, item in value.items()}
+    kinds = {kind, *get_args(kind)}  # what may be null has several
+    if isinstance(value, list):
+        lists = [get_args(one)[0] for one in kinds if get_origin(one) is list]
+        return [_whole(lists[0], item) for item in value] if lists else value
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole and int in kinds and float not in kinds else value
 
 
 def _unknown_key(error: ConfigKeyError, given: dict[str, Any], schema: DictConfig) -> str:
