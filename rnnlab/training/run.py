@@ -78,7 +78,7 @@ def train(config: Config) -> dict[str, Any]:
 def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint of another run to begin with, once it is sure that this run can go on from it."""
     path, config = trainer.init_from, identity["config"]
-    content = checkpoint.load(Path(path))
+    content = checkpoint.load(Path(path).expanduser())
     parts = ("task", "model", "cell", "optimizer")
     old = complete(content["config"])
     changes = differences({p: old[p] for p in parts}, {p: config[p] for p in parts})
