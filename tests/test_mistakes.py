@@ -74,12 +74,35 @@ def mistake(capsys, *arguments):
         (["++modle.hidden_size=3"], "unknown option 'modle.hidden_size'; did you mean 'model.hidden_size'?"),
         (["sede=1"], "unknown option 'sede'; did you mean 'seed'?"),
         (["data.rot=x"], "unknown option 'data.rot'; did you mean 'data.root'?"),
-        (["cell.forget_bias=1"], "unknown option 'cell.forget_bias'"),  # the default cell is a GRU
         (["optimizer.momentun=0.9", "optimizer=sgd"], "did you mean 'optimizer.momentum'?"),
         (["cell=lstn"], "unknown cell 'lstn'; did you mean 'lstm'?"),
         (["model=transformer"], "unknown model 'transformer' (choices: gru, lstm, rnn, stacked_rnn)"),
         (["task=helo"], "unknown task 'helo'; did you mean 'hello'?"),
         (["experiment=none_such"], "unknown experiment 'none_such'"),
+        (["experiment=parity"], "did you mean 'acceptance/parity' or 'compare/parity'?"),
+        (["task=shakespeare"], "unknown task 'shakespeare'; did you mean experiment=shakespeare?"),
+        (["model=mlstm"], "unknown model 'mlstm'; did you mean cell=mlstm?"),
+        (["cell=stacked_rnn"], "unknown cell 'stacked_rnn'; did you mean model=stacked_rnn?"),
+        (["cell=LSTM"], "unknown cell 'LSTM'; did you mean 'lstm'?"),
+        (["optimizer=AdamW"], "unknown optimizer 'AdamW'; did you mean 'adamw'?"),
+        (["lstm"], "'lstm' is not of the form key=value; did you mean cell=lstm or model=lstm?"),
+        (["lr=0.1"], "unknown option 'lr'; did you mean 'optimizer.lr'?"),
+        (["+lr=0.1"], "unknown option 'lr'; did you mean 'optimizer.lr'?"),
+        (["steps=10"], "unknown option 'steps'; did you mean 'trainer.steps'?"),
+        (["epochs=3"], "the length of a run is counted in training steps; did you mean 'trainer.steps'?"),
+        (["trainer.epochs=3"], "the length of a run is counted in training steps; did you mean 'trainer.steps'?"),
+        (["batch_size=3"], "unknown option 'batch_size'; did you mean 'task.batch_size'?"),
+        (["model.batch_size=3"], "unknown option 'model.batch_size'; did you mean 'task.batch_size'?"),
+        (["hidden_size=3"], "unknown option 'hidden_size'; did you mean 'model.hidden_size'?"),
+        (["hiden_size=3"], "unknown option 'hiden_size'; did you mean 'model.hidden_size'?"),
+        (["learning_rate=3"], "unknown option 'learning_rate'; did you mean 'optimizer.lr'?"),
+        (["momentum=0.9"], "unknown option 'momentum'; optimizer=rmsprop,sgd have such an option"),
+        (["cell.forget_bias=1"], "cell=lstm,lstm_ablation have such an option"),
+        (["runs=foo"], "runs has no effect on a run; it can stand in an experiment file alone"),
+        (["+acceptance=3"], "acceptance has no effect on a run"),
+        (["acceptance.seeds=[1]"], "acceptance.seeds has no effect on a run"),
+        (["~runs"], "'runs' does not exist"),
+        (["experiment.lr=3"], "experiment.lr has no effect"),
         (["optimizer=adam"], "unknown optimizer 'adam'; did you mean 'adamw'?"),
         (["engine.backend=fast"], "unknown backend 'fast'; the choices are auto, reference, fused, scan, native"),
         (["engine.backend=native", "cell.reset=before"], "'native' cannot run GRU as configured"),
@@ -121,6 +144,13 @@ def mistake(capsys, *arguments):
 )
 def test_a_mistake_in_training(here, capsys, arguments, says):
     assert says in mistake(capsys, "train", *arguments)
+
+
+def test_an_experiment_file_whose_options_would_have_no_effect(here, capsys):
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/quick.yaml").write_text("# Quick.\ntrainer:\n  steps: 3\n")
+    says = "experiment.trainer.steps has no effect; the first line of an experiment file must be '# @package _global_'"
+    assert says in mistake(capsys, "train", "--config-dir", "mine", "experiment=quick")
 
 
 @pytest.mark.parametrize(

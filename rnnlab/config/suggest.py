@@ -40,8 +40,8 @@ def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
     if owners := _owners(group, word):
         return f"; {' and '.join(owners)} have such an option"
     if meant := WORDS.get(word.lower()):
-        counted = "; the length of a run is counted in training steps" if meant == "trainer.steps" else ""
-        return f"; did you mean {meant!r}?{counted}"
+        counted = "the length of a run is counted in training steps; " if meant == "trainer.steps" else ""
+        return f"; {counted}did you mean {meant!r}?"
     if not group and not get_close_matches(name, here, n=1):
         words = get_close_matches(word, {_last(other) for other in known if other != name}, n=1)
         here = [other for other in known if _last(other) in words] or here
@@ -52,15 +52,10 @@ def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
 
 def choice_hint(group: str, name: str, choices: Sequence[str]) -> str:
     """The end of the sentence that refuses an unknown choice of a group."""
-    alike = [choice for choice in choices if name.lower() in (choice.lower(), _stem(choice).lower())]
-    if alike:
+    if alike := _alike(name, _choices(group) or choices):
         return f"; did you mean {' or '.join(map(repr, alike))}?"
-    if others := _groups_with(name, but=group):
-        return f"; did you mean {' or '.join(others)}?"
-    nested = {_stem(choice): choice for choice in _choices(group)}
-    if name in nested:
-        return f"; did you mean {nested[name]!r}?"
-    return lookup.nearest(name, list(choices))
+    others = _groups_with(name)
+    return f"; did you mean {' or '.join(others)}?" if others else lookup.nearest(name, list(choices))
 
 
 def word_hint(word: str) -> str:
@@ -69,14 +64,14 @@ def word_hint(word: str) -> str:
     return f"; did you mean {' or '.join(others)}?" if others else ""
 
 
-def _groups_with(name: str, but: str = "") -> list[str]:
-    """``group=choice`` for each group that has a choice of that name, whatever its case."""
-    found = []
-    for group in (*GROUPS, "experiment"):
-        if group != but:
-            alike = [choice for choice in _choices(group) if name.lower() in (choice.lower(), _stem(choice).lower())]
-            found += [f"{group}={choice}" for choice in alike]
-    return found
+def _groups_with(name: str) -> list[str]:
+    """``group=choice`` for each choice of that name in any group."""
+    return [f"{group}={choice}" for group in (*GROUPS, "experiment") for choice in _alike(name, _choices(group))]
+
+
+def _alike(name: str, choices: Sequence[str]) -> list[str]:
+    """The choices of a name, in whatever case and folder."""
+    return [choice for choice in choices if name.lower() in (choice.lower(), choice.rpartition("/")[2].lower())]
 
 
 def _choices(group: str) -> list[str]:
@@ -103,7 +98,3 @@ def _owners(group: str, option: str) -> list[str]:
 
 def _last(option: str) -> str:
     return option.rpartition(".")[2]
-
-
-def _stem(choice: str) -> str:
-    return choice.rpartition("/")[2]
