@@ -49,13 +49,13 @@ rnnlab status DIR: what of a sweep is done, running, waiting, and how long it wi
   DIR                     the folder of one sweep, its hydra.sweep.dir; runs if no other was named
 """
 EVALUATE_USAGE = """\
-rnnlab evaluate run=DIR: the metrics of a run's best checkpoint, as one JSON object
+rnnlab evaluate run=DIR: the metrics of a run's best checkpoint, as one JSON object; rnnlab evaluate DIR is the same
 
   split=test              or train, valid
   device=auto             or cpu, cuda
 """
 GENERATE_USAGE = """\
-rnnlab generate run=DIR: let a trained model go on from a text
+rnnlab generate run=DIR: generate text from a trained model; rnnlab generate DIR is the same
 
   prompt=TEXT             what it goes on from, taken literally; without it, what the task begins with
   length=500              how much is generated; characters, of a text
@@ -104,7 +104,7 @@ rnnlab compare DIR ...: compare runs, found in or anywhere below the folders giv
 Choices go by valid, what is reported by test. Runs of different tasks or data are never mixed.
 """
 DIAGNOSE_USAGE = """\
-rnnlab diagnose run=DIR: what is inside a trained model
+rnnlab diagnose run=DIR: what is inside a trained model; rnnlab diagnose DIR is the same
 
   out=diagnosis           a folder for page.html, diagnostics.json and the figures; OUT-2 where it exists
   split=valid             of the task; train where there is no valid
@@ -559,7 +559,10 @@ def _say_what_next(summary: dict) -> None:
 
 
 def _parse(kind: type, arguments: list[str]) -> object:
-    """``key=value`` arguments as the dataclass ``kind``; values are taken literally, ``prompt`` above all."""
+    """``key=value`` arguments as the dataclass ``kind``; values are taken literally, ``prompt`` above all.
+
+    ``run=`` may be left out before a directory.
+    """
     from rnnlab.interface import InputError
     from rnnlab.lookup import nearest
 
@@ -567,6 +570,9 @@ def _parse(kind: type, arguments: list[str]) -> object:
     given = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
+        is_directory = key not in known and (Path(argument).exists() or not (equals or argument.startswith("-")))
+        if is_directory and "run" in known and "run" not in given:
+            key, equals, value = "run", "=", argument
         if not equals or key not in known:
             raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
         try:

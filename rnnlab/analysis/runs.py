@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import yaml
 
 from rnnlab.interface import InputError, Metric
-from rnnlab.training.directory import YAML_LOADER, flatten
+from rnnlab.training.directory import YAML_LOADER, find_runs, flatten
 from rnnlab.training.settings import complete
 
 Curve = dict[str, np.ndarray]
@@ -141,7 +140,7 @@ def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         if not path.is_dir():
             raise InputError(f"{path} is no directory; give run directories, or folders that hold some")
-        for folder in _folders(path, problems):
+        for folder in find_runs(path, problems):
             place = folder.resolve()
             if place in seen:
                 continue
@@ -169,25 +168,6 @@ def _complete(runs: list[Run]) -> None:
         for run in runs:
             run.options = complete(run.options)
             run.config = flatten(run.options)
-
-
-def _folders(root: Path, problems: list[str]) -> Iterator[Path]:
-    """Run directories below a folder, sorted, links followed; a run's own folders are not searched."""
-    seen = set()
-
-    def closed(error: OSError) -> None:
-        problems.append(f"{error.filename} cannot be searched ({error.strerror})")
-
-    for folder, folders, files in os.walk(root, onerror=closed, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(place)
-        if {"summary.json", "metrics.jsonl"} & set(files) or ("config.yaml" in files and "checkpoints" in folders):
-            folders.clear()
-            yield Path(folder)
-        folders.sort()
 
 
 def _read(folder: Path) -> Run | str:

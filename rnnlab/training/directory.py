@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,10 @@ class RunDirectory:
     def is_begun(self) -> bool:
         """Whether a run lies here."""
         return self.config_file.is_file()
+
+    def is_trained(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.exists() or self.best.exists()
 
     def is_claimed(self) -> bool:
         """Whether a process is training here now."""
@@ -200,6 +205,30 @@ def _name_in(file: Path, changed: int) -> str | None:
         return run_name(complete(RunDirectory(file.parent).config()))
     except (InputError, LookupError, TypeError, AttributeError):  # damaged, or written by hand
         return None
+
+
+def find_runs(root: Path, problems: list[str]) -> Iterator[Path]:
+    """The directories of runs at or below a folder, sorted, links followed; a run's own folders are not searched.
+
+    Args:
+        root: the folder.
+        problems: gets a sentence for each folder that cannot be searched.
+    """
+    seen = set()
+
+    def closed(error: OSError) -> None:
+        problems.append(f"{error.filename} cannot be searched ({error.strerror})")
+
+    for folder, folders, names in os.walk(root, onerror=closed, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link that leads back, or to a run that has been found
+            folders.clear()
+            continue
+        seen.add(place)
+        if {"summary.json", "metrics.jsonl"} & set(names) or ("config.yaml" in names and "checkpoints" in folders):
+            folders.clear()
+            yield Path(folder)
+        folders.sort()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -261,6 +261,20 @@ def test_the_state_of_every_run():
     assert "no number" in told
 
 
+def test_links_are_followed_and_a_run_is_told_once(folder):
+    away = folder / "away"
+    train(config.compose([*TINY, f"run_dir={away}/one"]))
+    Path("runs").mkdir()
+    Path("runs/link").symlink_to(away)
+    Path("runs/again").symlink_to(away / "one")
+    Path("runs/back").symlink_to(folder / "runs")
+    sweep.write_plan(Path("runs"), ["x"], [sweep.Job("seed=0", str(away / "one"))])
+    (found,) = sweep.survey("runs")[0]
+    assert (found.state, found.name) == ("finished", "again")
+    Path("linked").symlink_to("runs")
+    assert [one.state for one in sweep.survey("linked")[0]] == ["finished"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [([], "give the folder"), (["nowhere"], "no directory"), (["."], "holds no runs"), (["a", "b"], "give the folder")],
