@@ -113,7 +113,7 @@ def read(arguments: Sequence[str]) -> Namespace:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise InputError(f"{message}; rnnlab train --help tells what a command line can have")
+    raise InputError(f"{message}; see rnnlab train --help")
 
 
 @contextmanager
