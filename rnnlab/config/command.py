@@ -168,7 +168,7 @@ def _sweep(own: Hydra, composed: DictConfig, task: Callable, begin: Callable[[Sw
     found = _planned(own, sweeper, composed)
     begin(found)
     runs = [overrides for overrides, job in zip(found.overrides, found.jobs, strict=True) if job.run_dir]
-    size = sweeper.max_batch_size or len(runs)
+    size = sweeper.max_batch_size or len(runs) or 1
     for first in range(0, len(runs), size):
         for result in sweeper.launcher.launch(runs[first : first + size], initial_job_idx=first):
             _ = result.return_value  # raises what the run raised

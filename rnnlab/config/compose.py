@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,8 +56,8 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
     if is_solved:
         _check_width_is_free(config, overrides)
     config = budget.solve(config, _follows_width(composed) if is_solved else None)
-    if config["run_dir"] is None:
-        config["run_dir"] = derive(config, root)
+    run_dir = config["run_dir"]
+    config["run_dir"] = derive(config, root) if run_dir is None else os.path.expanduser(run_dir)
     return config
 
 

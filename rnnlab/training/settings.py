@@ -129,14 +129,14 @@ def complete(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_known(config: dict[str, Any], run: str) -> None:
-    """Raise an InputError that names an option of a stored configuration that this version does not have.
+    """Raise an InputError that names an option of a stored model or task that this version does not have.
 
     Args:
         config: as stored.
         run: the run that it is from, for the message.
     """
-    for group in GROUPS:
-        name, options = lookup.read_section({"name": "", **config[group]})
+    for group in ("task", "cell", "model"):
+        name, options = lookup.read_section(config[group])
         known = lookup.options(find(group, name))
         for option in options:
             if option not in known:

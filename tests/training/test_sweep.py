@@ -148,6 +148,13 @@ def test_what_runs_is_what_was_planned(monkeypatch):
     assert sum(job["error"] is not None for job in jobs) == 6
 
 
+def test_a_sweep_of_which_nothing_can_be_trained_writes_nothing(folder, monkeypatch, capsys):
+    assert launched(monkeypatch, "-m", *TINY, "cell=grru,lstmm", code=2) == []
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("did you mean ")[2] for line in told] == ["'gru'?", "'lstm'?"]
+    assert not list(folder.iterdir())
+
+
 def test_a_run_dir_that_hydra_completes(monkeypatch):
     """Interpolations of Hydra's own see the same in the plan and in the run."""
     options = [*TINY, "seed=3,4", "run_dir=runs/${hydra:runtime.choices.cell}-${seed}-${hydra:job.num}"]
@@ -163,6 +170,10 @@ def test_the_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
         for resolved in launched(monkeypatch, *TINY, *arguments, "hydra.sweep.dir=~/swept"):
             assert resolved["run_dir"].startswith(f"{folder}/home/swept/adding/")
     assert len(list(folder.glob("home/swept/sweep-*.json"))) == 1
+    (given,) = launched(monkeypatch, *TINY, "-m", "run_dir=~/a", "hydra.sweep.dir=~/one")
+    assert given["run_dir"] == f"{folder}/home/a"
+    (plan,) = folder.glob("home/one/sweep-*.json")
+    assert json.loads(plan.read_text())["jobs"][0]["run_dir"] == f"{folder}/home/a"
     assert not (folder / "~").exists()
 
 

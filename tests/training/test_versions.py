@@ -61,9 +61,12 @@ def name_of_everything(settings):
 
 
 def test_an_interrupted_run_of_an_older_version_goes_on(folder, monkeypatch):
+    step_on = Trainer.set_learning_rate
+
     def stop_at_three(self):
         if self.progress.step == 2:
             raise KeyboardInterrupt
+        step_on(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "set_learning_rate", stop_at_three)
@@ -136,6 +139,13 @@ def test_an_option_that_was_removed_is_named(folder):
         evaluate_run("a", "test")
     with pytest.raises(InputError, match=r"cell\.leak: 0\.5 -> absent"):
         run("run_dir=a")
+
+
+def test_a_removed_option_of_training_bars_no_evaluation(folder):
+    settings = config.compose([*SMALL, "run_dir=a"])
+    summary = train(settings)
+    make_older(folder / "a", trainer={**settings["trainer"], "patience": 3}, logger={"color": True})
+    assert evaluate_run("a", "test")["loss"] == summary["test"]["loss"]
 
 
 def test_a_class_that_was_removed_is_named(folder):
