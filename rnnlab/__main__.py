@@ -49,13 +49,13 @@ rnnlab status DIR: what of a sweep is done, running, waiting, and how long it wi
   DIR                     the folder of one sweep, its hydra.sweep.dir; runs if no other was named
 """
 EVALUATE_USAGE = """\
-rnnlab evaluate run=DIR: the metrics of a run's best checkpoint, as one JSON object
+rnnlab evaluate run=DIR: the metrics of a run's best checkpoint, as one JSON object; rnnlab evaluate DIR is the same
 
   split=test              or train, valid
   device=auto             or cpu, cuda
 """
 GENERATE_USAGE = """\
-rnnlab generate run=DIR: let a trained model go on from a text
+rnnlab generate run=DIR: generate text from a trained model; rnnlab generate DIR is the same
 
   prompt=TEXT             what it goes on from, taken literally; without it, what the task begins with
   length=500              how much is generated; characters, of a text
@@ -104,7 +104,7 @@ rnnlab compare DIR ...: compare runs, found in or anywhere below the folders giv
 Choices go by valid, what is reported by test. Runs of different tasks or data are never mixed.
 """
 DIAGNOSE_USAGE = """\
-rnnlab diagnose run=DIR: what is inside a trained model
+rnnlab diagnose run=DIR: what is inside a trained model; rnnlab diagnose DIR is the same
 
   out=diagnosis           a folder for page.html, diagnostics.json and the figures; OUT-2 where it exists
   split=valid             of the task; train where there is no valid
@@ -118,15 +118,11 @@ KILLED, BAD_INPUT, DIVERGED = 1, 2, 3
 
 def train(arguments: list[str]) -> int:
     """``rnnlab train``: one run, or with ``-m`` a sweep."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors here instead of printing them itself
     from concurrent.futures import BrokenExecutor
 
-    import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from hydra.types import RunMode
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
 
     from rnnlab import config
     from rnnlab.training import sweep
@@ -134,9 +130,8 @@ def train(arguments: list[str]) -> int:
     from rnnlab.training.directory import Busy
     from rnnlab.training.signals import end_with_parent
 
-    codes, errors, here = [0], [], os.getpid()
+    codes, errors, planned, here = [0], [], [], os.getpid()
 
-    @hydra.main(version_base="1.3", config_path="pkg://rnnlab.conf", config_name="config")
     def job(composed: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
@@ -169,24 +164,26 @@ def train(arguments: list[str]) -> int:
             codes.append(DIVERGED if summary["status"] == "diverged" else 0)
             _say_what_next(summary)
 
-    sys.argv[1:] = arguments = config.normalise(arguments)
-    planned = config.plan(arguments) if {"-m", "--multirun"} & set(arguments) else None
-    if planned:
-        sweep.write_plan(planned[0], arguments, planned[1])
+    def begin(found: config.Sweep) -> None:
+        if any(one.run_dir for one in found.jobs):
+            sweep.write_plan(found.folder, arguments, found.jobs)
+        for one in found.jobs:
+            if not one.run_dir:
+                _complain(f"{sweep.as_typed(one.overrides)}: {one.error}")
+        planned.extend(found.jobs)
+
     try:
-        job()
+        config.launch(arguments, job, begin)
     except BrokenExecutor:
         _complain(
             "the process of a run was killed, for want of memory perhaps, and the runs beside it have stopped; the "
             "same command goes on with them"
         )
         return KILLED
-    except (HydraException, OmegaConfBaseException) as error:
-        raise config.explain(error) from error
     if errors:
         raise errors[0]
     # A run in another process of the sweep cannot say here how it ended; its directory can.
-    failed = planned and not all(job.run_dir and sweep.is_dealt_with(job.run_dir) for job in planned[1])
+    failed = not all(one.run_dir and sweep.is_dealt_with(one.run_dir) for one in planned)
     return BAD_INPUT if failed else max(codes)
 
 
@@ -562,7 +559,10 @@ def _say_what_next(summary: dict) -> None:
 
 
 def _parse(kind: type, arguments: list[str]) -> object:
-    """``key=value`` arguments as the dataclass ``kind``; values are taken literally, ``prompt`` above all."""
+    """``key=value`` arguments as the dataclass ``kind``; values are taken literally, ``prompt`` above all.
+
+    ``run=`` may be left out before a directory.
+    """
     from rnnlab.interface import InputError
     from rnnlab.lookup import nearest
 
@@ -570,6 +570,9 @@ def _parse(kind: type, arguments: list[str]) -> object:
     given = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
+        is_directory = key not in known and (Path(argument).exists() or not (equals or argument.startswith("-")))
+        if is_directory and "run" in known and "run" not in given:
+            key, equals, value = "run", "=", argument
         if not equals or key not in known:
             raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
         try:

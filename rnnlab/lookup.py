@@ -18,6 +18,9 @@ from typing import Any
 
 from rnnlab.interface import InputError
 
+REQUIRED = inspect.Parameter.empty
+"""The default of an option that has none."""
+
 
 def available(home: ModuleType) -> list[str]:
     """The built-in names of a kind: the files of a folder (all but ``base``), or a module's own functions."""

@@ -58,7 +58,7 @@ def test_only_the_command_and_the_configuration_know_hydra():
         text = path.read_text()
         return "import hydra" in text or "from hydra" in text or "omegaconf" in text
 
-    assert {path.name for path in FILES if knows(path)} == {"__main__.py", "config.py"}
+    assert {path.relative_to(PACKAGE).parts[0] for path in FILES if knows(path)} == {"__main__.py", "config"}
 
 
 def test_the_training_floor_knows_no_name_of_a_task_or_cell():

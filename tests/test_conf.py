@@ -129,3 +129,25 @@ def test_every_option_is_documented_where_it_is_defined():
                 assert re.search(rf"\b{option}(, \w+)*:", documented), (
                     f"{group}.{option} is not in {function.__name__}'s Args"
                 )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("trainer.steps=1e3", 1000),
+        ("trainer.steps=1.0", 1),
+        ("seed=2e1", 20),
+        ("task.lengths=[1e1,2e1]", [10, 20]),
+        ("task.curriculum=[1e1,250]", [10, 250]),
+        ("trainer.target=1e3", 1000.0),
+        ("model.zoneout=[1e0]", [1.0]),
+    ],
+)
+def test_a_whole_number_may_be_written_as_a_float(option, value):
+    group, _, name = option.partition("=")[0].rpartition(".")
+    resolved = config.compose(["task=parity", option])
+    found = resolved[group][name] if group else resolved[name]
+    assert found == value
+    assert type(found) is type(value)
+    if isinstance(value, list):
+        assert [type(item) for item in found] == [type(item) for item in value]

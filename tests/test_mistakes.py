@@ -74,18 +74,45 @@ def mistake(capsys, *arguments):
         (["++modle.hidden_size=3"], "unknown option 'modle.hidden_size'; did you mean 'model.hidden_size'?"),
         (["sede=1"], "unknown option 'sede'; did you mean 'seed'?"),
         (["data.rot=x"], "unknown option 'data.rot'; did you mean 'data.root'?"),
-        (["cell.forget_bias=1"], "unknown option 'cell.forget_bias'"),  # the default cell is a GRU
         (["optimizer.momentun=0.9", "optimizer=sgd"], "did you mean 'optimizer.momentum'?"),
         (["cell=lstn"], "unknown cell 'lstn'; did you mean 'lstm'?"),
         (["model=transformer"], "unknown model 'transformer' (choices: gru, lstm, rnn, stacked_rnn)"),
         (["task=helo"], "unknown task 'helo'; did you mean 'hello'?"),
         (["experiment=none_such"], "unknown experiment 'none_such'"),
+        (["experiment=parity"], "did you mean 'acceptance/parity' or 'compare/parity'?"),
+        (["task=shakespeare"], "unknown task 'shakespeare'; did you mean experiment=shakespeare?"),
+        (["model=mlstm"], "unknown model 'mlstm'; did you mean cell=mlstm?"),
+        (["cell=stacked_rnn"], "unknown cell 'stacked_rnn'; did you mean model=stacked_rnn?"),
+        (["cell=LSTM"], "unknown cell 'LSTM'; did you mean 'lstm'?"),
+        (["optimizer=AdamW"], "unknown optimizer 'AdamW'; did you mean 'adamw'?"),
+        (["lstm"], "'lstm' is not of the form key=value; did you mean cell=lstm or model=lstm?"),
+        (["lr=0.1"], "unknown option 'lr'; did you mean 'optimizer.lr'?"),
+        (["+lr=0.1"], "unknown option 'lr'; did you mean 'optimizer.lr'?"),
+        (["steps=10"], "unknown option 'steps'; did you mean 'trainer.steps'?"),
+        (["epochs=3"], "the length of a run is counted in training steps; did you mean 'trainer.steps'?"),
+        (["trainer.epochs=3"], "the length of a run is counted in training steps; did you mean 'trainer.steps'?"),
+        (["batch_size=3"], "unknown option 'batch_size'; did you mean 'task.batch_size'?"),
+        (["model.batch_size=3"], "unknown option 'model.batch_size'; did you mean 'task.batch_size'?"),
+        (["hidden_size=3"], "unknown option 'hidden_size'; did you mean 'model.hidden_size'?"),
+        (["hiden_size=3"], "unknown option 'hiden_size'; did you mean 'model.hidden_size'?"),
+        (["learning_rate=3"], "unknown option 'learning_rate'; did you mean 'optimizer.lr'?"),
+        (["momentum=0.9"], "unknown option 'momentum'; optimizer=rmsprop,sgd have such an option"),
+        (["cell.forget_bias=1"], "cell=lstm,lstm_ablation have such an option"),
+        (["runs=foo"], "runs has no effect on a run; it can stand in an experiment file alone"),
+        (["+acceptance=3"], "acceptance has no effect on a run"),
+        (["acceptance.seeds=[1]"], "acceptance.seeds has no effect on a run"),
+        (["~runs"], "'runs' does not exist"),
+        (["experiment.lr=3"], "experiment.lr has no effect"),
         (["optimizer=adam"], "unknown optimizer 'adam'; did you mean 'adamw'?"),
         (["engine.backend=fast"], "unknown backend 'fast'; the choices are auto, reference, fused, scan, native"),
         (["engine.backend=native", "cell.reset=before"], "'native' cannot run GRU as configured"),
         (["cell.reset=maybe"], "reset='maybe' is not one of after, before"),
         (["model.hidden_size=wide"], "model.hidden_size: Value 'wide' of type 'str' could not be converted to Integer"),
-        (["trainer.steps=1.5"], "trainer.steps"),
+        (["trainer.steps=1.5"], "trainer.steps: Value '1.5' of type 'float' could not be converted to Integer"),
+        (["trainer.steps=15e-1"], "trainer.steps: Value '1.5' of type 'float' could not be converted to Integer"),
+        (["trainer.steps=nan"], "trainer.steps: Value 'nan' of type 'float' could not be converted to Integer"),
+        (["seed=99999999999999999999"], "seed=99999999999999999999 is out of range; it must be at least -2^63"),
+        (["seed=1e30"], "is out of range; it must be at least -2^63 and below 2^64"),
         (["seed=[1]"], "seed"),
         (["task.split=half"], "task.split: 'half' is not a list, which is written [1,2]"),
         (["task=parity", "task.lengths=5"], "task.lengths: 5 is not a list, which is written [1,2]"),
@@ -119,6 +146,13 @@ def test_a_mistake_in_training(here, capsys, arguments, says):
     assert says in mistake(capsys, "train", *arguments)
 
 
+def test_an_experiment_file_whose_options_would_have_no_effect(here, capsys):
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/quick.yaml").write_text("# Quick.\ntrainer:\n  steps: 3\n")
+    says = "experiment.trainer.steps has no effect; the first line of an experiment file must be '# @package _global_'"
+    assert says in mistake(capsys, "train", "--config-dir", "mine", "experiment=quick")
+
+
 @pytest.mark.parametrize(
     ("bytes_", "says"),
     [(b"", "is empty"), (b"abc", "too few"), (b"\xff\xfe", "not UTF-8"), (b"\0\1" * 9000, "not text")],
@@ -139,7 +173,12 @@ def test_a_corpus_that_is_none(here, capsys, bytes_, says):
         (["generate", "run=done", "length=many"], "length='many' is not of type int"),
         (["generate", "run=done", "interactive=perhaps"], "interactive='perhaps' is not of type bool"),
         (["evaluate", "run=done", "split=test"], "the task hello has no split 'test' (choices: train)"),
-        (["evaluate", "done"], "unknown option 'done'"),
+        (["evaluate", "done"], "the task hello has no split 'test' (choices: train)"),
+        (["evaluate", "done", "split=test"], "the task hello has no split 'test' (choices: train)"),
+        (["evaluate", "run=done", "done"], "unknown option 'done'"),
+        (["evaluate", "done", "--split", "train"], "unknown option '--split'"),
+        (["generate", "nowhere", "prompt=h"], "nowhere is not the directory of a run"),
+        (["diagnose", "nowhere"], "nowhere is not the directory of a run"),
         (["evaluate", "run=done", "device=abacus"], "'abacus' is not one of"),
         (["trian"], "unknown command 'trian'; the commands are train, status, compare, "),
         (["cells", "all"], "unknown option 'all'"),

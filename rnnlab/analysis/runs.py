@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
@@ -14,12 +13,11 @@ import numpy as np
 import yaml
 
 from rnnlab.interface import InputError, Metric
-from rnnlab.training.directory import flatten
+from rnnlab.training.directory import YAML_LOADER, find_runs, flatten
+from rnnlab.training.settings import complete
 
 Curve = dict[str, np.ndarray]
 """A metric over a run: ``step``, ``tokens``, ``seconds``, ``flops`` and ``value``, one entry an evaluation."""
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 
 @dataclass
@@ -27,16 +25,21 @@ class Run:
     """One run, as its directory tells it.
 
     path: the directory, as it was given.
-    config: the configuration, keys joined by dots.
+    options: the configuration, as it was stored or with the defaults of options that it lacks.
     summary: how it ended; empty where it has not, or where that cannot be read.
     problems: what is wrong with its files, a sentence each.
+    config: the configuration, keys joined by dots.
     """
 
     path: Path
-    config: dict[str, Any]
+    options: dict[str, Any]
     summary: dict[str, Any]
     problems: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(init=False)
     _curves: dict[str, Curve] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.config = flatten(self.options)
 
     @property
     def status(self) -> str:
@@ -143,7 +146,7 @@ def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         if not path.is_dir():
             raise InputError(f"{path} is no directory; give run directories, or folders that hold some")
-        for folder in _folders(path, problems):
+        for folder in find_runs(path, problems):
             place = folder.resolve()
             if place in seen:
                 continue
@@ -153,26 +156,24 @@ def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     if not runs:
         given = ", ".join(map(str, paths))
         raise InputError(f"there is no run in {given}" + (f" ({problems[0]})" if problems else ""))
+    _complete(runs)
     return runs, problems
 
 
-def _folders(root: Path, problems: list[str]) -> Iterator[Path]:
-    """Run directories below a folder, sorted, links followed; a run's own folders are not searched."""
-    seen = set()
+def _complete(runs: list[Run]) -> None:
+    """Give runs of an older version the defaults of the options that they lack.
 
-    def closed(error: OSError) -> None:
-        problems.append(f"{error.filename} cannot be searched ({error.strerror})")
-
-    for folder, folders, files in os.walk(root, onerror=closed, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add(place)
-        if {"summary.json", "metrics.jsonl"} & set(files) or ("config.yaml" in files and "checkpoints" in folders):
-            folders.clear()
-            yield Path(folder)
-        folders.sort()
+    Only where runs of one task, cell, model and so on differ in which options they have: defaults load PyTorch.
+    """
+    known: dict[Any, set[frozenset[str]]] = {}
+    for run in runs:
+        for group, section in {"": run.options, **run.options}.items():
+            if isinstance(section, dict):
+                known.setdefault((group, section.get("class", section.get("name"))), set()).add(frozenset(section))
+    if any(len(kinds) > 1 for kinds in known.values()):
+        for run in runs:
+            run.options = complete(run.options)
+            run.config = flatten(run.options)
 
 
 def _read(folder: Path) -> Run | str:
@@ -190,14 +191,14 @@ def _read(folder: Path) -> Run | str:
     config = summary.get("config")
     if not isinstance(config, dict):
         try:
-            config = yaml.load((folder / "config.yaml").read_text(errors="replace"), _Loader)
+            config = yaml.load((folder / "config.yaml").read_text(errors="replace"), YAML_LOADER)
         except (OSError, yaml.YAMLError) as error:
             return (
                 f"{folder}: neither summary.json nor config.yaml can be read ({str(error).splitlines()[0]}); left out"
             )
     if not isinstance(config, dict) or not isinstance(config.get("task"), dict):
         return f"{folder}: its configuration names no task; left out"
-    run = Run(folder, flatten(config), summary, problems)
+    run = Run(folder, config, summary, problems)
     if not summary and not problems:
         problems.append("there is no summary yet: it is running, or was stopped")
     if run.status == "finished" and not isfinite(run.score(run.monitor)):

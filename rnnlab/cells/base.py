@@ -128,6 +128,15 @@ class Cell(Fixed):
         """One time step: ``(output [B, output_size], new state)``."""
         raise InputError(f"{type(self).__name__} has no step(constants, x, state), which returns (output, new state)")
 
+    def __call__(self, inputs: Tensor, **options: Any) -> Any:
+        """`forward`, with the hooks that were registered on this cell.
+
+        Hooks on all modules of the process, such as those of a FLOP counter, are not run: they expect activations, and
+        would find weights among the results.
+        """
+        has_hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
+        return super().__call__(inputs, **options) if has_hooks else self.forward(inputs, **options)
+
     def forward(self, inputs: Tensor, *, native: bool = False, **context: Any) -> Any:
         """`prepare`, or with ``native`` the weights for ``torch.nn``'s kernel: what a layer asks for once a sequence.
 

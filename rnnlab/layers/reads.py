@@ -75,9 +75,9 @@ class MaskedReads(TorchFunctionMode):
 
 def reads_by_products(cell: Cell) -> bool:
     """Whether the next state of ``cell`` depends on a matrix product that reads its first state."""
-    like = next(cell.parameters())
+    like = cell.like
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        constants, prepared = cell.prepare(like.new_zeros(1, 1, cell.input_size))
+        constants, prepared = cell(like.new_zeros(1, 1, cell.input_size))
         state = map_state(lambda tensor: tensor.clone(), cell.initial_state(1))
         first = tensors_of(state)[0]
         if not first.is_floating_point():

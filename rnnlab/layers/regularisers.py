@@ -163,9 +163,9 @@ class WeightDrop(Wrapped):
         super().__init__(cell)
         self.share = _share("weight_drop", share)
         _check_norm("weight_drop", share, cell)
-        like = next(cell.parameters())
+        like = cell.like
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            constants, _ = cell.prepare(like.new_zeros(1, 1, cell.input_size))
+            constants, _ = cell(like.new_zeros(1, 1, cell.input_size))
         if not any(_is_learned_matrix(tensor) for tensor in tensors_of(constants)):
             raise InputError(f"weight_drop={share} has nothing to drop: {_innermost(cell)} has no recurrent matrix")
 

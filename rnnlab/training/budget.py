@@ -1,18 +1,22 @@
 """Fair budgets: the width at which a model has as many parameters, or costs as many operations, as was asked for.
 
 Cells of one width differ several times over in size. To compare them fairly, the width is solved for each by
-counting: the model is built, and its parameters or operations are counted, not estimated from a formula.
+counting: the model is built, and its parameters or operations are counted, not estimated from a formula. It is built on
+the meta device, where tensors have shapes and no numbers, so that the width costs neither time nor memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import sqrt
 from typing import Any, NamedTuple
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells, lookup
-from rnnlab.interface import Batch, InputError, Tokens
+from rnnlab.interface import Batch, InputError
 from rnnlab.layers import Recurrent
 from rnnlab.models import Model
 from rnnlab.tasks import Task
@@ -20,6 +24,7 @@ from rnnlab.training.build import Config, build_model, build_task
 from rnnlab.training.flops import state_operations
 
 LARGEST_WIDTH = 65536
+"""No larger width is tried."""
 
 
 class Size(NamedTuple):
@@ -47,46 +52,66 @@ def measure(config: Config, task: Task) -> Size:
         config: resolved.
         task: the configuration's task.
     """
-    return Size(_cost("parameters", config, task), _cost("flops_per_token", config, task))
+    return Size(*(_counted(kind, config, task) for kind in ("parameters", "flops_per_token")))
 
 
-def _cost(kind: str, config: Config, task: Task) -> int:
+def _counted(kind: str, config: Config, task: Task) -> int:
     """One of a budget's kinds, or of `Size`'s, for the model of a configuration."""
     if kind == "flops_per_step":
-        return _cost("flops_per_token", config, task) * task.batch("train", 0).num_tokens
+        return _counted("flops_per_token", config, task) * task.batch("train", 0).num_tokens
     plain = {**config, "engine": {"backend": "reference"}}  # whose products can be counted
     with torch.random.fork_rng(devices=[]):
-        model = build_model(plain, task)
-        if kind == "parameters":
-            return count_parameters(model)
-        # The second step's operations are those of every further one; the first may also transform weights.
-        one, two = (_products(model, task, steps) for steps in (1, 2))
-        model.eval()
-        updates = sum(state_operations(layer.cell) for layer in model.modules() if isinstance(layer, Recurrent))
-        return 3 * (two - one + updates)
+        try:
+            with torch.device("meta"), _NormalLeftOut():
+                model = build_model(plain, task)
+            return _count(kind, model, task)
+        except Exception:  # a model that reads numbers needs some; whatever else is wrong, is so here too
+            return _count(kind, build_model(plain, task), task)
+
+
+class _NormalLeftOut(TorchFunctionMode):
+    """Leaves out normal initialisers, for which PyTorch on the meta device imports its compiler, for two seconds."""
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function.__name__.endswith("normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+def _count(kind: str, model: Model, task: Task) -> int:
+    if kind == "parameters":
+        return count_parameters(model)
+    # The second step's operations are those of every further one; the first may also transform weights.
+    one, two = (_products(model, task, steps) for steps in (1, 2))
+    model.eval()
+    updates = sum(state_operations(layer.cell) for layer in model.modules() if isinstance(layer, Recurrent))
+    return 3 * (two - one + updates)
 
 
 def _products(model: Model, task: Task, steps: int) -> int:
     """Operations of the matrix products, forward, over some steps of one sequence."""
-    if isinstance(task.input, Tokens):
-        inputs = torch.zeros(steps, 1, dtype=torch.int64)
-    else:
-        inputs = torch.zeros(steps, 1, getattr(task.input, "size", 1))
+    like = task.batch("train", 0).inputs
+    inputs = torch.zeros(steps, 1, *like.shape[2:], dtype=like.dtype, device=next(model.parameters()).device)
     length = torch.tensor([steps])  # given, as a model may need to know it
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(Batch(inputs, inputs, length, length))
     return counter.get_total_flops()
 
 
-def solve(config: Config) -> Config:
+def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Config:
     """The configuration with ``model.hidden_size`` solved for its budget, if it has one.
 
     Args:
         config: resolved; ``budget.parameters`` is a number of trained parameters, ``budget.flops_per_step`` that of
             operations (`Size.flops_per_token`) of a step of training on the first batch.
+        at_width: the configuration with another width, where other options depend on it.
 
     Raises:
-        InputError: no width comes within ``budget.tolerance``, as a share of the budget; or both are given.
+        InputError: no width up to `LARGEST_WIDTH` comes within ``budget.tolerance``, as a share of the budget; or both
+            are given.
     """
     for key, value in config["budget"].items():
         if value is not None and not value > 0:
@@ -97,29 +122,46 @@ def solve(config: Config) -> Config:
     if len(goals) > 1:
         raise InputError("budget.parameters and budget.flops_per_step are both given; one width cannot serve both")
     (kind, goal), tolerance = next(iter(goals.items())), config["budget"]["tolerance"]
-    task = build_task(config)
+    configured = at_width or (lambda width: with_width(config, width))
+    first_task = build_task(config)
     multiple = _multiple(config)
     found: dict[int, float] = {}
 
     def cost(units: int) -> float:
         if units not in found:
-            found[units] = _cost(kind, with_width(config, units * multiple), task)
+            wide = configured(units * multiple)
+            task = first_task if wide["task"] == config["task"] else build_task(wide)
+            found[units] = _counted(kind, wide, task)
         return found[units]
 
-    low, high = 1, 2
-    while cost(high) < goal and high * multiple < LARGEST_WIDTH:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) < goal else (low, middle)
+    low, high = _bracket(cost, goal, LARGEST_WIDTH // multiple)
     best = min((low, high), key=lambda units: abs(cost(units) - goal))
     if abs(cost(best) / goal - 1) > tolerance:
-        near = " or ".join(f"{cost(units):,.0f} (width {units * multiple})" for units in (low, high))
+        nearest = (low, high) if cost(high) >= goal else (high,)  # the second at the largest width
+        near = " or ".join(f"{cost(units):,.0f} (width {units * multiple})" for units in nearest)
+        limit = f", and no larger width than {LARGEST_WIDTH} is tried" if cost(high) < goal else ""
         raise InputError(
             f"budget.{kind}={goal:,.0f} cannot be met by {config['cell']['name']} within budget.tolerance={tolerance}; "
-            f"the nearest it can have is {near}"
+            f"the nearest it can have is {near}{limit}"
         )
-    return with_width(config, best * multiple)
+    return configured(best * multiple)
+
+
+def _bracket(cost: Callable[[int], float], goal: float, largest: int) -> tuple[int, int]:
+    """The two neighbours between whose costs the goal lies; the second is ``largest`` where its cost is still below.
+
+    Costs grow with the width, and no faster than its square, so that few of them have to be counted.
+    """
+    low, high = 1, 2
+    while cost(high) < goal and high < largest:
+        low, high = high, int(min(max(2 * high, high * sqrt(goal / max(cost(high), 1))), largest))
+    by_halves = False
+    while high - low > 1 and cost(high) >= goal:
+        share = 0.5 if by_halves else (goal - cost(low)) / (cost(high) - cost(low))
+        middle = min(max(low + round(share * (high - low)), low + 1), high - 1)
+        low, high = (middle, high) if cost(middle) < goal else (low, middle)
+        by_halves = not by_halves
+    return low, high
 
 
 def deviation(config: Config, task: Task) -> dict[str, Any] | None:
@@ -131,7 +173,7 @@ def deviation(config: Config, task: Task) -> dict[str, Any] | None:
     """
     for kind in ("parameters", "flops_per_step"):
         if goal := config["budget"][kind]:
-            found = _cost(kind, config, task)
+            found = _counted(kind, config, task)
             return {"of": kind, "goal": goal, "found": found, "deviation": found / goal - 1}
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import warnings
+from errno import EINVAL
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from rnnlab import files
 from rnnlab.interface import InputError
 
 FORMAT = 1
+
+
+class Damaged(InputError):
+    """A file is no checkpoint, or not a whole one."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -30,7 +35,9 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; code in it is never run.
 
     Raises:
-        InputError: there is none, or it is truncated, of another program, or carries code.
+        Damaged: it is truncated, of another program, or carries code.
+        InputError: there is none, or no memory for it.
+        OSError: it may not be read.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
@@ -38,11 +45,15 @@ def load(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings(action="ignore"):  # torch's advice on pickles is for those who wrote the file
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever an unpickler may trip over in bytes that were never meant for it
-        raise InputError(
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # the latter is of a file cut short
+            raise
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise InputError(f"there is not enough memory to read {path}; free some, or use another machine") from error
+        raise Damaged(
             f"{path} cannot be read as a checkpoint: it is damaged, of another kind, or carries code, which is not run"
         ) from error
     if not isinstance(content, dict) or content.get("rnnlab") != FORMAT:
-        raise InputError(f"{path} is not a checkpoint of this version of rnnlab")
+        raise Damaged(f"{path} is not a checkpoint of this version of rnnlab")
     return content
 
 

@@ -64,7 +64,12 @@ def seed_everything(seed: int) -> None:
 
     Also, numbers too small to have all their digits are zero from now on: gradients over hundreds of steps become such
     numbers, and on each of them a processor takes a hundred times as long.
+
+    Raises:
+        InputError: PyTorch's generator does not take the seed.
     """
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed={seed} is out of range; it must be at least -2^63 and below 2^64")
     torch.set_flush_denormal(True)
     random.seed(seed)
     np.random.seed(seed % 2**32)

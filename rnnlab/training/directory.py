@@ -11,9 +11,14 @@ samples/           what the model says, a file per evaluation
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from time import sleep
 from typing import IO, Any
@@ -22,9 +27,12 @@ import yaml
 
 from rnnlab import files
 from rnnlab.interface import InputError
+from rnnlab.training.settings import complete, defaults
 
 FREE_KEYS = ("run_dir", "data.root", "budget.tolerance", "logger.tensorboard", "logger.progress", "logger.diagnostics")
 """What may differ when a run is taken up again: it says where things lie and what is told, not what is computed."""
+
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 
 class Busy(InputError):
@@ -55,7 +63,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"run_dir={str(self.path)!r} is a file; give a directory")
         if self.config_file.exists():
-            changes = differences(self.config(), config)
+            changes = differences(complete(self.config()), config)
             if changes:
                 raise InputError(
                     f"{self.path} holds a run with another configuration ({'; '.join(changes)}) and was left "
@@ -92,6 +100,10 @@ class RunDirectory:
         """Whether a run lies here."""
         return self.config_file.is_file()
 
+    def is_trained(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.exists() or self.best.exists()
+
     def is_claimed(self) -> bool:
         """Whether a process is training here now."""
         try:
@@ -104,7 +116,7 @@ class RunDirectory:
         return False
 
     def config(self) -> dict[str, Any]:
-        """The configuration of the run that lies here.
+        """The configuration of the run that lies here, as it was written; see `complete`.
 
         Raises:
             InputError: there is none, or it is damaged.
@@ -112,7 +124,7 @@ class RunDirectory:
         if not self.config_file.is_file():
             raise InputError(f"{self.path} is not the directory of a run, it has no {self.config_file.name}")
         try:
-            config = yaml.safe_load(self.config_file.read_text())
+            config = yaml.load(self.config_file.read_text(), YAML_LOADER)
         except (yaml.YAMLError, UnicodeDecodeError):
             config = None
         if not isinstance(config, dict):
@@ -141,6 +153,82 @@ class RunDirectory:
             if int(sample.stem) > step:
                 sample.unlink()
         self.summary_file.unlink(missing_ok=True)
+
+
+def run_name(config: dict[str, Any]) -> str:
+    """The directory of a run below the root: what a person looks for first, then a digest of the other options.
+
+    An option that equals its default does not count, so that a new option leaves the names of other runs as they are.
+    """
+    default = flatten(defaults(config))
+    counts = {
+        key: value
+        for key, value in flatten(config).items()
+        if key not in FREE_KEYS and not (key in default and value == default[key])
+    }
+    return f"{_prefix(config)}{hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def derive(config: dict[str, Any], root: str) -> str:
+    """The directory of a run that is given none: the one that holds it already, or a new one below ``root``.
+
+    A directory may have another name than `run_name` gives it now, if a version of rnnlab with fewer options or with
+    other defaults made it.
+    """
+    name = run_name(config)
+    place = Path(root).expanduser() / name
+    if (held := _stored_name(place)) != name:
+        siblings = sorted(place.parent.glob(f"{Path(_prefix(config)).name}*"))
+        known = next((other for other in siblings if _stored_name(other) == name), None)
+        if known is None and held is not None:  # with other defaults: the same name stood for another configuration
+            numbered = (place.with_name(f"{place.name}-{number}") for number in count(2))
+            known = next(other for other in numbered if not other.exists())
+        place = known or place
+    return str(place)
+
+
+def _prefix(config: dict[str, Any]) -> str:
+    names = [config[group]["name"] for group in ("task", "model", "cell")]
+    task, model, cell = (re.sub(r"[^\w.-]", "_", name) for name in names)
+    return f"{task}/{model if model == cell else f'{model}-{cell}'}-s{config['seed']}-"
+
+
+def _stored_name(place: Path) -> str | None:
+    """What `run_name` gives the run in a directory; None where no run can be read."""
+    file = RunDirectory(place).config_file
+    return _name_in(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+@lru_cache(maxsize=4096)  # planning a sweep looks at each directory once for every run of the sweep
+def _name_in(file: Path, changed: int) -> str | None:
+    try:
+        return run_name(complete(RunDirectory(file.parent).config()))
+    except (InputError, LookupError, TypeError, AttributeError):  # damaged, or written by hand
+        return None
+
+
+def find_runs(root: Path, problems: list[str]) -> Iterator[Path]:
+    """The directories of runs at or below a folder, sorted, links followed; a run's own folders are not searched.
+
+    Args:
+        root: the folder.
+        problems: gets a sentence for each folder that cannot be searched.
+    """
+    seen = set()
+
+    def closed(error: OSError) -> None:
+        problems.append(f"{error.filename} cannot be searched ({error.strerror})")
+
+    for folder, folders, names in os.walk(root, onerror=closed, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link that leads back, or to a run that has been found
+            folders.clear()
+            continue
+        seen.add(place)
+        if {"summary.json", "metrics.jsonl"} & set(names) or ("config.yaml" in names and "checkpoints" in folders):
+            folders.clear()
+            yield Path(folder)
+        folders.sort()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -39,7 +39,7 @@ def state_operations(cell: Cell) -> int:
     state = cell.initial_state(1)
     if all(tensor.dim() <= VECTOR for tensor in tensors_of(state)):
         return 0
-    constants, prepared = cell.prepare(next(cell.parameters()).new_zeros(1, 1, cell.input_size))
+    constants, prepared = cell(cell.like.new_zeros(1, 1, cell.input_size))
     with _Elements() as elements:
         cell.step(constants, map_state(lambda tensor: tensor[0], prepared), state)
     return elements.count

@@ -22,7 +22,8 @@ from rnnlab.training.device import autocast, machine, pick_device, seed_everythi
 from rnnlab.training.directory import RunDirectory, differences
 from rnnlab.training.evaluation import evaluate
 from rnnlab.training.logger import Logger, console
-from rnnlab.training.trainer import Diverged, Trainer
+from rnnlab.training.settings import check_known, complete
+from rnnlab.training.trainer import Diverged, Trainer, load_weights
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -59,17 +60,16 @@ def train(config: Config) -> dict[str, Any]:
     if task.batch("train", 0).fresh is not None:
         model.check_carrying()
     identity = {"config": config, "data_digest": task.data_digest()}
-    origin = _origin(trainer, identity) if trainer.init_from and not directory.last.exists() else None
+    if trainer.init_from and not directory.is_trained():
+        trainer.load(_origin(trainer, identity))
+        trainer.progress.forget_evaluations()  # another run's best is not in this directory
 
     with directory.claim(config):
-        is_new = not directory.last.exists()
+        is_new = not directory.is_trained()
         if not is_new:
-            origin = checkpoint.load(directory.last)
-            _check_data(origin, identity)
-        if origin is not None:
-            trainer.load(origin)
-        if is_new:
-            trainer.progress.best = None  # another run's best is not in this directory
+            last = _read(directory.last, directory.best)
+            _check_data(last, identity)
+            trainer.load(last)
         directory.rewind(-1 if is_new else trainer.progress.step)
         return _train_in(directory, trainer, identity, is_new)
 
@@ -77,16 +77,40 @@ def train(config: Config) -> dict[str, Any]:
 def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint of another run to begin with, once it is sure that this run can go on from it."""
     path, config = trainer.init_from, identity["config"]
-    content = checkpoint.load(Path(path))
+    content = checkpoint.load(Path(path).expanduser())
     parts = ("task", "model", "cell", "optimizer")
-    changes = differences({p: content["config"][p] for p in parts}, {p: config[p] for p in parts})
+    old = complete(content["config"])
+    changes = differences({p: old[p] for p in parts}, {p: config[p] for p in parts})
     if changes:
         raise InputError(f"trainer.init_from={path!r} is of another configuration ({'; '.join(changes)})")
     step = content["progress"]["step"]
     if step >= trainer.steps:
         raise InputError(f"trainer.init_from={path!r} is at step {step}; trainer.steps={trainer.steps} must be more")
+    seconds = content["progress"]["seconds"]
+    if trainer.seconds and seconds >= trainer.seconds:
+        raise InputError(
+            f"trainer.init_from={path!r} was trained for {seconds:.1f} s; budget.seconds={trainer.seconds} must be more"
+        )
+    factors = [settings["trainer"]["lr_factors"] or {} for settings in (old, config)]
+    if not trainer.has_groups_of(factors[0]):
+        raise InputError(
+            f"trainer.init_from={path!r} was trained with trainer.lr_factors={factors[0]}, which divides the "
+            f"parameters into other groups than {factors[1]}; give the same names in the same order"
+        )
     _check_data(content, identity)
     return content
+
+
+def _read(path: Path, other: Path) -> dict[str, Any]:
+    """A run's checkpoint, or the ``other`` one where it is not there; damage is reported with the way out."""
+    if not path.exists():
+        return checkpoint.load(other)
+    try:
+        return checkpoint.load(path)
+    except checkpoint.Damaged as error:
+        if not other.exists():
+            raise
+        raise InputError(f"{error}; delete it, and {other.name} is used in its place") from error
 
 
 def _check_data(content: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -180,13 +204,14 @@ def load(run: str | Path, device: str = "auto", which: str = "best") -> tuple[Ta
     directory.config()
     if which not in ("best", "last", "initial"):
         raise InputError(f"checkpoint={which!r} is not one of best, last, initial")
-    use_last = which == "last" or not directory.best.exists()
-    content = checkpoint.load(directory.last if use_last else directory.best)
+    content = checkpoint.load(directory.last) if which == "last" else _read(directory.best, directory.last)
+    content["config"] = complete(content["config"])
+    check_known(content["config"], str(run))
     if which == "initial":
         task, model = _as_it_began(content)
     else:
         task, model = build(content["config"], content["task"])
-        model.load_state_dict(content["model"])
+        load_weights(model, content)
     return task, model.to(pick_device(device)).eval(), content
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from rnnlab import files
 from rnnlab.interface import InputError
-from rnnlab.training.directory import RunDirectory, flatten
+from rnnlab.training.directory import RunDirectory, find_runs, flatten
 
 STATES = ("finished", "diverged", "running", "stopped", "waiting", "refused")
 
@@ -93,10 +93,12 @@ def survey(folder: str | Path) -> tuple[list[Progress], list[str]]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no directory; give the folder of a sweep")
     jobs, problems = read_plans(folder)
-    places = {Path(job.run_dir) for job in jobs if job.run_dir}
-    places |= {path.parent for path in folder.rglob("config.yaml") if RunDirectory(path.parent).is_begun()}
+    places = {place.resolve(): place for place in find_runs(folder, problems) if RunDirectory(place).is_begun()}
+    for job in jobs:
+        if job.run_dir:
+            places.setdefault(Path(job.run_dir).resolve(), Path(job.run_dir))
     found = []
-    for place in sorted(places):
+    for place in sorted(places.values()):
         try:
             found.append(progress(place, folder))
         except InputError as error:
@@ -192,10 +194,9 @@ def _last_record(file: Path) -> dict[str, Any]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(folder.resolve()))
-    except ValueError:
-        return str(path.resolve())
+    whole = (path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())  # a link keeps its own name
+    names = [str(one.relative_to(home)) for one, home in whole if ".." not in one.parts and one.is_relative_to(home)]
+    return names[0] if names else str(path.resolve())
 
 
 def _duration(seconds: float | None) -> str:

@@ -48,6 +48,10 @@ class Progress:
     window_tokens: int = 0
     window_seconds: float = 0.0
 
+    def forget_evaluations(self) -> None:
+        """Go on as a run that has not been evaluated, nor found to be solved."""
+        self.best = self.final = self.solved = None
+
 
 class Diverged(Exception):
     """The loss or a gradient is no longer finite."""
@@ -242,14 +246,15 @@ class Trainer:
         is_best = isfinite(value) and (at.best is None or better(value, at.best[task.monitor]))
         if is_best:
             at.best = at.final
-            logger.flush()
-            self.save(directory.best, identity)
         if self.target is not None and isfinite(value) and not better(self.target, value):
             at.solved = at.step
         logger.evaluation(split, at.step, values, " (best so far)" if is_best else "", task.baselines(split))
         self.show_sample(logger)
         if logger.diagnostics:
             self.look_inside(logger, split)
+        if is_best:  # after all that belongs to this step, so that a run can go on from it as from the last checkpoint
+            logger.flush()
+            self.save(directory.best, identity)
 
     def look_inside(self, logger: Logger, split: str) -> None:
         """Log what `rnnlab.diagnostics` sees in the model on the first batch of a split; nothing of the run changes."""
@@ -289,13 +294,39 @@ class Trainer:
         checkpoint.save(path, content)
 
     def load(self, content: dict[str, Any]) -> None:
-        """Go on from what `save` wrote."""
-        self.model.load_state_dict(content["model"])
+        """Go on from what `save` wrote.
+
+        Raises:
+            InputError: it is of a model of other shapes.
+        """
+        load_weights(self.model, content)
         self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
         if content["state"] is not None:
             self.state = map_state(lambda tensor: tensor.to(self.device), content["state"])
         checkpoint.restore_random_states(content["random"])
+
+    def has_groups_of(self, lr_factors: dict[str, float]) -> bool:
+        """Whether ``lr_factors`` divide the model's parameters as the optimizer has them."""
+        groups = [group["params"] for group in parameter_groups(self.model, lr_factors)]
+        return [list(map(id, group)) for group in groups] == [
+            list(map(id, group["params"])) for group in self.optimizer.param_groups
+        ]
+
+
+def load_weights(model: Model, content: dict[str, Any]) -> None:
+    """Give a model the weights of a checkpoint.
+
+    Raises:
+        InputError: they do not fit, as where a class from outside has changed.
+    """
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        first = " ".join(str(error).splitlines()[1:2]).strip()
+        raise InputError(
+            f"the weights of the checkpoint do not fit the model ({first}); a class that it is made of has changed"
+        ) from error
 
 
 def parameter_groups(model: Model, lr_factors: dict[str, float]) -> list[dict[str, Any]]:

@@ -146,6 +146,31 @@ def test_sizes_travel_with_a_model(tmp_path):
     assert (elsewhere.input.size, elsewhere.output_size) == (2, 2)
 
 
+def test_the_names_of_classes_travel_with_a_model(tmp_path):
+    """So that output 0 means the same class where the file lists the classes in another order."""
+    first = toy(tmp_path)
+    memory = first.memory()
+    assert memory["classes"] == first.classes == ["up", "down"]
+    away = tmp_path / "away"
+    away.mkdir()
+    for file in tmp_path.glob("*.ts"):
+        (away / file.name).write_text(file.read_text().replace("true up down", "true down up"))
+    elsewhere = Vowels(source=str(away))
+    elsewhere.restore(memory)
+    labels = [[label for _, label in everything(task, "test")] for task in (elsewhere, first)]
+    assert labels[0] == labels[1]
+    assert elsewhere.data_digest() == first.data_digest() != Vowels(source=str(away)).data_digest()
+    write(away, ["1:1:left"] * 10, "@classLabel true left\n@data\n")
+    write(away, ["1:1:left"], "@classLabel true left\n@data\n", "TEST")
+    unknown = Vowels(source=str(away))
+    unknown.restore(memory)
+    with pytest.raises(InputError, match=r"has a class 'left'; the model knows up, down only"):
+        unknown.batch("test", 0)
+    older = Vowels(source=str(tmp_path))
+    older.restore({"sizes": memory["sizes"]})  # a checkpoint from before
+    assert older.classes == first.classes
+
+
 def test_the_generated_classes_are_the_oscillations_they_say():
     """Each from its class's mean amplitude and sign changes, over many."""
     task = Vowels()

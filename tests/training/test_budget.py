@@ -1,10 +1,13 @@
 """Budgets: the width for which a model has as many parameters, or costs as many operations, as was asked for."""
 
+from itertools import product
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells, config
-from rnnlab.interface import InputError
+from rnnlab.interface import Batch, InputError
 from rnnlab.training import budget, train
 from rnnlab.training.build import build
 
@@ -68,6 +71,99 @@ def test_operations_of_a_step():
     operations = 3 * (8 * width * (2 + width) + 2 * width) * 5 * 4  # 5 steps of 4 sequences
     assert budget.deviation(found, build(found)[0])["found"] == operations
     assert abs(operations / 1e7 - 1) < 0.02
+
+
+def elman(width, layers=1, directions=1, inputs=2):
+    """Products and parameters of vanilla layers over ``inputs`` features with one output: the textbook's formula."""
+    weights = biases = 0
+    for _ in range(layers):
+        weights += directions * width * (inputs + width)
+        biases += directions * width
+        inputs = directions * width
+    return weights + inputs, weights + biases + inputs + 1
+
+
+@pytest.mark.parametrize("options", [[], ["model.num_layers=3"], ["model.bidirectional=concatenate"]])
+def test_depth_and_directions_by_formula(options):
+    layers, directions = 3 if options == ["model.num_layers=3"] else 1, 2 if "concatenate" in str(options) else 1
+    found = solved("cell=rnn", *options, "budget.flops_per_step=1e7")
+    size = budget.measure(found, build(found)[0])
+    products, parameters = elman(found["model"]["hidden_size"], layers, directions)
+    assert size == (parameters, 3 * 2 * products)
+
+
+@pytest.mark.parametrize("cell", cells.available())
+def test_a_model_without_numbers_is_counted_as_one_with_numbers(cell):
+    """Widths are solved on the meta device; here the model is built, and its products counted as they are computed."""
+    found = config.compose([*SMALL, f"cell={cell}", "model.hidden_size=8", "engine.backend=reference"])
+    task, model = build(found)
+    products = []
+    for steps in (3, 4):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(Batch(torch.rand(steps, 1, 2), None))
+        products.append(counter.get_total_flops())
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert budget.measure(found, task) == (parameters, 3 * (products[1] - products[0]))
+
+
+@pytest.mark.parametrize(("kind", "goal"), [("parameters", 10**9), ("flops_per_step", 1e12)])
+def test_large_budgets_take_neither_time_nor_memory(kind, goal, monkeypatch):
+    counted = []
+    count = budget._count
+    monkeypatch.setattr(budget, "_count", lambda *given: counted.append(given[1]) or count(*given))
+    width = solved("cell=lstm", f"budget.{kind}={goal:.0f}")["model"]["hidden_size"]
+    assert width > 10000
+    assert len(counted) < 16
+    assert {parameter.device.type for model in counted for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("budget", ["parameters=1e11", "parameters=1e15", "flops_per_step=1e20", "flops_per_step=inf"])
+def test_a_budget_beyond_the_largest_width_is_refused(budget):
+    with pytest.raises(InputError, match=r"cannot be met by lstm .*\(width 65536\), and no larger width than 65536"):
+        solved("cell=lstm", f"budget.{budget}")
+
+
+def test_the_nearest_width_is_found_wherever_it_is():
+    """Also where costs grow in steps, or one part outweighs all others."""
+    costs = [lambda n: n, lambda n: n * n, lambda n: 10**6 + n, lambda n: 3 * (n // 4), lambda n: n * n + 50 * n + 7]
+    for cost, largest in product(costs, (2, 3, 100, 65536)):
+        for goal in (0.5, 1, 2, 17, 1000, 10**6 + 5, 10**6 + 60000, 2**31, 2**32, 1e300):
+            low, high = budget._bracket(cost, goal, largest)
+            expected = next((n for n in range(2, largest + 1) if cost(n) >= goal), largest)
+            assert high == expected
+            assert low == high - 1 or cost(high) < goal
+
+
+def test_a_cell_that_reads_numbers_can_be_given_a_budget(monkeypatch):
+    """It cannot be built without any."""
+    prepare = cells.find("rnn").prepare
+    monkeypatch.setattr(
+        cells.find("rnn"), "prepare", lambda cell, inputs: (float(cell.U.sum()), prepare(cell, inputs))[1]
+    )
+    found = solved("cell=rnn", "budget.flops_per_step=1e7")
+    assert found["model"]["hidden_size"] == solved("cell=rnn", "budget.flops_per_step=1e7")["model"]["hidden_size"]
+
+
+def test_pictures_can_be_given_a_budget():
+    options = ["task=outside.pictures:Film", "model=outside.pictures:PictureModel", "cell=rnn"]
+    look = 2 * 3 * 5 * 4  # weights
+    found = config.compose([*options, "budget.parameters=3000"])
+    width = found["model"]["hidden_size"]
+    assert abs(look + 4 + elman(width, inputs=4)[1] - 3000) <= 2 * width + 6  # no neighbour is nearer
+    found = config.compose([*options, "budget.flops_per_step=1e6", "budget.tolerance=0.1"])
+    width = found["model"]["hidden_size"]
+    per_token = 6 * (look + elman(width, inputs=4)[0])
+    assert budget.deviation(found, build(found)[0])["found"] == per_token * 6 * 4  # steps, sequences
+
+
+@pytest.mark.parametrize("option", ["model.embedding_size", "task.batch_size"])
+def test_an_option_that_refers_to_the_width_has_the_solved_one(option):
+    others = ["task=hello"] if option.startswith("model") else SMALL
+    kind = "parameters=20000" if option.startswith("model") else "flops_per_step=1e8"
+    found = config.compose([*others, "cell=lstm", f"{option}=${{model.hidden_size}}", f"budget.{kind}"])
+    group, name = option.split(".")
+    assert found[group][name] == found["model"]["hidden_size"]
+    assert abs(budget.deviation(found, build(found)[0])["deviation"]) < 0.02
 
 
 def test_only_widths_that_the_cell_can_have():

@@ -120,6 +120,28 @@ def test_a_truncated_file_is_refused(path, share):
     assert "damaged" in refuse(path)
 
 
+@pytest.mark.parametrize(
+    ("error", "expected", "says"),
+    [
+        (PermissionError(13, "Permission denied"), PermissionError, "Permission denied"),
+        (OSError(5, "Input/output error"), OSError, "Input/output error"),
+        (MemoryError(), InputError, "there is not enough memory to read"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), InputError, "there is not enough memory to read"),
+        (EOFError(), checkpoint.Damaged, "it is damaged"),
+    ],
+)
+def test_only_damage_is_called_damage(path, monkeypatch, error, expected, says):
+    checkpoint.save(path, CONTENT)
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(expected, match=says) as refused:
+        checkpoint.load(path)
+    assert isinstance(refused.value, checkpoint.Damaged) == (expected is checkpoint.Damaged)
+
+
 # To an unpickler the first letters of a text are instructions, and each text fails in a way of its own.
 @pytest.mark.parametrize(
     "text", ["# notes\n", "hello", "an ordinary text\n", "step,loss\n1,2\n", "run 1", "\0\0\0", "💾"]

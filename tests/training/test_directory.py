@@ -20,7 +20,7 @@ from rnnlab import config, files
 from rnnlab.interface import InputError
 from rnnlab.tasks.char_lm import CharLM
 from rnnlab.training import checkpoint, train
-from rnnlab.training.directory import RunDirectory, flatten
+from rnnlab.training.directory import FREE_KEYS, RunDirectory, flatten, run_name
 from rnnlab.training.trainer import Trainer
 
 SMALL = [
@@ -226,7 +226,7 @@ def test_the_derived_name_is_stable():
 def test_the_derived_name_changes_with_every_option():
     base = config.compose(SMALL)
     # A name chooses a file: that it counts is shown by the groups below.
-    keys = [key for key in flatten(base) if not key.endswith((".name", ".class")) and key not in config.FREE_KEYS]
+    keys = [key for key in flatten(base) if not key.endswith((".name", ".class")) and key not in FREE_KEYS]
     assert len(keys) > 25
     assert {"seed", "engine.backend", "task.corpus", "trainer.init_from", "trainer.log_every"} <= set(keys)
     names = {"": base["run_dir"]}
@@ -237,7 +237,7 @@ def test_the_derived_name_changes_with_every_option():
             head, _, option = option.partition(".")
             section = section[head]
         section[option] = "another value"
-        names[key] = config.run_name(changed)
+        names[key] = run_name(changed)
     for choice in ("model=lstm", "cell=rnn", "optimizer=sgd", "scheduler=constant"):
         names[choice] = config.compose([*SMALL, choice])["run_dir"]
     assert len(set(names.values())) == len(names)
@@ -349,6 +349,60 @@ def test_init_from_refuses_what_it_cannot_go_on_from(folder, options, reason):
         train(config.compose([*base, "run_dir=b", "trainer.steps=8", ORIGIN, *options]))
     assert reason in str(refused.value)
     assert tree(folder) == before
+
+
+@pytest.mark.parametrize("target", [1e-9, 1e6])
+def test_init_from_a_solved_run_goes_on_training(folder, target):
+    """Whether another target is reached is for this run's own evaluations to say."""
+    first = run("run_dir=a", "trainer.target=1e6")
+    assert (first["ended"], first["solved"]) == ("target", 2)
+    summary = run("run_dir=b", "trainer.steps=8", f"trainer.target={target}", ORIGIN)
+    expected = ("target", 4, 4) if target > 1 else ("steps", None, 8)
+    assert (summary["ended"], summary["solved"], summary["steps"]) == expected
+    assert summary["best"]["step"] > 2
+    assert (folder / "b" / "checkpoints" / "best.pt").exists()
+
+
+def test_init_from_with_no_training_time_left_is_refused():
+    run("run_dir=a")
+    assert "was trained for" in refuse("run_dir=b", "trainer.steps=8", "budget.seconds=1e-6", ORIGIN)
+
+
+FACTORS = "trainer.lr_factors={readout: 0.5, encoder: 0.1}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fits"),
+    [
+        ("trainer.lr_factors=null", FACTORS, False),
+        (FACTORS, "trainer.lr_factors=null", False),
+        (FACTORS, "trainer.lr_factors={readout: 0.5}", False),
+        (FACTORS, "trainer.lr_factors={encoder: 0.1, readout: 0.5}", False),
+        (FACTORS, "trainer.lr_factors={readout: 0.2, encoder: 0.3}", True),
+    ],
+)
+def test_init_from_with_other_groups_of_parameters_is_refused(folder, old, new, fits):
+    """The optimizer's state goes by groups; the factors themselves may change."""
+    run("run_dir=a", old)
+    if fits:
+        assert run("run_dir=b", "trainer.steps=8", ORIGIN, new)["steps"] == 8
+    else:
+        assert "into other groups than" in refuse("run_dir=b", "trainer.steps=8", ORIGIN, new)
+
+
+def test_init_from_with_a_class_that_changed_is_refused(folder):
+    run("run_dir=a")
+    path = folder / "a" / "checkpoints" / "last.pt"
+    content = checkpoint.load(path)
+    content["model"]["readout.weight"] = torch.ones(1, 1)
+    checkpoint.save(path, content)
+    assert "the weights of the checkpoint do not fit the model" in refuse("run_dir=b", "trainer.steps=8", ORIGIN)
+
+
+def test_init_from_takes_a_path_from_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    run("run_dir=a")
+    assert run("run_dir=b", "trainer.steps=8", "trainer.init_from=~/a/checkpoints/last.pt")["steps"] == 8
 
 
 def test_init_from_refuses_other_data_and_what_is_no_checkpoint(folder):

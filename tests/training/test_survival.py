@@ -23,10 +23,12 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rnnlab import config
+from rnnlab.interface import InputError
 from rnnlab.tasks.char_lm import CharLM
-from rnnlab.training import checkpoint, train
+from rnnlab.training import checkpoint, evaluate_run, train
 from rnnlab.training.directory import RunDirectory
 from rnnlab.training.signals import end_with_parent, stop_signals
+from rnnlab.training.trainer import Trainer
 
 CLOCK = ("seconds", "window_seconds", "tokens_per_second")
 """What is measured by the clock, and the only thing that may differ between two runs."""
@@ -371,3 +373,38 @@ def test_a_process_without_its_parent_ends():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout) == (143, "saved\n")
+
+
+def test_a_damaged_last_checkpoint_names_the_way_out(folder, short_reference, monkeypatch):
+    """Once it is deleted, the run goes on from the best one, which holds as much, and ends as if it had been whole."""
+    settings, run, step_on = short_config(folder, "damaged"), folder / "damaged", Trainer.set_learning_rate
+
+    def stop_at_eight(self):
+        if self.progress.step == 7:
+            raise Killed
+        step_on(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "set_learning_rate", stop_at_eight)
+        with pytest.raises(Killed):
+            train(settings)
+    last, best = run / "checkpoints" / "last.pt", run / "checkpoints" / "best.pt"
+    step = checkpoint.load(best)["progress"]["step"]
+    assert (step, checkpoint.load(last)["progress"]["step"]) == (4, 6)
+    last.write_bytes(last.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"last\.pt cannot be read .*; delete it, and best\.pt is used in its place"):
+        train(settings)
+    last.unlink()
+    train(settings)
+    assert_same(run, short_reference)
+
+
+def test_a_damaged_best_checkpoint_names_the_way_out(folder):
+    run = folder / "damaged best"
+    train(short_config(folder, run.name))
+    best = run / "checkpoints" / "best.pt"
+    best.write_bytes(b"")
+    with pytest.raises(InputError, match=r"best\.pt cannot be read .*; delete it, and last\.pt is used in its place"):
+        evaluate_run(run, "valid")
+    best.unlink()
+    assert evaluate_run(run, "valid")["step"] == 9

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from rnnlab import __main__, config
+from rnnlab import conf as conf_module
 from rnnlab.interface import InputError
+from rnnlab.training import run as run_module
 from rnnlab.training import sweep, train
 from rnnlab.training.directory import Busy, RunDirectory
 
@@ -43,17 +46,17 @@ def states(folder="runs"):
 
 
 def test_a_plan_is_every_combination():
-    folder, jobs = config.plan(config.normalise([*TINY, "cell=rnn,gru", "seed=range(3)", "hydra.sweep.dir=here", "-m"]))
-    assert folder == Path("here")
-    assert len({job.run_dir for job in jobs}) == len(jobs) == 6
-    for job in jobs:
+    found = config.plan([*TINY, "cell=rnn,gru", "seed=range(3)", "hydra.sweep.dir=here", "-m"])
+    assert found.folder == Path("here")
+    assert len({job.run_dir for job in found.jobs}) == len(found.jobs) == 6
+    for job in found.jobs:
         assert job.error is None
         assert config.compose([*TINY, *job.overrides.split()], "here")["run_dir"] == job.run_dir
 
 
 def test_a_plan_of_an_experiment_file():
     """The sweep may stand in the file, its folder too."""
-    folder, jobs = config.plan(["-m", "experiment=compare/adding", "++seed=7,8"])
+    folder, jobs, _ = config.plan(["-m", "experiment=compare/adding", "seed=7,8"])
     assert folder == Path("runs/compare")
     assert [job.overrides for job in jobs if "gru" in job.overrides] == [
         f"model=gru optimizer.lr={rate} seed={seed} experiment=compare/adding"
@@ -64,10 +67,156 @@ def test_a_plan_of_an_experiment_file():
 
 
 def test_a_plan_knows_what_will_be_refused():
-    _, jobs = config.plan(config.normalise([*TINY, "cell=rnn,grru", "-m"]))
+    _, jobs, _ = config.plan([*TINY, "cell=rnn,grru", "-m"])
     assert [job.run_dir is None for job in jobs] == [False, True]
     assert "did you mean 'gru'" in jobs[1].error
-    assert config.plan(["-m", "hydra/sweeper=basic", "seed=0"]) is not None
+    assert config.plan(["-m", "hydra/sweeper=basic", "seed=0"]).jobs
+
+
+@pytest.mark.parametrize(
+    ("swept", "values"),
+    [
+        ("cell=glob(mut*)", {"mut1", "mut2", "mut3"}),
+        ("cell=glob(ls*,exclude=lstm_*)", {"lstm", "lstmp"}),
+        ("cell=choice(rnn,gru)", {"rnn", "gru"}),
+        ("cell=sort(rnn,gru,reverse=true)", {"rnn", "gru"}),
+        ("seed=shuffle(range(3))", {"0", "1", "2"}),
+        ("seed=range(1,8,3)", {"1", "4", "7"}),
+        ("optimizer.lr=1e-3,1e-2", {"0.001", "0.01"}),
+        ("model.zoneout=[0.1],[0.2]", {"[0.1]", "[0.2]"}),
+        ("model.dropout=interval(0,1)", None),
+    ],
+)
+def test_every_form_of_a_sweep(swept, values):
+    if values is None:
+        with pytest.raises(InputError, match="does not support sweep type"):
+            config.plan(["-m", *TINY, swept])
+        return
+    found = config.plan(["-m", *TINY, swept])
+    key = swept.partition("=")[0]
+    given = [override.lstrip("+") for one in found.overrides for override in one]
+    assert {override.partition("=")[2] for override in given if override.startswith(f"{key}=")} >= values
+    assert len(found.jobs) == len({job.run_dir for job in found.jobs}) == len(values)
+
+
+def launched(monkeypatch, *arguments, code=0):
+    """The configurations that a command line would train."""
+    trained = []
+    monkeypatch.setattr(run_module, "train", lambda resolved: trained.append(resolved) or {"status": "finished"})
+    monkeypatch.setattr(__main__, "_say_what_next", lambda summary: None)
+    monkeypatch.setattr(sweep, "is_dealt_with", lambda run_dir: True)
+    assert __main__.main(["train", *arguments]) == code
+    return trained
+
+
+@pytest.fixture
+def conf(folder):
+    """A folder of choices for ``--config-dir``, and one below a name with a space."""
+    for home in ("mine", "my conf"):
+        (folder / home / "cell").mkdir(parents=True)
+        (folder / home / "experiment").mkdir()
+        cell = "name: wide\nclass: gru\nreset: before\nbias: true\nrecurrent_init: orthogonal\n"
+        (folder / home / "cell" / "wide.yaml").write_text(f"# A GRU of mine.\n{cell}")
+        quick = "# @package _global_\ndefaults:\n  - override /cell: wide\ntrainer:\n  steps: 3\n"
+        (folder / home / "experiment" / "quick.yaml").write_text(quick)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"], ["-cd", "my conf"], ["-cd=mine"]]
+)
+@pytest.mark.parametrize("choice", ["cell=wide", "experiment=quick"])
+def test_choices_in_a_folder_of_ones_own(conf, monkeypatch, flags, choice):
+    """For a run and for a sweep, before and after the overrides."""
+    options = [option for option in TINY if not option.startswith("trainer.steps")]
+    one = launched(monkeypatch, *flags, *options, choice)
+    several = launched(monkeypatch, *options, choice, "-m", *flags, "seed=0,1")
+    assert [resolved["cell"]["name"] for resolved in [*one, *several]] == ["wide"] * 3
+    assert {resolved["seed"] for resolved in several} == {0, 1}
+    plans = [json.loads(path.read_text()) for path in Path("runs").glob("sweep-*.json")]
+    assert [job["run_dir"] for job in plans[0]["jobs"]] == [
+        str(Path(r["run_dir"]).relative_to("runs")) for r in several
+    ]
+
+
+def test_what_runs_is_what_was_planned(monkeypatch):
+    """In the same order, also where chance decides it."""
+    trained = launched(monkeypatch, "-m", *TINY, "seed=shuffle(range(6))", "cell=rnn,grru", code=2)
+    (path,) = Path("runs").glob("sweep-*.json")
+    jobs = json.loads(path.read_text())["jobs"]
+    assert [r["run_dir"] for r in trained] == [f"runs/{job['run_dir']}" for job in jobs if job["run_dir"]]
+    assert len(trained) == 6
+    assert sum(job["error"] is not None for job in jobs) == 6
+
+
+def test_a_sweep_of_which_nothing_can_be_trained_writes_nothing(folder, monkeypatch, capsys):
+    assert launched(monkeypatch, "-m", *TINY, "cell=grru,lstmm", code=2) == []
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("did you mean ")[2] for line in told] == ["'gru'?", "'lstm'?"]
+    assert not list(folder.iterdir())
+
+
+def test_a_run_dir_that_hydra_completes(monkeypatch):
+    """Interpolations of Hydra's own see the same in the plan and in the run."""
+    options = [*TINY, "seed=3,4", "run_dir=runs/${hydra:runtime.choices.cell}-${seed}-${hydra:job.num}"]
+    trained = launched(monkeypatch, "-m", *options)
+    (path,) = Path("runs").glob("sweep-*.json")
+    assert [job["run_dir"] for job in json.loads(path.read_text())["jobs"]] == ["gru-3-0", "gru-4-1"]
+    assert [resolved["run_dir"] for resolved in trained] == ["runs/gru-3-0", "runs/gru-4-1"]
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    for arguments in (["-m", "seed=0,1"], ["seed=2"]):
+        for resolved in launched(monkeypatch, *TINY, *arguments, "hydra.sweep.dir=~/swept"):
+            assert resolved["run_dir"].startswith(f"{folder}/home/swept/adding/")
+    assert len(list(folder.glob("home/swept/sweep-*.json"))) == 1
+    (given,) = launched(monkeypatch, *TINY, "-m", "run_dir=~/a", "hydra.sweep.dir=~/one")
+    assert given["run_dir"] == f"{folder}/home/a"
+    (plan,) = folder.glob("home/one/sweep-*.json")
+    assert json.loads(plan.read_text())["jobs"][0]["run_dir"] == f"{folder}/home/a"
+    assert not (folder / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "--cfg", "job"], "--cfg and --multirun cannot be given together"),
+        (["--info", "config", "-m"], "--info and --multirun cannot be given together"),
+        (["--package", "task", "-m"], "--package has no effect without --cfg"),
+        (["--resolve"], "--resolve has no effect without --cfg"),
+        (["--config-dir", "nowhere", "-m"], "--config-dir nowhere is no directory"),
+        (["--config-path=nowhere"], "--config-path nowhere is no directory"),
+        (["--config-dir"], "expected one argument"),
+        (["-m", "--config-name", "nothing"], "unknown config 'nothing'"),
+        (["--lr", "3"], "unrecognized arguments: --lr"),
+        (["--experimental-rerun", "x"], "--experimental-rerun is not supported"),
+        (["hydra.job.chdir=true"], "hydra.job.chdir=True has no effect; relative paths are those of the folder where"),
+        (["-m", "hydra.job.chdir=true", "seed=0,1"], "hydra.job.chdir=True has no effect"),
+        (["hydra.run.dir=x"], "hydra.run.dir=x has no effect; the directory of a run is run_dir=DIR"),
+        (["-m", "hydra.sweep.subdir=${hydra.job.num}"], "hydra.sweep.subdir=${hydra.job.num} has no effect"),
+        (["hydra/launcher=joblib"], "hydra/launcher=joblib has no effect on a single run; add -m"),
+        (["hydra.launcher.n_jobs=2"], "unknown option 'hydra.launcher.n_jobs'"),
+    ],
+)
+def test_flags_that_cannot_be_honoured(folder, capsys, arguments, message):
+    assert __main__.main(["train", *TINY, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not list(folder.iterdir())
+
+
+def test_flags_that_show_something(conf, capsys):
+    for arguments, shown in (
+        (["--cfg", "job", "--package", "cell", "-cd", "mine", "cell=wide"], "class: gru"),
+        (["--cfg=job", "--resolve", "--package", "trainer", "trainer.log_every=${trainer.steps}"], "log_every: 20"),
+        (["--config-path", "whole"], None),
+    ):
+        if shown is None:  # a folder that holds everything
+            shutil.copytree(conf_module.__path__[0], "whole")
+            arguments, shown = [*arguments, "--cfg", "job", "--package", "seed"], "0"
+        assert __main__.main(["train", *TINY, *arguments]) == 0
+        assert shown in capsys.readouterr().out
 
 
 def test_plans_come_back_and_are_joined(folder):
@@ -121,6 +270,20 @@ def test_the_state_of_every_run():
     told = sweep.table(found)
     assert "1 finished, 1 diverged, 1 stopped, 1 waiting, 1 refused; about 30 s left" in told
     assert "no number" in told
+
+
+def test_links_are_followed_and_a_run_is_told_once(folder):
+    away = folder / "away"
+    train(config.compose([*TINY, f"run_dir={away}/one"]))
+    Path("runs").mkdir()
+    Path("runs/link").symlink_to(away)
+    Path("runs/again").symlink_to(away / "one")
+    Path("runs/back").symlink_to(folder / "runs")
+    sweep.write_plan(Path("runs"), ["x"], [sweep.Job("seed=0", str(away / "one"))])
+    (found,) = sweep.survey("runs")[0]
+    assert (found.state, found.name) == ("finished", "again")
+    Path("linked").symlink_to("runs")
+    assert [one.state for one in sweep.survey("linked")[0]] == ["finished"]
 
 
 @pytest.mark.parametrize(

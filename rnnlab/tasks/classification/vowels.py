@@ -69,6 +69,7 @@ class Vowels(Finite, Labelling):
         super().__init__(seed, data_root)
         check_least(1, batch_size=batch_size)
         self.source, self.batch_size = source, batch_size
+        self._known: list[str] | None = None
 
     @cached_property
     def cases(self) -> tuple[Cases, Cases]:
@@ -87,8 +88,15 @@ class Vowels(Finite, Labelling):
         unknown = [name for name in test.classes if name not in train.classes]
         if unknown:
             raise InputError(f"{paths[1]} has a class {unknown[0]!r}, {paths[0]} has none; give two that agree")
-        labels = [train.classes.index(test.classes[label]) for label in test.labels]
-        return train, Cases(train.classes, test.series, labels)
+        classes = self._known or train.classes
+        if others := [name for name in train.classes if name not in classes]:
+            raise InputError(f"{paths[0]} has a class {others[0]!r}; the model knows {', '.join(classes)} only")
+        return _relabelled(train, classes), _relabelled(test, classes)
+
+    @property
+    def classes(self) -> list[str]:
+        """The name of each class, in the order of the outputs."""
+        return self._known or self.cases[0].classes
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -146,11 +154,11 @@ class Vowels(Finite, Labelling):
         return {**super().baselines(split), "most frequent": {"accuracy": share}}
 
     def memory(self) -> dict[str, Any]:
-        """The number of channels and of classes."""
-        return {"sizes": self.sizes}
+        """The number of channels and of classes, and the names of the classes."""
+        return {"sizes": self.sizes, "classes": self.classes}
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
-        self.sizes = memory["sizes"]
+        self.sizes, self._known = memory["sizes"], memory.get("classes")  # older runs do not have the names
 
     def data_digest(self) -> str:
         """SHA-256 of all sequences and classes, in order."""
@@ -173,6 +181,11 @@ def _pair(source: str) -> list[Path]:
     if len(found) != 1:
         raise InputError(f"{folder} has {len(found)} files NAME_TRAIN.ts; give a folder with one, and NAME_TEST.ts")
     return [found[0], found[0].with_name(found[0].name.removesuffix("_TRAIN.ts") + "_TEST.ts")]
+
+
+def _relabelled(cases: Cases, classes: list[str]) -> Cases:
+    """The cases with labels that are places in ``classes``."""
+    return Cases(classes, cases.series, [classes.index(cases.classes[label]) for label in cases.labels])
 
 
 def _pad(cases: Cases, rows: list[int]) -> Sequences:

@@ -1,0 +1,220 @@
+"""The command line of ``rnnlab train``, read once: what to show, or which runs there are and how they are launched."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from rnnlab.config.compose import explained, normalise, resolve
+from rnnlab.interface import InputError
+from rnnlab.training.sweep import Job
+
+WITHOUT_EFFECT = {
+    ("job", "chdir"): "relative paths are those of the folder where the command is given",
+    ("run", "dir"): "the directory of a run is run_dir=DIR",
+    ("sweep", "subdir"): "the directory of a run is derived from its configuration, or run_dir=DIR",
+}
+"""Options of Hydra's that runs do not follow, and what does instead."""
+
+
+class Sweep(NamedTuple):
+    """The runs of a sweep.
+
+    folder: where they lie.
+    jobs: what becomes of each.
+    overrides: those of each.
+    """
+
+    folder: Path
+    jobs: list[Job]
+    overrides: list[list[str]]
+
+
+def launch(arguments: Sequence[str], task: Callable[[DictConfig], None], begin: Callable[[Sweep], None]) -> None:
+    """Do what a command line of ``rnnlab train`` says.
+
+    Args:
+        arguments: the command line, flags and overrides.
+        task: trains one run, from what Hydra composed.
+        begin: called with the runs of a sweep before the first of them is trained.
+
+    Raises:
+        InputError: the command line cannot be read.
+    """
+    request = read(arguments)
+    with opened(request) as own, explained():
+        name, overrides = request.config_name, request.overrides
+        if request.shell_completion:
+            own.shell_completion(name, request.given)
+        elif request.hydra_help:
+            own.hydra_help(name, get_args_parser(), request)
+        elif request.info:
+            own.show_info(request.info, config_name=name, overrides=overrides)
+        elif request.cfg:
+            own.show_cfg(name, overrides, request.cfg, request.package, request.resolve)
+        elif (composed := _composed(own, request)).hydra.mode == RunMode.MULTIRUN:
+            _sweep(own, composed, task, begin)
+        else:
+            own.run(name, task, overrides)
+
+
+def plan(arguments: Sequence[str]) -> Sweep:
+    """The runs of a sweep that a command line describes; none where a sweeper decides on the way."""
+    request = read(arguments)
+    with opened(request) as own, explained():
+        composed = _composed(own, request)
+        return _planned(own, _sweeper(own, composed, lambda _: None), composed)
+
+
+def read(arguments: Sequence[str]) -> Namespace:
+    """The flags and overrides of a command line, as Hydra's own parser has them.
+
+    Raises:
+        InputError: a flag is unknown, lacks its value, or does nothing beside the others.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse
+    request = parser.parse_intermixed_args(list(arguments))
+    if request.experimental_rerun is not None:
+        _refuse("--experimental-rerun is not supported; the same command goes on with a run")
+    shows = [flag for flag in ("cfg", "info", "hydra_help", "shell_completion") if getattr(request, flag)]
+    modes = [*shows, *(flag for flag in ("run", "multirun") if getattr(request, flag))]
+    if len(modes) > 1:
+        _refuse(f"{' and '.join('--' + mode.replace('_', '-') for mode in modes)} cannot be given together")
+    for flag in ("resolve", "package"):
+        if getattr(request, flag) and not request.cfg:
+            _refuse(f"--{flag} has no effect without --cfg")
+    request.config_name = request.config_name or "config"
+    for flag in ("config_dir", "config_path"):
+        if (folder := getattr(request, flag)) and "://" not in folder:
+            path = Path(folder).expanduser().absolute()
+            if not path.is_dir():
+                _refuse(f"--{flag.replace('_', '-')} {folder} is no directory")
+            setattr(request, flag, str(path))
+    request.given = request.overrides
+    request.overrides = normalise(request.overrides)
+    return request
+
+
+def _refuse(message: str) -> NoReturn:
+    raise InputError(f"{message}; see rnnlab train --help")
+
+
+@contextmanager
+def opened(request: Namespace) -> Iterator[Hydra]:
+    """Hydra with the search path of a command line."""
+    version.setbase("1.3")
+    search_path = create_automatic_config_search_path(None, None, request.config_path or "pkg://rnnlab.conf")
+    if request.config_dir:
+        before = SearchPathQuery(provider="schema")
+        search_path.prepend(provider="command-line", path=f"file://{request.config_dir}", anchor=before)
+    own = Hydra.create_main_hydra2("rnnlab", search_path)
+    try:
+        yield own
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _composed(own: Hydra, request: Namespace) -> DictConfig:
+    """The configuration with Hydra's part, without the values that are swept over; adds the mode to the overrides."""
+
+    def composed() -> DictConfig:
+        return own.compose_config(
+            request.config_name,
+            request.overrides,
+            RunMode.MULTIRUN,
+            with_log_configuration=False,
+            validate_sweep_overrides=False,
+        )
+
+    found = composed()
+    is_sweep = request.multirun or found.hydra.mode == RunMode.MULTIRUN
+    request.overrides.append(f"hydra.mode={'MULTIRUN' if is_sweep else 'RUN'}")
+    folder = Path(found.hydra.sweep.dir).expanduser()
+    if folder != Path(found.hydra.sweep.dir):  # as an override, which the launchers' processes have too
+        request.overrides.append(f'hydra.sweep.dir="{folder}"')
+    plain = OmegaConf.to_container(found.hydra, resolve=False)
+    for (section, key), instead in WITHOUT_EFFECT.items():
+        if plain[section][key] not in (False, None, "."):
+            raise InputError(f"hydra.{section}.{key}={plain[section][key]} has no effect; {instead}")
+    of_sweeps = [o for o in request.overrides if o.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper"))]
+    if of_sweeps and not is_sweep:
+        raise InputError(f"{of_sweeps[0]} has no effect on a single run; add -m")
+    return composed()
+
+
+def _sweep(own: Hydra, composed: DictConfig, task: Callable, begin: Callable[[Sweep], None]) -> None:
+    """Launch the runs of a sweep, those aside that cannot be composed."""
+    sweeper = _sweeper(own, composed, task)
+    if not _is_listed(composed):
+        sweeper.sweep(arguments=_overrides(composed))
+        return
+    found = _planned(own, sweeper, composed)
+    begin(found)
+    runs = [overrides for overrides, job in zip(found.overrides, found.jobs, strict=True) if job.run_dir]
+    size = sweeper.max_batch_size or len(runs) or 1
+    for first in range(0, len(runs), size):
+        for result in sweeper.launcher.launch(runs[first : first + size], initial_job_idx=first):
+            _ = result.return_value  # raises what the run raised
+
+
+def _overrides(composed: DictConfig) -> list[str]:
+    """The command line's overrides of options of the run; interpolations in them are for the run to resolve."""
+    return OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)
+
+
+def _is_listed(composed: DictConfig) -> bool:
+    """Whether the runs of a sweep are known before the first; other sweepers decide on the way."""
+    return composed.hydra.sweeper._target_ == f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
+
+
+def _sweeper(own: Hydra, composed: DictConfig, task: Callable) -> Any:
+    context = HydraContext(config_loader=own.config_loader, callbacks=Callbacks(composed))
+    return Plugins.instance().instantiate_sweeper(config=composed, hydra_context=context, task_function=task)
+
+
+def _planned(own: Hydra, sweeper: Any, composed: DictConfig) -> Sweep:
+    """Every run of a sweep, composed as its launcher will compose it."""
+    folder = str(composed.hydra.sweep.dir)
+    if not _is_listed(composed):
+        return Sweep(Path(folder), [], [])
+    swept = [*sweeper._parse_config(), *_overrides(composed)]
+    overrides = OverridesParser.create(config_loader=own.config_loader).parse_overrides(swept)
+    (combinations,) = BasicSweeper.split_arguments(overrides, None)
+    jobs: list[Job] = []
+    for combination in combinations:
+        number = sum(job.run_dir is not None for job in jobs)
+        name = " ".join(override.lstrip("+") for override in combination)
+        try:
+            with explained():
+                one = own.config_loader.load_sweep_config(composed, combination)
+                jobs.append(Job(name, _resolved(one, number, folder, combination)["run_dir"]))
+        except (InputError, OSError) as error:
+            jobs.append(Job(name, None, str(error)))
+    return Sweep(Path(folder), jobs, combinations)
+
+
+def _resolved(composed: DictConfig, number: int, folder: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a sweep's run as its launcher leaves it to the run."""
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    HydraConfig.instance().set_config(composed)  # for ${hydra:...}
+    with read_write(composed), open_dict(composed):
+        del composed["hydra"]
+    return resolve(composed, folder, overrides)

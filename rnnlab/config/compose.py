@@ -1,0 +1,152 @@
+"""From the files and a command line's overrides to a resolved configuration."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from rnnlab import lookup, models
+from rnnlab.config import schema
+from rnnlab.config.suggest import choice_hint, word_hint
+from rnnlab.interface import InputError
+from rnnlab.training import budget
+from rnnlab.training.directory import derive, flatten
+from rnnlab.training.settings import GROUPS
+
+CHOICES = (*GROUPS, "experiment")
+"""The groups that a file can be chosen for."""
+
+OF_EXPERIMENTS = ("acceptance", "runs")
+"""What an experiment file may say of itself, and of what it is expected to show; no options of a run."""
+
+
+def compose(overrides: list[str], root: str = "runs") -> dict[str, Any]:
+    """The resolved configuration of a command line's ``overrides``; see `resolve`."""
+    with hydra.initialize_config_module("rnnlab.conf", version_base="1.3"), explained():
+        composed = hydra.compose("config", normalise(overrides))
+        return resolve(composed, root, overrides)
+
+
+def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A composed configuration, checked, completed and in plain containers.
+
+    Args:
+        composed: what Hydra made of the files and the command line.
+        root: the folder for a run directory that is derived.
+        overrides: the command line, to tell a width that was asked for from a preset's.
+
+    Raises:
+        InputError: an option or a choice is unknown, a value is of the wrong type, or a budget cannot be met.
+    """
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] in OF_EXPERIMENTS:
+            raise InputError(f"{key} has no effect on a run; it can stand in an experiment file alone")
+    config = _checked(composed)
+    is_solved = any(config["budget"][key] for key in ("parameters", "flops_per_step"))
+    if is_solved:
+        _check_width_is_free(config, overrides)
+    config = budget.solve(config, _follows_width(composed) if is_solved else None)
+    run_dir = config["run_dir"]
+    config["run_dir"] = derive(config, root) if run_dir is None else os.path.expanduser(run_dir)
+    return config
+
+
+def _checked(composed: DictConfig) -> dict[str, Any]:
+    """A composed configuration, interpolations resolved, as `schema.check` leaves it."""
+    with explained():
+        given = OmegaConf.to_container(composed, resolve=True)
+    given = {key: value for key, value in given.items() if key not in OF_EXPERIMENTS}
+    # A group that is null by default is there if a file of it has options of its own, below its own name.
+    if isinstance(lost := given.get("experiment"), dict):
+        raise InputError(
+            f"experiment.{next(iter(flatten(lost)), '')} has no effect; the first line of an experiment file must be "
+            "'# @package _global_'"
+        )
+    return schema.check(given)
+
+
+def _follows_width(composed: DictConfig) -> Callable[[int], dict[str, Any]] | None:
+    """The configuration as a function of the width, if options refer to ``${model.hidden_size}``; None if none does."""
+
+    def at(width: int) -> DictConfig:
+        other = copy.deepcopy(composed)
+        with read_write(other), open_dict(other):
+            other.model.hidden_size = width
+        return other
+
+    one, two = (flatten(OmegaConf.to_container(at(width), resolve=True)) for width in (1, 2))
+    if [key for key in one if one[key] != two[key]] == ["model.hidden_size"]:
+        return None
+    return lambda width: _checked(at(width))
+
+
+def _check_width_is_free(config: dict[str, Any], overrides: Sequence[str]) -> None:
+    width = config["model"]["hidden_size"]
+    said = any(override.lstrip("+").startswith("model.hidden_size=") for override in overrides)
+    default = lookup.options(models.find(lookup.read_section(config["model"])[0]))["hidden_size"].default
+    if said or width != default:
+        raise InputError(
+            f"a budget solves model.hidden_size, which is given too ({width}); leave out one of them: "
+            "~model.hidden_size takes back the width that an experiment sets"
+        )
+
+
+def normalise(overrides: list[str]) -> list[str]:
+    """Overrides such that Hydra leaves the judgement of every option's name to `resolve`.
+
+    Hydra refuses an unknown ``a=1``, but takes ``+a=1`` and would run with a misspelt option that does nothing.
+    Here ``a=1``, ``+a=1`` and ``++a=1`` are the same, and an unknown name is refused with the nearest known one. A path
+    that begins with ``~`` is quoted, as Hydra's grammar has no such character elsewhere.
+    """
+    normal = []
+    for override in overrides:
+        if '"' not in override and "'" not in override:
+            override = re.sub(r"(?<=[=,])~[^,]*", r'"\g<0>"', override)
+        key = override.lstrip("+").partition("=")[0]
+        is_choice = key in CHOICES or "/" in key or "@" in key or key.partition(".")[0] == "hydra"
+        keep = is_choice or "=" not in override or override.startswith("~")
+        normal.append(override.lstrip("+") if keep else "++" + override.lstrip("+"))
+    return normal
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns the errors of Hydra and OmegaConf into an InputError of one sentence."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error) from error
+
+
+def explain(error: Exception) -> InputError:
+    """One sentence for an error of Hydra or OmegaConf."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher":
+            return InputError(
+                f"hydra/launcher={name} is not installed; pip install 'rnnlab[sweep]' brings joblib and Slurm"
+            )
+        return InputError(f"unknown {group or 'config'} {name!r}{choice_hint(group, name, list(error.options or []))}")
+    first = str(error).strip().partition("\n")[0].replace("'++", "'")
+    if unknown := re.match(r"Could not override '([^']+)'", first):
+        return InputError(f"unknown option {unknown[1]!r}")
+    if first.startswith("Ambiguous value"):
+        first += "; add -m to sweep over the values, or write [a,b] for a list"
+    if isinstance(error, OverrideParseException):
+        option = error.override.removeprefix("++")
+        if "=" not in option:
+            return InputError(f"{option!r} is not of the form key=value{word_hint(option)}")
+        first = (
+            f"cannot read the option {option!r}: {first}; a value with special characters needs quotes: 'key=\"value\"'"
+        )
+    return InputError(first or type(error).__name__)

@@ -1,0 +1,58 @@
+"""Where choices are found besides the package's own files: classes from outside, and the folder ``conf``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+from rnnlab.config.schema import schema
+from rnnlab.training.settings import NAMED, find
+
+
+class Outside(ConfigSource):
+    """Lets ``cell=package.module:Class``, and the like for every group in `NAMED`, stand wherever a file's name can.
+
+    Its options are those of the class's signature, as they would stand in a file.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        """The scheme of the entry in Hydra's search path."""
+        return "outside"
+
+    def available(self) -> bool:  # noqa: D102
+        return True
+
+    def is_group(self, config_path: str) -> bool:  # noqa: D102
+        return False
+
+    def is_config(self, config_path: str) -> bool:  # noqa: D102
+        group, _, name = config_path.rpartition("/")
+        return group in NAMED and ":" in name
+
+    def list(self, config_path: str, results_filter: Any) -> list[str]:  # noqa: D102
+        return []
+
+    def load_config(self, config_path: str) -> ConfigResult:  # noqa: D102
+        group, _, name = config_path.rpartition("/")
+        options = OmegaConf.to_container(schema(find(group, name)))
+        return ConfigResult(
+            config=OmegaConf.create({"name": name, **options}),
+            path=f"{self.scheme()}://{config_path}",
+            provider=self.provider,
+            header={"package": None},
+        )
+
+
+class SearchPath(SearchPathPlugin):
+    """Adds to where choices are found: classes from outside, and the folder ``conf`` where the command is given."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:  # noqa: D102
+        search_path.append("outside", f"{Outside.scheme()}://")
+        if Path("conf").is_dir():
+            search_path.append("here", f"file://{Path('conf').absolute()}")
