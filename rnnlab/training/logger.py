@@ -113,7 +113,11 @@ class Logger:
 
     def sample(self, step: int, text: str) -> None:
         """Show a text the model made, and keep it."""
-        files.write_bytes(self.directory.samples / f"{step:08d}.txt", (text + "\n").encode())
+        path = self.directory.samples / f"{step:08d}.txt"
+        if path.is_dir():
+            console.warning("the sample is not written: %s is a folder", path)
+        else:
+            files.write_bytes(path, (text + "\n").encode())
         console.info("--- sample at step %d ---\n%s\n---", step, text)
         if self.writer:
             self.writer.add_text("sample", indent(text, "    ", lambda line: True), step)  # Markdown's verbatim
