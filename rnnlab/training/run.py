@@ -45,7 +45,7 @@ def train(config: Config) -> dict[str, Any]:
         return summary
 
     seed_everything(config["seed"])
-    task, model = build(config)
+    task, model = build(config, _memory(directory, config))
     trainer = Trainer(
         task,
         model,
@@ -72,6 +72,19 @@ def train(config: Config) -> dict[str, Any]:
             trainer.progress.best = None  # another run's best is not in this directory
         directory.rewind(-1 if is_new else trainer.progress.step)
         return _train_in(directory, trainer, identity, is_new)
+
+
+def _memory(directory: RunDirectory, config: Config) -> dict[str, Any] | None:
+    """The task's memory in the checkpoint that this run goes on from; None where it begins anew.
+
+    A run is continued with the data as they were read when it began, by whichever version that was.
+    """
+    if directory.last.exists():
+        return checkpoint.load(directory.last)["task"]
+    if not config["trainer"]["init_from"]:
+        return None
+    content = checkpoint.load(Path(config["trainer"]["init_from"]).expanduser())
+    return content["task"] if content["config"]["task"] == config["task"] else None
 
 
 def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +132,8 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         "versions": {"rnnlab": rnnlab.__version__, "python": platform.python_version(), "torch": torch.__version__},
     }
     console.info("run directory: %s", directory.path)
+    for line in task.describe():
+        console.info("%s", line)
     console.info("%d parameters on %s", summary["parameters"], trainer.device)
     for choice in choices:
         console.info("backend %s: %s", choice.name, choice.reason)
