@@ -13,8 +13,11 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rnnlab import streams
 
 if TYPE_CHECKING:
     from rnnlab.text import Speaker
@@ -118,6 +121,7 @@ KILLED, BAD_INPUT, DIVERGED = 1, 2, 3
 
 def train(arguments: list[str]) -> int:
     """``rnnlab train``: one run, or with ``-m`` a sweep."""
+    streams.keep_going()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors here instead of printing them itself
     from concurrent.futures import BrokenExecutor
 
@@ -138,6 +142,7 @@ def train(arguments: list[str]) -> int:
 
     @hydra.main(version_base="1.3", config_path="pkg://rnnlab.conf", config_name="config")
     def job(composed: DictConfig) -> None:
+        streams.keep_going()  # in the processes of a sweep too
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         launcher = hydra_config.runtime.choices["hydra/launcher"]
@@ -289,10 +294,14 @@ def generate(arguments: list[str]) -> int:
     options = _parse(GenerateOptions, arguments)
     from rnnlab.interface import InputError
     from rnnlab.training import load
+    from rnnlab.training.device import check_seed
 
     for name in ("length", "temperature", "top_k"):
         if getattr(options, name) < 0:
             raise InputError(f"{name}={getattr(options, name)} is negative; it must be 0 or more")
+    if not isfinite(options.temperature):
+        raise InputError(f"temperature={options.temperature} is not a finite number; it must be 0 or more")
+    check_seed(options.seed)
     task, model, _ = load(options.run, options.device)
     speaker = task.speaker(model, options.temperature, options.top_k, options.seed)
     if options.interactive:
@@ -494,7 +503,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     show_traceback = "--traceback" in arguments
-    arguments = [argument for argument in arguments if argument != "--traceback"]
+    try:
+        with streams.prepared():
+            try:
+                code = _run([argument for argument in arguments if argument != "--traceback"])
+                sys.stdout.flush()
+                return code
+            except Exception as error:
+                if show_traceback or not _is_users(error) or isinstance(error, BrokenPipeError):
+                    raise
+                _complain(_sentence(error))
+                return BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # nobody reads on
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    """Find the command of a command line and run it."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE + _choices(), end="")
         return 0
@@ -506,18 +533,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGES[name] if name in USAGES else USAGE + _choices(), end="")
         return 0
     sys.path.append(os.getcwd())  # a user's own cells and tasks lie where they work; last, so that they shadow nothing
-    try:
-        return COMMANDS[name](rest)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # nobody reads on; what Python would still flush at exit goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if show_traceback or not _is_users(error):
-            raise
-        _complain(_sentence(error))
-        return BAD_INPUT
+    return COMMANDS[name](rest)
 
 
 def _choices() -> str:
