@@ -56,6 +56,7 @@ rnnlab evaluate run=DIR: the metrics of a run's best checkpoint, as one JSON obj
 
   split=test              or train, valid
   device=auto             or cpu, cuda
+  data.root=DIR           where the data lie now; without it RNNLAB_DATA, or where the run found them
 """
 GENERATE_USAGE = """\
 rnnlab generate run=DIR: let a trained model go on from a text
@@ -67,6 +68,7 @@ rnnlab generate run=DIR: let a trained model go on from a text
   seed=0                  of the draws
   interactive=false       answer each line of standard input with one of the model's
   device=cpu              or cuda, auto
+  data.root=DIR           where the data lie now; without it RNNLAB_DATA, or where the run found them
 """
 CELLS_USAGE = """\
 rnnlab cells: the recurrent cells, family by family, oldest first; it takes no options
@@ -115,6 +117,7 @@ rnnlab diagnose run=DIR: what is inside a trained model
   steps=200               of a stream of text, at most; other tasks give whole sequences
   sequences=4             for Jacobians, exponents and memory; gradients are those of the whole batch
   device=cpu              or cuda, auto
+  data.root=DIR           where the data lie now; without it RNNLAB_DATA, or where the run found them
 """
 KILLED, BAD_INPUT, DIVERGED = 1, 2, 3
 
@@ -262,6 +265,7 @@ class EvaluateOptions:
     run: str
     split: str = "test"
     device: str = "auto"
+    data_root: str = ""
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -270,7 +274,7 @@ def evaluate(arguments: list[str]) -> int:
     from rnnlab import files
     from rnnlab.training import evaluate_run
 
-    values = evaluate_run(options.run, options.split, options.device)
+    values = evaluate_run(options.run, options.split, options.device, data_root=options.data_root or None)
     print(files.to_json({"split": options.split, **values}))
     return 0
 
@@ -287,6 +291,7 @@ class GenerateOptions:
     seed: int = 0
     device: str = "cpu"
     interactive: bool = False
+    data_root: str = ""
 
 
 def generate(arguments: list[str]) -> int:
@@ -302,7 +307,7 @@ def generate(arguments: list[str]) -> int:
     if not isfinite(options.temperature):
         raise InputError(f"temperature={options.temperature} is not a finite number; it must be 0 or more")
     check_seed(options.seed)
-    task, model, _ = load(options.run, options.device)
+    task, model, _ = load(options.run, options.device, data_root=options.data_root or None)
     speaker = task.speaker(model, options.temperature, options.top_k, options.seed)
     if options.interactive:
         _converse(speaker, options.length)
@@ -322,6 +327,7 @@ class DiagnoseOptions:
     steps: int = 200
     sequences: int = 4
     device: str = "cpu"
+    data_root: str = ""
 
 
 def diagnose(arguments: list[str]) -> int:
@@ -331,7 +337,9 @@ def diagnose(arguments: list[str]) -> int:
     from rnnlab.training import load
 
     effort = diagnostics.Effort(steps=options.steps, sequences=options.sequences)
-    task, model, content = load(options.run, options.device, options.checkpoint)
+    task, model, content = load(
+        options.run, options.device, options.checkpoint, data_root=options.data_root or None, check_data=True
+    )
     split = options.split or ("valid" if "valid" in task.splits else "train")
     found = diagnostics.diagnose(model, task, split, effort)
     step = 0 if options.checkpoint == "initial" else content["progress"]["step"]
@@ -582,14 +590,14 @@ def _parse(kind: type, arguments: list[str]) -> object:
     from rnnlab.interface import InputError
     from rnnlab.lookup import nearest
 
-    known = {f.name: f for f in fields(kind)}
+    known = {f.name.replace("data_root", "data.root"): f for f in fields(kind)}
     given = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or key not in known:
             raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
         try:
-            given[key] = {"int": int, "float": float, "str": str, "bool": _truth}[known[key].type](value)
+            given[known[key].name] = {"int": int, "float": float, "str": str, "bool": _truth}[known[key].type](value)
         except (ValueError, KeyError):
             raise InputError(f"{key}={value!r} is not of type {known[key].type}") from None
     for name, option in known.items():
