@@ -530,6 +530,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     """Find the command of a command line and run it."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            _complain(f"{argument!r} is not text in the encoding of this system, {sys.getfilesystemencoding()}")
+            return BAD_INPUT
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE + _choices(), end="")
         return 0
@@ -559,7 +563,11 @@ def _choices() -> str:
             (file.relative_to(home).with_suffix("").as_posix(), file) for home in homes for file in home.rglob("*.yaml")
         )
         for name, file in sorted(found, key=lambda pair: (pair[0].count("/"), pair)):
-            first = [line for line in file.read_text().splitlines() if not line.startswith("# @package")][:1]
+            first = [
+                line
+                for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+                if not line.startswith("# @package")
+            ][:1]
             lines.append(f"  {name:<{width}}{''.join(first).removeprefix('# ')}")
     lines += ["", "Every option and its value: rnnlab train --cfg job. Your own files: conf/GROUP/NAME.yaml here, or"]
     lines += ["--config-dir DIR; your own classes: cell=my_module:MyCell, and so for the first five groups.", ""]

@@ -145,6 +145,11 @@ def test_numbers_that_cannot_be_are_refused(main, runs, option, says):
     assert len(said.splitlines()) == 1
 
 
+def test_an_argument_that_is_no_text_is_refused(main):
+    code, said = main("evaluate", "run=caf\udce9")
+    assert (code, said) == (2, "rnnlab: 'run=caf\\udce9' is not text in the encoding of this system, utf-8\n")
+
+
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**64 - 1])
 def test_the_largest_seeds_are_taken(main, runs, seed):
     assert main("generate", f"run={runs}/run", f"seed={seed}", "length=3") == (0, "")

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from time import sleep
 from typing import IO, Any
@@ -139,8 +140,8 @@ class RunDirectory:
         if not self.summary_file.exists():
             return None
         try:
-            return json.loads(self.summary_file.read_text())
-        except json.JSONDecodeError as error:
+            return json.loads(self.summary_file.read_bytes())
+        except ValueError as error:
             raise InputError(f"{self.summary_file} is not JSON ({error}); delete it, and the run goes on") from None
 
     def rewind(self, step: int) -> None:
@@ -149,7 +150,7 @@ class RunDirectory:
             kept = [line for line in self.metrics_file.read_bytes().splitlines() if _is_before(line, step)]
             files.write_bytes(self.metrics_file, b"".join(line + b"\n" for line in kept))
         for events in self.path.glob("events.out.tfevents.*"):
-            if events.is_file():
+            if events.is_file() and find_spec("tensorboard"):  # without it nothing will be added either
                 _rewind_events(events, step)
         for sample in list(self.samples.iterdir()):
             # Whatever else lies here is the user's own.

@@ -22,7 +22,7 @@ from rnnlab.training.build import Config, build_model, build_task, maker
 from rnnlab.training.device import autocast, machine, pick_device, seed_everything
 from rnnlab.training.directory import RunDirectory, differences
 from rnnlab.training.evaluation import evaluate
-from rnnlab.training.logger import Logger, console
+from rnnlab.training.logger import Logger, check_tensorboard, console
 from rnnlab.training.places import find_task
 from rnnlab.training.trainer import Diverged, Trainer
 
@@ -46,6 +46,8 @@ def train(config: Config) -> dict[str, Any]:
         console.info("%s: this run has already %s and is not trained again", directory.path, _tell(summary))
         return summary
 
+    if config["logger"]["tensorboard"]:
+        check_tensorboard()
     seed_everything(config["seed"])
     task = _task(directory, config)
     model = build_model(config, task)
