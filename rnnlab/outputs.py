@@ -79,7 +79,7 @@ def draw_categorical(logits: Tensor, temperature: float, top_k: int, generator: 
     logits = logits.float().cpu()
     highest = logits.amax(-1, keepdim=True)
     if not highest.isfinite().all():
-        raise InputError("the outputs of the model are not finite, so nothing can be drawn; its weights are damaged")
+        raise InputError("the outputs of the model are not finite, so nothing can be drawn from them")
     if temperature == 0:
         return logits.argmax(-1)
     if 0 < top_k < logits.shape[-1]:

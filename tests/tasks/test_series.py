@@ -291,6 +291,7 @@ DAYS = [f"2024-01-{day:02}" for day in range(1, 21)]
         ("a", range(20), True),
         ("a", [round(0.1 * t, 1) for t in range(20)], True),
         ("a", DAYS, True),
+        ("a", [f"{1990 + t // 4}Q{t % 4 + 1}" for t in range(20)], True),
         ("time", [t * t for t in range(20)], True),
         ("Time [s]", [t * t for t in range(20)], True),
         ("ObservationDate", range(1900, 1920), True),

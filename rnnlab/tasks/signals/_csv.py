@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from math import isfinite, nan
@@ -214,17 +214,25 @@ def _instants(cells: list[str]) -> list[float] | int | None:
     return next((found for found in read if _is_increasing(found)), read[0] if read else furthest)
 
 
-def _parsers(cell: str) -> list:
+def _parsers(cell: str) -> list[Callable[[str], datetime]]:
     """The functions that read ``cell`` as a date."""
     if cell.isdigit() and len(cell) != 8:  # a number: ISO 8601 would take some of 11 digits for a date and a time
         return []
-    parsers = [datetime.fromisoformat]
+    parsers = [datetime.fromisoformat, _quarter]
     for form in [] if cell.isdigit() else [day + clock for day in DAYS for clock in CLOCKS]:
         parsers.append(lambda text, form=form: datetime.strptime(text, form))
     return [parse for parse in parsers if _reads(parse, cell)]
 
 
-def _reads(parse, cell: str) -> bool:
+def _quarter(text: str) -> datetime:
+    """The first day of a quarter such as 2024Q1."""
+    match = re.fullmatch(r"(\d{4})[- ]?[Qq]([1-4])", text)
+    if match is None:
+        raise ValueError(text)
+    return datetime(int(match[1]), 3 * int(match[2]) - 2, 1)
+
+
+def _reads(parse: Callable[[str], datetime], cell: str) -> bool:
     try:
         parse(cell)
     except ValueError:
@@ -274,7 +282,8 @@ def tell_times(times: Times | None) -> str:
         return "no column of time; rows are taken to be equally far apart, in the order of the file"
     column = " and ".join(map(repr, times.columns))
     if not times.values:
-        return f"column {column} is not read; its order is not checked, as {times.cells[0]!r} is no time"
+        reason = f"{times.cells[0]!r} is neither a date nor a number"
+        return f"column {column} is not read and its order not checked, as {reason}"
     span = f"time from column {column}, {times.cells[0]} to {times.cells[-1]}"
     steps = [after - before for before, after in pairwise(times.values)]
     if not steps:
