@@ -13,8 +13,11 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rnnlab import streams
 
 if TYPE_CHECKING:
     from rnnlab.text import Speaker
@@ -53,6 +56,7 @@ rnnlab evaluate run=DIR: the metrics of a run's best checkpoint, as one JSON obj
 
   split=test              or train, valid
   device=auto             or cpu, cuda
+  data.root=DIR           where the data lie now; without it RNNLAB_DATA, or where the run found them
 """
 GENERATE_USAGE = """\
 rnnlab generate run=DIR: generate text from a trained model; rnnlab generate DIR is the same
@@ -64,6 +68,7 @@ rnnlab generate run=DIR: generate text from a trained model; rnnlab generate DIR
   seed=0                  of the draws
   interactive=false       answer each line of standard input with one of the model's
   device=cpu              or cuda, auto
+  data.root=DIR           where the data lie now; without it RNNLAB_DATA, or where the run found them
 """
 CELLS_USAGE = """\
 rnnlab cells: the recurrent cells, family by family, oldest first; it takes no options
@@ -112,12 +117,14 @@ rnnlab diagnose run=DIR: what is inside a trained model; rnnlab diagnose DIR is 
   steps=200               of a stream of text, at most; other tasks give whole sequences
   sequences=4             for Jacobians, exponents and memory; gradients are those of the whole batch
   device=cpu              or cuda, auto
+  data.root=DIR           where the data lie now; without it RNNLAB_DATA, or where the run found them
 """
 KILLED, BAD_INPUT, DIVERGED = 1, 2, 3
 
 
 def train(arguments: list[str]) -> int:
     """``rnnlab train``: one run, or with ``-m`` a sweep."""
+    streams.keep_going()
     from concurrent.futures import BrokenExecutor
 
     from hydra.core.hydra_config import HydraConfig
@@ -133,6 +140,7 @@ def train(arguments: list[str]) -> int:
     codes, errors, planned, here = [0], [], [], os.getpid()
 
     def job(composed: DictConfig) -> None:
+        streams.keep_going()  # in the processes of a sweep too
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         launcher = hydra_config.runtime.choices["hydra/launcher"]
@@ -254,6 +262,7 @@ class EvaluateOptions:
     run: str
     split: str = "test"
     device: str = "auto"
+    data_root: str = ""
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -262,7 +271,7 @@ def evaluate(arguments: list[str]) -> int:
     from rnnlab import files
     from rnnlab.training import evaluate_run
 
-    values = evaluate_run(options.run, options.split, options.device)
+    values = evaluate_run(options.run, options.split, options.device, data_root=options.data_root or None)
     print(files.to_json({"split": options.split, **values}))
     return 0
 
@@ -279,6 +288,7 @@ class GenerateOptions:
     seed: int = 0
     device: str = "cpu"
     interactive: bool = False
+    data_root: str = ""
 
 
 def generate(arguments: list[str]) -> int:
@@ -286,11 +296,15 @@ def generate(arguments: list[str]) -> int:
     options = _parse(GenerateOptions, arguments)
     from rnnlab.interface import InputError
     from rnnlab.training import load
+    from rnnlab.training.device import check_seed
 
     for name in ("length", "temperature", "top_k"):
         if getattr(options, name) < 0:
             raise InputError(f"{name}={getattr(options, name)} is negative; it must be 0 or more")
-    task, model, _ = load(options.run, options.device)
+    if not isfinite(options.temperature):
+        raise InputError(f"temperature={options.temperature} is not a finite number; it must be 0 or more")
+    check_seed(options.seed)
+    task, model, _ = load(options.run, options.device, data_root=options.data_root or None)
     speaker = task.speaker(model, options.temperature, options.top_k, options.seed)
     if options.interactive:
         _converse(speaker, options.length)
@@ -310,6 +324,7 @@ class DiagnoseOptions:
     steps: int = 200
     sequences: int = 4
     device: str = "cpu"
+    data_root: str = ""
 
 
 def diagnose(arguments: list[str]) -> int:
@@ -319,7 +334,9 @@ def diagnose(arguments: list[str]) -> int:
     from rnnlab.training import load
 
     effort = diagnostics.Effort(steps=options.steps, sequences=options.sequences)
-    task, model, content = load(options.run, options.device, options.checkpoint)
+    task, model, content = load(
+        options.run, options.device, options.checkpoint, data_root=options.data_root or None, check_data=True
+    )
     split = options.split or ("valid" if "valid" in task.splits else "train")
     found = diagnostics.diagnose(model, task, split, effort)
     step = 0 if options.checkpoint == "initial" else content["progress"]["step"]
@@ -491,7 +508,29 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     show_traceback = "--traceback" in arguments
-    arguments = [argument for argument in arguments if argument != "--traceback"]
+    try:
+        with streams.prepared():
+            try:
+                code = _run([argument for argument in arguments if argument != "--traceback"])
+                sys.stdout.flush()
+                return code
+            except Exception as error:
+                if show_traceback or not _is_users(error) or isinstance(error, BrokenPipeError):
+                    raise
+                _complain(_sentence(error))
+                return BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # nobody reads on
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    """Find the command of a command line and run it."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            _complain(f"{argument!r} is not text in the encoding of this system, {sys.getfilesystemencoding()}")
+            return BAD_INPUT
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE + _choices(), end="")
         return 0
@@ -503,18 +542,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGES[name] if name in USAGES else USAGE + _choices(), end="")
         return 0
     sys.path.append(os.getcwd())  # a user's own cells and tasks lie where they work; last, so that they shadow nothing
-    try:
-        return COMMANDS[name](rest)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # nobody reads on; what Python would still flush at exit goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        if show_traceback or not _is_users(error):
-            raise
-        _complain(_sentence(error))
-        return BAD_INPUT
+    return COMMANDS[name](rest)
 
 
 def _choices() -> str:
@@ -532,7 +560,11 @@ def _choices() -> str:
             (file.relative_to(home).with_suffix("").as_posix(), file) for home in homes for file in home.rglob("*.yaml")
         )
         for name, file in sorted(found, key=lambda pair: (pair[0].count("/"), pair)):
-            first = [line for line in file.read_text().splitlines() if not line.startswith("# @package")][:1]
+            first = [
+                line
+                for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+                if not line.startswith("# @package")
+            ][:1]
             lines.append(f"  {name:<{width}}{''.join(first).removeprefix('# ')}")
     lines += ["", "Every option and its value: rnnlab train --cfg job. Your own files: conf/GROUP/NAME.yaml here, or"]
     lines += ["--config-dir DIR; your own classes: cell=my_module:MyCell, and so for the first five groups.", ""]
@@ -566,7 +598,7 @@ def _parse(kind: type, arguments: list[str]) -> object:
     from rnnlab.interface import InputError
     from rnnlab.lookup import nearest
 
-    known = {f.name: f for f in fields(kind)}
+    known = {f.name.replace("data_root", "data.root"): f for f in fields(kind)}
     given = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -576,7 +608,7 @@ def _parse(kind: type, arguments: list[str]) -> object:
         if not equals or key not in known:
             raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
         try:
-            given[key] = {"int": int, "float": float, "str": str, "bool": _truth}[known[key].type](value)
+            given[known[key].name] = {"int": int, "float": float, "str": str, "bool": _truth}[known[key].type](value)
         except (ValueError, KeyError):
             raise InputError(f"{key}={value!r} is not of type {known[key].type}") from None
     for name, option in known.items():

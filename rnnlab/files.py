@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,10 +53,17 @@ def new_folder(path: Path) -> Path:
             folder = path.with_name(f"{path.name}-{number}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what `replacing` left unfinished, anywhere below ``folder``, when its process was killed."""
-    for leftover in folder.rglob(f".*{_UNFINISHED}"):
-        leftover.unlink()
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Delete the unfinished files that `replacing` left in ``folder`` when its process was killed.
+
+    Args:
+        folder: the folder itself is searched, not those below it.
+        names: a regular expression for the names of the finished files.
+    """
+    unfinished = re.compile(rf"\.(?:{names})\.[a-z0-9_]+{re.escape(_UNFINISHED)}")
+    for entry in list(folder.iterdir()):
+        if unfinished.fullmatch(entry.name) and entry.is_file():
+            entry.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

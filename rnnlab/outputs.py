@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rnnlab.interface import Mean
+from rnnlab.interface import InputError, Mean
 
 IGNORE = -100
 """The target of a position that is not scored."""
@@ -70,16 +70,23 @@ def draw_categorical(logits: Tensor, temperature: float, top_k: int, generator: 
     Args:
         logits: unnormalised log-probabilities.
         temperature: divides the logits; 0 takes the most probable class.
-        top_k: only the k most probable classes can be drawn; 0 means all.
+        top_k: only the k most probable classes can be drawn, of equally probable ones the first; 0 means all.
         generator: the source of randomness, on the CPU.
+
+    Raises:
+        InputError: the largest of the logits is not finite.
     """
     logits = logits.float().cpu()
+    highest = logits.amax(-1, keepdim=True)
+    if not highest.isfinite().all():
+        raise InputError("the outputs of the model are not finite, so nothing can be drawn from them")
     if temperature == 0:
         return logits.argmax(-1)
     if 0 < top_k < logits.shape[-1]:
-        threshold = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
-    probabilities = (logits / temperature).softmax(-1)
+        beyond = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., top_k:]
+        logits = logits.scatter(-1, beyond, -torch.inf)
+    # The difference first: the quotient of a tiny temperature may be infinite, and of two infinities there is none.
+    probabilities = ((logits - highest).double() / temperature).softmax(-1).float()
     return torch.multinomial(probabilities.reshape(-1, logits.shape[-1]), 1, generator=generator).reshape(
         logits.shape[:-1]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 
 import torch
@@ -71,7 +72,7 @@ class Speaker:
         Raises:
             InputError: a character is unknown; nothing of the text has been taken in then.
         """
-        for token in self.vocabulary.encode(text).to(self._device).unsqueeze(1):
+        for token in self.vocabulary.encode(self._known_form(text)).to(self._device).unsqueeze(1):
             self.logits, self.state = self.model.step(token, self.state)
 
     @torch.inference_mode()
@@ -91,14 +92,34 @@ class Speaker:
             yield self.write()
 
     def reply(self, line: str, length: int) -> Iterator[str]:
-        """Read a line, then write one, of at most ``length`` characters."""
-        ends = "\n" in self.vocabulary.characters
-        self.read(line + "\n" if ends else line)
+        """Read a line, then write one, of at most ``length`` characters, without the line break.
+
+        Lines end with LF, CRLF or CR, as in the text that the model was trained on.
+        """
+        self.read(line)
+        breaks = [character for character in "\r\n" if character in self.vocabulary.characters]
+        if breaks:
+            first = breaks[0]
+            if self.logits is not None:  # a text may have both; the model tells which ends this line
+                first = max(breaks, key=lambda character: self.logits[0, self.vocabulary.encode(character)])
+            self.read(first)
+            self._complete_break(first)
         for _ in range(length):
             character = self.write()
-            if character == "\n":
+            if character in breaks:
+                self._complete_break(character)
                 return
             yield character
+
+    def _complete_break(self, character: str) -> None:
+        """Read the line feed that follows a carriage return, if the model expects one."""
+        if character == "\r" and self.vocabulary.characters[int(self.logits.argmax())] == "\n":
+            self.read("\n")
+
+    def _known_form(self, text: str) -> str:
+        """``text`` with accents as the model has them: in one character with the letter, or in one of their own."""
+        forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+        return next((form for form in forms if set(form) <= set(self.vocabulary.characters)), text)
 
     @property
     def _device(self) -> torch.device:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+import unicodedata
 
 import pytest
 import torch
@@ -72,6 +73,41 @@ def test_top_k_never_draws_beyond_the_k_most_probable():
     assert set(draw_categorical(logits, 0, 0, torch.Generator()).tolist()) == {1}
 
 
+TIES = torch.tensor([1.0, 2.0, 2.0, 0.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("top_k", "drawn"), [(1, {1}), (2, {1, 2}), (3, {1, 2, 4}), (4, {0, 1, 2, 4}), (9, set(range(5)))]
+)
+def test_top_k_takes_exactly_k_of_equally_probable_classes_the_first(top_k, drawn):
+    found = draw_categorical(TIES.expand(2, 500, 5), 1.0, top_k, torch.Generator().manual_seed(0))
+    assert found.shape == (2, 500)
+    assert set(found.flatten().tolist()) == drawn
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-38, 1e-39, 1e-45, 1e-300, 5e-324])
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30])
+def test_a_tiny_temperature_takes_the_most_probable_class(temperature, scale):
+    logits = scale * torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    if temperature < 1e-5 * scale:
+        assert torch.equal(draw_categorical(logits, temperature, 0, torch.Generator()), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [1e10, 1e300])
+def test_a_huge_temperature_draws_every_class_alike(temperature):
+    drawn = draw_categorical(
+        torch.tensor([9.0, 0.0]).expand(20_000, 2), temperature, 0, torch.Generator().manual_seed(0)
+    )
+    assert float(drawn.float().mean()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_outputs_that_are_not_finite_are_refused(wrong):
+    for temperature in (0, 1.0):
+        with pytest.raises(InputError, match="outputs of the model are not finite"):
+            draw_categorical(torch.tensor([[0.0, wrong]]), temperature, 0, torch.Generator())
+
+
 @pytest.mark.parametrize("prompt", ["'\"", "a=[b", "${oc.env:HOME}", "x\ny", "=="])
 def test_a_prompt_is_literal_text(run, prompt):
     done = command(f"run={run}", f"prompt={prompt}")
@@ -104,6 +140,43 @@ class _Counter(torch.nn.Module):
 
     def step(self, tokens, state):
         return torch.nn.functional.one_hot((tokens + 1) % 3, 3) * 9.0, state
+
+
+class _Parrot(_Counter):
+    """A model that says its own line again and again, and expects what follows of what it reads too."""
+
+    def __init__(self, line, characters):
+        super().__init__()
+        self.follows = dict(zip(line, line[1:] + line[0], strict=True))
+        self.characters = characters
+
+    def step(self, tokens, state):
+        follower = self.follows.get(self.characters[int(tokens)], self.characters[0])
+        return torch.nn.functional.one_hot(
+            torch.tensor([self.characters.index(follower)]), len(self.characters)
+        ) * 9.0, state
+
+
+@pytest.mark.parametrize("line", ["yes\r\n", "yes\n", "yes\r", "yes"])
+@pytest.mark.parametrize("others", ["", "\r\n"])
+def test_an_answer_is_a_line_without_its_break(line, others):
+    """Whether lines end with LF, CRLF or CR, and though the other characters occur in the text as well."""
+    characters = "".join(sorted(set(line + others)))
+    speaker = Speaker(_Parrot(line, characters), Vocabulary(characters), 0, 0, 0)
+    for _ in range(3):
+        answer = "".join(speaker.reply("yes", 10))
+        assert answer == ("yes" if line != "yes" else answer)
+        assert not set(answer) & set("\r\n")
+
+
+def test_a_prompt_may_have_its_accents_in_another_form():
+    for text in ("Käse größer", unicodedata.normalize("NFD", "Käse größer")):
+        vocabulary = Vocabulary.of(text)
+        for form in ("NFC", "NFD"):
+            speaker = Speaker(_Parrot(text[:1], vocabulary.characters), vocabulary, 0, 0, 0)
+            assert "".join(speaker.generate(unicodedata.normalize(form, "größe"), 1)).startswith("gr")
+    with pytest.raises(InputError, match="'é' is not among"):
+        speaker.read("é")
 
 
 def test_memory_is_constant_however_long_it_speaks():

@@ -18,7 +18,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
 from rnnlab import config
-from rnnlab.interface import Metric
+from rnnlab.interface import InputError, Metric
 from rnnlab.training import train
 from rnnlab.training.directory import RunDirectory
 from rnnlab.training.logger import Logger
@@ -183,6 +183,18 @@ def test_without_tensorboard_no_event_file(tmp_path):
     run = a_run(tmp_path, "logger.tensorboard=false")
     assert set(recorded(run)) == TAGS
     assert not list(tmp_path.rglob("*tfevents*"))
+
+
+def test_where_it_is_not_installed_a_run_says_so_and_goes_on_without_it(tmp_path, monkeypatch):
+    run = a_run(tmp_path)
+    run.summary_file.unlink()
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(InputError, match=r"logger\.tensorboard=true needs TensorBoard, which is not installed"):
+        a_run(tmp_path)
+    with pytest.raises(InputError, match="pip install tensorboard, or give logger"):
+        a_run(tmp_path, "seed=1")
+    assert len(list(run.path.parent.iterdir())) == 1, "nothing is written"
+    assert a_run(tmp_path, "logger.tensorboard=false").summary()["status"] == "finished"
 
 
 def test_a_server_shows_two_runs_side_by_side(sweep, board):

@@ -104,6 +104,10 @@ class Task:
         """A short text that shows what the model does, the same for the same model; None where there is none."""
         return None
 
+    def describe(self) -> list[str]:
+        """What was read of the user's data, lines for the log; empty where a task generates its data."""
+        return []
+
     def spell(self, inputs: Tensor) -> list[str]:
         """How the inputs of one sequence, ``[T, ...]``, are written below a figure, a few letters a step.
 

@@ -23,6 +23,8 @@ TINY_SHAKESPEARE = PublicFile(
     url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
+BYTE_ORDER_MARK = "\ufeff"
+"""What some editors put at the beginning of a file, and then stands within a text made of several files."""
 CORPORA = ("pydoc", "tiny_shakespeare")
 
 
@@ -72,11 +74,13 @@ class CharLM(Task):
         self.splits = ("train", "valid", "test")[: len(split)]
         self.batch_size = batch_size
         self.seq_len = seq_len
+        self._has_marks = False
 
     @cached_property
     def text(self) -> str:
-        """The whole corpus."""
-        return read_corpus(self.corpus, self.data_root)
+        """The whole corpus, without byte order marks, unless the model was trained on them."""
+        text = read_corpus(self.corpus, self.data_root)
+        return text if self._has_marks else text.replace(BYTE_ORDER_MARK, "")
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -166,12 +170,25 @@ class CharLM(Task):
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102
         return Speaker(model, self.vocabulary, temperature, top_k, seed)
 
+    def describe(self) -> list[str]:
+        """The size of the corpus and of its vocabulary, and what kind of line breaks it has."""
+        if self.corpus in CORPORA:
+            return []
+        parts = ", ".join(f"{name} {share:g}" for name, share in zip(self.splits, self.split, strict=True))
+        breaks = "".join(character for character in "\r\n" if character in self.vocabulary.characters) or None
+        return [
+            f"data: {len(self.text)} characters of {self.corpus} ({parts}), {len(self.vocabulary)} different ones, "
+            f"line breaks: {breaks!r}"
+        ]
+
     def memory(self) -> dict[str, Any]:
         """The vocabulary."""
         return {"vocabulary": self.vocabulary.characters}
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
         self.vocabulary = Vocabulary(memory["vocabulary"])
+        # Earlier versions took the mark for a character; their models are evaluated on the text as it was then.
+        self._has_marks = BYTE_ORDER_MARK in self.vocabulary.characters
 
     def data_digest(self) -> str:
         """SHA-256 of the whole text."""
@@ -198,6 +215,6 @@ def read_corpus(corpus: str, data_root: str) -> str:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
     if "\0" in text:
         raise InputError(f"{path} is not text, it contains NUL bytes; give a UTF-8 text file")
-    if not text:
+    if not text.strip(BYTE_ORDER_MARK):
         raise InputError(f"{path} is empty; give a UTF-8 text file")
     return text

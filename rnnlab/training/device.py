@@ -59,6 +59,16 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def check_seed(seed: int) -> None:
+    """Nothing, if torch takes ``seed``.
+
+    Raises:
+        InputError: it is too large.
+    """
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed={seed} is too large; it must be from -2**63 to 2**64 - 1")
+
+
 def seed_everything(seed: int) -> None:
     """Seed every global random generator, and ask CUDA for reproducible kernels.
 
@@ -66,10 +76,9 @@ def seed_everything(seed: int) -> None:
     numbers, and on each of them a processor takes a hundred times as long.
 
     Raises:
-        InputError: PyTorch's generator does not take the seed.
+        InputError: the seed is too large.
     """
-    if not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed={seed} is out of range; it must be at least -2^63 and below 2^64")
+    check_seed(seed)
     torch.set_flush_denormal(True)
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from time import sleep
@@ -33,6 +34,17 @@ FREE_KEYS = ("run_dir", "data.root", "budget.tolerance", "logger.tensorboard", "
 """What may differ when a run is taken up again: it says where things lie and what is told, not what is computed."""
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+
+
+_WRITTEN = {
+    ".": r"config\.yaml|metrics\.jsonl|summary\.json|events\.out\.tfevents\..+",
+    "checkpoints": r"(last|best)\.pt",
+    "samples": r"([0-9]{8}|[1-9][0-9]{8,})\.txt",
+}
+"""The names of the files that a run writes, by folder; a file of any other name is the user's and is left alone."""
+
+_TAGS = ("train/", "train_eval/", "valid/", "test/", "diagnostics/", "sample/", "custom_scalars__config__", "_hparams_")
+"""The beginnings of the tags that a run writes for TensorBoard."""
 
 
 class Busy(InputError):
@@ -93,7 +105,8 @@ class RunDirectory:
                 files.write_bytes(self.config_file, text.encode())
             self.last.parent.mkdir(exist_ok=True)
             self.samples.mkdir(exist_ok=True)
-            files.remove_leftovers(self.path)
+            for folder, names in _WRITTEN.items():
+                files.remove_leftovers(self.path / folder, names)
             yield
 
     def is_begun(self) -> bool:
@@ -138,19 +151,21 @@ class RunDirectory:
         if not self.summary_file.exists():
             return None
         try:
-            return json.loads(self.summary_file.read_text())
-        except json.JSONDecodeError as error:
+            return json.loads(self.summary_file.read_bytes())
+        except ValueError as error:
             raise InputError(f"{self.summary_file} is not JSON ({error}); delete it, and the run goes on") from None
 
     def rewind(self, step: int) -> None:
         """Remove every measurement past ``step``, and the test, so that going on from there repeats none."""
         if self.metrics_file.exists():
-            kept = [line for line in self.metrics_file.read_text().splitlines() if _is_before(line, step)]
-            files.write_bytes(self.metrics_file, "".join(line + "\n" for line in kept).encode())
+            kept = [line for line in self.metrics_file.read_bytes().splitlines() if _is_before(line, step)]
+            files.write_bytes(self.metrics_file, b"".join(line + b"\n" for line in kept))
         for events in self.path.glob("events.out.tfevents.*"):
-            _rewind_events(events, step)
-        for sample in self.samples.glob("*.txt"):
-            if int(sample.stem) > step:
+            if events.is_file() and find_spec("tensorboard"):  # without it nothing will be added either
+                _rewind_events(events, step)
+        for sample in list(self.samples.iterdir()):
+            # Whatever else lies here is the user's own.
+            if re.fullmatch(_WRITTEN["samples"], sample.name) and sample.is_file() and int(sample.stem) > step:
                 sample.unlink()
         self.summary_file.unlink(missing_ok=True)
 
@@ -258,12 +273,14 @@ def _locked(lock: IO[str]) -> bool:
     return False
 
 
-def _is_before(line: str, step: int) -> bool:
+def _is_before(line: bytes, step: int) -> bool:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:  # a line cut off by a kill
+    except ValueError:  # a line cut off by a kill
         return False
-    return record["step"] <= step and record["split"] != "test"
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):  # a line that the user added
+        return True
+    return record["step"] <= step and record.get("split") != "test"
 
 
 def _rewind_events(path: Path, step: int) -> None:
@@ -272,11 +289,15 @@ def _rewind_events(path: Path, step: int) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
+    records = list(RawEventFileLoader(str(path)).Load())
+    if not records:  # it only has the name of such a file
+        return
     kept = []
-    for record in RawEventFileLoader(str(path)).Load():
+    for record in records:
         event = Event.FromString(record)
-        is_test = any(value.tag.startswith("test/") for value in event.summary.value)
-        if event.step <= step and not is_test:
+        tags = [value.tag for value in event.summary.value]
+        is_later = event.step > step or any(tag.startswith("test/") for tag in tags)
+        if not (is_later and any(tag.startswith(_TAGS) for tag in tags)):
             kept.append(record)
     with files.replacing(path) as file:
         writer = RecordWriter(file)

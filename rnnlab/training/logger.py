@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from textwrap import indent
 from typing import Any
 
@@ -17,6 +18,19 @@ from rnnlab.interface import InputError, Metric
 from rnnlab.training.directory import RunDirectory, flatten
 
 console = logging.getLogger("rnnlab")
+
+
+def check_tensorboard() -> None:
+    """Nothing, if TensorBoard is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if find_spec("tensorboard") is None:
+        raise InputError(
+            "logger.tensorboard=true needs TensorBoard, which is not installed; pip install tensorboard, or give "
+            "logger.tensorboard=false"
+        )
 
 
 class Logger:
@@ -47,7 +61,7 @@ class Logger:
         self.length_metric = length_metric
         self.progress = progress
         self.diagnostics = diagnostics
-        self.lines = directory.metrics_file.open("a")
+        self.lines = directory.metrics_file.open("a", encoding="utf-8")
         self.writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
@@ -113,7 +127,11 @@ class Logger:
 
     def sample(self, step: int, text: str) -> None:
         """Show a text the model made, and keep it."""
-        files.write_bytes(self.directory.samples / f"{step:08d}.txt", (text + "\n").encode())
+        path = self.directory.samples / f"{step:08d}.txt"
+        if path.is_dir():
+            console.warning("the sample is not written: %s is a folder", path)
+        else:
+            files.write_bytes(path, (text + "\n").encode())
         console.info("--- sample at step %d ---\n%s\n---", step, text)
         if self.writer:
             self.writer.add_text("sample", indent(text, "    ", lambda line: True), step)  # Markdown's verbatim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import asdict
 from functools import partial
@@ -17,11 +18,12 @@ from rnnlab.layers import Recurrent
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import budget, checkpoint, optimizers, schedulers
-from rnnlab.training.build import Config, build, maker
+from rnnlab.training.build import Config, build_model, build_task, maker
 from rnnlab.training.device import autocast, machine, pick_device, seed_everything
 from rnnlab.training.directory import RunDirectory, differences
 from rnnlab.training.evaluation import evaluate
-from rnnlab.training.logger import Logger, console
+from rnnlab.training.logger import Logger, check_tensorboard, console
+from rnnlab.training.places import find_task
 from rnnlab.training.settings import check_known, complete
 from rnnlab.training.trainer import Diverged, Trainer, load_weights
 
@@ -45,8 +47,11 @@ def train(config: Config) -> dict[str, Any]:
         console.info("%s: this run has already %s and is not trained again", directory.path, _tell(summary))
         return summary
 
+    if config["logger"]["tensorboard"]:
+        check_tensorboard()
     seed_everything(config["seed"])
-    task, model = build(config)
+    task = _task(directory, config)
+    model = build_model(config, task)
     trainer = Trainer(
         task,
         model,
@@ -59,7 +64,7 @@ def train(config: Config) -> dict[str, Any]:
         task.num_batches(split)  # data that cannot be used are found out before anything is written
     if task.batch("train", 0).fresh is not None:
         model.check_carrying()
-    identity = {"config": config, "data_digest": task.data_digest()}
+    identity = {"config": config, "data_digest": task.data_digest(), "folder": os.getcwd()}
     if trainer.init_from and not directory.is_trained():
         trainer.load(_origin(trainer, identity))
         trainer.progress.forget_evaluations()  # another run's best is not in this directory
@@ -72,6 +77,18 @@ def train(config: Config) -> dict[str, Any]:
             trainer.load(last)
         directory.rewind(-1 if is_new else trainer.progress.step)
         return _train_in(directory, trainer, identity, is_new)
+
+
+def _task(directory: RunDirectory, config: Config) -> Task:
+    """The task of a run; one that goes on from a checkpoint reads its data as they were read when it began."""
+    if directory.last.exists():
+        return find_task({**checkpoint.load(directory.last), "config": config}, directory.path)
+    task = build_task(config)
+    if config["trainer"]["init_from"]:
+        content = checkpoint.load(Path(config["trainer"]["init_from"]).expanduser())
+        if content["config"]["task"] == config["task"]:
+            task.restore(content["task"])
+    return task
 
 
 def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +160,8 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         "versions": {"rnnlab": rnnlab.__version__, "python": platform.python_version(), "torch": torch.__version__},
     }
     console.info("run directory: %s", directory.path)
+    for line in task.describe():
+        console.info("%s", line)
     console.info("%d parameters on %s", summary["parameters"], trainer.device)
     for choice in choices:
         console.info("backend %s: %s", choice.name, choice.reason)
@@ -188,7 +207,15 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     return summary
 
 
-def load(run: str | Path, device: str = "auto", which: str = "best") -> tuple[Task, Model, dict[str, Any]]:
+def load(
+    run: str | Path,
+    device: str = "auto",
+    which: str = "best",
+    *,
+    backend: str | None = None,
+    data_root: str | None = None,
+    check_data: bool = False,
+) -> tuple[Task, Model, dict[str, Any]]:
     """A trained run's task, its model in evaluation mode, and the checkpoint.
 
     Args:
@@ -196,9 +223,14 @@ def load(run: str | Path, device: str = "auto", which: str = "best") -> tuple[Ta
         device: where to put the model.
         which: the checkpoint: ``best`` (the last where none was best yet), ``last``, or ``initial``, the model as it
             began, built anew from the run's seed; what comes with it is the best checkpoint.
+        backend: how its cells are run, one of `rnnlab.engine.BACKENDS`; None for the run's own. For ``torch.export``
+            and the like, ``reference`` runs the equations as they are written.
+        data_root: where the task's data lie; None to look in the environment variable RNNLAB_DATA and where the run
+            found them.
+        check_data: whether to read the data at once and to compare them with those of the run.
 
     Raises:
-        InputError: it is not a run, or its checkpoint cannot be read.
+        InputError: it is not a run, its checkpoint cannot be read, or its data are asked for and are not there.
     """
     directory = RunDirectory(run)
     directory.config()
@@ -207,41 +239,42 @@ def load(run: str | Path, device: str = "auto", which: str = "best") -> tuple[Ta
     content = checkpoint.load(directory.last) if which == "last" else _read(directory.best, directory.last)
     content["config"] = complete(content["config"])
     check_known(content["config"], str(run))
+    if backend is not None:
+        content["config"]["engine"] = {**content["config"]["engine"], "backend": backend}
+    task = find_task(content, directory.path, data_root, check_data)
     if which == "initial":
-        task, model = _as_it_began(content)
+        model = _as_it_began(content, task)
     else:
-        task, model = build(content["config"], content["task"])
+        model = build_model(content["config"], task)
         load_weights(model, content)
     return task, model.to(pick_device(device)).eval(), content
 
 
-def _as_it_began(content: dict[str, Any]) -> tuple[Task, Model]:
-    """The task and the model of a checkpoint's run as they were before its first step."""
+def _as_it_began(content: dict[str, Any], task: Task) -> Model:
+    """The model of a checkpoint's run as it was before its first step."""
     config = content["config"]
     if origin := config["trainer"]["init_from"]:
         raise InputError(f"this run began with the checkpoint {origin}, not anew; look into the run that it is from")
     before = checkpoint.random_states()
     seed_everything(config["seed"])
     try:
-        return build(config, content["task"])
+        return build_model(config, task)
     finally:
         checkpoint.restore_random_states(before)
 
 
-def evaluate_run(run: str | Path, split: str, device: str = "auto") -> dict[str, Any]:
+def evaluate_run(run: str | Path, split: str, device: str = "auto", *, data_root: str | None = None) -> dict[str, Any]:
     """Every metric of a run's best model on a split, the ``step`` it is from and the task's ``baselines``.
 
-    The run stays as it is.
+    The run stays as it is. See `load` for ``data_root``.
 
     Raises:
         InputError: the task has no such split, or the data are not those of the run.
     """
-    task, model, content = load(run, device)
+    task, model, content = load(run, device, data_root=data_root, check_data=True)
     if split not in task.splits:
         name = content["config"]["task"]["name"]
         raise InputError(f"the task {name} has no split {split!r}{lookup.nearest(split, list(task.splits))}")
-    if task.data_digest() != content["data_digest"]:
-        raise InputError(f"the data are not those {run} was trained on (their SHA-256 differs); restore them first")
     place = next(model.parameters()).device
     report = evaluate(model, task, split, place, autocast(place, content["config"]["trainer"]["precision"]))
     return {"step": content["progress"]["step"], **report.record(), "baselines": task.baselines(split)}

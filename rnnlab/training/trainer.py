@@ -274,8 +274,13 @@ class Trainer:
     def show_sample(self, logger: Logger) -> None:
         """Log what the model makes at this step, if the task has a way to show it."""
         self.model.eval()
-        text = self.task.sample(self.model)
-        self.model.train()
+        try:
+            text = self.task.sample(self.model)
+        except InputError as error:  # outputs that are not finite; if the next loss is not either, the run ends there
+            logger.remark(f"no sample: {error}")
+            return
+        finally:
+            self.model.train()
         if text is not None:
             logger.sample(self.progress.step, text)
 

@@ -78,6 +78,35 @@ def test_the_vocabulary_travels(tmp_path):
     assert elsewhere.vocabulary.characters == " ,dehlorw"
 
 
+MARK = "\ufeff"
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    text = "the cat sat.\n" * 50
+    task = make(tmp_path, MARK + text + MARK + text)  # two files joined
+    assert task.text == text + text
+    assert task.vocabulary.characters == "".join(sorted(set(text)))
+    assert task.data_digest() == hashlib.sha256((text + text).encode()).hexdigest()
+    with pytest.raises(InputError, match="is empty"):
+        make(tmp_path, MARK).streams  # noqa: B018
+
+
+def test_a_model_that_was_trained_with_byte_order_marks_keeps_them(tmp_path):
+    text = MARK + "the cat sat.\n" * 50
+    task = make(tmp_path, text, batch_size=2, seq_len=8)
+    task.restore({"vocabulary": "".join(sorted(set(text)))})
+    assert task.text == text
+    assert task.data_digest() == hashlib.sha256(text.encode()).hexdigest()
+    assert int(task.batch("train", 0).inputs[0, 0]) == task.vocabulary.characters.index(MARK)
+
+
+def test_what_was_read_is_told(tmp_path):
+    (told,) = make(tmp_path, "a cat.\r\n" * 50).describe()
+    assert "400 characters of " in told
+    assert "(train 0.9, valid 0.05, test 0.05), 7 different ones, line breaks: '\\r\\n'" in told
+    assert CharLM().describe() == []
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -1,7 +1,10 @@
 """Forecasting from CSV files: against windows cut by hand, one at a time."""
 
 import csv
+import hashlib
+import itertools
 import statistics
+from datetime import datetime, timedelta
 from math import isnan, nan
 from pathlib import Path
 
@@ -121,9 +124,46 @@ def test_only_training_rows_decide_the_scales(tmp_path):
     assert all(torch.equal(other.batch("train", step).inputs, train[step]) for step in range(5))
 
 
-def test_a_constant_column_is_left_in_peace(tmp_path):
-    task = make(tmp_path, of({"x": HILLS, "c": [3.0] * 20}))
-    assert task.batch("train", 0).inputs[..., 1].abs().max() == 0
+@pytest.mark.parametrize("value", [3.0, 0.1, 14.62, -1e9 - 0.1, 1e-300, 1e300])
+def test_a_constant_column_is_0_in_training_and_its_change_later(tmp_path, value):
+    """The mean of equal numbers is seldom exactly that number in floating point."""
+    later = value * 1.5
+    rows = 700
+    columns = {"x": (HILLS * 50)[: rows + 300], "c": [value] * rows + [later] * 300, "d": [nan] + [value] * 999}
+    task = make(tmp_path, of(columns), split=[0.7, 0.3])
+    assert task.scaling["mean"][1:] == [value, value]
+    assert task.scaling["deviation"][1:] == [1.0, 1.0]
+    if abs(later) < 1e30:
+        assert task.inputs[:rows, 1:3].abs().max() == 0
+        torch.testing.assert_close(task.inputs[rows:, 1], torch.full((300,), later - value))
+
+
+def test_numbers_that_differ_by_rounding_alone_are_constant_and_small_signals_are_not(tmp_path):
+    columns = {
+        "x": HILLS,
+        "rounded": [0.3, 0.1 + 0.2] * 10,
+        "small": [1000 + 1e-7 * x for x in HILLS],
+        "tiny": [1e-200 * x for x in HILLS],
+    }
+    task = make(tmp_path, of(columns))
+    assert task.inputs[:14, 1].abs().max() < 1e-15
+    scaled = (np.array(HILLS) - np.mean(HILLS[:14])) / np.std(HILLS[:14])
+    np.testing.assert_allclose(task.inputs[:, 2], scaled, atol=1e-4)  # 1e-7 has six digits beside 1000
+    assert task.inputs[:, 3].isfinite().all()
+
+
+def test_numbers_beyond_float32_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"column 'x' of .* has numbers too large for float32; scale the column"):
+        make(tmp_path, of({"x": [*HILLS[:-1], 1e200]})).batch("train", 0)
+
+
+def test_a_run_keeps_the_scales_that_it_was_trained_with(tmp_path):
+    """An earlier version divided a constant by its rounding error; its runs must be evaluated as they were trained."""
+    task = make(tmp_path, of({"x": HILLS, "c": [14.62] * 20}))
+    old = {**task.scaling, "mean": [1.0, 14.0], "deviation": [2.0, 3.55e-15]}
+    task = make(tmp_path, of({"x": HILLS, "c": [14.62] * 20}))
+    task.restore({"scaling": old})
+    assert float(task.inputs[0, 1]) == pytest.approx(0.62 / 3.55e-15)
 
 
 def test_missing_values_are_held_and_not_scored(tmp_path):
@@ -210,6 +250,10 @@ def test_a_digest_tells_one_series_from_another(tmp_path):
     assert len(digests) == 4
 
 
+def _rows(*values):
+    return "time,x\n" + "".join(f"{t},{value}\n" for t, value in enumerate(values))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -220,17 +264,134 @@ def test_a_digest_tells_one_series_from_another(tmp_path):
         ("1,2\n3,4\n", "begins with numbers, 1, 2; put a line with names of columns first"),
         ("time,x,y\n1,2,3\n2,2\n", "line 3 has 2 cells, expected 3"),
         ("time,x\n1,2\n\n2,abc\n", "line 4, column 'x' has 'abc', which is no number"),
+        ("x\n1\n2\n3\n", "has one column, 'x', which is taken for the time; to read it as numbers, name it in"),
         ("time,x\n1,inf\n", "line 2, column 'x' has 'inf', which is no number"),
         ('time,x\n1,"2\n', r"line 2 is not CSV \(unexpected end of data\)"),
-        ("time,x\n" + "1,2\n" * 4, r"the train part of .* has 3 of 4 rows, too few for one window, which needs 4"),
-        ("time,x\n" + "1,2\n" * 14 + "1,\n" * 6, r"the valid part of .* has no value to forecast"),
-        ("time,x\n" + "1,\n" * 14 + "1,2\n" * 6, "the training part of column 'x' of .* is empty"),
+        (_rows(*[2] * 4), r"the train part of .* has 3 of 4 rows, too few for one window, which needs 4"),
+        (_rows(*[2] * 14, *[""] * 6), r"the valid part of .* has no value to forecast"),
+        (_rows(*[""] * 14, *[2] * 6), "the training part of column 'x' of .* is empty"),
         (b"\xff\xfe\x00bad", r"not UTF-8 text \(byte 0\)"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
         make(tmp_path, text).batch("train", 0)
+
+
+DAYS = [f"2024-01-{day:02}" for day in range(1, 21)]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "is_time"),
+    [
+        ("a", HILLS, False),
+        ("a", [3.0] * 20, False),
+        ("a", [t * t for t in range(20)], False),
+        ("travel (s)", HILLS, False),
+        ("a", range(20), True),
+        ("a", [round(0.1 * t, 1) for t in range(20)], True),
+        ("a", DAYS, True),
+        ("a", [f"{1990 + t // 4}Q{t % 4 + 1}" for t in range(20)], True),
+        ("time", [t * t for t in range(20)], True),
+        ("Time [s]", [t * t for t in range(20)], True),
+        ("ObservationDate", range(1900, 1920), True),
+        ("utc_time_ms", [t * t for t in range(20)], True),
+        ("", [t * t for t in range(20)], True),
+        ("a", [f"week {t}" for t in range(20)], True),
+    ],
+)
+def test_the_first_column_is_the_time_if_it_looks_like_one(tmp_path, name, cells, is_time):
+    text = f"{name},b\n" + "".join(f"{cell},{value}\n" for cell, value in zip(cells, HILLS, strict=True))
+    task = make(tmp_path, text)
+    assert task.table.names == (["b"] if is_time else [name, "b"])
+    assert task.table.values[:, -1].tolist() == HILLS
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["%Y-%m-%d", "%Y%m%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y %H:%M", "%b %d, %Y", "%Y-%m-%dT%H:%M:%SZ"],
+)
+def test_dates_are_read_as_people_write_them(tmp_path, form):
+    days = [datetime(2024, 1, 1) + timedelta(days=t) for t in range(20)]
+    lines = [f'"{day.strftime(form)}",{value}\n' for day, value in zip(days, HILLS, strict=True)]
+    task = make(tmp_path, "when,b\n" + "".join(lines))
+    assert task.table.times.values == [86400.0 * t + 1704067200 for t in range(20)]
+    assert "1 d apart, no gaps" in task.describe()[0]
+    with pytest.raises(InputError, match="has its newest row first, by column 'when'; put the oldest first"):
+        make(tmp_path, "when,b\n" + "".join(lines[::-1])).table  # noqa: B018
+
+
+def test_a_date_and_a_time_of_day_in_two_columns_are_one_time(tmp_path):
+    rows = [
+        f"{day},{hour}:30,{x}\n" for (day, hour), x in zip(itertools.product(DAYS[:5], range(4)), HILLS, strict=True)
+    ]
+    task = make(tmp_path, "day,clock,b\n" + "".join(rows))
+    assert task.table.names == ["b"]
+    assert "1 h to 21 h apart, 1 h in the median, taken as equal, gaps: 4" in task.describe()[0]
+
+
+def _times(cells, name="when"):
+    return f"{name},b\n" + "".join(f"{cell},{t % 3}\n" for t, cell in enumerate(cells))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (_times(DAYS[::-1]), "has its newest row first, by column 'when'; put the oldest first"),
+        (_times(range(20, 0, -1), "t"), "newest row first, by column 't'.*; to read the column as numbers, name it in"),
+        (
+            _times([*DAYS[:5], *DAYS[4:]]),
+            "lines 6 and 7 have the same time '2024-01-05' in column 'when'; keep one row for each time",
+        ),
+        (_times([*DAYS, *DAYS[-1:] * 2]), "lines 21 and 22 have the same time .*, and so have 1 further pairs"),
+        (
+            _times([*DAYS[10:], *DAYS[:10]]),
+            "line 12 has '2024-01-01' in column 'when', line 11 before it '2024-01-20'; sort the rows",
+        ),
+        (_times([*DAYS[:9], "", *DAYS[10:]]), "line 11, column 'when' has '', which is no time like '2024-01-01'"),
+        (_times([1, 2, 3, "x", 5], "time"), "line 5, column 'time' has 'x', which is no time like '1'"),
+        (_times([1, 2, 3, "x", 5], "a"), "line 5, column 'a' has 'x', which is no number"),
+    ],
+)
+def test_rows_that_are_not_in_the_order_of_time_are_refused(tmp_path, text, says):
+    with pytest.raises(InputError, match=says):
+        make(tmp_path, text).table  # noqa: B018
+
+
+def test_a_column_that_is_named_is_read_and_not_taken_for_the_time(tmp_path):
+    task = make(tmp_path, _times([3, 1, 2, 2, 5], "time"), columns=["time", "b"])
+    assert task.table.values[:, 0].tolist() == [3, 1, 2, 2, 5]
+
+
+def test_a_trained_model_reads_the_columns_it_was_trained_on_whatever_their_order(tmp_path):
+    """Earlier versions left the first column out always, and took rows in any order."""
+    text = _times([5, 1, 1, 8, *HILLS], "time")
+    old = Series(file="unused", seq_len=3)
+    old.restore({"scaling": {"columns": ["b"], "targets": ["b"], "masked": False, "mean": [0.0], "deviation": [1.0]}})
+    (tmp_path / "series.csv").write_text(text)
+    old.file = str(tmp_path / "series.csv")
+    assert old.table.values[:, 0].tolist() == [t % 3 for t in range(24)]
+    values = np.array([[t % 3] for t in range(24)], dtype=float)
+    assert old.data_digest() == hashlib.sha256(b"b" + values.tobytes()).hexdigest()
+
+
+def test_what_was_read_is_told(tmp_path):
+    values = {"x": HILLS, "y": [nan, *HILLS[1:]], "c": [2.5] * 20}
+    rows = [["when", *values]]
+    days = DAYS[:10] + [f"2024-02-{day:02}" for day in range(1, 11)]
+    rows += [[day, *row] for day, row in zip(days, zip(*values.values(), strict=True), strict=True)]
+    text = "\n".join(",".join("" if cell != cell else str(cell) for cell in row) for row in rows)
+    told = make(tmp_path, text, targets=["x"]).describe()
+    assert "20 rows" in told[0]
+    assert "(train 14, valid 2, test 4)" in told[0]
+    assert "time from column 'when', 2024-01-01 to 2024-02-10, 1 d to 22 d apart, 1 d in the median" in told[0]
+    assert told[0].endswith("gaps: 1")
+    x, y = ([statistics.fmean(seen), statistics.pstdev(seen)] for seen in (HILLS[:14], HILLS[1:14]))
+    assert told[1:] == [
+        f"column 'x': mean {x[0]:.4g}, deviation {x[1]:.4g} in training",
+        f"column 'y': mean {y[0]:.4g}, deviation {y[1]:.4g} in training, 1 missing values, not forecast",
+        "column 'c': mean 2.5, deviation 1 in training, constant there and not scaled, not forecast",
+    ]
 
 
 def test_files_as_spreadsheets_write_them_are_read(tmp_path):

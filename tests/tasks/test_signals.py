@@ -11,6 +11,7 @@ from rnnlab import tasks
 from rnnlab.interface import InputError
 from rnnlab.outputs import IGNORE
 from rnnlab.tasks.signals import lorenz, mackey_glass
+from rnnlab.tasks.signals.base import Simulated
 from rnnlab.tasks.signals.delayed_xor import DelayedXOR
 from rnnlab.tasks.signals.lorenz import Lorenz
 from rnnlab.tasks.signals.mackey_glass import MackeyGlass
@@ -249,3 +250,16 @@ def test_bits_and_their_parity_are_fair():
 def test_options_that_cannot_be_are_refused(name, options, says):
     with pytest.raises(InputError, match=says):
         tasks.find(name)(**options)
+
+
+def test_a_signal_that_stands_still_is_0():
+    """Without a delay to speak of, Mackey-Glass comes to rest at a value whose deviation is a rounding error."""
+
+    class Still(Simulated):
+        channels = 1
+
+        def simulate(self, split, steps):
+            return torch.full((steps, 1), 14.62, dtype=torch.float64)
+
+    batch = Still(train_steps=1000).batch("train", 0)
+    assert batch.inputs.abs().max() == batch.targets.abs().max() == 0

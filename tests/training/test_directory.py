@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rnnlab import config, files
 from rnnlab.interface import InputError
@@ -415,17 +416,78 @@ def test_init_from_refuses_other_data_and_what_is_no_checkpoint(folder):
     assert "SHA-256 differs" in refuse(*options, ORIGIN)
 
 
-def test_what_a_killed_save_left_is_removed_and_nothing_of_the_user_s(folder):
+FOREIGN = [
+    "notes.txt",
+    ".my.notes",
+    ".notes.draft.unfinished",
+    "events.out.tfevents.notes",
+    "samples/notes.txt",
+    "samples/0009.txt",
+    "samples/00000009.md",
+    "samples/._00000004.txt",
+    "samples/\u0664\u0664\u0664\u0664\u0664\u0664\u0664\u0664.txt",
+    "samples/mine/00000009.txt",
+    "checkpoints/notes.pt",
+    "checkpoints/old/last.pt",
+    "checkpoints/old/.last.pt.abc123.unfinished",
+]
+
+
+def test_files_of_the_user_in_a_run_are_left_alone_when_it_goes_on(folder):
+    run("run_dir=a")
+    (folder / "a" / "summary.json").unlink()
+    for name in FOREIGN:
+        (folder / "a" / name).parent.mkdir(exist_ok=True)
+        (folder / "a" / name).write_text("mine")
+    for name in ("samples/00000008.txt", "events.out.tfevents.folder", "checkpoints/.best.pt.abc123.unfinished"):
+        (folder / "a" / name).mkdir()
+    with (folder / "a" / "metrics.jsonl").open("a") as file:
+        file.write('{"note": "mine"}\n')
+    (folder / "a" / "samples" / "00000006.txt").write_text("past the last checkpoint")
+    assert run("run_dir=a")["status"] == "finished"
+    assert {name: (folder / "a" / name).read_text() for name in FOREIGN} == dict.fromkeys(FOREIGN, "mine")
+    assert (folder / "a" / "samples" / "00000008.txt").is_dir()
+    assert '{"note": "mine"}' in (folder / "a" / "metrics.jsonl").read_text().splitlines()
+    assert not (folder / "a" / "samples" / "00000006.txt").exists()
+
+
+def test_a_folder_in_the_place_of_a_sample_does_not_end_a_run(folder):
+    directory = RunDirectory(folder / "a")
+    with directory.claim(config.compose([*SMALL, "run_dir=a"])):
+        (directory.samples / "00000004.txt").mkdir()
+    assert run("run_dir=a")["status"] == "finished"
+    assert (directory.samples / "00000002.txt").is_file()
+
+
+def test_scalars_of_the_user_among_a_run_s_own_are_left_alone(folder):
+    from torch.utils.tensorboard import SummaryWriter
+
+    run("run_dir=a", "logger.tensorboard=true")
+    with SummaryWriter(str(folder / "a")) as writer:
+        for step in (1, 9):
+            writer.add_scalar("mine/temperature", 20.0, step)
+            writer.add_scalar("train/loss", 0.0, step)
+    RunDirectory(folder / "a").rewind(4)
+    shown = EventAccumulator(str(folder / "a")).Reload()
+    assert [event.step for event in shown.Scalars("mine/temperature")] == [1, 9]
+    assert 9 not in [event.step for event in shown.Scalars("train/loss")]
+    assert [event.step for event in shown.Scalars("valid/loss")] == [2, 4]
+    assert "test/loss" not in shown.Tags()["scalars"]
+
+
+def test_what_a_killed_save_left_is_removed(folder):
     directory = RunDirectory(folder / "kept")
     with directory.claim(config.compose([])):
         pass
-    (directory.last.parent / ".last.pt.abc123.unfinished").write_bytes(b"half")
-    mine = directory.path / ".my.notes"
-    mine.write_text("mine")
+    for name in (
+        "checkpoints/.last.pt.abc123__.unfinished",
+        ".metrics.jsonl.x.unfinished",
+        "samples/.00000004.txt.x.unfinished",
+    ):
+        (directory.path / name).write_bytes(b"half")
     with directory.claim(config.compose([])):
         pass
-    assert not list(directory.last.parent.iterdir())
-    assert mine.read_text() == "mine"
+    assert not list(directory.path.rglob("*.unfinished"))
 
 
 def test_a_broken_file_of_a_run_is_named(folder):

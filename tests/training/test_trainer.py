@@ -207,6 +207,15 @@ def test_divergence_in_the_very_first_step():
     assert (summary["status"], summary["diverged_at"], summary["best"]) == ("diverged", 1, None)
 
 
+def test_a_sample_of_a_diverging_model_is_left_out(folder):
+    """After the last step with a finite loss the outputs may already be infinite: nothing can be drawn from them."""
+    options = ["task.batch_size=2", "task.seq_len=8", "model.hidden_size=4", "optimizer=sgd", "optimizer.lr=1e38"]
+    every = ["trainer.eval_every=1", "trainer.steps=1", "trainer.clip_norm=0", "logger.tensorboard=false"]
+    summary = train(config.compose([*options, *every, "run_dir=c"]))
+    assert summary["status"] == "finished"
+    assert [path.name for path in Path("c/samples").iterdir()] == ["00000000.txt"]
+
+
 def test_divergence_is_exit_code_3(folder):
     """Of a task in a file of the user's own, found in the working directory."""
     source = "from rnnlab.tasks.hello import Hello\n\n\nclass Broken(Hello):\n    def loss(self, outputs, batch):\n"

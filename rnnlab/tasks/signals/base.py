@@ -11,6 +11,29 @@ from torch import Tensor
 from rnnlab.interface import Batch, InputError, Metric, Vectors
 from rnnlab.tasks.base import Regression, check_least
 
+ROUNDING = 1e-13
+"""Values that differ by less than this share of their size differ by rounding errors, in float64."""
+
+
+def scale_of(train: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """What to subtract from each column, and what to divide it by, to standardise it.
+
+    The computed deviation of a constant is a rounding error and seldom exactly 0: to divide by it would make numbers
+    of any size out of nothing. A constant column is therefore not scaled, and its value becomes exactly 0.
+
+    Args:
+        train: the training rows, float64 ``[N, columns]``, NaN where a value is missing.
+        mean: of each column.
+        deviation: the standard deviation of each column.
+
+    Returns:
+        mean and deviation; of a constant column its value, and 1.
+    """
+    low = torch.where(train.isnan(), torch.inf, train).amin(0)
+    high = torch.where(train.isnan(), -torch.inf, train).amax(0)
+    constant = (high - low <= ROUNDING * torch.maximum(low.abs(), high.abs())) | (deviation == 0)
+    return torch.where(constant, low, mean), torch.where(constant, 1.0, deviation)
+
 
 class Simulated(Regression):
     """Forecast a simulated signal ``horizon`` steps ahead, at every step of a window.
@@ -79,8 +102,9 @@ class Simulated(Regression):
     def series(self) -> dict[str, Tensor]:
         """The standardised series of every split, ``[N, channels]``."""
         raw = {split: self.simulate(split, steps) for split, steps in self.sizes.items()}
-        mean, std = raw["train"].mean(0), raw["train"].std(0, correction=0)
-        return {split: ((values - mean) / std).float() for split, values in raw.items()}
+        train = raw["train"]
+        mean, deviation = scale_of(train, train.mean(0), train.std(0, correction=0))
+        return {split: ((values - mean) / deviation).float() for split, values in raw.items()}
 
     def num_batches(self, split: str) -> int:  # noqa: D102
         return -(-self.windows // self.batch_size)

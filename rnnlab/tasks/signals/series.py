@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from functools import cached_property
-from math import isfinite, nan, pi
+from math import nan, pi
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Metric, Vectors
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Regression, check_least, check_shares
+from rnnlab.tasks.signals._csv import Table, read_csv, tell_times
+from rnnlab.tasks.signals.base import scale_of
 
 PUBLIC = {
     "etth1": PublicFile(
@@ -37,22 +37,18 @@ PUBLIC = {
 SHARES = (0.7, 0.1, 0.2)
 ETTH1_ROWS = (8640, 2880, 2880)
 """12, 4 and 4 months of 30 days of hours; the file has 3,020 more, which are not used."""
-MISSING = ("", "na", "nan")
-
-
-class Table(NamedTuple):
-    """Columns of a file: their ``names``, and ``values``, float64 ``[N, columns]``, NaN where a cell is empty."""
-
-    names: list[str]
-    values: Tensor
+SHOWN = 20
+"""So many columns are described."""
 
 
 class Series(Finite, Regression):
     """Forecast the next ``horizon`` rows of a time series from the last ``seq_len``.
 
-    Rows are taken to be equally far apart in time; the first column, the time, is not read unless ``columns`` names it.
-    At each step a model forecasts all of the next ``horizon`` values of every target column: output_size is their
-    product, one column after the other. With seq_len=3 and horizon=2, the first window of 10, 11, 12, 13, 14, ... is
+    Rows are taken to be equally far apart in time. The first column is the time, and no input, if it has dates, a name
+    such as time or year, or numbers with equal steps; rows that are not in its order are refused. Name it in
+    ``columns`` to read it as numbers. At each step a model forecasts all of the next ``horizon`` values of every target
+    column: output_size is their product, one column after the other. With seq_len=3 and horizon=2, the first window of
+    10, 11, 12, 13, 14, ... is
 
         inputs        10       11       12
         targets   11, 12   12, 13   13, 14
@@ -72,7 +68,7 @@ class Series(Finite, Regression):
         data_root: where public data sets lie.
         file: ``example`` (2,000 generated rows: trend, two seasons, noise), ``etth1`` (hours of a transformer),
             ``sunspots`` (years), ``co2`` (weeks, some missing), or the path of a CSV file whose first line has names.
-        columns: the columns to read; none: all but the first.
+        columns: the columns to read; none: all but the time.
         targets: those of them to forecast; none: all.
         horizon: how many rows ahead to forecast.
         seq_len: rows of a window.
@@ -113,12 +109,15 @@ class Series(Finite, Regression):
         self.horizon, self.seq_len, self.batch_size, self.every_step = horizon, seq_len, batch_size, every_step
         self.split = split
         self.splits = ("train", "valid", "test")[: len(split or SHARES)]
+        self._restored: dict[str, Any] | None = None
         self._baselines: dict[str, dict[str, dict[str, float]]] = {}
 
     @cached_property
     def table(self) -> Table:
         """The columns that are read."""
-        return read_table(self.file, self.columns, self.data_root)
+        restored = self._restored
+        columns = restored["columns"] if restored else self.columns
+        return read_table(self.file, columns, self.data_root, check_times=restored is None)
 
     @cached_property
     def rows(self) -> dict[str, range]:
@@ -143,7 +142,7 @@ class Series(Finite, Regression):
     @cached_property
     def scaling(self) -> dict[str, Any]:
         """What a trained model depends on: the columns in order, which are targets, whether there are masks, scales."""
-        names, values = self.table
+        names, values = self.table.names, self.table.values
         targets = self.targets or names
         unknown = [name for name in targets if name not in names]
         if unknown:
@@ -156,13 +155,13 @@ class Series(Finite, Regression):
             name = names[int(seen.any(0).int().argmin())]
             raise InputError(f"the training part of column {name!r} of {self.file!r} is empty; leave the column out")
         mean = train.nanmean(0)
-        deviation = (train - mean).square().nanmean(0).sqrt()
+        mean, deviation = scale_of(train, mean, (train - mean).square().nanmean(0).sqrt())
         return {
             "columns": names,
             "targets": targets,
             "masked": bool(values.isnan().any()),
             "mean": mean.tolist(),
-            "deviation": torch.where(deviation > 0, deviation, 1.0).tolist(),  # a constant column stays 0
+            "deviation": deviation.tolist(),
         }
 
     @property
@@ -181,7 +180,11 @@ class Series(Finite, Regression):
         seen = ~values.isnan()
         last = torch.where(seen, torch.arange(len(values)).unsqueeze(1), -1).cummax(0).values
         held = torch.where(last >= 0, values.nan_to_num().gather(0, last.clamp_min(0)), 0.0)
-        return (torch.cat([held, seen.double()], 1) if self.scaling["masked"] else held).float()
+        held = held.float()
+        if not held.isfinite().all():
+            name = self.scaling["columns"][int(held.isfinite().all(0).int().argmin())]
+            raise InputError(f"column {name!r} of {self.file!r} has numbers too large for float32; scale the column")
+        return torch.cat([held, seen.float()], 1) if self.scaling["masked"] else held
 
     @cached_property
     def values(self) -> Tensor:
@@ -261,12 +264,32 @@ class Series(Finite, Regression):
                 rows.append(f"{name}  {ahead}  {forecast:.6g}  {value:.6g}")
         return "\n".join(rows)
 
+    def describe(self) -> list[str]:
+        """Rows, columns, time, missing values and scales, as they were read."""
+        if self.file == "example":
+            return []
+        scaling, values = self.scaling, self.table.values
+        parts = ", ".join(f"{name} {len(rows)}" for name, rows in self.rows.items())
+        lines = [f"data: {len(values)} rows of {self.file} ({parts}); " + tell_times(self.table.times)]
+        for i, name in enumerate(scaling["columns"][:SHOWN]):
+            missing = int(values[:, i].isnan().sum())
+            is_constant = not self.inputs[self.rows["train"].start : self.rows["train"].stop, i].any()
+            lines.append(
+                f"column {name!r}: mean {scaling['mean'][i]:.4g}, deviation {scaling['deviation'][i]:.4g} in training"
+                + (", constant there and not scaled" if is_constant else "")
+                + (f", {missing} missing values" if missing else "")
+                + ("" if name in scaling["targets"] else ", not forecast")
+            )
+        more = len(scaling["columns"]) - SHOWN
+        return [*lines, f"and {more} further columns"] if more > 0 else lines
+
     def memory(self) -> dict[str, Any]:
         """The columns and their scales."""
         return {"scaling": self.scaling}
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
-        self.scaling = memory["scaling"]
+        # A trained model keeps the columns that it was trained on, whatever would be read of the file today.
+        self.scaling = self._restored = memory["scaling"]
 
     def data_digest(self) -> str:
         """SHA-256 of the columns read: names and values."""
@@ -274,11 +297,11 @@ class Series(Finite, Regression):
         return hashlib.sha256(names.encode() + self.table.values.numpy().tobytes()).hexdigest()
 
 
-def read_table(file: str, columns: list[str], root: str) -> Table:
-    """The ``columns`` of a file, all but the first if there are none: a built-in name or the path of a CSV file.
+def read_table(file: str, columns: list[str], root: str, check_times: bool = True) -> Table:
+    """The ``columns`` of a file, a built-in name or the path of a CSV file; see `read_csv`.
 
     Raises:
-        InputError: there is no such file or column, or a cell is neither a number nor empty.
+        InputError: there is no such file or column, or the file cannot be used.
     """
     if file == "example":
         table = _example()
@@ -290,54 +313,7 @@ def read_table(file: str, columns: list[str], root: str) -> Table:
         raise InputError(
             f"task.file={file!r} is neither a file nor one of example, {', '.join(PUBLIC)}; give the path of a CSV file"
         )
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-    try:
-        lines = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}); correct the line") from None
-    if len(lines) < 2:
-        raise InputError(f"{path} is empty; give a CSV file with a line of names and lines of numbers")
-    header = [cell.strip() for cell in lines[0][1]]
-    for name in header:
-        if header.count(name) > 1:
-            raise InputError(f"{path} has two columns named {name!r}; rename one")
-    if len(header) < 2 and not columns:
-        raise InputError(f"{path} has one column, {header[0]!r}; give time and numbers, separated by commas")
-    if all(_number(name) is not None for name in header):
-        raise InputError(f"{path} begins with numbers, {', '.join(header)}; put a line with names of columns first")
-    names = columns or header[1:]
-    for name in names:
-        if name not in header:
-            raise InputError(f"{path} has no column {name!r}; name one of {', '.join(header)} in task.columns")
-    places = [header.index(name) for name in names]
-    values = []
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {line} has {len(cells)} cells, expected {len(header)}; correct the line")
-        row = [_number(cells[place]) for place in places]
-        if None in row:
-            place = places[row.index(None)]
-            raise InputError(
-                f"{path}, line {line}, column {header[place]!r} has {cells[place]!r}, which is no number; "
-                "correct it, leave it empty, or name other columns in task.columns"
-            )
-        values.append(row)
-    return Table(names, torch.tensor(values, dtype=torch.float64))
-
-
-def _number(cell: str) -> float | None:
-    """The value of a cell: NaN where it is empty, None where it is no number."""
-    if cell.strip().lower() in MISSING:
-        return nan
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if isfinite(value) else None
+    return read_csv(path, columns, check_times)
 
 
 def _example() -> Table:

@@ -1,0 +1,303 @@
+"""CSV files of time series: which column is the time, which columns are numbers, and whether the rows are in order."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from math import isfinite, nan
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rnnlab.interface import InputError
+
+MISSING = ("", "na", "nan")
+TIME_NAMES = {
+    *("time", "date", "datetime", "timestamp", "ts", "ds", "t", "unix", "epoch", "index", "idx", "step", "period"),
+    *("year", "quarter", "month", "week", "day", "hour", "minute", "second"),
+}
+"""The last word of a first column's name that makes it the time."""
+UNITS = {"s", "sec", "secs", "seconds", "ms", "us", "ns", "min", "minutes", "h", "hours", "d", "days", "utc", "gmt"}
+DAYS = (
+    *("%Y-%m-%d", "%Y-%m", "%Y/%m/%d", "%Y/%m", "%Y.%m.%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%b %Y", "%B %Y", "%b-%y", "%b-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
+    *("%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y"),
+)
+CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+"""The formats of dates and of times of day that are read, beside those of ISO 8601."""
+
+
+class Times(NamedTuple):
+    """The time of every row.
+
+    columns: the names of the columns that hold it, one or, with a date and a time of day, two.
+    cells: as they stand in the file.
+    values: seconds of dates, the numbers themselves of numbers; empty where the cells are neither.
+    are_dates: whether the values are seconds.
+    """
+
+    columns: list[str]
+    cells: list[str]
+    values: list[float]
+    are_dates: bool
+
+
+class Table(NamedTuple):
+    """Columns of a file.
+
+    names: of the columns that are read.
+    values: float64 ``[N, columns]``, NaN where a cell is empty.
+    times: of the rows; None where there is no column of time, or where it was not looked for.
+    """
+
+    names: list[str]
+    values: Tensor
+    times: Times | None = None
+
+
+def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) -> Table:
+    """The columns of numbers of a CSV file.
+
+    Args:
+        path: of the file; its first line has the names of the columns.
+        columns: those to read; none: all but the time.
+        check_times: whether to look for the time and to refuse rows that are not in its order.
+
+    Raises:
+        InputError: the file cannot be read, there is no such column, a cell is neither a number nor empty, or the rows
+            are not in the order of time.
+    """
+    header, lines = _cells_of(path)
+    if all(_number(name) is not None for name in header):
+        raise InputError(f"{path} begins with numbers, {', '.join(header)}; put a line with names of columns first")
+    if len(header) == 1 and not columns and any(_number("".join(cells)) is None for _, cells in lines):
+        raise InputError(f"{path} has one column, {header[0]!r}; give time and numbers, separated by commas")
+    for name in columns:
+        if name not in header:
+            raise InputError(f"{path} has no column {name!r}; name one of {', '.join(header)} in task.columns")
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise InputError(f"{path}, line {line} has {len(cells)} cells, expected {len(header)}; correct the line")
+    times = _find_times(path, header, lines) if check_times and header[0] not in columns else None
+    names = list(columns) or [name for name in header if times is None or name not in times.columns]
+    if not names:
+        raise InputError(
+            f"{path} has one column, {header[0]!r}, which is taken for the time; to read it as numbers, name it in "
+            "task.columns"
+        )
+    values = _numbers_of(path, header, lines, names)
+    if times is not None:
+        _check_order(path, times, [line for line, _ in lines])
+    return Table(names, values, times)
+
+
+def _cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the cells of every row with the number of its line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}); correct the line") from None
+    if len(lines) < 2:
+        raise InputError(f"{path} is empty; give a CSV file with a line of names and lines of numbers")
+    header = [cell.strip() for cell in lines[0][1]]
+    for name in header:
+        if header.count(name) > 1:
+            raise InputError(f"{path} has two columns named {name!r}; rename one")
+    return header, lines[1:]
+
+
+def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]], names: list[str]) -> Tensor:
+    """The numbers of the columns ``names``, ``[N, names]``."""
+    places = [header.index(name) for name in names]
+    values = []
+    for line, cells in lines:
+        row = [_number(cells[place]) for place in places]
+        if None in row:
+            place = places[row.index(None)]
+            raise InputError(
+                f"{path}, line {line}, column {header[place]!r} has {cells[place]!r}, which is no number; "
+                "correct it, leave it empty, or name other columns in task.columns"
+            )
+        values.append(row)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _number(cell: str) -> float | None:
+    """The value of a cell: NaN where it is empty, None where it is no number."""
+    if cell.strip().lower() in MISSING:
+        return nan
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
+
+
+def _find_times(path: Path, header: list[str], lines: list[tuple[int, list[str]]]) -> Times | None:
+    """The first column as the time, if it is one.
+
+    It is, if it has dates, a name of `TIME_NAMES`, or numbers that go up or down by equal steps. A column of other
+    texts is no column of numbers either: it is left out, and the order of the rows is not checked.
+    """
+    cells = [row[0].strip() for _, row in lines]
+    dates = _instants(cells)
+    if isinstance(dates, list):
+        return _with_clock(header, lines, cells) or Times(header[:1], cells, dates, True)
+    numbers = [_number(cell) for cell in cells]
+    wrong = dates if dates is not None else next((i for i, n in enumerate(numbers) if n is None or n != n), None)
+    is_named = _is_time_name(header[0])
+    if wrong is None or (None not in numbers and not is_named):
+        is_time = is_named or _has_equal_steps(numbers)
+        return Times(header[:1], cells, numbers, False) if is_time else None
+    if dates is None and numbers[0] is None:
+        return Times(header[:1], cells, [], False)
+    if dates is None and not is_named:
+        return None  # a column of numbers with a mistake in it, which is told where numbers are read
+    raise InputError(
+        f"{path}, line {lines[wrong][0]}, column {header[0]!r} has {cells[wrong]!r}, which is no time like "
+        f"{cells[0]!r}; correct it"
+    )
+
+
+def _with_clock(header: list[str], lines: list[tuple[int, list[str]]], days: list[str]) -> Times | None:
+    """The first two columns as the time, where the second has times of day."""
+    if len(header) < 2:
+        return None
+    cells = [f"{day} {row[1].strip()}" for day, (_, row) in zip(days, lines, strict=True)]
+    values = _instants(cells) if all(":" in row[1] for _, row in lines) else None
+    return Times(header[:2], cells, values, True) if isinstance(values, list) else None
+
+
+def _is_time_name(name: str) -> bool:
+    """Whether a column's name says that it is the time; an index that a program wrote has none."""
+    words = re.findall(r"[a-z]+", re.sub(r"[(\[].*", "", re.sub(r"([a-z])([A-Z])", r"\1 \2", name)).lower())
+    while len(words) > 1 and words[-1] in UNITS:
+        words.pop()
+    return name == "" or (bool(words) and words[-1] in TIME_NAMES)
+
+
+def _has_equal_steps(numbers: list[float]) -> bool:
+    steps = [after - before for before, after in pairwise(numbers)]
+    return len(steps) > 1 and steps[0] != 0 and all(abs(step - steps[0]) <= 1e-6 * abs(steps[0]) for step in steps)
+
+
+def _instants(cells: list[str]) -> list[float] | int | None:
+    """Cells as seconds since 1970.
+
+    Returns:
+        the seconds; or the place of a cell that is no date though the first one is; or None where the first is none.
+    """
+    read, furthest = [], None
+    for parse in _parsers(cells[0]):
+        found = []
+        for place, cell in enumerate(cells):
+            try:
+                found.append(_seconds(parse(cell)))
+            except ValueError:
+                furthest = place if furthest is None else max(furthest, place)
+                break
+        else:
+            read.append(found)
+    # A date such as 01/02/2024 can be read in two ways; the right one is that in which the rows are in order.
+    return next((found for found in read if _is_increasing(found)), read[0] if read else furthest)
+
+
+def _parsers(cell: str) -> list[Callable[[str], datetime]]:
+    """The functions that read ``cell`` as a date."""
+    if cell.isdigit() and len(cell) != 8:  # a number: ISO 8601 would take some of 11 digits for a date and a time
+        return []
+    parsers = [datetime.fromisoformat, _quarter]
+    for form in [] if cell.isdigit() else [day + clock for day in DAYS for clock in CLOCKS]:
+        parsers.append(lambda text, form=form: datetime.strptime(text, form))
+    return [parse for parse in parsers if _reads(parse, cell)]
+
+
+def _quarter(text: str) -> datetime:
+    """The first day of a quarter such as 2024Q1."""
+    match = re.fullmatch(r"(\d{4})[- ]?[Qq]([1-4])", text)
+    if match is None:
+        raise ValueError(text)
+    return datetime(int(match[1]), 3 * int(match[2]) - 2, 1)
+
+
+def _reads(parse: Callable[[str], datetime], cell: str) -> bool:
+    try:
+        parse(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _seconds(date: datetime) -> float:
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
+def _is_increasing(values: Iterable[float]) -> bool:
+    return all(before < after for before, after in pairwise(values))
+
+
+def _check_order(path: Path, times: Times, lines: list[int]) -> None:
+    """Nothing, if every row is later than the one before.
+
+    Raises:
+        InputError: a row is not.
+    """
+    if _is_increasing(times.values):
+        return
+    column = " and ".join(map(repr, times.columns))
+    are_numbers = all(_number(cell) is not None for cell in times.cells)
+    way = "; to read the column as numbers, name it in task.columns" if are_numbers else ""
+    if _is_increasing(-value for value in times.values):
+        raise InputError(f"{path} has its newest row first, by column {column}; put the oldest first{way}")
+    wrong = [i for i, (before, after) in enumerate(pairwise(times.values)) if after < before]
+    if wrong:
+        first = wrong[0]
+        raise InputError(
+            f"{path} is not in the order of time: line {lines[first + 1]} has {times.cells[first + 1]!r} in column "
+            f"{column}, line {lines[first]} before it {times.cells[first]!r}; sort the rows{way}"
+        )
+    twice = [i for i, (before, after) in enumerate(pairwise(times.values)) if after == before]
+    more = f", and so have {len(twice) - 1} further pairs" if len(twice) > 1 else ""
+    raise InputError(
+        f"{path}, lines {lines[twice[0]]} and {lines[twice[0] + 1]} have the same time {times.cells[twice[0]]!r} in "
+        f"column {column}{more}; keep one row for each time{way}"
+    )
+
+
+def tell_times(times: Times | None) -> str:
+    """What is known of the time of the rows: the column, the span, the spacing, the gaps."""
+    if times is None:
+        return "no column of time; rows are taken to be equally far apart, in the order of the file"
+    column = " and ".join(map(repr, times.columns))
+    if not times.values:
+        reason = f"{times.cells[0]!r} is neither a date nor a number"
+        return f"column {column} is not read and its order not checked, as {reason}"
+    span = f"time from column {column}, {times.cells[0]} to {times.cells[-1]}"
+    steps = [after - before for before, after in pairwise(times.values)]
+    if not steps:
+        return span
+    tell, usual = (_duration if times.are_dates else lambda number: f"{number:g}"), median(steps)
+    gaps = [step for step in steps if step > 1.5 * usual]
+    spacing = f"{tell(usual)} apart"
+    if max(steps) - min(steps) > 1e-6 * usual:
+        spacing = f"{tell(min(steps))} to {tell(max(steps))} apart, {tell(usual)} in the median, taken as equal"
+    return f"{span}, {spacing}, " + (f"gaps: {len(gaps)}" if gaps else "no gaps")
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
