@@ -16,10 +16,12 @@ _CELLS = {
     "LSTM": ("lstm", {}),
     "GRU": ("gru", {"reset": "after"}),
 }
+_SOURCES = (("W",), ("U",), ("b",), ("b", "b_u"))
+"""A cell's parameters behind each of ``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh``."""
 
 
 def to_torch(stack: Stack) -> nn.RNNBase:
-    """The ``torch.nn.RNN``, ``LSTM`` or ``GRU`` with the weights of ``stack``.
+    """The ``torch.nn.RNN``, ``LSTM`` or ``GRU`` with the weights of ``stack``; frozen weights stay frozen.
 
     Raises:
         InputError: torch.nn has no layer with the mathematics of these cells.
@@ -50,15 +52,19 @@ def to_torch(stack: Stack) -> nn.RNNBase:
         **options,
     ).to(natives[0].weights[0])
     for depth, native in enumerate(natives):
-        for target, source in zip(module.all_weights[depth], native.weights, strict=True):
+        cell = stack.layers[depth].cell
+        for target, source, names in zip(module.all_weights[depth], native.weights, _SOURCES, strict=False):
             target.data.copy_(source)
+            parameters = [getattr(cell, name, None) for name in names]
+            target.requires_grad_(any(p is not None and p.requires_grad for p in parameters))
     return module.train(stack.training)
 
 
 def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
     """The stack with the weights of a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
 
-    It is time-major whatever ``module.batch_first`` says.
+    It is time-major whatever ``module.batch_first`` says. Frozen weights stay frozen; a bias that is the sum of two in
+    torch.nn is frozen where both are.
 
     Raises:
         InputError: it is another module, or the layer has a projection.
@@ -84,4 +90,9 @@ def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
     single = [layer for layer in stack.modules() if isinstance(layer, Recurrent)]
     for layer, weights in zip(single, module.all_weights, strict=True):
         layer.cell.load_native(tuple(weights))
+        for name in ("W", "U", "b", "b_u"):
+            parameter = getattr(layer.cell, name, None)
+            if parameter is not None:
+                sources = [weight for weight, names in zip(weights, _SOURCES, strict=False) if name in names]
+                parameter.requires_grad_(any(weight.requires_grad for weight in sources))
     return stack.train(module.training)
