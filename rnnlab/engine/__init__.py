@@ -72,6 +72,8 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
             f"backend 'native' cannot run {type(cell).__name__} as configured, torch.nn has no such layer; "
             "'reference' can, and 'auto' picks what is fastest"
         )
+    if backend in ("fused", "scan") and cell.like.is_meta:
+        return Choice(backend, _RUN[backend], "asked for; whether it can is seen once there are numbers")
     if backend == "fused" and (obstacle := _obstacle(cell)):
         raise InputError(f"backend 'fused' cannot run {type(cell).__name__}, {obstacle}; 'reference' can")
     if backend == "scan" and (obstacle := _obstacle(cell, linear=True)):
@@ -90,6 +92,14 @@ def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
         return None
     serves = backend == "native" or (backend == "auto" and (by == "trace" or (by == "autocast" and inputs.is_cuda)))
     return native.run if serves and _native(cell) is not None else reference.run
+
+
+def identity(cell: Cell) -> tuple[Any, ...] | None:
+    """What a choice for ``cell`` rests on, to be compared; None for a cell that holds too much to look at."""
+    try:
+        return fingerprint(cell)
+    except Unsupported:
+        return None
 
 
 def _measured(cell: Cell) -> Choice:
@@ -181,6 +191,6 @@ def backends_of(cell: Cell) -> list[str]:
     return found
 
 
-__all__ = ["BACKENDS", "Choice", "backends_of", "choose", "fingerprint", "observed"]
+__all__ = ["BACKENDS", "Choice", "backends_of", "choose", "identity", "observed"]
 
 _RUN = {"reference": reference.run, "fused": fused.run, "scan": scan.run, "native": native.run}

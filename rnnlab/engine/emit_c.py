@@ -206,6 +206,10 @@ inlined real softplus_(real x) {
 }
 static inline real sqrt_(real x) { return sqrtf(x); }
 static inline real pow_(real x, real y) { return powf(x, y); }
+static inline real round_(real x) { return rintf(x); }
+static inline real floor_(real x) { return floorf(x); }
+static inline real ceil_(real x) { return ceilf(x); }
+static inline real trunc_(real x) { return truncf(x); }
 static inline real sin_(real x) { return sinf(x); }
 static inline real cos_(real x) { return cosf(x); }
 static inline real atan_(real x) { return atanf(x); }
@@ -222,6 +226,10 @@ static inline real log1p_(real x) { return log1p(x); }
 static inline real softplus_(real x) { return (x < 0 ? 0 : x) + log1p(exp(-abs_(x))); }
 static inline real sqrt_(real x) { return sqrt(x); }
 static inline real pow_(real x, real y) { return pow(x, y); }
+static inline real round_(real x) { return rint(x); }
+static inline real floor_(real x) { return floor(x); }
+static inline real ceil_(real x) { return ceil(x); }
+static inline real trunc_(real x) { return trunc(x); }
 static inline real sin_(real x) { return sin(x); }
 static inline real cos_(real x) { return cos(x); }
 static inline real atan_(real x) { return atan(x); }

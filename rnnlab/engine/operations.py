@@ -85,6 +85,7 @@ OPERATIONS: dict[str, Operation] = {
     "sqrt": Operation(lambda b, n, g: [b.div(g, b.mul(n.results[0], 2))], "sqrt_({})", costly=True),
     "abs": Operation(lambda b, n, g: [b.mul(g, b.sgn(n.arguments[0]))], "abs_({})"),
     "sgn": Operation(_none, "sgn_({})"),
+    **{name: Operation(_none, f"{name}_({{}})") for name in ("round", "floor", "ceil", "trunc")},
     "exp": Operation(lambda b, n, g: [b.mul(g, n.results[0])], "exp_({})", costly=True),
     "expm1": Operation(lambda b, n, g: [b.mul(g, b.add(n.results[0], 1))], "expm1_({})", costly=True),
     "log": Operation(lambda b, n, g: [b.div(g, n.arguments[0])], "log_({})", costly=True),

@@ -36,14 +36,14 @@ def observer(inputs: Tensor) -> str | None:
     """What looks at every operation, or changes it, so that the equations must run as they are written; else None.
 
     ``trace`` (``torch.jit.trace``), ``compile`` (``torch.compile``, ``torch.export``), ``transform`` (``torch.func``,
-    forward-mode derivatives, a dispatch mode), or ``autocast``.
+    forward-mode derivatives, a dispatch mode, the meta device), or ``autocast``.
     """
     if torch.jit.is_tracing():
         return "trace"
     if torch.compiler.is_compiling():
         return "compile"
     has_modes = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
-    if has_modes or torch.autograd.forward_ad._current_level >= 0:
+    if has_modes or torch.autograd.forward_ad._current_level >= 0 or inputs.is_meta:
         return "transform"
     return "autocast" if torch.is_autocast_enabled(inputs.device.type) else None
 

@@ -214,12 +214,15 @@ def warn_once(sentence: str) -> None:
 _WARNED: set[str] = set()
 
 
-def snapshot(module: nn.Module) -> nn.Module:
+def snapshot(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.Module:
     """A module with the tensors and options that ``module`` holds now; later changes do not reach it."""
-    found = module.__class__.__new__(module.__class__)
-    held = {**vars(module), "_parameters": dict(module._parameters), "_buffers": dict(module._buffers)}
-    held["_modules"] = {name: None if inner is None else snapshot(inner) for name, inner in module._modules.items()}
-    vars(found).update(held)
+    made = {} if made is None else made  # a module that stands in several places is one there, too
+    if id(module) in made:
+        return made[id(module)]
+    found = made[id(module)] = module.__class__.__new__(module.__class__)
+    inner = {name: None if one is None else snapshot(one, made) for name, one in module._modules.items()}
+    held = {"_parameters": dict(module._parameters), "_buffers": dict(module._buffers), "_modules": inner}
+    vars(found).update(vars(module) | held)
     return found
 
 

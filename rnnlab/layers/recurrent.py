@@ -54,7 +54,7 @@ class Recurrent(nn.Module):
         if self._watcher is not None:
             return engine.Choice("watched", self._watcher, "somebody looks on")
         like = self.cell.like
-        key = (id(self.cell), self.backend, like.device, like.dtype, engine.fingerprint(self.cell))
+        key = (id(self.cell), self.backend, like.device, like.dtype, engine.identity(self.cell))
         if self._chosen is None or self._chosen[0] != key:
             self._chosen = key, engine.choose(self.cell, self.backend)
         return self._chosen[1]
@@ -109,7 +109,7 @@ class Recurrent(nn.Module):
                 f"inputs are {list(inputs.shape)}; the cell expects [T, B, {self.cell.input_size}] with T at least 1"
             )
         dtype = self.cell.like.dtype
-        if inputs.dtype != dtype and not torch.is_autocast_enabled(inputs.device.type):
+        if inputs.dtype != dtype and not _is_autocast(inputs):
             raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one to the other's")
         num_steps, batch_size, _ = inputs.shape
         if state is None:
@@ -129,7 +129,7 @@ class Recurrent(nn.Module):
         given, expected = ([list(getattr(tensor, "shape", "?")) for tensor in part] for part in (tensors, own))
         if not isinstance(state, tuple) or given != expected:
             raise InputError(f"the state has shapes {given}; the cell expects a tuple of {expected}")
-        if torch.is_autocast_enabled(own[0].device.type):
+        if _is_autocast(own[0]):
             return
         for name in ("dtype", "device"):
             given, expected = ([getattr(tensor, name) for tensor in part] for part in (tensors, own))
@@ -153,6 +153,11 @@ class Recurrent(nn.Module):
 
 def _words(kinds: list[Any]) -> str:
     return ", ".join(map(str, dict.fromkeys(kinds)))
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _turned(sequences: Tensor, lengths: Tensor | None) -> Tensor:
