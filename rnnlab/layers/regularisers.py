@@ -189,7 +189,8 @@ def regularise(
 ) -> Cell:
     """The cell with those regularisers that are asked for.
 
-    The options are those of `WeightDrop`, `VariationalDropout` and `Zoneout`.
+    The options are those of `WeightDrop`, `VariationalDropout` and `Zoneout`, which stand around the cell in the order
+    weight drop, zoneout, dropout: the output is what zoneout makes of the state, and is dropped from last.
     """
     if weight_drop:
         cell = WeightDrop(cell, weight_drop)
