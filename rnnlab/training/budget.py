@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells, lookup
-from rnnlab.interface import Batch, InputError
+from rnnlab.interface import Batch, Images, InputError, Tokens
 from rnnlab.layers import Recurrent
 from rnnlab.models import Model
 from rnnlab.tasks import Task
@@ -93,8 +93,12 @@ def _count(kind: str, model: Model, task: Task) -> int:
 
 def _products(model: Model, task: Task, steps: int) -> int:
     """Operations of the matrix products, forward, over some steps of one sequence."""
-    like = task.batch("train", 0).inputs
-    inputs = torch.zeros(steps, 1, *like.shape[2:], dtype=like.dtype, device=next(model.parameters()).device)
+    device = next(model.parameters()).device
+    if isinstance(task.input, Tokens):
+        inputs = torch.zeros(steps, 1, dtype=torch.int64, device=device)
+    else:
+        shape = task.input.shape if isinstance(task.input, Images) else (task.input.size,)
+        inputs = torch.zeros(steps, 1, *shape, device=device)
     length = torch.tensor([steps])  # given, as a model may need to know it
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(Batch(inputs, inputs, length, length))
