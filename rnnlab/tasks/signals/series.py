@@ -270,7 +270,8 @@ class Series(Finite, Regression):
             return []
         scaling, values = self.scaling, self.table.values
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self.rows.items())
-        lines = [f"data: {len(values)} rows of {self.file} ({parts}); " + tell_times(self.table.times)]
+        times = "" if self._restored else f"; {tell_times(self.table.times)}"  # looked for when a run begins
+        lines = [f"data: {len(values)} rows of {self.file} ({parts}){times}"]
         for i, name in enumerate(scaling["columns"][:SHOWN]):
             missing = int(values[:, i].isnan().sum())
             is_constant = not self.inputs[self.rows["train"].start : self.rows["train"].stop, i].any()
