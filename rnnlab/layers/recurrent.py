@@ -102,6 +102,13 @@ class Recurrent(nn.Module):
         Raises:
             InputError: a shape, a dtype or a length does not fit.
         """
+        if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and self.backend != "reference":
+            return torch._dynamo.disable(self._run)(
+                inputs, state, lengths, **context
+            )  # the graph breaks here, as at nn.GRU
+        return self._run(inputs, state, lengths, **context)
+
+    def _run(self, inputs: Tensor, state: State | None, lengths: Tensor | None, **context: Any) -> tuple[Tensor, State]:
         if not isinstance(inputs, Tensor):
             raise InputError(f"inputs are {type(inputs).__name__}; give a tensor [T, B, {self.cell.input_size}]")
         if inputs.dim() != 3 or inputs.shape[-1] != self.cell.input_size or not inputs.shape[0]:
