@@ -29,8 +29,9 @@ from rnnlab.interface import InputError, State, map_state, tensors_of
 from rnnlab.layers import Recurrent, VariationalDropout, WeightDrop, Zoneout
 
 BACKENDS = ("fused", "auto", "scan", "native")
-TOLERANCES = {torch.float64: 1e-7, torch.float32: 2e-3}
-"""Largest error, as a share of the largest magnitude among the results of a case."""
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 2e-3}
+"""Largest error, as a share of the largest magnitude among the results of a case. PyTorch's own derivatives of
+``hardsigmoid`` and ``celu`` have constants in single precision."""
 
 
 @dataclass
