@@ -137,7 +137,7 @@ class RunDirectory:
         if not self.config_file.is_file():
             raise InputError(f"{self.path} is not the directory of a run, it has no {self.config_file.name}")
         try:
-            config = yaml.load(self.config_file.read_text(), YAML_LOADER)
+            config = yaml.load(self.config_file.read_text(encoding="utf-8"), YAML_LOADER)
         except (yaml.YAMLError, UnicodeDecodeError):
             config = None
         if not isinstance(config, dict):

@@ -86,7 +86,7 @@ def _task(directory: RunDirectory, config: Config) -> Task:
     task = build_task(config)
     if config["trainer"]["init_from"]:
         content = checkpoint.load(Path(config["trainer"]["init_from"]).expanduser())
-        if content["config"]["task"] == config["task"]:
+        if complete(content["config"])["task"] == config["task"]:
             task.restore(content["task"])
     return task
 

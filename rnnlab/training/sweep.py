@@ -75,7 +75,7 @@ def read_plans(folder: Path) -> tuple[list[Job], list[str]]:
     problems = []
     for path in sorted(folder.glob("sweep-*.json")):
         try:
-            for job in json.loads(path.read_text())["jobs"]:
+            for job in json.loads(path.read_text(encoding="utf-8"))["jobs"]:
                 place = None if job["run_dir"] is None else str(folder / job["run_dir"])
                 jobs[place or job["overrides"]] = Job(job["overrides"], place, job["error"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
