@@ -2,7 +2,7 @@
 
 A trace is valid for as long as `fingerprint` stays the same. It covers the attributes of the cell and of every module
 in it, containers and objects included, and the functions that a step runs: their code, default values, closures, class
-attributes, and the module-level names that they use. Functions of rnnlab and torch themselves are not looked into.
+attributes, and the module-level names that they use. Functions of rnnlab and of installed packages are not looked into.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -57,6 +58,7 @@ def fingerprint(cell: Cell) -> tuple[Any, ...]:
 class _Fingerprint:
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
+        self.kinds = [kind for kind in dict.fromkeys(map(type, modules)) if _is_own(kind)]
         self.seen = {id(module): place for place, module in enumerate(modules)}
         self.left = LARGEST
 
@@ -142,9 +144,7 @@ class _Fingerprint:
         for name in names:
             if name in home:
                 found.append(self.of_global(home[name], names))
-            for module in self.modules:
-                if not is_library(type(module).__module__):
-                    found.append(self.of_class_attribute(type(module), name))
+            found += [self.of_class_attribute(kind, name) for kind in self.kinds]
         return tuple(found)
 
     def of_global(self, value: Any, names: tuple[str, ...]) -> Any:
@@ -174,9 +174,18 @@ def _names(code: CodeType) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
+def _is_own(kind: type) -> bool:
+    """Whether a class, or one that it derives from, is a user's; torch derives from it to parametrize a module."""
+    return any(not is_library(base.__module__) for base in kind.__mro__)
+
+
+@lru_cache(maxsize=4096)
 def is_library(module: str | None) -> bool:
-    """Whether a module is of rnnlab, torch, numpy or Python itself, whose functions do not change."""
+    """Whether a module is of rnnlab, of Python itself or of an installed package, whose functions do not change."""
     root, _, rest = (module or "").partition(".")
-    if root == "rnnlab" and rest.startswith("contracts"):  # the fuzzer's cells stand for those of users
-        return False
-    return root in ("rnnlab", "torch", "numpy") or (root in sys.stdlib_module_names and root != "__main__")
+    if root == "rnnlab":
+        return not rest.startswith("contracts")  # the fuzzer's cells stand for those of users
+    if root in sys.stdlib_module_names:
+        return root != "__main__"
+    file = getattr(sys.modules.get(root), "__file__", None)
+    return file is not None and bool({"site-packages", "dist-packages"} & {*Path(file).parts})

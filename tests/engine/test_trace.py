@@ -57,13 +57,18 @@ class Own(Cell):
         return (float(act) * z).tanh()
 
 
-def by_hand(cell, inputs, f):
-    """The loop written out, with autograd: outputs, and the gradients of both weights."""
+def by_loop(cell, inputs, f):
+    """The loop written out."""
     h, outputs = inputs.new_zeros(inputs.shape[1], H), []
     for x in inputs:
         h = f(linear(x, cell.W) + linear(h, cell.U), h)
         outputs.append(h)
-    outputs = torch.stack(outputs)
+    return torch.stack(outputs)
+
+
+def by_hand(cell, inputs, f):
+    """Its outputs, and by autograd the gradients of both weights."""
+    outputs = by_loop(cell, inputs, f)
     return [outputs.detach(), *torch.autograd.grad(outputs.square().sum(), [cell.W, cell.U])]
 
 
@@ -174,15 +179,7 @@ def test_what_cannot_be_noted_is_named_once_and_runs_as_written(f, named, inputs
     assert len(caplog.messages) <= 1
     rows = [torch.randn(T, rows, F, dtype=torch.float64) for rows in (1, 2, 5)]
     for given in (inputs, *rows):
-        same(found(layers[0], given)[:1], [torch.stack(run_by_hand(cell, given, f))])
-
-
-def run_by_hand(cell, inputs, f):
-    h, outputs = inputs.new_zeros(inputs.shape[1], H), []
-    for x in inputs:
-        h = f(linear(x, cell.W) + linear(h, cell.U), h)
-        outputs.append(h)
-    return [output.detach() for output in outputs]
+        same(found(layers[0], given)[:1], [by_loop(cell, given, f).detach()])
 
 
 def test_a_step_that_writes_to_its_cell_is_not_compiled():
@@ -294,6 +291,16 @@ def test_an_attribute_of_the_class_is_followed(inputs, monkeypatch):
     layer(inputs)
     monkeypatch.setattr(Own, "factor", 0.3)
     same(found(layer, inputs), by_hand(cell, inputs, lambda z, h: (0.3 * z).tanh()))
+
+
+def test_what_torch_derives_from_a_class_is_followed_as_the_class_is(inputs, monkeypatch):
+    cell = Own(lambda z, h: (cell.factor * z).tanh())
+    torch.nn.utils.parametrizations.weight_norm(cell, "U")
+    layer = Recurrent(cell, "fused")
+    layer(inputs)
+    monkeypatch.setattr(Own, "factor", 0.3)
+    outputs, _ = layer(inputs)
+    same([outputs], [by_loop(cell, inputs, lambda z, h: (0.3 * z).tanh())])
 
 
 def test_the_backend_and_the_options_of_a_layer_can_change(inputs):
