@@ -6,8 +6,9 @@ what the papers say it should: the cell itself, or for zoneout the expected upda
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class VariationalDropout(Wrapped):
         if self.recurrent:
             _check_norm("recurrent_dropout", recurrent, cell)
             if not reads_by_products(cell):
-                raise InputError(
+                _refuse(
                     f"recurrent_dropout={recurrent} has nothing to drop: {_innermost(cell)} has no recurrent matrix "
                     f"that reads its state {cell.states[0]}; use input_dropout, output_dropout or zoneout"
                 )
@@ -210,9 +211,27 @@ def _innermost(cell: Cell) -> str:
     return _innermost(cell.cell) if isinstance(cell, Wrapped) else type(cell).__name__
 
 
+_REFUSES: ContextVar[bool] = ContextVar("refuses", default=True)
+
+
+@contextmanager
+def as_trained() -> Iterator[None]:
+    """Accept the dropout of a model that an earlier version trained, to evaluate it: it is used in training alone."""
+    token = _REFUSES.set(False)
+    try:
+        yield
+    finally:
+        _REFUSES.reset(token)
+
+
+def _refuse(sentence: str) -> None:
+    if _REFUSES.get():
+        raise InputError(sentence)
+
+
 def _check_norm(name: str, share: float, cell: Cell) -> None:
     if share and cell.keeps_norm:
-        raise InputError(
+        _refuse(
             f"{name}={share} would make the state of {_innermost(cell)} explode, as its recurrent matrix must keep the "
             "norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or output_dropout"
         )

@@ -15,6 +15,7 @@ import rnnlab
 from rnnlab import files, lookup
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
+from rnnlab.layers.regularisers import as_trained
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import budget, checkpoint, optimizers, schedulers
@@ -245,7 +246,8 @@ def load(
     if which == "initial":
         model = _as_it_began(content, task)
     else:
-        model = build_model(content["config"], task)
+        with as_trained():
+            model = build_model(content["config"], task)
         load_weights(model, content)
     return task, model.to(pick_device(device)).eval(), content
 

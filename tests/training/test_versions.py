@@ -10,6 +10,7 @@ import yaml
 
 from rnnlab import analysis, config
 from rnnlab.interface import InputError
+from rnnlab.layers import regularisers
 from rnnlab.training import checkpoint, evaluate_run, train
 from rnnlab.training.directory import FREE_KEYS, RunDirectory, differences, flatten, run_name
 from rnnlab.training.trainer import Trainer
@@ -177,3 +178,15 @@ def test_a_configuration_changed_by_hand_is_one_sentence(folder, damage):
     with pytest.raises(InputError, match="holds a run with another configuration"):
         run(f"run_dir={settings['run_dir']}")
     config.compose(SMALL)  # looks for the directory, and passes it by
+
+
+@pytest.mark.parametrize(
+    "options", [["cell=mingru", "model.recurrent_dropout=0.2"], ["cell=orthogonal", "model.weight_drop=0.2"]], ids=str
+)
+def test_a_run_with_dropout_that_is_refused_now_is_still_evaluated(folder, options, monkeypatch):
+    with regularisers.as_trained():  # as an earlier version trained it
+        summary = run("run_dir=a", "engine.backend=reference", *options)
+    assert evaluate_run("a", "test")["loss"] == summary["test"]["loss"]
+    with pytest.raises(InputError, match=r"(nothing to drop|explode)"):
+        run("run_dir=b", *options)
+    assert not (folder / "b").exists()
