@@ -63,6 +63,12 @@ class Recurrent(nn.Module):
         """What a copy gets: it chooses for itself."""
         return {key: value for key, value in vars(self).items() if key != "_chosen"}
 
+    def __prepare_scriptable__(self) -> None:
+        """Called by ``torch.jit.script``, which does not read the Python of a cell."""
+        raise InputError(
+            "torch.jit.script cannot compile a Recurrent layer; use torch.jit.trace, torch.export or torch.compile"
+        )
+
     @contextmanager
     def run_by(self, run: Callable) -> Iterator[None]:
         """While the context lasts the cell is run by ``run``, a function as `rnnlab.engine` has them, that looks on."""

@@ -253,6 +253,12 @@ def test_a_compiled_model_runs_on_other_shapes_and_an_exported_one_on_other_numb
     close(program.module()(draw(T, B, F, seed=5))[0], layer(draw(T, B, F, seed=5))[0])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_script_is_refused_with_what_to_use():
+    with pytest.raises(InputError, match=r"use torch.jit.trace, torch.export or torch.compile"):
+        torch.jit.script(nn.Sequential(make("gru")))
+
+
 # Replicas, devices, memory
 
 
