@@ -82,8 +82,8 @@ def train(config: Config) -> dict[str, Any]:
 
 def _task(directory: RunDirectory, config: Config) -> Task:
     """The task of a run; one that goes on from a checkpoint reads its data as they were read when it began."""
-    if directory.last.exists():
-        return find_task({**checkpoint.load(directory.last), "config": config}, directory.path)
+    if directory.is_trained():
+        return find_task({**_read(directory.last, directory.best), "config": config}, directory.path)
     task = build_task(config)
     if config["trainer"]["init_from"]:
         content = checkpoint.load(Path(config["trainer"]["init_from"]).expanduser())

@@ -16,7 +16,8 @@ from rnnlab.layers.regularisers import _bernoulli
 T, B, F, H = 7, 3, 5, 4
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
 ELEMENTWISE = {"brc", "indrnn", "mingru", "minlstm", "mlstm", "qrnn", "rglru", "s4d", "sru", "sru_v1", "tgru", "tlstm"}
-NO_RECURRENT_MATRIX = ELEMENTWISE | {"trnn", "unicornn", "hgrn", "lru"}  # the last two have one in their readout
+# Two have one in their readout; that of lif reads the spikes, which the second state makes.
+NO_RECURRENT_MATRIX = ELEMENTWISE | {"trnn", "unicornn", "hgrn", "lru", "lif"}
 MUST_KEEP_NORM = {"orthogonal"}
 
 
