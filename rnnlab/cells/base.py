@@ -259,6 +259,11 @@ def half_range(dtype: torch.dtype) -> float:
     return floor(-log(torch.finfo(dtype).tiny)) / 2
 
 
+def empty_scale(dtype: torch.dtype) -> float:
+    """The logarithm of a scale so small that anything is larger: -1e30, or half of the least number."""
+    return max(-1e30, torch.finfo(dtype).min / 2)
+
+
 def bias_vector(size: int, present: bool = True) -> nn.Parameter | None:
     """A bias of zeros ``[size]``, or None where the cell has no biases."""
     return nn.Parameter(torch.zeros(size)) if present else None

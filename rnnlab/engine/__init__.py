@@ -40,11 +40,15 @@ WIDE = 256
 
 
 class Choice(NamedTuple):
-    """The way chosen for a cell: its name, its function, and why it was chosen."""
+    """The way chosen for a cell: its name, its function, and why it was chosen.
+
+    ``follows`` says whether the function itself follows changes of the cell, so that the choice stands.
+    """
 
     name: str
     run: Callable
     reason: str
+    follows: bool = False
 
 
 def choose(cell: Cell, backend: str = "auto") -> Choice:
@@ -124,7 +128,7 @@ def _measured(cell: Cell) -> Choice:
             few = "for few sequences " if _is_wide(cell) else ""
             reason = f"its step is compiled; torch.nn's LSTM {few}where no gradient is needed"
             return Choice("fused", _with_native, reason)
-        return Choice("fused", _fused, "its step is compiled")
+        return Choice("fused", _fused, "its step is compiled", follows=True)
     if kernel and is_usual:  # oneDNN fails in half precision on processors without the instructions for it
         return Choice("native", native.run, "torch.nn has this cell")
     if _obstacle(cell, linear=True) is None:

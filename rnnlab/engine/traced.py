@@ -26,7 +26,7 @@ from rnnlab.engine.lower import Lowered, lower
 from rnnlab.engine.program import Program, Unsupported
 from rnnlab.engine.trace import trace
 from rnnlab.engine.verify import verify
-from rnnlab.engine.watch import fingerprint
+from rnnlab.engine.watch import fingerprint, has_hooks
 from rnnlab.interface import State, map_state, tensors_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class Traced:
     """
 
     def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool) -> None:
+        if has_hooks(cell):
+            raise Unsupported("call a module with hooks")
         parts = _copies(constants, inputs, state, training)
         before = fingerprint(cell)
         self.program = _program(cell, parts, training)

@@ -55,6 +55,12 @@ def fingerprint(cell: Cell) -> tuple[Any, ...]:
     return _Fingerprint(list(cell.modules())).of_cell()
 
 
+def has_hooks(cell: Cell) -> bool:
+    """Whether a module has hooks that would run at every step; those of a cell itself run once a sequence."""
+    modules = (module for module in cell.modules() if not isinstance(module, Cell))
+    return any(getattr(module, name) for module in modules for name in _HOOKS)
+
+
 class _Fingerprint:
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
@@ -65,7 +71,7 @@ class _Fingerprint:
     def of_cell(self) -> tuple[Any, ...]:
         found: list[Any] = []
         for module in self.modules:
-            if not isinstance(module, Cell):  # a cell's own hooks run once a sequence, these would run at every step
+            if not isinstance(module, Cell):
                 found.extend(name for name in _HOOKS if getattr(module, name))
             for key, value in vars(module).items():
                 if key not in _OF_EVERY_MODULE:

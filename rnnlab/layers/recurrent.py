@@ -30,7 +30,7 @@ class Recurrent(nn.Module):
         InputError: the backend does not exist or cannot run this cell, or it is no cell, or one without parameters.
     """
 
-    _chosen: tuple[Any, engine.Choice] | None = None  # what was chosen last, and for what
+    _chosen: tuple[Any, Any, engine.Choice] | None = None  # what was chosen last, and for what
     _watcher: Callable | None = None
 
     def __init__(
@@ -53,11 +53,18 @@ class Recurrent(nn.Module):
         """How the cell is run, and why: as it is now, where its parameters are now."""
         if self._watcher is not None:
             return engine.Choice("watched", self._watcher, "somebody looks on")
-        like = self.cell.like
-        key = (id(self.cell), self.backend, like.device, like.dtype, engine.identity(self.cell))
-        if self._chosen is None or self._chosen[0] != key:
-            self._chosen = key, engine.choose(self.cell, self.backend)
-        return self._chosen[1]
+        return self._choice_for(self.cell.like)
+
+    def _choice_for(self, like: Tensor) -> engine.Choice:
+        where = (id(self.cell), self.backend, like.device, like.dtype)
+        if self._chosen is not None and self._chosen[0] == where:
+            _, options, choice = self._chosen
+            # A compiled step is traced anew by itself when the cell changes.
+            if choice.follows or options == engine.identity(self.cell):
+                return choice
+        choice = engine.choose(self.cell, self.backend)
+        self._chosen = where, engine.identity(self.cell), choice
+        return choice
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: it chooses for itself."""
@@ -121,7 +128,8 @@ class Recurrent(nn.Module):
             raise InputError(
                 f"inputs are {list(inputs.shape)}; the cell expects [T, B, {self.cell.input_size}] with T at least 1"
             )
-        dtype = self.cell.like.dtype
+        like = self.cell.like
+        dtype = like.dtype
         if inputs.dtype != dtype and not _is_autocast(inputs):
             raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one to the other's")
         num_steps, batch_size, _ = inputs.shape
@@ -133,7 +141,7 @@ class Recurrent(nn.Module):
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
         if self.reverse:
             inputs = _turned(inputs, lengths)
-        run = self._watcher or engine.observed(self.cell, self.backend, inputs) or self.choice.run
+        run = self._watcher or engine.observed(self.cell, self.backend, inputs) or self._choice_for(like).run
         outputs, state = run(self.cell, inputs, state, lengths, **context)
         return (_turned(outputs, lengths) if self.reverse else outputs), state
 

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from rnnlab.cells import Cell, create
 from rnnlab.cells.base import input_weights, recurrent_weights
-from rnnlab.engine.traced import VARIANTS
+from rnnlab.engine.traced import VARIANTS, known
 from rnnlab.engine.watch import LARGEST, fingerprint
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
@@ -336,7 +336,19 @@ def test_a_value_that_changes_at_every_call_is_not_compiled_every_time(inputs, m
     for step in range(VARIANTS + 3):
         cell.act = 1.0 + step
         same(found(layer, inputs), by_hand(cell, inputs, lambda z, h: cell.by_act(z)))
-    assert layer.choice.name == "reference"
+    assert len(known(cell)) == VARIANTS
+    assert Recurrent(cell).choice.name == "reference"
+
+
+def test_a_hook_on_a_module_within_the_step_runs_at_every_step(inputs):
+    cell, seen = Own(act=nn.Tanh()), []
+    layer = Recurrent(cell)
+    layer(inputs)
+    handle = cell.act.register_forward_hook(lambda module, args, output: seen.append(1))
+    layer(inputs)
+    assert len(seen) == T
+    handle.remove()
+    assert Recurrent(cell).choice.name == "fused"
 
 
 def test_a_cell_too_large_to_look_at_in_every_call_runs_as_written(inputs):
