@@ -73,14 +73,16 @@ class Traced:
         reached = {*self.back.gradients, *(product.weight for product in self.back.products)}
         self.learns = [leaf in reached for leaf in (*self.program.constants, *self.program.inputs)]
         self.training = training
-        with torch.inference_mode(False), _as_written(parts), _saving():
-            verify(cell, self.python, *parts, training)
         states = tensors_of(state)
         self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device.type
         # Numbers of one type, and not complex: that is what the C has.
         self.real = all(tensor.dtype == self.dtype for tensor in states)
         self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
         self.name = type(cell).__name__
+        if states[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            return  # numbers cannot be read while a CUDA graph is recorded
+        with torch.inference_mode(False), _as_written(parts), _saving():
+            verify(cell, self.python, *parts, training)
 
     @once
     def python(self) -> Steps:
