@@ -2,7 +2,10 @@
 
 import copy
 import io
+import os
+import subprocess
 import sys
+import textwrap
 import warnings
 
 import pytest
@@ -354,6 +357,22 @@ def test_bfloat16_by_autocast_is_near_and_comes_with_gradients(backend):
     with torch.autocast("cpu", torch.bfloat16):
         layer(inputs)[0].sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.slow
+def test_bfloat16_needs_no_instructions_that_a_processor_may_lack():
+    code = """
+        import torch
+        from rnnlab.cells import create
+        from rnnlab.layers import Recurrent
+        layer, inputs = Recurrent(create("lstm", input_size=8, hidden_size=16)), torch.randn(20, 4, 8)
+        with torch.no_grad():
+            with torch.autocast("cpu", torch.bfloat16):
+                layer(inputs)
+            Recurrent(layer.cell.bfloat16())(inputs.bfloat16())
+    """
+    lacking = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=lacking, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
