@@ -259,9 +259,13 @@ def half_range(dtype: torch.dtype) -> float:
     return floor(-log(torch.finfo(dtype).tiny)) / 2
 
 
-def empty_scale(dtype: torch.dtype) -> float:
-    """The logarithm of a scale so small that anything is larger: -1e30, or half of the least number."""
-    return max(-1e30, torch.finfo(dtype).min / 2)
+def scale_of(kept: Tensor, log_i: Tensor, empty: Tensor) -> Tensor:
+    """``kept``, the logarithm of a memory's scale, made very small where the memory is ``empty`` and would make what is
+    written first, exp(``log_i``), underflow.
+    """
+    lost = empty & (kept - log_i > half_range(kept.dtype))
+    # A product, not `where`: the C compiler uses SIMD instructions for it.
+    return kept - lost.to(kept.dtype) * (torch.finfo(kept.dtype).max / 4)
 
 
 def bias_vector(size: int, present: bool = True) -> nn.Parameter | None:

@@ -71,7 +71,7 @@ def test_a_gate_that_remembers_keeps_as_much_as_its_bias_says(name):
             blocks[CLOSED[name]].fill_(-40)
     sign = max(cell.remembers.values())  # an input gate beside a forget gate is its companion
     keeps = [(sign * blocks[gate]).sigmoid() for gate, its in cell.remembers.items() if its == sign]
-    state = [torch.zeros_like(tensor) for tensor in tensors_of(cell.initial_state(1))]
+    state = tensors_of(cell.initial_state(1))
     constants, inputs = cell.prepare(torch.zeros(1, 1, 5, dtype=torch.float64))
     inputs = map_state(lambda tensor: tensor[0], inputs)
     jacobian = torch.autograd.functional.jacobian(lambda *s: tuple(cell.step(constants, inputs, s)[1]), tuple(state))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice, empty_scale, half_range, input_weights
+from rnnlab.cells.base import Cell, bias_vector, check_choice, half_range, input_weights, scale_of
 from rnnlab.interface import InputError, State
 
 
@@ -74,11 +74,10 @@ class MLSTM(Cell):
             self.b_gates = nn.Parameter(torch.cat([0.1 * torch.randn(heads), torch.linspace(3, 6, heads)]))
 
     def initial_state(self, batch_size: int) -> State:
-        """Nothing written; m is that of an empty memory, so that what is written first does not underflow."""
+        """Nothing written, on the scale m = 0."""
         size = self.hidden_size // self.heads
         shapes = ((size, size), (size,), ())
-        C, n, m = (self.W.new_zeros(batch_size, self.heads, *shape) for shape in shapes)
-        return C, n, m + empty_scale(m.dtype)
+        return tuple(self.W.new_zeros(batch_size, self.heads, *shape) for shape in shapes)
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
         q, k, v, o = linear(inputs, self.W, self.b).chunk(4, dim=-1)
@@ -90,8 +89,9 @@ class MLSTM(Cell):
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         q, k, v, o, log_i, log_f = inputs
         C, n, m = state
-        m_new, half = torch.maximum(log_f + m, log_i), half_range(m.dtype)
-        f = (log_f + m - m_new).exp().unsqueeze(-1)  # [B, heads, 1]
+        kept, half = scale_of(log_f + m, log_i, n.abs().sum(-1) == 0), half_range(m.dtype)
+        m_new = torch.maximum(kept, log_i)
+        f = (kept - m_new).exp().unsqueeze(-1)  # [B, heads, 1]
         i = (log_i - m_new).exp().unsqueeze(-1)
         C = f.unsqueeze(-1) * C + (i * v).unsqueeze(-1) * k.unsqueeze(-2)
         n = f * n + i * k

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice, empty_scale, input_weights, recurrent_weights
+from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights, recurrent_weights, scale_of
 from rnnlab.interface import State
 
 
@@ -63,11 +63,6 @@ class SLSTM(Cell):
             with torch.no_grad():
                 self.b[hidden_size : 2 * hidden_size] = 5 - 12 * torch.linspace(0, 1, hidden_size) ** 0.3
 
-    def initial_state(self, batch_size: int) -> State:
-        """Nothing written; m is that of an empty memory, so that what is written first does not underflow: 0 / 0."""
-        h, c, n, m = super().initial_state(batch_size)
-        return h, c, n, m + empty_scale(m.dtype)
-
     def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
         return (self.U, self.b), linear(inputs, self.W)
 
@@ -76,8 +71,9 @@ class SLSTM(Cell):
         h, c, n, m = state
         log_i, f, z, o = (x + linear(h, U, b)).chunk(4, dim=-1)
         log_f = logsigmoid(f) if self.forget_gate == "sigmoid" else f
-        m_new = torch.maximum(log_f + m, log_i)
-        f, i = (log_f + m - m_new).exp(), (log_i - m_new).exp()
+        kept = scale_of(log_f + m, log_i, n == 0)  # not to divide 0 by 0
+        m_new = torch.maximum(kept, log_i)
+        f, i = (kept - m_new).exp(), (log_i - m_new).exp()
         c = f * c + i * z.tanh()
         n = f * n + i
         h = o.sigmoid() * c / n
