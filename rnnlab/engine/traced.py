@@ -26,7 +26,7 @@ from rnnlab.engine.lower import Lowered, lower
 from rnnlab.engine.program import Program, Unsupported
 from rnnlab.engine.trace import trace
 from rnnlab.engine.verify import verify
-from rnnlab.engine.watch import fingerprint, has_hooks
+from rnnlab.engine.watch import fingerprint, without_hooks
 from rnnlab.interface import State, map_state, tensors_of
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,6 @@ class Traced:
     """
 
     def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool) -> None:
-        if has_hooks(cell):
-            raise Unsupported("call a module with hooks")
         parts = _copies(constants, inputs, state, training)
         before = fingerprint(cell)
         self.program = _program(cell, parts, training)
@@ -143,7 +141,7 @@ class Traced:
 
 def _program(cell: Cell, parts: tuple[Any, Any, State], training: bool) -> Program:
     # Autograd alone: on tensors made in inference mode torch does not take its larger operations apart.
-    with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts), _saving():
+    with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts), _saving(), without_hooks():
         return trace(cell, *parts)
 
 

@@ -11,6 +11,7 @@ import enum
 import inspect
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from rnnlab.cells import Cell
 from rnnlab.engine.program import Unsupported
@@ -55,10 +57,23 @@ def fingerprint(cell: Cell) -> tuple[Any, ...]:
     return _Fingerprint(list(cell.modules())).of_cell()
 
 
-def has_hooks(cell: Cell) -> bool:
-    """Whether a module has hooks that would run at every step; those of a cell itself run once a sequence."""
-    modules = (module for module in cell.modules() if not isinstance(module, Cell))
-    return any(getattr(module, name) for module in modules for name in _HOOKS)
+@contextmanager
+def without_hooks() -> Iterator[None]:
+    """Refuse, while the context lasts, to call a module with hooks: they would run at every step, a trace runs once.
+
+    Raises:
+        Unsupported: such a module is called.
+    """
+
+    def check(module: nn.Module, inputs: Any) -> None:
+        if any(getattr(module, name) for name in _HOOKS):
+            raise Unsupported("call a module with hooks")
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _Fingerprint:
