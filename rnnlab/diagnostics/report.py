@@ -266,7 +266,7 @@ def _states(flow: Any) -> dict[str, Tensor]:
 
 def _log10_ratio(distance: Tensor) -> float:
     """The last over the first, as a power of ten."""
-    ratio = float(distance[-1] / distance[0])
+    ratio = float((distance[-1] / distance[0]).detach())
     return -inf if ratio == 0 else log10(ratio) if isfinite(ratio) else nan
 
 

@@ -168,7 +168,7 @@ def test_a_first_derivative_with_a_changed_weight_is_told_as_torch_tells_it():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("with_gradients", [False, True])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_forward_derivatives_are_those_of_differences(backend, with_gradients):
     layer, x, v = make("gru", backend), draw(T, B, F), draw(T, B, F, seed=1)
     with torch.no_grad():
