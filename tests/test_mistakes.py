@@ -112,6 +112,7 @@ def mistake(capsys, *arguments):
         (["trainer.steps=15e-1"], "trainer.steps: Value '1.5' of type 'float' could not be converted to Integer"),
         (["trainer.steps=nan"], "trainer.steps: Value 'nan' of type 'float' could not be converted to Integer"),
         (["seed=99999999999999999999"], "seed=99999999999999999999 is too large; it must be from -2**63"),
+        (["-m", "cell=glob(zz*)"], "the sweep has no runs: a glob matches nothing"),
         (["seed=1e30"], "is too large; it must be from -2**63 to 2**64 - 1"),
         (["seed=[1]"], "seed"),
         (["task.split=half"], "task.split: 'half' is not a list, which is written [1,2]"),

@@ -166,6 +166,8 @@ def _sweep(own: Hydra, composed: DictConfig, task: Callable, begin: Callable[[Sw
         sweeper.sweep(arguments=_overrides(composed))
         return
     found = _planned(own, sweeper, composed)
+    if not found.jobs:
+        raise InputError("the sweep has no runs: a glob matches nothing, or a list of values is empty")
     begin(found)
     runs = [overrides for overrides, job in zip(found.overrides, found.jobs, strict=True) if job.run_dir]
     size = sweeper.max_batch_size or len(runs) or 1
