@@ -265,18 +265,18 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
     whole = [id(tensor) for tensor in fixed]
     same = tuple(map(whole.index, whole))  # a constant that stands in several places is one
     shapes = (states[0].device, training, same, _nesting((constants, prepared)), *kinds)
-    known = _TRACED.setdefault(cell, {}).setdefault(shapes, {})
+    variants = _TRACED.setdefault(cell, {}).setdefault(shapes, {})
     key = fingerprint(cell)
-    if key not in known:
-        if len(known) >= VARIANTS:
+    if key not in variants:
+        if len(variants) >= VARIANTS:
             raise Unsupported("depend on what changes from call to call; hand it over in prepare")
         first = map_state(lambda tensor: tensor[0], prepared)
         try:
             found = Traced(cell, constants, first, state, training)
         except Unsupported as error:
             found = error
-        known.setdefault(key, found)
-    found = known[key]
+        variants.setdefault(key, found)
+    found = variants[key]
     if isinstance(found, Unsupported):
         raise found.with_traceback(None)
     return found

@@ -52,7 +52,7 @@ class Recurrent(nn.Module):
     def choice(self) -> engine.Choice:
         """How the cell is run, and why: as it is now, where its parameters are now."""
         if self._watcher is not None:
-            return engine.Choice("watched", self._watcher, "somebody looks on")
+            return engine.Choice("watched", self._watcher, "a diagnosis runs the layer")
         return self._choice_for(self.cell.like)
 
     def _choice_for(self, like: Tensor) -> engine.Choice:
@@ -116,9 +116,8 @@ class Recurrent(nn.Module):
             InputError: a shape, a dtype or a length does not fit.
         """
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and self.backend != "reference":
-            return torch._dynamo.disable(self._run)(
-                inputs, state, lengths, **context
-            )  # the graph breaks here, as at nn.GRU
+            run = torch._dynamo.disable(self._run)  # the graph breaks here, as at nn.GRU
+            return run(inputs, state, lengths, **context)
         return self._run(inputs, state, lengths, **context)
 
     def _run(self, inputs: Tensor, state: State | None, lengths: Tensor | None, **context: Any) -> tuple[Tensor, State]:
