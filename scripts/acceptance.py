@@ -1,20 +1,20 @@
-"""Orderings of cells that a correct laboratory reproduces: run conf/experiment/acceptance, and tabulate what came out.
+"""Run the experiments in conf/experiment/acceptance and write a table of expected and measured scores.
 
 python scripts/acceptance.py [NAME ...] [long=false] [jobs=CORES] [out=docs/acceptance.md]
 
-Without names all experiments run but the long ones. Each file names its source, its runs, its seeds, and what is
-expected with which tolerance. Runs that are done are not done again; the page holds everything there is so far, and of
-an experiment of which nothing has been run here what it held before. A file whose settings are new says so under
-``pending``; until something of it has been run, the page shows that in place of results of other settings.
+Without names, all experiments run except the long ones. Each file states its source, its runs, its seeds, and the
+expected scores with their tolerance. Finished runs are not repeated. The page contains all results so far. The section
+of an experiment that has no runs here is copied from the existing page. If the settings of a file are new, its
+``pending`` says so, and the page shows this text until there are results for the new settings.
 
-What an expectation may say:
-run                 which of the file's runs it is about
-value               ``test/NAME``: a metric of the best checkpoint on test; ``valid/NAME``: its best value on valid
-until               on valid: as it was found up to that step
-over                the value is divided by this baseline's
+Keys of an expectation:
+run                 name of one of the file's runs
+value               ``test/NAME``: metric of the best checkpoint on test; ``valid/NAME``: best value on valid
+until               for valid: the best value up to this training step
+over                name of the baseline by which the value is divided
 above, below        bounds on the score
-above_run, margin   the score exceeds another run's by the margin
-score               ``mean`` over seeds (the default), or ``best`` of them; both are always shown
+above_run, margin   the score must exceed that of another run by this margin
+score               ``mean`` over seeds (the default), or ``best`` seed; the page shows both
 """
 
 import json
@@ -38,17 +38,17 @@ RUNS = Path("runs") / "acceptance"
 
 
 def read(name: str) -> dict[str, Any]:
-    """What an experiment's file says under ``acceptance``."""
+    """Return the section ``acceptance`` of an experiment's file."""
     return yaml.safe_load((FILES / f"{name}.yaml").read_text())["acceptance"]
 
 
 def directory(name: str, run: str, seed: int) -> Path:
-    """Where a run lies."""
+    """Return the directory of a run."""
     return RUNS / name / f"{run}-s{seed}"
 
 
 def train(name: str, run: str, overrides: list[str], seed: int) -> None:
-    """One run, on one thread, in a process of its own."""
+    """Train one run with one thread in its own process, and print how it ended."""
     place = directory(name, run, seed)
     command = [sys.executable, "-m", "rnnlab", "train", f"experiment=acceptance/{name}", *overrides, f"seed={seed}"]
     command += [f"run_dir={place}", "logger.progress=false"]
@@ -57,11 +57,14 @@ def train(name: str, run: str, overrides: list[str], seed: int) -> None:
     )
     last = (done.stdout + done.stderr).strip().splitlines()
     ended = RunDirectory(place).summary()
-    print(f"{place}: {ended['status'] if ended else last[-1] if last else 'nothing was said'}", flush=True)
+    print(f"{place}: {ended['status'] if ended else last[-1] if last else 'no output'}", flush=True)
 
 
 def value(expectation: dict[str, Any], run: Path) -> float | None:
-    """What a run has for an expectation; None if it is not done, infinity or its opposite if it diverged."""
+    """Return the value of an expectation for one run.
+
+    It is None if the run is not finished, and the worst infinity if it diverged.
+    """
     summary = RunDirectory(run).summary()
     if summary is None or summary["status"] == "stopped":
         return None
@@ -83,7 +86,7 @@ def value(expectation: dict[str, Any], run: Path) -> float | None:
 
 
 def scores(expectation: dict[str, Any], name: str, run: str, seeds: list[int]) -> dict[str, Any] | None:
-    """Mean, best and single values of a run over its seeds; None if some are not done."""
+    """Return mean, best and single values of a run over its seeds, or None if a seed is not finished."""
     values = [value(expectation, directory(name, run, seed)) for seed in seeds]
     if None in values:
         return None
@@ -93,7 +96,7 @@ def scores(expectation: dict[str, Any], name: str, run: str, seeds: list[int]) -
 
 
 def judge(expectation: dict[str, Any], name: str, seeds: list[int]) -> list[str]:
-    """A row of the table: run, what is expected, mean, best, single values, whether it came out."""
+    """Return a row of the table: run, expectation, mean, best, single values, and whether the expectation is met."""
     run, kind = expectation["run"], expectation.get("score", "mean")
     what = expectation["value"].replace("/", " ")
     what += f" by step {expectation['until']:,}" if "until" in expectation else ""
@@ -112,21 +115,29 @@ def judge(expectation: dict[str, Any], name: str, seeds: list[int]) -> list[str]
         if other is None:
             return [*row, "", "", "", "not run"]
         low = other[kind] + expectation["margin"]
-        row[1] += f" (it has {other[kind]:.3g})"
+        row[1] += f" ({expectation['above_run']}: {other[kind]:.3g})"
     single = ", ".join(f"{one:.3g}" for one in found["single"])
     verdict = "yes" if low < found[kind] < high else "**no**"
     return [*row, f"{found['mean']:.3g}", f"{found['best']:.3g}", single, verdict]
 
 
 def table(before: str = "") -> str:
-    """The page of all experiments, given what it was ``before``."""
+    """Return the page of all experiments.
+
+    Args:
+        before: the existing page; sections of experiments without runs here are copied from it.
+    """
     sections = {part.splitlines()[0]: part.rstrip("\n") for part in before.split("\n## ")[1:]}
     lines = [
-        "# What a correct laboratory must reproduce",
+        "# Acceptance",
         "",
-        "Published or calibrated orderings of cells, written down with their tolerances before the first run, and what",
-        "came out; `make acceptance` makes this page. A score is the mean over seeds unless it says best. What did not",
-        "come out is shown as it is. The settings are in `conf/experiment/acceptance`.",
+        "This page lists published and calibrated scores of cells on the tasks, and the scores that rnnlab reaches.",
+        "`make acceptance` runs the experiments and writes this page.",
+        "",
+        "- The expected scores and tolerances were committed before the runs that they apply to.",
+        "- A score is the mean over seeds unless the column says best.",
+        "- Expectations that are not met are shown too, as **no**.",
+        "- Settings are in `conf/experiment/acceptance`.",
         "",
         f"torch {torch.__version__}, CPU, float32.",
     ]
@@ -137,16 +148,16 @@ def table(before: str = "") -> str:
             continue
         title = file.read_text().splitlines()[1].removeprefix("# ")
         lines += ["", f"## {file.stem}", "", f"{title} Source: {about['source']}.", ""]
-        lines += [f"Found before: {about['before']}.", ""] if "before" in about else []
+        lines += [f"Earlier result: {about['before']}.", ""] if "before" in about else []
         if "pending" in about and not has_run:
-            lines += [f"Settings committed, not run yet: {about['pending']}.", ""]
-        lines += ["| run | expected | mean | best | each seed | came out |", "|---|---|---|---|---|---|"]
+            lines += [f"Not run yet with these settings: {about['pending']}.", ""]
+        lines += ["| run | expected | mean | best | each seed | as expected |", "|---|---|---|---|---|---|"]
         lines += [f"| {' | '.join(judge(one, file.stem, about['seeds']))} |" for one in about["expect"]]
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is asked for and write the table."""
+    """Run the named experiments and write the page."""
     options = {"long": "false", "jobs": str(os.cpu_count()), "out": str(ROOT / "docs" / "acceptance.md")}
     known = sorted(file.stem for file in FILES.glob("*.yaml"))
     names = [argument for argument in arguments if "=" not in argument]

@@ -83,7 +83,7 @@ def test_acceptance_keeps_what_the_page_says_of_experiments_that_were_not_run_he
     assert "old adding" not in text
     assert "\n## parity\n\n| gru | old parity |\n\n## permuted_digits\n" in text
     assert "no_more" not in text
-    assert "\nSettings committed, not run yet: a step takes" in text
+    assert "\nNot run yet with these settings: a training step takes" in text
     assert "## copying\n\nCopying, T=100" in text  # was not on the page
 
 
