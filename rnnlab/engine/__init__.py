@@ -16,7 +16,6 @@ A way of running is a function ``run(cell, inputs, state, lengths, **context) ->
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -149,9 +148,7 @@ def _native(cell: Cell) -> Native | None:
 
 def _obstacle(cell: Cell, linear: bool = False) -> str | None:
     """Why ``cell`` cannot be fused, or, ``linear``, scanned; None where it can."""
-    parameters = list(inspect.signature(cell.prepare).parameters.values())
-    named = [p for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if any(parameter.default is parameter.empty for parameter in named):
+    if cell.required_context:
         return "its prepare takes more than the inputs"
     try:
         step = fused.traced(cell)

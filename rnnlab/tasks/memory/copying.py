@@ -7,8 +7,9 @@ from math import log
 import torch
 from torch import Tensor
 
+from rnnlab.heads import IGNORE
+from rnnlab.heads.categorical import categorical_accuracy
 from rnnlab.interface import Batch, Mean, Metric, Tokens
-from rnnlab.outputs import IGNORE, categorical_accuracy
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 

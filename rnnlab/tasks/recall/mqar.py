@@ -6,8 +6,8 @@ from math import log
 
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
