@@ -115,11 +115,11 @@ class _Search:
         # Twice as many as are kept, since as many as are kept may end. Sorted by logit and stably: greedy generation
         # takes the first of equal logits too.
         count = min(2 * self.beam_size, logits.shape[-1])
-        classes = logits.sort(-1, descending=True, stable=True).indices[:, :count]
+        classes = torch.sort(logits, dim=-1, descending=True, stable=True).indices[:, :count]
         nats = logits.double().log_softmax(-1).gather(-1, classes)
-        totals = (self.totals.flatten().unsqueeze(1) + nats).view(self.batch_size, -1)
-        classes = classes.view(self.batch_size, -1)
-        order = totals.sort(-1, descending=True, stable=True).indices[:, : 2 * self.beam_size].tolist()
+        totals = (self.totals.flatten().unsqueeze(1) + nats).reshape(self.batch_size, -1)
+        classes = classes.reshape(self.batch_size, -1)
+        order = torch.sort(totals, dim=-1, descending=True, stable=True).indices[:, : 2 * self.beam_size].tolist()
         kept = torch.tensor(
             [self._keep(member, order[member], classes[member], totals[member]) for member in range(self.batch_size)]
         )
