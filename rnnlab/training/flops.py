@@ -114,6 +114,7 @@ def _one_step(
     constants, prepared = cell(inputs, **context)
     before = operations.total
     with operations.elements(any(tensor.dim() > VECTOR for tensor in tensors_of(state))):
-        output, state = cell.step(constants, map_state(lambda tensor: tensor[0], prepared), state)
+        first = map_state(lambda tensor: tensor[0], prepared)
+        output, state = cell.checked(cell.step(constants, first, state), state)
     operations.total += (len(inputs) - 1) * (operations.total - before)
     return output.expand(len(inputs), *output.shape), state
