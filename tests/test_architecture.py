@@ -12,7 +12,7 @@ PACKAGE = Path(rnnlab.__file__).parent
 FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"interface", "streams"},
     {"files", "lookup"},
-    {"page"},
+    {"report"},
     {"data", "heads", "cells"},
     {"outputs", "generation", "engine"},
     {"text"},
