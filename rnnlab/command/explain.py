@@ -12,7 +12,7 @@ def run(arguments: list[str]) -> int:
     """Print the steps."""
     from rnnlab import cells as home
     from rnnlab import config, engine, lookup
-    from rnnlab.engine.program import Unsupported
+    from rnnlab.engine.ir.program import Unsupported
 
     name, options = lookup.read_section(config.compose(arguments)["cell"])
     cell = home.create(name, input_size=4, hidden_size=4, **options)

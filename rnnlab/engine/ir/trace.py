@@ -1,8 +1,8 @@
 """Read a cell's step as a program: the list of operations it does, in order, whatever Python wrote them.
 
-The step is run once on tensors, and every operation that reaches torch is noted down in terms of
-`rnnlab.engine.operations`. What is noted is enough to run the step again without the cell, and to derive its backward
-step (`rnnlab.engine.derive`).
+The step is run once on tensors, and each operation that reaches torch is recorded in terms of
+`rnnlab.engine.ir.operations`. The record is enough to run the step again without the cell, and to derive its backward
+step (`rnnlab.engine.ir.derive`).
 
 What a step tells autograd is noted too: a result computed under ``torch.no_grad()`` is detached. What cannot be noted
 is refused with `Unsupported`: a custom ``autograd.Function``, a hook, a value that leaves torch, a number that depends
@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnnlab.cells import Cell
-from rnnlab.engine.operations import EXPANSIONS, OPERATIONS
-from rnnlab.engine.program import Builder, Node, Program, Unsupported, Value, values_of
+from rnnlab.engine.ir.operations import EXPANSIONS, OPERATIONS
+from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, values_of
 from rnnlab.interface import State, tensors_of
 
 

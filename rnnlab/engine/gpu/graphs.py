@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.engine.emit_python import Steps
+from rnnlab.engine.ir.python import Steps
 from rnnlab.interface import map_state, pick_rows, tensors_of
 
 log = logging.getLogger(__name__)
