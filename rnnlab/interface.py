@@ -1,4 +1,4 @@
-"""The few words everyone shares: what a task feeds a model, what a batch is, what a state is.
+"""The types that all floors share: what a task feeds a model, a batch, a state, a metric, a sample.
 
 Shape letters used throughout: T time steps, B sequences in a batch, F features, H hidden size.
 Everything is time-major; state tensors have the batch first, ``[B, ...]``.
@@ -69,12 +69,16 @@ class Mean(NamedTuple):
 class Batch:
     """What a task hands to a model and to its own loss.
 
-    inputs: ``[T, B]`` tokens, ``[T, B, F]`` vectors or ``[T, B, C, H, W]`` images.
-    targets: whatever the task's loss reads, time-major where it has time: ``[T', B, ...]`` or ``[B, ...]``.
-    lengths: int64 ``[B]``, steps that count of each input sequence; None where all are full.
+    inputs: what the model reads step by step: ``[T, B]`` tokens, ``[T, B, F]`` vectors or ``[T, B, C, H, W]`` images.
+        Where the model writes the targets, its inputs are the targets shifted by one step (teacher forcing).
+    targets: what the loss reads, time-major where it has time: ``[T', B, ...]`` or ``[B, ...]``.
+    lengths: int64 ``[B]``, the number of steps of each input sequence; None where all are full.
     target_lengths: the same for the targets.
     fresh: bool ``[B]``, the streams that begin anew in this batch (truncated BPTT); None where every
         batch stands alone.
+    source: what the model reads whole before the first step: ``[S, B]`` tokens, ``[S, B, F]`` vectors or
+        ``[S, B, C, H, W]`` images, S being 1 for a single image; None where there is none.
+    source_lengths: int64 ``[B]``, the number of steps of each source; None where all are full.
     """
 
     inputs: Tensor
@@ -82,6 +86,8 @@ class Batch:
     lengths: Tensor | None = None
     target_lengths: Tensor | None = None
     fresh: Tensor | None = None
+    source: Tensor | None = None
+    source_lengths: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
@@ -95,10 +101,52 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Number of input steps that count, over all sequences."""
-        if self.lengths is None:
-            return self.inputs.shape[0] * self.inputs.shape[1]
-        return int(self.lengths.sum())
+        """Number of steps that a model reads, source and inputs together, over all sequences, without padding."""
+        return _num_steps(self.inputs, self.lengths) + _num_steps(self.source, self.source_lengths)
+
+
+def _num_steps(sequences: Tensor | None, lengths: Tensor | None) -> int:
+    if sequences is None:
+        return 0
+    return sequences.shape[0] * sequences.shape[1] if lengths is None else int(lengths.sum())
+
+
+class Sample(NamedTuple):
+    """Something that a model made.
+
+    content: text, or the bytes of a file.
+    suffix: of the file's name, one of `SAMPLE_SUFFIXES`.
+    """
+
+    content: str | bytes
+    suffix: str = ".txt"
+
+    def data(self) -> bytes:
+        """The content of the file: text as UTF-8 with a line break at its end."""
+        return (self.content + "\n").encode() if isinstance(self.content, str) else self.content
+
+
+def samples_of(found: Sample | list[Sample] | str | None) -> list[Sample]:
+    """What `rnnlab.tasks.Task.sample` returned, as a list.
+
+    Raises:
+        InputError: a suffix is unknown, or two samples have the same one.
+    """
+    if found is None:
+        return []
+    samples = [Sample(found)] if isinstance(found, str) else [found] if isinstance(found, Sample) else list(found)
+    suffixes = [sample.suffix for sample in samples]
+    unknown = [suffix for suffix in suffixes if suffix not in SAMPLE_SUFFIXES]
+    if unknown or len(set(suffixes)) < len(suffixes):
+        raise InputError(
+            f"the suffixes of a sample are {', '.join(suffixes)}; they must be different, and each one of "
+            f"{', '.join(SAMPLE_SUFFIXES)}"
+        )
+    return samples
+
+
+SAMPLE_SUFFIXES = (".txt", ".png", ".svg", ".gif", ".wav", ".mid", ".bvh")
+"""The kinds of files that a sample can be."""
 
 
 _NESTS = (tuple, list)

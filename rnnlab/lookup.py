@@ -12,6 +12,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partialmethod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,7 +58,29 @@ def find(name: str, home: ModuleType, base: type | None = None) -> Callable[...,
 
 
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a class or function, by name: its keyword-only parameters, their annotations as types."""
+    """The options of a class or function, by name: its keyword-only parameters, their annotations as types.
+
+    A class whose constructor takes ``**options`` also has the options of the next class that it passes them on to. It
+    may give them other defaults: ``__init__ = partialmethod(__init__, batch_size=32)``.
+    """
+    if not inspect.isclass(function):
+        return _keyword_only(function)
+    found: dict[str, inspect.Parameter] = {}
+    defaults: dict[str, Any] = {}
+    for kind in function.__mro__:
+        constructor = vars(kind).get("__init__")
+        while isinstance(constructor, partialmethod):
+            defaults = constructor.keywords | defaults
+            constructor = constructor.func
+        if constructor is None:
+            continue
+        found = found | {name: p for name, p in _keyword_only(constructor).items() if name not in found}
+        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(constructor).parameters.values()):
+            break
+    return {name: p.replace(default=defaults.get(name, p.default)) for name, p in found.items()}
+
+
+def _keyword_only(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
 

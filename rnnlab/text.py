@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from rnnlab.interface import InputError
-from rnnlab.outputs import draw_categorical
+from rnnlab.generation import Stream
+from rnnlab.heads import Categorical
+from rnnlab.interface import InputError, State
 
 
 class Vocabulary:
@@ -46,43 +47,38 @@ class Vocabulary:
 
 
 class Speaker:
-    """A character model at work: it reads text and writes what it makes of it, one character at a time.
-
-    Only one step's state is kept, however long it reads and writes.
+    """Text in and out of a character model: a `rnnlab.generation.Stream` whose tokens are characters.
 
     Args:
         model: in evaluation mode, over the tokens of ``vocabulary``.
         vocabulary: the characters.
-        temperature: 0 takes the most probable character each time, 1 draws as the model believes.
+        temperature: 0 takes the most probable character each time, 1 draws from the distribution of the model.
         top_k: only the k most probable characters can be drawn; 0 means all.
-        seed: of the draw.
+        seed: of the draws.
     """
 
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, temperature: float, top_k: int, seed: int) -> None:
-        self.model, self.vocabulary = model, vocabulary
-        self.temperature, self.top_k = temperature, top_k
-        self.draw = torch.Generator().manual_seed(seed)
-        self.state = model.initial_state(1)
-        self.logits: Tensor | None = None
+        self.vocabulary = vocabulary
+        state = model.begin()
+        head = Categorical(len(vocabulary))
+        self.stream = Stream(model, head, state, temperature=temperature, top_k=top_k, seeds=[seed])
 
-    @torch.inference_mode()
+    @property
+    def state(self) -> State:
+        """The state of the model after all that was read and written."""
+        return self.stream.state
+
     def read(self, text: str) -> None:
-        """Take in ``text``.
+        """Read ``text``.
 
         Raises:
-            InputError: a character is unknown; nothing of the text has been taken in then.
+            InputError: a character is not in the vocabulary; nothing of the text has been read then.
         """
-        for token in self.vocabulary.encode(self._known_form(text)).to(self._device).unsqueeze(1):
-            self.logits, self.state = self.model.step(token, self.state)
+        self.stream.read(self.vocabulary.encode(self._known_form(text)).unsqueeze(1))
 
-    @torch.inference_mode()
     def write(self) -> str:
         """The next character, drawn given all that was read and written."""
-        if self.logits is None:
-            raise InputError("the prompt is empty; give at least one character to begin with")
-        token = draw_categorical(self.logits, self.temperature, self.top_k, self.draw)
-        self.logits, self.state = self.model.step(token.to(self._device), self.state)
-        return self.vocabulary.characters[int(token)]
+        return self.vocabulary.characters[int(self.stream.write())]
 
     def generate(self, prompt: str, length: int) -> Iterator[str]:
         """The prompt, then ``length`` characters one by one."""
@@ -100,8 +96,8 @@ class Speaker:
         breaks = [character for character in "\r\n" if character in self.vocabulary.characters]
         if breaks:
             first = breaks[0]
-            if self.logits is not None:  # a text may have both; the model tells which ends this line
-                first = max(breaks, key=lambda character: self.logits[0, self.vocabulary.encode(character)])
+            if (outputs := self.stream.outputs) is not None:  # a text may have both: take the more probable one
+                first = max(breaks, key=lambda character: outputs[0, self.vocabulary.encode(character)])
             self.read(first)
             self._complete_break(first)
         for _ in range(length):
@@ -113,14 +109,10 @@ class Speaker:
 
     def _complete_break(self, character: str) -> None:
         """Read the line feed that follows a carriage return, if the model expects one."""
-        if character == "\r" and self.vocabulary.characters[int(self.logits.argmax())] == "\n":
+        if character == "\r" and self.vocabulary.characters[int(self.stream.outputs.argmax())] == "\n":
             self.read("\n")
 
     def _known_form(self, text: str) -> str:
-        """``text`` with accents as the model has them: in one character with the letter, or in one of their own."""
+        """``text`` in the Unicode form of the vocabulary: letters and accents composed (NFC) or apart (NFD)."""
         forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
         return next((form for form in forms if set(form) <= set(self.vocabulary.characters)), text)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from rnnlab import files, page
+from rnnlab import files, report
 from rnnlab.diagnostics import figures, flows_of
 from rnnlab.training import load
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     files.write_json(RUNS / "curves.json", curves)
     out = Path(options["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    page.save(figures.reach(curves), out)
+    report.save(figures.reach(curves), out)
     print("\n| cell | " + " | ".join(f"{when}: farthest over nearest" for when in WHEN) + " | test loss |")
     print("|---|" + "---|" * (len(WHEN) + 1))
     for (label, *ends), place in zip(rows, places, strict=True):

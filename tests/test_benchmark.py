@@ -20,6 +20,7 @@ from rnnlab.benchmark import Candidate, Settings, contenders, peers, report, tim
 from rnnlab.benchmark.contenders import Missing
 from rnnlab.benchmark.floor import Counted, floor, products
 from rnnlab.benchmark.settings import KINDS, PEERS, Size
+from rnnlab.command.bench import Options
 from rnnlab.layers import Recurrent
 
 SIZE = Size(3, 2, 4)
@@ -350,8 +351,8 @@ def test_help_is_quick_and_lists_every_option():
         env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
     )
     assert done.returncode == 0
-    for option in fields(__main__.BenchOptions):
+    for option in fields(Options):
         default = str(option.default).lower()
         assert f"  {option.name}={default}" in done.stdout or option.name == "sizes"
-    assert f"  sizes={__main__.BenchOptions.sizes.partition(',')[0]},..." in done.stdout
+    assert f"  sizes={Options.sizes.partition(',')[0]},..." in done.stdout
     assert "torch" not in done.stderr, "help waits for torch"

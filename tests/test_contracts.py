@@ -13,6 +13,7 @@ from outside.spelling import SpelledDigits
 from rnnlab import cells, config, contracts, lookup, tasks
 from rnnlab.interface import InputError, tensors_of
 from rnnlab.layers import Recurrent, Stack
+from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.training import train
 
 OPTIONS = {  # further settings under which a cell is another mathematics
@@ -297,18 +298,55 @@ def test_an_encoder_decoder_with_attention_learns_to_reverse(tmp_path):
     assert summary["test"]["accuracy"] > 0.99
 
 
-def test_generation_a_step_at_a_time_equals_the_whole():
-    # encode and step, as generation uses them, must give what one forward pass gives.
-    torch.manual_seed(0)
-    task = Reversal()
-    model = EncoderDecoder(task.input, task.output_size, cells.find("gru"), hidden_size=16, num_layers=2).eval()
-    batch = task.batch("valid", 0)
-    outputs, _ = model(batch)
-    token, state = torch.full_like(batch.targets[0], task.output_size), model.encode(batch)
-    for t in range(len(batch.targets)):
-        output, state = model.step(token, state)
-        torch.testing.assert_close(output, outputs[t])
-        token = batch.targets[t].clamp(min=0)
+def test_a_model_keeps_its_contract():
+    contracts.check_model(SequenceModel, task="hello")
+    contracts.check_model(SequenceModel, task="vowels", num_layers=2, norm="layer")
+    contracts.check_model(EncoderDecoder, task=Reversal, num_layers=2)
+
+
+class _LooksAhead(SequenceModel):
+    """Its outputs depend on what comes after them, too."""
+
+    def forward(self, batch, state=None):
+        outputs, state = super().forward(batch, state)
+        return outputs + outputs[-1:], state
+
+
+class _LooksAside(SequenceModel):
+    """A sequence's outputs depend on the others of its batch."""
+
+    def forward(self, batch, state=None):
+        outputs, state = super().forward(batch, state)
+        return outputs - outputs.mean(1, keepdim=True), state
+
+
+class _ReadsPadding(EncoderDecoder):
+    """It attends to what stands behind the end of a source."""
+
+    def begin(self, source=None, source_lengths=None, batch_size=1):
+        return super().begin(source, None, batch_size)
+
+
+class _LeavesSomething(SequenceModel):
+    """A parameter that nothing reads."""
+
+    def __init__(self, *given, hidden_size=8, num_layers=1):
+        super().__init__(*given, hidden_size=hidden_size, num_layers=num_layers)
+        self.unused = torch.nn.Parameter(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "says"),
+    [
+        (_LooksAhead, "hello", "step by step"),
+        (_LooksAside, "vowels", "other sequences"),
+        (_ReadsPadding, Reversal, "past its end"),
+        (_LeavesSomething, "hello", "unused"),
+    ],
+)
+def test_a_broken_model_is_found_out(model, task, says):
+    with pytest.raises(AssertionError, match=says):
+        contracts.check_model(model, task=task)
 
 
 def test_what_the_contract_documents_is_what_the_suite_runs():

@@ -124,7 +124,7 @@ def test_an_empty_prompt_is_refused_by_the_speaker(run):
 
 
 def test_a_task_without_words_says_so():
-    with pytest.raises(InputError, match="generates nothing"):
+    with pytest.raises(InputError, match="generates no text"):
         Reversal().speaker(None, 1.0, 0, 0)
 
 
@@ -135,7 +135,7 @@ class _Counter(torch.nn.Module):
         super().__init__()
         self.anchor = torch.nn.Parameter(torch.zeros(1))
 
-    def initial_state(self, batch_size):
+    def begin(self, source=None, source_lengths=None, batch_size=1):
         return (torch.zeros(batch_size),)
 
     def step(self, tokens, state):

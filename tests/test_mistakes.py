@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnlab import __main__, cells, config
+from rnnlab import __main__, cells, command, config
 from rnnlab.interface import InputError
 from rnnlab.training import device, train
 from rnnlab.training.logger import console
@@ -291,8 +291,8 @@ class Mine(Cell):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("return h +", "mine.py, line 18: SyntaxError: invalid syntax; --traceback shows the way there"),
-        ("return y, (h,)", "mine.py, line 18, in step: NameError: name 'y' is not defined; --traceback shows the way"),
+        ("return h +", "mine.py, line 18: SyntaxError: invalid syntax; --traceback shows where it came from"),
+        ("return y, (h,)", "mine.py, line 18, in step: NameError: name 'y' is not defined; --traceback shows where"),
         ("return linear(h, x)[0, :, 9], (h,)", "mine.py, line 18, in step: "),
         ("raise KeyError", "mine.py, line 18, in step: KeyError; --traceback"),
         ("return h + x", "the step of Mine must return (output, new state), the state a tuple of tensors"),
@@ -339,9 +339,10 @@ def test_a_mistake_in_a_cell_of_ones_own_does_not_stop_a_sweep(here):
 
 
 def test_a_mistake_of_rnnlab_itself_is_not_put_on_the_user(here, monkeypatch):
-    code = compile("def fails(arguments):\n    return {}['nothing']", __main__.__file__, "exec")
+    found = command.find("cells")
+    code = compile("def fails(arguments):\n    return {}['nothing']", found.__file__, "exec")
     exec(code, space := {})
-    monkeypatch.setitem(__main__.COMMANDS, "cells", space["fails"])
+    monkeypatch.setattr(found, "run", space["fails"])
     with pytest.raises(KeyError):
         __main__.main(["cells"])
 
@@ -374,19 +375,26 @@ def test_help_is_quick_and_lists_every_choice():
     assert "hydra" not in loaded, "help waits for hydra"
 
 
-@pytest.mark.parametrize("command", [name for name in __main__.COMMANDS if name != "train"])
-def test_every_command_tells_its_options(command, capsys):
-    assert __main__.main([command, "--help"]) == 0
+@pytest.mark.parametrize("name", [name for name in command.NAMES if name != "train"])
+def test_each_command_lists_its_options(name, capsys):
+    assert __main__.main([name, "--help"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"rnnlab {command}")
-    kind = getattr(__main__, f"{command.capitalize()}Options", None)
+    assert printed.startswith(f"rnnlab {name}")
+    assert all(len(line) <= 120 for line in printed.splitlines())
+    kind = getattr(command.find(name), "Options", None)
     for field in dataclasses.fields(kind) if kind else ():
-        name = f"--{field.name.replace('_', '-')}" if command == "compare" else f"{field.name}="
-        name = name.replace("data_root", "data.root")
-        assert name in printed
-        if field.default is not dataclasses.MISSING and command != "compare" and field.default != "":
+        given = f"--{field.name.replace('_', '-')}" if name == "compare" else f"{field.name}="
+        given = given.replace("data_root", "data.root")
+        assert given in printed
+        assert field.metadata["help"][:20] in printed
+        if field.default is not dataclasses.MISSING and name != "compare" and field.default != "":
             shown = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-            assert f"{name}{shown.split(',')[0]}" in printed
+            assert f"{given}{shown.split(',')[0]}" in printed
+
+
+def test_every_file_of_a_command_is_a_command():
+    others = {"__init__", "errors", "options", "overview"}
+    assert {path.stem for path in Path(command.__file__).parent.glob("*.py")} - others == set(command.NAMES)
 
 
 def test_the_table_of_cells_is_readable():

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import browser
 import pytest
 
-from rnnlab import page as pages
-from rnnlab.page import Cell, Page, number
+from rnnlab import report as pages
+from rnnlab.report import Cell, Page, number
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnlab import page
+from rnnlab import report
 from rnnlab.analysis.groups import Comparison, Group, Section
 from rnnlab.analysis.statistics import pareto
 
@@ -25,7 +25,7 @@ FEW_POINTS = 50
 """With more points than this on a line they have no markers."""
 
 Looks = dict[str, int]
-"""The number, for `rnnlab.page.style`, of every group's label."""
+"""The number, for `rnnlab.report.style`, of every group's label."""
 
 
 def looks_of(comparison: Comparison) -> Looks:
@@ -42,18 +42,18 @@ def overview(comparison: Comparison, looks: Looks) -> Figure | None:
     sections = [section for section in comparison.sections if any(group.runs for group in section.groups)]
     if not 2 <= len(sections) <= MOST_PANELS:
         return None
-    made, first = page.figure(3.4 * len(sections), 3.0)
+    made, first = report.figure(3.4 * len(sections), 3.0)
     first.remove()
     handles = {}
     for axes, section in zip(made.subplots(1, len(sections)), sections, strict=True):
-        page.dress(axes)
+        report.dress(axes)
         axes.set(title=section.task.replace("$", r"\$"), xlabel=AXES["step"], ylabel=_told(section))
         groups = [group for group in section.groups if group.runs]
         _draw_curves(axes, groups, {id(group): section.curves(group) for group in groups}, "step", looks)
         _draw_baseline(axes.axhline, section, "valid", label=None)
         handles |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=[_short(label) for label in looks].index)
-    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": page.INK, "fontsize": 9}
+    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": report.INK, "fontsize": 9}
     made.legend([handles[name] for name in names], names, **below)
     return made
 
@@ -77,10 +77,10 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
     }
     curves = {id(group): section.curves(group) for group in groups}
     for axis, words in AXES.items():
-        made, axes = page.figure(xlabel=words, ylabel=told)
+        made, axes = report.figure(xlabel=words, ylabel=told)
         if _draw_curves(axes, groups, curves, axis, looks):
             _draw_baseline(axes.axhline, section, "valid")
-            page.legend(axes)
+            report.legend(axes)
             drawn[axis] = (made, f"{told} on valid against {words}.")
     for key, words in (("parameters", "parameters"), ("seconds", "seconds of training")):
         if key == "parameters" and section.is_of_one_size:
@@ -99,9 +99,9 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
 
 def _points(section: Section, groups: Sequence[Group], told: str, looks: Looks) -> Figure:
     shown = groups[: 4 * MOST_NAMED]
-    made, axes = page.figure(height=max(2.0, 0.8 + 0.32 * len(shown)), xlabel=told)
+    made, axes = report.figure(height=max(2.0, 0.8 + 0.32 * len(shown)), xlabel=told)
     for place, group in enumerate(shown):
-        colour = page.style(looks[group.label])["color"]
+        colour = report.style(looks[group.label])["color"]
         finite = [score for score in group.scores if isfinite(score)]
         axes.plot(finite, [place] * len(finite), "o", color=colour, alpha=0.6, markersize=5)
         if isfinite(group.iqm):
@@ -121,7 +121,7 @@ def _draw_baseline(
 ) -> None:
     """The best of the task's baselines as a dotted line across the axes."""
     for who, value in list(section.baselines(split).items())[:1]:
-        line(value, color=page.MUTED, linestyle=":", linewidth=1, label=label and _short(f"{label} {who}"), zorder=0)
+        line(value, color=report.MUTED, linestyle=":", linewidth=1, label=label and _short(f"{label} {who}"), zorder=0)
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:
@@ -140,7 +140,7 @@ def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any
         values = np.array([_stepped(grid, x, y, group.worst if s == "diverged" else None) for x, y, s in of_runs])
         middle, low, high = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
         middle, low, high = (np.where(np.isfinite(row), row, nan) for row in (middle, low, high))
-        style = page.style(looks[group.label])
+        style = report.style(looks[group.label])
         look = style if len(grid) == 1 else {**style, "marker": ""}
         label = _short(group.label) if place < MOST_NAMED else None
         axes.plot(grid, middle, label=label, linewidth=1.6, **look)
@@ -167,25 +167,25 @@ def _front(section: Section, groups: Sequence[Group], key: str, words: str, told
     points = [(group.typical(key), group.median) for group in groups]
     if len(groups) < 2 or not all(isfinite(x) for x, _ in points):
         return None
-    made, axes = page.figure(xlabel=words, ylabel=f"median {told}")
+    made, axes = report.figure(xlabel=words, ylabel=f"median {told}")
     for place, (group, (x, y)) in enumerate(zip(groups, points, strict=True)):
         if isfinite(y):
-            look = page.style(looks[group.label])
+            look = report.style(looks[group.label])
             label = _short(group.label) if place < MOST_NAMED else None
             axes.plot([x], [y], look["marker"], color=look["color"], markersize=7, label=label)
     sign = 1 if section.metric.better == "lower" else -1
     best = sorted(p for p, on in zip(points, pareto([(x, sign * y) for x, y in points]), strict=True) if on)
-    axes.plot([x for x, _ in best], [y for _, y in best], color=page.MUTED, linewidth=1, zorder=0)
+    axes.plot([x for x, _ in best], [y for _, y in best], color=report.MUTED, linewidth=1, zorder=0)
     axes.margins(0.1)
     _maybe_logarithmic(axes, [y for _, y in points], "y")
     _in_thousands(axes)
-    page.legend(axes)
+    report.legend(axes)
     return made
 
 
 def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
     name = next((run.summary.get("length_metric") for group in groups for run in group.runs), None)
-    made, axes = page.figure(xlabel="length", ylabel=str(name or "metric"))
+    made, axes = report.figure(xlabel="length", ylabel=str(name or "metric"))
     any_drawn = False
     for place, group in enumerate(groups[: 2 * MOST_NAMED]):
         tables = [(run.summary.get("test") or {}).get("by_length") for run in group.runs]
@@ -197,13 +197,13 @@ def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
         ]
         if lengths:
             any_drawn = True
-            style = page.style(looks[group.label])
+            style = report.style(looks[group.label])
             look = style if len(lengths) < FEW_POINTS else {**style, "marker": ""}
             label = _short(group.label) if place < MOST_NAMED else None
             axes.plot(lengths, middle, label=label, markersize=3, **look)
     if not any_drawn:
         return None
-    page.legend(axes)
+    report.legend(axes)
     return made
 
 

@@ -14,13 +14,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from rnnlab import files, page
+from rnnlab import files, report
 from rnnlab.analysis.figures import OVERVIEW, figures, looks_of, overview
 from rnnlab.analysis.groups import CLOSE_TO_BASELINE, Comparison, Group, Section, Tuning
 from rnnlab.analysis.runs import Run
 from rnnlab.analysis.statistics import FEWEST_FOR_TEST
 from rnnlab.analysis.verdict import and_, in_words, pairs_are, runs_of, verdict
-from rnnlab.page import Cell, Page, number
+from rnnlab.report import Cell, Page, number
 
 COLUMNS = ("runs", "diverged", "solved", "mean", "median", "IQM", "95% interval", "best", "parameters", "off budget")
 COLUMNS += ("seconds",)
@@ -42,12 +42,12 @@ def write(comparison: Comparison, out: str | Path) -> Path:
     (folder / "figures").mkdir()
     looks = looks_of(comparison)
     together = overview(comparison, looks)
-    first = (page.save(together, folder / "figures" / "overview"), OVERVIEW) if together else None
+    first = (report.save(together, folder / "figures" / "overview"), OVERVIEW) if together else None
     shown = []
     for count, section in enumerate(comparison.sections, 1):
         stem = re.sub(r"[^\w.-]", ".", section.task) + (f"-{count}" if len(comparison.sections) > 1 else "")
         drawn = figures(section, looks).items()
-        shown.append([(page.save(made, folder / "figures" / f"{stem}-{name}"), alt) for name, (made, alt) in drawn])
+        shown.append([(report.save(made, folder / "figures" / f"{stem}-{name}"), alt) for name, (made, alt) in drawn])
     for name, rows in tables(comparison).items():
         text = io.StringIO()
         csv.writer(text).writerows(rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rnnlab.analysis.groups import Group, Section
 from rnnlab.analysis.statistics import FEWEST_FOR_TEST
 from rnnlab.interface import Metric
-from rnnlab.page import number
+from rnnlab.report import number
 
 MOST_LISTED = 4
 """More names than this are only counted in a sentence."""

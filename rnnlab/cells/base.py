@@ -28,6 +28,7 @@ after the batch axis, and of any dtype.
 
 from __future__ import annotations
 
+import inspect
 from math import floor, log
 from typing import Any, ClassVar, NamedTuple
 
@@ -99,6 +100,12 @@ class Cell(Fixed):
     way. Dropout of recurrent connections, whose scale is right in the mean only, would then make the state explode.
     """
 
+    context_per_step: ClassVar[tuple[str, ...]] = ()
+    """Which of the further parameters of `prepare` have a value per step, ``[T, B, ...]``, such as elapsed times.
+
+    A layer that reads its sequences from their ends reverses these as it reverses the inputs.
+    """
+
     verified: ClassVar[str] = "equations only"
     """What else the tests compare it with: a package and its version, or the official code."""
 
@@ -119,10 +126,18 @@ class Cell(Fixed):
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
         """Everything that does not depend on the state, for all steps of ``inputs`` ``[T, B, input_size]``.
 
-        A cell that needs more than its inputs (an attention memory, say) names it as a further parameter,
-        and the layer's caller passes it by that name.
+        A cell that needs more than its inputs, an attention memory or elapsed times say, names it as a further
+        parameter. The caller of a layer, or of a stack, passes it by that name: ``stack(inputs, memory=memory)``.
+        What has a value per step is named in `context_per_step`.
         """
         raise InputError(f"{type(self).__name__} has no prepare(inputs), which returns (constants, values per step)")
+
+    @property
+    def required_context(self) -> tuple[str, ...]:
+        """The names of the further parameters of `prepare` that have no default."""
+        _, *further = inspect.signature(self.prepare).parameters.values()
+        named = [p for p in further if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return tuple(p.name for p in named if p.default is p.empty)
 
     def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:
         """One time step: ``(output [B, output_size], new state)``."""

@@ -46,6 +46,29 @@ class Sweep(NamedTuple):
     overrides: list[list[str]]
 
 
+class CurrentJob(NamedTuple):
+    """The run that Hydra calls ``task`` of `launch` for.
+
+    is_sweep: whether it is one of a sweep.
+    launcher: the name of Hydra's launcher.
+    sweep_dir: the folder of the sweep.
+    overrides: those of the run, as they were given.
+    """
+
+    is_sweep: bool
+    launcher: str
+    sweep_dir: str
+    overrides: list[str]
+
+
+def current_job() -> CurrentJob:
+    """The run of this process that is being trained."""
+    own = HydraConfig.get()
+    return CurrentJob(
+        own.mode == RunMode.MULTIRUN, own.runtime.choices["hydra/launcher"], own.sweep.dir, own.overrides.task
+    )
+
+
 def launch(arguments: Sequence[str], task: Callable[[DictConfig], None], begin: Callable[[Sweep], None]) -> None:
     """Do what a command line of ``rnnlab train`` says.
 

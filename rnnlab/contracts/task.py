@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from rnnlab import cells, lookup, tasks
 from rnnlab.contracts.cell import same
-from rnnlab.interface import Batch, Images, Tokens, Vectors
+from rnnlab.interface import Batch, Images, Tokens, Vectors, samples_of
 from rnnlab.models import Model
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.tasks import Task
@@ -57,7 +58,9 @@ def check_task(
     assert first.data_digest() == create(1).data_digest(), "data_digest depends on the seed; it tells data from data"
 
     cell = partial(cells.find("gru"))
-    built = model(first.input, first.output_size, cell, hidden_size=8, num_layers=1)
+    given = [first.input, first.output_size, cell]
+    given += ["auto", first.source] if first.source is not None else []
+    built = model(*given, hidden_size=8, num_layers=1)
     _check_learning(first, built)
     _check_memory(first, create(0), built)
 
@@ -65,6 +68,9 @@ def check_task(
 def _check_declarations(task: Task) -> None:
     assert isinstance(task.input, Tokens | Vectors | Images), (
         f"task.input is {task.input!r}, not Tokens, Vectors or Images"
+    )
+    assert task.source is None or isinstance(task.source, Tokens | Vectors | Images), (
+        f"task.source is {task.source!r}, not Tokens, Vectors, Images or None"
     )
     assert task.output_size >= 1, f"task.output_size is {task.output_size}"
     assert "train" in task.splits, f"task.splits is {task.splits}; train must be there"
@@ -92,31 +98,43 @@ def _check_batches(split: str, create: Callable[[int], Task]) -> None:
 
 
 def _content(batch: Batch) -> tuple[Tensor, ...]:
-    parts = (batch.inputs, batch.targets, batch.lengths, batch.target_lengths, batch.fresh)
-    return tuple(part for part in parts if part is not None)
+    return tuple(part for field in fields(batch) if (part := getattr(batch, field.name)) is not None)
 
 
 def _check_batch(task: Task, batch: Batch, split: str) -> None:
-    inputs, given = batch.inputs, f"{split} inputs are {batch.inputs.dtype} {list(batch.inputs.shape)}"
-    if isinstance(task.input, Tokens):
-        assert inputs.dtype == torch.int64, f"{given}; tokens are int64"
-        assert inputs.dim() == 2, f"{given}; tokens are [T, B]"
-        assert int(inputs.min()) >= 0, f"{given}; a token is negative"
-        assert int(inputs.max()) < task.input.size, f"{given}; a token is not below task.input.size = {task.input.size}"
-    else:
-        shape = (task.input.size,) if isinstance(task.input, Vectors) else task.input.shape
-        assert inputs.is_floating_point(), f"{given}; vectors and images are floating point"
-        assert inputs.shape[2:] == shape, f"{given}; they must be [T, B, {', '.join(map(str, shape))}]"
-    for name in ("lengths", "target_lengths"):
+    _check_sequences(task.input, batch.inputs, f"{split} inputs")
+    assert (batch.source is None) == (task.source is None), "task.source and batch.source must be given together"
+    if batch.source is not None:
+        _check_sequences(task.source, batch.source, f"{split} source")
+        assert batch.source.shape[1] == batch.batch_size, (
+            f"{split} source is for {batch.source.shape[1]} sequences, the inputs are for {batch.batch_size}"
+        )
+    sequences = {"lengths": batch.inputs, "target_lengths": batch.targets, "source_lengths": batch.source}
+    for name, measured in sequences.items():
         lengths = getattr(batch, name)
         if lengths is not None:
             assert lengths.shape == (batch.batch_size,), f"{name} are {list(lengths.shape)}, not [B]"
             assert int(lengths.min()) >= 1, f"{name} go down to {int(lengths.min())}"
-            longest = (batch.inputs if name == "lengths" else batch.targets).shape[0]
+            assert measured is not None, f"{name} are given without a source"
+            longest = measured.shape[0]
             assert int(lengths.max()) <= longest, f"{name} go up to {int(lengths.max())}, there are {longest} steps"
     if batch.fresh is not None:
         assert batch.fresh.dtype == torch.bool, f"fresh is {batch.fresh.dtype}, not bool"
         assert batch.fresh.shape == (batch.batch_size,), f"fresh is {list(batch.fresh.shape)}, not [B]"
+
+
+def _check_sequences(kind: Tokens | Vectors | Images, sequences: Tensor, name: str) -> None:
+    """Assert that ``sequences`` are what the task declares: ``[T, B]`` tokens, or ``[T, B, ...]`` numbers."""
+    given = f"{name} are {sequences.dtype} {list(sequences.shape)}"
+    if isinstance(kind, Tokens):
+        assert sequences.dtype == torch.int64, f"{given}; tokens are int64"
+        assert sequences.dim() == 2, f"{given}; tokens are [T, B]"
+        assert int(sequences.min()) >= 0, f"{given}; a token is negative"
+        assert int(sequences.max()) < kind.size, f"{given}; a token is not below the declared size {kind.size}"
+    else:
+        shape = (kind.size,) if isinstance(kind, Vectors) else kind.shape
+        assert sequences.is_floating_point(), f"{given}; vectors and images are floating point"
+        assert sequences.shape[2:] == shape, f"{given}; they must be [T, B, {', '.join(map(str, shape))}]"
 
 
 def _check_learning(task: Task, model: Model) -> None:
@@ -141,9 +159,9 @@ def _check_learning(task: Task, model: Model) -> None:
             assert others.keys() <= values.keys(), f"baseline {name} has {sorted(others)}, metrics are {sorted(values)}"
             assert all(isfinite(value) for value in others.values()), f"baseline {name} is {others}"
     random = torch.get_rng_state()
-    samples = [task.sample(model.eval()) for _ in range(2)]
+    samples = [samples_of(task.sample(model.eval())) for _ in range(2)]
     assert samples[0] == samples[1], "two samples of one model differ; give the draw a seed of its own"
-    assert samples[0] is None or samples[0].strip(), "the sample is empty"
+    assert all(sample.content.strip() for sample in samples[0]), "the sample is empty"
     assert torch.equal(random, torch.get_rng_state()), "a sample drew from the global generator"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from rnnlab.page import GRID, INK, MUTED, SERIES, dress, figure, legend, style
+from rnnlab.report import GRID, INK, MUTED, SERIES, dress, figure, legend, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from rnnlab.diagnostics.trajectory import Trajectory
 from rnnlab.interface import Batch, InputError
 from rnnlab.lookup import nearest
 from rnnlab.models import Model
-from rnnlab.page import Page, number, save
+from rnnlab.report import Page, number, save
 from rnnlab.tasks import Task
 
 if TYPE_CHECKING:

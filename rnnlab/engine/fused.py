@@ -1,6 +1,6 @@
 """One autograd function for the whole sequence: the traced step forward, its derived step backward.
 
-Where there is a C compiler both are compiled (`rnnlab.engine.compiled`); elsewhere they run as Python, an operation at
+Where there is a C compiler both are compiled (`rnnlab.engine.cpu.loops`); elsewhere they run as Python, an operation at
 a time. In either form nothing is recorded while the loop runs, and the gradients of the weights are left for the end,
 where one product over all steps replaces one a step.
 """
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
-from rnnlab.engine import graphs, reference
-from rnnlab.engine.compiled import Memory
-from rnnlab.engine.formulas import Place
-from rnnlab.engine.memory import reusing, take
-from rnnlab.engine.product import mm
-from rnnlab.engine.program import Unsupported
+from rnnlab.engine import reference
+from rnnlab.engine.cpu.formulas import Place
+from rnnlab.engine.cpu.gemm import mm
+from rnnlab.engine.cpu.loops import Memory
+from rnnlab.engine.cpu.memory import reusing, take
+from rnnlab.engine.gpu import graphs
+from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.traced import Traced, on_trial, once, snapshot, traced, traced_for, warn_once
 from rnnlab.interface import State, map_state, tensors_of
 

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler
-from rnnlab.engine.compiled import Kernel
-from rnnlab.engine.derive import derive
-from rnnlab.engine.emit_c import Source
-from rnnlab.engine.emit_python import Steps, emit
-from rnnlab.engine.lower import Lowered, lower
-from rnnlab.engine.program import Program, Unsupported
-from rnnlab.engine.trace import trace
+from rnnlab.engine.cpu import compiler
+from rnnlab.engine.cpu.emit import Source
+from rnnlab.engine.cpu.loops import Kernel
+from rnnlab.engine.cpu.lower import Lowered, lower
+from rnnlab.engine.ir.derive import derive
+from rnnlab.engine.ir.program import Program, Unsupported
+from rnnlab.engine.ir.python import Steps, emit
+from rnnlab.engine.ir.trace import trace
+from rnnlab.engine.ir.watch import fingerprint, without_hooks
 from rnnlab.engine.verify import verify
-from rnnlab.engine.watch import fingerprint, without_hooks
 from rnnlab.interface import State, map_state, tensors_of
 
 log = logging.getLogger(__name__)

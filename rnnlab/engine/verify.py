@@ -1,6 +1,6 @@
 """Run a traced step once beside the step itself: what was traced must be what autograd sees.
 
-`rnnlab.engine.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on
+`rnnlab.engine.ir.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on
 random numbers, against the cell's own step and autograd.
 """
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.engine import graphs
-from rnnlab.engine.emit_python import Steps
-from rnnlab.engine.program import Unsupported
+from rnnlab.engine.gpu import graphs
+from rnnlab.engine.ir.program import Unsupported
+from rnnlab.engine.ir.python import Steps
 from rnnlab.interface import State, map_state, tensors_of
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}

@@ -138,11 +138,20 @@ class Recurrent(nn.Module):
             self._check_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
+        for name in set(self.cell.context_per_step) & context.keys():
+            context[name] = self._per_step(context[name], lengths)
         if self.reverse:
             inputs = _turned(inputs, lengths)
         run = self._watcher or engine.observed(self.cell, self.backend, inputs) or self._choice_for(like).run
         outputs, state = run(self.cell, inputs, state, lengths, **context)
         return (_turned(outputs, lengths) if self.reverse else outputs), state
+
+    def _per_step(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Context with a value per step, ``[T, B, ...]``, zero in the padding, in the order in which it is read."""
+        if lengths is not None:
+            live = torch.arange(len(values), device=values.device).unsqueeze(1) < lengths
+            values = values.where(live.view(*live.shape, *[1] * (values.dim() - 2)), 0)
+        return _turned(values, lengths) if self.reverse else values
 
     def _check_state(self, state: State, batch_size: int) -> None:
         tensors, own = tensors_of(state), tensors_of(self.cell.initial_state(batch_size))
@@ -181,9 +190,9 @@ def _is_autocast(tensor: Tensor) -> bool:
 
 
 def _turned(sequences: Tensor, lengths: Tensor | None) -> Tensor:
-    """``[T, B, F]`` with every sequence in reverse order; what is past its end stays."""
+    """``[T, B, ...]`` with each sequence in reverse order; what is past its end stays."""
     if lengths is None:
         return sequences.flip(0)
     steps = torch.arange(len(sequences), device=sequences.device).unsqueeze(1)
     source = torch.where(steps < lengths, lengths - 1 - steps, steps)
-    return sequences.gather(0, source.unsqueeze(-1).expand_as(sequences))
+    return sequences.gather(0, source.view(*source.shape, *[1] * (sequences.dim() - 2)).expand_as(sequences))

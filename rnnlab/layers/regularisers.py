@@ -28,12 +28,17 @@ class Wrapped(Cell):
         self.cell = cell
         self.states = cell.states
         self.keeps_norm, self.has_surrogate = cell.keeps_norm, cell.has_surrogate
+        self.context_per_step = cell.context_per_step
+
+    @property
+    def required_context(self) -> tuple[str, ...]:  # noqa: D102
+        return self.cell.required_context
 
     def initial_state(self, batch_size: int) -> State:  # noqa: D102
         return self.cell.initial_state(batch_size)
 
-    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:  # noqa: D102
-        return self.cell(inputs)
+    def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:  # noqa: D102
+        return self.cell(inputs, **context)
 
     def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
         return self.cell.step(constants, inputs, state)
@@ -67,19 +72,19 @@ class VariationalDropout(Wrapped):
         self.outputs = _share("output_dropout", outputs)
         if self.recurrent:
             _check_norm("recurrent_dropout", recurrent, cell)
-            if not reads_by_products(cell):
+            if not cell.required_context and not reads_by_products(cell):
                 _refuse(
                     f"recurrent_dropout={recurrent} has nothing to drop: {_innermost(cell)} has no recurrent matrix "
                     f"that reads its state {cell.states[0]}; use input_dropout, output_dropout or zoneout"
                 )
 
-    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
+    def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
         """Drops features of the inputs, and draws the masks of state and output."""
         batch_size = inputs.shape[1]
         first = tensors_of(self.cell.initial_state(batch_size))[0]
         output = inputs.new_ones(batch_size, self.output_size)
         inputs = inputs * dropout(torch.ones_like(inputs[0]), self.inputs, self.training)
-        constants, prepared = self.cell(inputs)
+        constants, prepared = self.cell(inputs, **context)
         if not self.training:
             return (constants,), prepared
         masks = dropout(torch.ones_like(first), self.recurrent), dropout(output, self.outputs)
@@ -128,9 +133,9 @@ class Zoneout(Wrapped):
             )
         self.rates = rates * count if len(rates) == 1 else rates
 
-    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
+    def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
         """Draws a mask for every state and step."""
-        constants, prepared = self.cell(inputs)
+        constants, prepared = self.cell(inputs, **context)
         if not self.training:
             return constants, (prepared,)
         first = tensors_of(self.cell.initial_state(inputs.shape[1]))
@@ -164,15 +169,16 @@ class WeightDrop(Wrapped):
         super().__init__(cell)
         self.share = _share("weight_drop", share)
         _check_norm("weight_drop", share, cell)
-        like = cell.like
+        if cell.required_context:  # which only the caller of the layer has
+            return
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            constants, _ = cell(like.new_zeros(1, 1, cell.input_size))
+            constants, _ = cell(cell.like.new_zeros(1, 1, cell.input_size))
         if not any(_is_learned_matrix(tensor) for tensor in tensors_of(constants)):
             raise InputError(f"weight_drop={share} has nothing to drop: {_innermost(cell)} has no recurrent matrix")
 
-    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
+    def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
         """Drops weights."""
-        constants, prepared = self.cell(inputs)
+        constants, prepared = self.cell(inputs, **context)
         return map_state(self._drop, constants), prepared
 
     def _drop(self, tensor: Tensor) -> Tensor:

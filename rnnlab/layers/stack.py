@@ -45,12 +45,12 @@ class Bidirectional(nn.Module):
         return self.forward_layer.initial_state(batch_size), self.backward_layer.initial_state(batch_size)
 
     def forward(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
     ) -> tuple[Tensor, State]:
         """As `Recurrent.forward`."""
         first, second = (None, None) if state is None else state
-        ahead, first = self.forward_layer(inputs, first, lengths)
-        back, second = self.backward_layer(inputs, second, lengths)
+        ahead, first = self.forward_layer(inputs, first, lengths, **context)
+        back, second = self.backward_layer(inputs, second, lengths, **context)
         return torch.cat([ahead, back], -1) if self.merge == "concatenate" else ahead + back, (first, second)
 
 
@@ -175,9 +175,9 @@ class Stack(nn.Module):
         return tuple(layer.initial_state(batch_size) for layer in self.layers)
 
     def forward(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
     ) -> tuple[Tensor, State]:
-        """As `Recurrent.forward`: inputs ``[T, B, F]`` to outputs ``[T, B, output_size]``."""
+        """As `Recurrent.forward`: inputs ``[T, B, F]`` to outputs ``[T, B, output_size]``; all get ``context``."""
         states = [None] * len(self.layers) if state is None else state
         if len(states) != len(self.layers):
             raise InputError(f"the state is for {len(states)} layers, the stack has {len(self.layers)}")
@@ -187,7 +187,7 @@ class Stack(nn.Module):
             below = outputs
             if depth:
                 outputs = dropout(self.norms[depth - 1](outputs), self.dropout, self.training)
-            outputs, after = layer(outputs, before, lengths)
+            outputs, after = layer(outputs, before, lengths, **context)
             if depth and self.connections:
                 outputs = self.connections[depth - 1](below, outputs)
             final.append(after)

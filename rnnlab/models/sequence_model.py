@@ -130,11 +130,10 @@ class SequenceModel(Model):
         hidden, state = self.stack(self.encoder(batch.inputs), state, batch.lengths)
         return self.readout(hidden), state
 
-    def initial_state(self, batch_size: int) -> State:  # noqa: D102
+    def begin(  # noqa: D102
+        self, source: Tensor | None = None, source_lengths: Tensor | None = None, batch_size: int = 1
+    ) -> State:
         return self.stack.initial_state(batch_size)
-
-    def encode(self, batch: Batch) -> State:  # noqa: D102
-        return self.stack(self.encoder(batch.inputs), None, batch.lengths)[1]
 
     def check_carrying(self) -> None:  # noqa: D102
         if not self.carries:

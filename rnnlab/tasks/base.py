@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rnnlab.interface import Batch, Images, InputError, Mean, Metric, Tokens, Vectors, tensors_of
-from rnnlab.outputs import absolute_error, categorical_accuracy, categorical_loss, squared_error
+from rnnlab.heads import Categorical, Head, SquaredError
+from rnnlab.heads.categorical import categorical_accuracy
+from rnnlab.heads.squared_error import absolute_error
+from rnnlab.interface import Batch, Images, InputError, Mean, Metric, Sample, Tokens, Vectors, tensors_of
 from rnnlab.text import Speaker
 
 EVALUATION_SEED = 1_000_003
@@ -39,28 +41,42 @@ def check_shares(split: Sequence[float]) -> None:
         raise InputError(f"task.split is {list(split)}; it must be two or three positive shares that sum to 1")
 
 
+class _FromHead:
+    """The width of a task's head; a task without a head sets ``output_size`` itself, which overrides this."""
+
+    def __get__(self, task: Task | None, kind: type) -> Any:
+        return self if task is None else task.head.features
+
+
 class Task:
     """Data, loss, metrics and samples.
 
-    The constructor receives ``(seed, data_root)``; a task's own options are keyword-only, and the same names stand in
-    its file in ``conf/task``.
+    The constructor receives ``(seed, data_root)``; a task's own options are keyword-only.
 
     input: what the inputs are: Tokens, Vectors or Images.
-    output_size: how many features the loss expects of an output.
+    source: what a model reads whole before the first step, such as a sentence to translate; None for most tasks.
+    head: the distribution of the targets, see `rnnlab.heads`. None for a task that has a loss of its own; it then sets
+        ``output_size``, the number of features of an output.
     splits: those of ``train``, ``valid`` and ``test`` that exist; ``train`` always does.
-    metrics: every number that `loss` (``"loss"``), `measure` and `derive` report, with unit and direction.
+    metrics: each number that `loss` (``"loss"``), `measure`, `derive` and `judge` report, with unit and direction.
     monitor: the metric by which the best checkpoint is chosen.
-    length_metric: the one that is shown against length, see `lengths`.
+    length_metric: the metric that is reported for each length, see `lengths`.
     default_prompt: what a `speaker` begins with where the user gives nothing.
+    end: the token that ends a sequence that a model writes, see `steps_to_write`; None where there is none.
+    beam_size: the width of the beam with which an evaluation writes; 1 is greedy.
     """
 
     input: Tokens | Vectors | Images
-    output_size: int
+    source: Tokens | Vectors | Images | None = None
+    head: Head | None = None
+    output_size: Any = _FromHead()
     splits: tuple[str, ...] = ("train", "valid", "test")
     metrics: ClassVar[dict[str, Metric]] = {"loss": Metric("nats")}
     monitor: ClassVar[str] = "loss"
     length_metric: ClassVar[str | None] = None
     default_prompt: str = ""
+    end: int | None = None
+    beam_size: int = 1
 
     def __init__(self, seed: int = 0, data_root: str = "data") -> None:
         self.seed = seed
@@ -69,71 +85,111 @@ class Task:
     def batch(self, split: str, step: int) -> Batch:
         """Batch number ``step`` of a split, a pure function of the task's seed, the split and the step.
 
-        Training may ask for any step; evaluation asks for steps 0 to ``num_batches(split) - 1``.
+        Training may ask for any step; evaluation asks for steps 0 to ``num_batches(split) - 1``. The trainer asks for
+        the next batch in another thread while it trains on the current one.
         """
         raise NotImplementedError
 
     def num_batches(self, split: str) -> int:
-        """How many batches make one evaluation of a split."""
+        """The number of batches of one evaluation of a split."""
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, batch: Batch) -> Mean:
-        """What training minimises, ``total / count``, from the model's ``outputs`` for ``batch``."""
-        raise NotImplementedError
+        """The training loss, ``total / count``, from the model's ``outputs`` for ``batch``: that of the head."""
+        return self.head.loss(outputs, batch.targets, batch.lengths, batch.target_lengths)
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
-        """Further numbers, taken at evaluation only."""
+        """Further metrics of an evaluation, from outputs under teacher forcing."""
+        return {}
+
+    def steps_to_write(self, split: str) -> int:
+        """The largest number of steps that a model writes in an evaluation of a split; 0 where it writes nothing.
+
+        Where it is positive, an evaluation lets the model write after the first input of each sequence, given its
+        source, and hands what it wrote to `judge`.
+        """
+        return 0
+
+    def judge(self, split: str, written: list[Tensor]) -> dict[str, float]:
+        """Metrics of what a model wrote for a split, BLEU or exact match say.
+
+        Args:
+            split: the split.
+            written: ``[length, ...]`` for each sequence of the split, in the order of its batches, without `end`.
+        """
         return {}
 
     def lengths(self, split: str, step: int) -> Tensor | None:
-        """What the sequences of an evaluation's batch are sorted by, int64 ``[B]``; None where lengths do not differ.
+        """The length under which each sequence of an evaluation batch is reported, int64 ``[B]``; None for no lengths.
 
         Where there are any, `measure` gives ``length_metric`` with a total and a count for each sequence.
         """
         return None
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """Some of the metrics as they are for those who have learned nothing: by name, the chance level first."""
+        """Metrics of trivial baselines by name, chance level first."""
         return {}
 
     def derive(self, means: dict[str, float]) -> dict[str, float]:
-        """``means`` of a split together with numbers that follow from them (bits from nats, say)."""
+        """``means`` of a split together with metrics computed from them, such as bits from nats."""
         return means
 
-    def sample(self, model: nn.Module) -> str | None:
-        """A short text that shows what the model does, the same for the same model; None where there is none."""
+    def sample(self, model: nn.Module) -> Sample | list[Sample] | str | None:
+        """Something that the model makes, the same for the same model; None where there is nothing to show.
+
+        A text alone stands for ``Sample(text, ".txt")``. Several samples have different suffixes.
+        """
         return None
+
+    def generate(
+        self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
+    ) -> list[Sample]:
+        """What ``rnnlab generate out=FOLDER`` writes: by default the text of a `speaker`.
+
+        Args:
+            model: in evaluation mode.
+            prompt: what the user gave; empty for none.
+            length: number of steps to write.
+            temperature: see `rnnlab.heads.Head.draw`.
+            top_k: see there too.
+            seed: of the draws.
+
+        Raises:
+            InputError: the task has nothing to generate, or the prompt cannot be used.
+        """
+        speaker = self.speaker(model, temperature, top_k, seed)
+        return [Sample("".join(speaker.generate(prompt or self.default_prompt, length)))]
 
     def describe(self) -> list[str]:
         """What was read of the user's data, lines for the log; empty where a task generates its data."""
         return []
 
     def spell(self, inputs: Tensor) -> list[str]:
-        """How the inputs of one sequence, ``[T, ...]``, are written below a figure, a few letters a step.
+        """Labels of the inputs of one sequence, ``[T, ...]``, for the axis of a figure, a few letters a step.
 
-        By default tokens as their numbers, and nothing, an empty list, for vectors and images.
+        By default tokens as their numbers, and an empty list for vectors and images.
         """
         return list(map(str, inputs.tolist())) if isinstance(self.input, Tokens) else []
 
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
-        """A trained model as something that reads and writes; see `Speaker`.
+        """A trained model that reads and writes text; see `Speaker`.
 
         Raises:
-            InputError: this task has no words.
+            InputError: this task has no text.
         """
-        raise InputError(f"the task {type(self).__name__} generates nothing; rnnlab evaluate shows what the model does")
+        raise InputError(f"the task {type(self).__name__} generates no text; use rnnlab evaluate to measure the model")
 
     def memory(self) -> dict[str, Any]:
-        """What must travel with a trained model, in plain containers (a vocabulary, say)."""
+        """What a checkpoint must contain beside the model, in plain containers: a vocabulary, for example."""
         return {}
 
     def restore(self, memory: dict[str, Any]) -> None:
-        """Take up what `memory` gave when the model was trained."""
+        """Restore what `memory` returned when the model was trained."""
 
     def data_digest(self) -> str:
-        """SHA-256 that tells one set of data from another, whatever the seed.
+        """SHA-256 of the data, the same for all seeds.
 
-        By default of the first batch of every split that is evaluated: training batches depend on the seed.
+        By default of the first batch of each evaluation split: training batches depend on the seed.
         """
         digest = hashlib.sha256()
         for split in [split for split in self.splits if split != "train"] or self.splits:
@@ -150,9 +206,11 @@ class Task:
 
 
 class Labelling(Task):
-    """A task with a class to name at every step, or at some of them.
+    """A task with a class to name at each step, or at some of them: `rnnlab.heads.Categorical`.
 
-    Targets are int64 ``[T, B]``, `rnnlab.outputs.IGNORE` where a step is not scored; ``output_size`` classes.
+    Targets are int64 ``[T, B]``, `rnnlab.heads.IGNORE` where a step is not scored.
+
+    output_size: number of classes.
     """
 
     metrics = {
@@ -160,32 +218,36 @@ class Labelling(Task):
         "accuracy": Metric("of a sequence right", "higher"),
     }
     length_metric = "accuracy"
+    output_size: int = 0
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Mean:
-        """Cross-entropy in nats per scored step."""
-        return categorical_loss(outputs, batch.targets)
+    @property
+    def head(self) -> Categorical:  # noqa: D102
+        return Categorical(self.output_size)
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
         """The mean over sequences of the share of scored steps where the most probable class is the right one."""
         return {"accuracy": categorical_accuracy(outputs, batch.targets)}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``: every class is as probable as any other."""
+        """``chance``: all classes are equally probable."""
         return {"chance": {"loss": log(self.output_size), "accuracy": 1 / self.output_size}}
 
 
 class Regression(Task):
-    """A task with numbers to name at every step, or at some of them.
+    """A task with numbers to name at each step, or at some of them: `rnnlab.heads.SquaredError`.
 
     Targets are float ``[T, B, output_size]``, NaN where a number is not scored.
+
+    output_size: numbers of a step.
     """
 
     metrics = {"loss": Metric("mean squared error"), "mae": Metric("mean absolute error")}
     length_metric = "mae"
+    output_size: int = 0
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Mean:
-        """The squared error of a scored number."""
-        return squared_error(outputs, batch.targets)
+    @property
+    def head(self) -> SquaredError:  # noqa: D102
+        return SquaredError(self.output_size)
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
         """The absolute error of a scored number, by sequence."""

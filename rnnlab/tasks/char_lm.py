@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.data import PublicFile, locate
-from rnnlab.interface import Batch, InputError, Mean, Metric, Tokens
-from rnnlab.outputs import IGNORE, categorical_loss
+from rnnlab.heads import IGNORE, Categorical
+from rnnlab.interface import Batch, InputError, Metric, Sample, Tokens
 from rnnlab.tasks.base import Task, check_least, check_shares
 from rnnlab.text import Speaker, Vocabulary
 
@@ -92,8 +92,8 @@ class CharLM(Task):
         return Tokens(len(self.vocabulary))
 
     @property
-    def output_size(self) -> int:  # noqa: D102
-        return len(self.vocabulary)
+    def head(self) -> Categorical:  # noqa: D102
+        return Categorical(len(self.vocabulary))
 
     @property
     def default_prompt(self) -> str:
@@ -142,10 +142,6 @@ class CharLM(Task):
         fresh = torch.full((self.batch_size,), window == 0)
         return Batch(inputs[steps], targets[steps], fresh=fresh)
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Mean:
-        """Cross-entropy in nats per character."""
-        return categorical_loss(outputs, batch.targets)
-
     def derive(self, means: dict[str, float]) -> dict[str, float]:
         """Adds bits per character, ``loss / ln 2``."""
         return {**means, "bpc": means["loss"] / log(2)}
@@ -158,10 +154,10 @@ class CharLM(Task):
         unigram = -(counts / counts.sum()).log()[targets[targets != IGNORE]].mean()
         return {"chance": self.derive({"loss": log(size)}), "unigram": self.derive({"loss": float(unigram)})}
 
-    def sample(self, model: nn.Module) -> str:
+    def sample(self, model: nn.Module) -> Sample:
         """Two hundred characters at temperature 0.8."""
         speaker = self.speaker(model, temperature=0.8, top_k=0, seed=0)
-        return "".join(speaker.generate(self.default_prompt, length=200)).strip()
+        return Sample("".join(speaker.generate(self.default_prompt, length=200)).strip())
 
     def spell(self, inputs: Tensor) -> list[str]:
         """The characters."""

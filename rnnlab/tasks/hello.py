@@ -7,8 +7,8 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from rnnlab.interface import Batch, Mean, Metric, Tokens
-from rnnlab.outputs import categorical_loss
+from rnnlab.heads import Categorical
+from rnnlab.interface import Batch, Mean, Metric, Sample, Tokens
 from rnnlab.tasks.base import Task
 from rnnlab.text import Speaker, Vocabulary
 
@@ -32,7 +32,7 @@ class Hello(Task):
         super().__init__(seed, data_root)
         self.vocabulary = Vocabulary("helo")
         self.input = Tokens(len(self.vocabulary))
-        self.output_size = len(self.vocabulary)
+        self.head = Categorical(len(self.vocabulary))
 
     def num_batches(self, split: str) -> int:  # noqa: D102
         return 1
@@ -44,14 +44,14 @@ class Hello(Task):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Mean:
         """The sum of the cross-entropies of a sequence, in nats: one count per sequence, not per character."""
-        return Mean(categorical_loss(outputs, batch.targets).total, batch.batch_size)
+        return Mean(super().loss(outputs, batch).total, batch.batch_size)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``: every character is as probable as any other."""
         return {"chance": {"loss": 4 * log(self.output_size)}}
 
     @torch.inference_mode()
-    def sample(self, model: nn.Module) -> str:
+    def sample(self, model: nn.Module) -> Sample:
         """A table of each step's input, target and predicted character, with the probability of the target."""
         device = next(model.parameters()).device
         batch = self.batch("train", 0).to(device)
@@ -66,7 +66,7 @@ class Hello(Task):
                 f"{t + 1:>4}  {character[given]:^5}  {character[wanted]:^6}  {character[predicted]:^9}"
                 f"  {float(probabilities[t, wanted]):9.3f}"
             )
-        return "\n".join(rows)
+        return Sample("\n".join(rows))
 
     def spell(self, inputs: Tensor) -> list[str]:
         """The characters."""

@@ -8,32 +8,34 @@ the meta device, where tensors have shapes and no numbers, so that the width cos
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from math import sqrt
 from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells, lookup
-from rnnlab.interface import Batch, Images, InputError, Tokens
-from rnnlab.layers import Recurrent
+from rnnlab.interface import Batch, InputError
 from rnnlab.models import Model
 from rnnlab.tasks import Task
+from rnnlab.training import flops
 from rnnlab.training.build import Config, build_model, build_task
-from rnnlab.training.flops import state_operations
 
 LARGEST_WIDTH = 65536
 """No larger width is tried."""
 
 
 class Size(NamedTuple):
-    """What a model costs.
+    """The cost of a model.
 
     parameters: trained numbers.
-    flops_per_token: floating-point operations of training on one input step of one sequence: those of the matrix
-        products, forward, times three, as backward has two products for each (Kaplan et al., 2020, arXiv:2001.08361,
-        section 2.1). Point-wise operations are counted where a state is a matrix (`rnnlab.training.flops`).
+    flops_per_token: floating-point operations of training, for each step of a sequence that the model reads
+        (`rnnlab.interface.Batch.num_tokens`): those of a forward pass on the first training batch, matrix products,
+        convolutions and attention, times three, as backward has two products for each (Kaplan et al., 2020,
+        arXiv:2001.08361, section 2.1). Point-wise operations count where a state is a matrix
+        (`rnnlab.training.flops`). Padding is computed, and so it counts.
     """
 
     parameters: int
@@ -57,16 +59,15 @@ def measure(config: Config, task: Task) -> Size:
 
 def _counted(kind: str, config: Config, task: Task) -> int:
     """One of a budget's kinds, or of `Size`'s, for the model of a configuration."""
-    if kind == "flops_per_step":
-        return _counted("flops_per_token", config, task) * task.batch("train", 0).num_tokens
-    plain = {**config, "engine": {"backend": "reference"}}  # whose products can be counted
+    batch = None if kind == "parameters" else task.batch("train", 0)
+    plain = {**config, "engine": {"backend": "reference"}}  # whose operations can be counted
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"), _NormalLeftOut():
-                model = build_model(plain, task)
-            return _count(kind, model, task)
-        except Exception:  # a model that reads numbers needs some; whatever else is wrong, is so here too
-            return _count(kind, build_model(plain, task), task)
+                found = _count(build_model(plain, task), batch, "meta")
+        except Exception:  # a model that reads numbers needs some; whatever else is wrong raises its error here too
+            found = _count(build_model(plain, task), batch, "cpu")
+    return round(found / batch.num_tokens) if kind == "flops_per_token" else found
 
 
 class _NormalLeftOut(TorchFunctionMode):
@@ -81,28 +82,17 @@ class _NormalLeftOut(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _count(kind: str, model: Model, task: Task) -> int:
-    if kind == "parameters":
+def _count(model: Model, batch: Batch | None, device: str) -> int:
+    """The operations of a training step on ``batch``, or the number of parameters."""
+    if batch is None:
         return count_parameters(model)
-    # The second step's operations are those of every further one; the first may also transform weights.
-    one, two = (_products(model, task, steps) for steps in (1, 2))
-    model.eval()
-    updates = sum(state_operations(layer.cell) for layer in model.modules() if isinstance(layer, Recurrent))
-    return 3 * (two - one + updates)
-
-
-def _products(model: Model, task: Task, steps: int) -> int:
-    """Operations of the matrix products, forward, over some steps of one sequence."""
-    device = next(model.parameters()).device
-    if isinstance(task.input, Tokens):
-        inputs = torch.zeros(steps, 1, dtype=torch.int64, device=device)
-    else:
-        shape = task.input.shape if isinstance(task.input, Images) else (task.input.size,)
-        inputs = torch.zeros(steps, 1, *shape, device=device)
-    length = torch.tensor([steps])  # given, as a model may need to know it
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(Batch(inputs, inputs, length, length))
-    return counter.get_total_flops()
+    # Without lengths first, as they cannot be read on the meta device; a model may need them.
+    names = ("lengths", "target_lengths", "source_lengths")
+    lengths = {name: getattr(batch, name) for name in names}
+    bare = replace(batch, **dict.fromkeys(names)).to(torch.device(device))
+    with suppress(Exception):
+        return 3 * flops.forward_operations(model, bare)
+    return 3 * flops.forward_operations(model, replace(bare, **lengths))
 
 
 def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Config:

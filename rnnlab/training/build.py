@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from rnnlab import cells, lookup, models, tasks
+from rnnlab.interface import Images, InputError, Tokens, Vectors
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 
@@ -34,8 +36,21 @@ def build_task(config: Config) -> Task:
 def build_model(config: Config, task: Task) -> Model:
     """The model of a resolved configuration, for the inputs and outputs of ``task``."""
     cell = maker(config["cell"], cells.find)
-    make_model = maker(config["model"], models.find)
-    return make_model(task.input, task.output_size, cell, config["engine"]["backend"])
+    given = [task.input, task.output_size, cell, config["engine"]["backend"]]
+    if isinstance(task.source, Tokens | Vectors | Images):
+        _check_source(config, task)
+        given.append(task.source)
+    return maker(config["model"], models.find)(*given)
+
+
+def _check_source(config: Config, task: Task) -> None:
+    """Raise an InputError if the model of a configuration reads no source."""
+    name, _ = lookup.read_section(config["model"])
+    if "source" not in inspect.signature(models.find(name)).parameters:
+        raise InputError(
+            f"the task {config['task']['name']} conditions the model on a source, which the model "
+            f"{config['model']['name']} does not read; choose an encoder-decoder"
+        )
 
 
 def maker(section: Config, find: Callable[[str], Callable]) -> Callable:

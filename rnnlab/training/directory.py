@@ -5,7 +5,7 @@ metrics.jsonl      every measurement, one JSON object a line: the truth
 summary.json       how the run ended
 events.out.*       the same for TensorBoard
 checkpoints/       last.pt and best.pt
-samples/           what the model says, a file per evaluation
+samples/           what the model makes, a file for each evaluation and suffix
 """
 
 from __future__ import annotations
@@ -27,10 +27,18 @@ from typing import IO, Any
 import yaml
 
 from rnnlab import files
-from rnnlab.interface import InputError
+from rnnlab.interface import SAMPLE_SUFFIXES, InputError
 from rnnlab.training.settings import complete, defaults
 
-FREE_KEYS = ("run_dir", "data.root", "budget.tolerance", "logger.tensorboard", "logger.progress", "logger.diagnostics")
+FREE_KEYS = (
+    "run_dir",
+    "data.root",
+    "budget.tolerance",
+    "trainer.prefetch",
+    "logger.tensorboard",
+    "logger.progress",
+    "logger.diagnostics",
+)
 """What may differ when a run is taken up again: it says where things lie and what is told, not what is computed."""
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
@@ -39,7 +47,7 @@ YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 _WRITTEN = {
     ".": r"config\.yaml|metrics\.jsonl|summary\.json|events\.out\.tfevents\..+",
     "checkpoints": r"(last|best)\.pt",
-    "samples": r"([0-9]{8}|[1-9][0-9]{8,})\.txt",
+    "samples": rf"([0-9]{{8}}|[1-9][0-9]{{8,}})({'|'.join(map(re.escape, SAMPLE_SUFFIXES))})",
 }
 """The names of the files that a run writes, by folder; a file of any other name is the user's and is left alone."""
 

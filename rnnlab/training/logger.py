@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import struct
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,7 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rnnlab import diagnostics, files
-from rnnlab.interface import InputError, Metric
+from rnnlab.interface import InputError, Metric, Sample
 from rnnlab.training.directory import RunDirectory, flatten
 
 console = logging.getLogger("rnnlab")
@@ -125,16 +128,46 @@ class Logger:
             named.append(f"{name} {value:.4g} {self.metrics[name].unit}{beside}")
         console.info("step %d  %s: %s%s", step, split, ", ".join(named), remark)
 
-    def sample(self, step: int, text: str) -> None:
-        """Show a text the model made, and keep it."""
-        path = self.directory.samples / f"{step:08d}.txt"
+    def sample(self, step: int, sample: Sample) -> None:
+        """Store something the model made, show it in TensorBoard, and on the console if it is a text."""
+        path = self.directory.samples / f"{step:08d}{sample.suffix}"
         if path.is_dir():
             console.warning("the sample is not written: %s is a folder", path)
         else:
-            files.write_bytes(path, (text + "\n").encode())
-        console.info("--- sample at step %d ---\n%s\n---", step, text)
+            files.write_bytes(path, sample.data())
+        if isinstance(sample.content, str):
+            console.info("--- sample at step %d ---\n%s\n---", step, sample.content)
+        else:
+            console.info("sample at step %d: %s", step, path)
         if self.writer:
-            self.writer.add_text("sample", indent(text, "    ", lambda line: True), step)  # Markdown's verbatim
+            self._show(step, sample)
+
+    def _show(self, step: int, sample: Sample) -> None:
+        """A sample in TensorBoard, as it is encoded; TensorBoard shows texts, PNG, GIF and WAV."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if isinstance(sample.content, str) and sample.suffix == ".txt":
+            # Indented, a text is shown verbatim by Markdown.
+            self.writer.add_text("sample", indent(sample.content, "    ", lambda line: True), step)
+        elif sample.suffix in (".png", ".gif"):
+            width, height = _picture_size(sample)
+            image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=sample.data())
+            self._add(step, Summary.Value(tag="sample/picture", image=image))
+        elif sample.suffix == ".wav":
+            with wave.open(io.BytesIO(sample.data())) as sound:
+                audio = Summary.Audio(
+                    sample_rate=sound.getframerate(),
+                    num_channels=sound.getnchannels(),
+                    length_frames=sound.getnframes(),
+                    encoded_audio_string=sample.data(),
+                    content_type="audio/wav",
+                )
+            self._add(step, Summary.Value(tag="sample/sound", audio=audio))
+
+    def _add(self, step: int, value: Any) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self.writer.file_writer.add_summary(Summary(value=[value]), step)
 
     def begin(self, config: dict[str, Any]) -> None:
         """Write what TensorBoard needs once: the configuration as hyperparameters, and how to group the curves.
@@ -186,3 +219,9 @@ class Logger:
         self.lines.close()
         if self.writer:
             self.writer.close()
+
+
+def _picture_size(sample: Sample) -> tuple[int, int]:
+    """Width and height of a PNG or a GIF, from its header."""
+    header = sample.data()
+    return struct.unpack(">II", header[16:24]) if sample.suffix == ".png" else struct.unpack("<HH", header[6:10])

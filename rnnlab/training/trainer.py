@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -14,10 +15,11 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from rnnlab import diagnostics
-from rnnlab.interface import InputError, State, map_state
+from rnnlab.interface import InputError, State, map_state, samples_of
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import checkpoint
+from rnnlab.training.batches import ahead
 from rnnlab.training.device import autocast, pick_device
 from rnnlab.training.directory import RunDirectory
 from rnnlab.training.evaluation import carry, evaluate
@@ -81,6 +83,8 @@ class Trainer:
         init_from: the checkpoint of another run to go on from, its weights, optimizer, step and all.
         lr_factors: parameters whose name, as in ``model.named_parameters()``, holds a key learn with the learning rate
             times its value: ``{recurrent: 0.1}``.
+        prefetch: prepare the next batch in another thread while the model trains on the current one; it changes no
+            result.
 
     Raises:
         InputError: an option is out of range or cannot be had on this machine.
@@ -104,6 +108,7 @@ class Trainer:
         precision: str = "fp32",
         init_from: str | None = None,
         lr_factors: dict[str, float] | None = None,
+        prefetch: bool = True,
     ) -> None:
         counts = {"log_every": log_every, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
         for name, value in {"steps": steps, **counts}.items():
@@ -131,6 +136,7 @@ class Trainer:
         self.checkpoint_every = checkpoint_every
         self.clip_norm = clip_norm or float("inf")
         self.init_from = init_from
+        self.prefetch = prefetch
         self.progress = Progress()
         self.state: State | None = None
         # The training metrics are recorded as "train", so an evaluation on train has a name of its own.
@@ -153,10 +159,11 @@ class Trainer:
             Diverged: the loss or a gradient is no longer finite; the checkpoints are from before.
         """
         task, model, at = self.task, self.model.train(), self.progress
-        with stop_signals() as caught, logger.bar(at.step, self.steps) as bar:
+        next_batch = ahead(partial(task.batch, "train"), self.steps, self.prefetch)
+        with stop_signals() as caught, logger.bar(at.step, self.steps) as bar, next_batch as get_batch:
             while not self.ended:
                 started = perf_counter()
-                batch = task.batch("train", at.step).to(self.device)
+                batch = get_batch(at.step).to(self.device)
                 with self.autocast:
                     outputs, self.state = model(batch, carry(model, self.state, batch.fresh))
                 total, count = task.loss(outputs, batch)
@@ -275,14 +282,14 @@ class Trainer:
         """Log what the model makes at this step, if the task has a way to show it."""
         self.model.eval()
         try:
-            text = self.task.sample(self.model)
+            found = self.task.sample(self.model)
         except InputError as error:  # outputs that are not finite; if the next loss is not either, the run ends there
             logger.remark(f"no sample: {error}")
             return
         finally:
             self.model.train()
-        if text is not None:
-            logger.sample(self.progress.step, text)
+        for sample in samples_of(found):
+            logger.sample(self.progress.step, sample)
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write everything that going on from here needs."""

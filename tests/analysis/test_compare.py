@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
-from rnnlab import __main__, analysis, config, page
+from rnnlab import __main__, analysis, config
 from rnnlab.analysis import figures, report
 from rnnlab.analysis.verdict import verdict
 from rnnlab.interface import InputError
+from rnnlab.report import style
 from rnnlab.training import train
 
 HTML = "<img src=x onerror=alert(1)>|`$x$"
@@ -303,7 +304,7 @@ def test_a_group_has_one_colour_in_every_section(folder):
             for line in figures.figures(section, looks)["step"][0].axes[0].lines
             if not line.get_label().startswith("_")
         }
-        assert drawn == {label: page.style(looks[label])["color"] for label in first}
+        assert drawn == {label: style(looks[label])["color"] for label in first}
 
 
 def test_several_tasks_stand_in_one_figure(folder):

@@ -23,8 +23,9 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import cells
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler, fused, memory
-from rnnlab.engine import threads as engine_threads
+from rnnlab.engine import fused
+from rnnlab.engine.cpu import compiler, memory
+from rnnlab.engine.cpu import threads as engine_threads
 from rnnlab.engine.traced import known
 from rnnlab.interface import tensors_of
 from rnnlab.layers import Recurrent

@@ -14,7 +14,8 @@ import torch
 from outside.shapes import Highway, LayerNormLSTM, MinGRU, Peephole, Regularised
 
 from rnnlab import cells, contracts, engine
-from rnnlab.engine import fused, graphs, native
+from rnnlab.engine import fused, native
+from rnnlab.engine.gpu import graphs
 from rnnlab.interface import map_state, tensors_of
 from rnnlab.layers import Recurrent
 

@@ -2,12 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import ctc_loss
 
+from rnnlab.heads import CTC
 from rnnlab.interface import Batch, InputError, Mean, Metric, Vectors
 from rnnlab.tasks import Task
-
-BLANK = 10
 
 
 class SpelledDigits(Task):
@@ -27,7 +25,7 @@ class SpelledDigits(Task):
             raise InputError(f"task.digits is {digits}; it must be at least 1")
         self.digits, self.batch_size, self.noise = digits, batch_size, noise
         self.input = Vectors(10)
-        self.output_size = 11
+        self.head = CTC(10)
 
     def num_batches(self, split: str) -> int:
         return 2
@@ -48,19 +46,9 @@ class SpelledDigits(Task):
             lengths[row] = t
         return Batch(inputs[: int(lengths.max())], labels, lengths, target_lengths)
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Mean:
-        log_probabilities = outputs.float().log_softmax(-1)
-        total = ctc_loss(
-            log_probabilities, batch.targets.t(), batch.lengths, batch.target_lengths, blank=BLANK, reduction="sum"
-        )
-        return Mean(total, int(batch.target_lengths.sum()))
-
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
         errors = 0
-        best = outputs.argmax(-1)
-        for row in range(batch.batch_size):
-            frames = best[: int(batch.lengths[row]), row].unique_consecutive().tolist()
-            said = [label for label in frames if label != BLANK]
+        for row, said in enumerate(self.head.decode(outputs, batch.lengths)):
             wanted = batch.targets[: int(batch.target_lengths[row]), row].tolist()
-            errors += sum(a != b for a, b in zip(said, wanted, strict=False)) + abs(len(said) - len(wanted))
+            errors += sum(a != b for a, b in zip(said.tolist(), wanted, strict=False)) + abs(len(said) - len(wanted))
         return {"digit_errors": Mean(torch.tensor(float(errors)), int(batch.target_lengths.sum()))}

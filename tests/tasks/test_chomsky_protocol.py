@@ -36,7 +36,7 @@ class Guesser(torch.nn.Module):
         super().__init__()
         self.task = task
 
-    def initial_state(self, batch_size):
+    def begin(self, source=None, source_lengths=None, batch_size=1):
         return ()
 
     def forward(self, batch, state=None):

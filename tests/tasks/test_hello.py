@@ -21,7 +21,7 @@ def test_the_experiment_is_the_lecture_exactly():
         "stack.layers.0.cell.U": (3, 3),
         "readout.weight": (4, 3),
     }
-    assert all(not state.any() for (state,) in model.initial_state(1))
+    assert all(not state.any() for (state,) in model.begin())
 
 
 def test_the_cost_is_the_sum_of_the_four_cross_entropies():

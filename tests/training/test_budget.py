@@ -1,5 +1,7 @@
 """Budgets: the width for which a model has as many parameters, or costs as many operations, as was asked for."""
 
+import subprocess
+import sys
 from itertools import product
 
 import pytest
@@ -7,10 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells, config
-from rnnlab.interface import Batch, InputError
+from rnnlab.interface import InputError, tensors_of
 from rnnlab.training import budget, train
 from rnnlab.training.build import build
-from rnnlab.training.flops import state_operations
 
 SMALL = ["task=adding", "task.lengths=[5,5]", "task.test_lengths=[5,5]", "task.batch_size=4", "task.eval_batches=1"]
 RUN = [*SMALL, "trainer.steps=2", "trainer.eval_every=2", "logger.tensorboard=false", "run_dir=a"]
@@ -95,24 +96,52 @@ def test_depth_and_directions_by_formula(options):
 
 @pytest.mark.parametrize("cell", cells.available())
 def test_a_model_without_numbers_is_counted_as_one_with_numbers(cell):
-    """Widths are solved on the meta device; here the model is built, and its products counted as they are computed."""
+    """The cost is counted on the meta device, on one step; here PyTorch counts the products of a whole forward pass.
+
+    Cells whose states are matrices, where more than products count, have their formulas above. A matrix exponential
+    takes as many products as its numbers need, of which the meta device has none.
+    """
     found = config.compose([*SMALL, f"cell={cell}", "model.hidden_size=8", "engine.backend=reference"])
     task, model = build(found)
-    products = []
-    for steps in (3, 4):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(Batch(torch.rand(steps, 1, 2), None))
-        products.append(counter.get_total_flops())
-    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    updates = state_operations(model.stack.layers[0].cell)  # those on matrices, which are no products
-    assert budget.measure(found, task) == (parameters, 3 * (products[1] - products[0] + updates))
+    batch = task.batch("train", 0)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(batch)
+    size = budget.measure(found, task)
+    assert size.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if cell != "orthogonal" and all(state.dim() == 2 for state in tensors_of(model.begin())):
+        assert size.flops_per_token == round(3 * counter.get_total_flops() / 20)  # 5 steps of 4 sequences
+
+
+def test_source_attention_and_padding_count():
+    """An encoder-decoder: strings of up to S symbols are read, up to S + 1 are written, all of them with padding."""
+    H, V = 8, 9
+    options = ["task=outside.reversal:Reversal", "model=outside.reversal:EncoderDecoder", "cell=rnn"]
+    found = config.compose([*options, f"model.hidden_size={H}"])
+    task, _ = build(found)
+    batch = task.batch("train", 0)
+    S, T, B = len(batch.source), len(batch.inputs), batch.batch_size
+    cell = 2 * H * H  # weights
+    attention = H * H + 2 * H * S  # query, and two products with the memory
+    assert batch.num_tokens == int(batch.source_lengths.sum() + batch.lengths.sum()) < (S + T) * B
+    expected = 3 * 2 * B * (S * cell + T * (cell + attention + 2 * H * V))
+    assert budget.measure(found, task).flops_per_token == round(expected / batch.num_tokens)
+
+
+def test_counting_does_not_import_the_compiler():
+    """It takes a second, which a sweep with a budget would pay in each process."""
+    script = (
+        "import sys\nfrom rnnlab import config\n"
+        f"config.compose({[*SMALL, 'cell=gru', 'budget.flops_per_step=1e7']!r})\nprint('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(("kind", "goal"), [("parameters", 10**9), ("flops_per_step", 1e12)])
 def test_large_budgets_take_neither_time_nor_memory(kind, goal, monkeypatch):
     counted = []
     count = budget._count
-    monkeypatch.setattr(budget, "_count", lambda *given: counted.append(given[1]) or count(*given))
+    monkeypatch.setattr(budget, "_count", lambda *given: counted.append(given[0]) or count(*given))
     width = solved("cell=lstm", f"budget.{kind}={goal:.0f}")["model"]["hidden_size"]
     assert width > 10000
     assert len(counted) < 16

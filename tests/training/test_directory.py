@@ -325,7 +325,8 @@ def test_a_run_begun_from_a_checkpoint_is_taken_up_where_it_stopped_not_at_the_o
         run(*options)
     (folder / "a" / "checkpoints" / "last.pt").unlink()  # not needed any more
     assert run(*options)["status"] == "finished"
-    assert asked == [0, 4, 5, 6, 7, 0, 6, 7]  # 0 tells, before a directory is made, whether states are carried
+    # 0 tells, before a directory is made, whether states are carried and what a step costs.
+    assert [step for step in asked if step] == [4, 5, 6, 7, 6, 7]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def launched(monkeypatch, *arguments, code=0):
     """The configurations that a command line would train."""
     trained = []
     monkeypatch.setattr(run_module, "train", lambda resolved: trained.append(resolved) or {"status": "finished"})
-    monkeypatch.setattr(__main__, "_say_what_next", lambda summary: None)
+    monkeypatch.setattr("rnnlab.command.train._say_what_next", lambda summary: None)
     monkeypatch.setattr(sweep, "is_dealt_with", lambda run_dir: True)
     assert __main__.main(["train", *arguments]) == code
     return trained

@@ -390,7 +390,7 @@ def test_a_learned_initial_state_learns_with_truncated_bptt(folder):
 def test_only_fresh_streams_reach_the_learned_initial_state():
     task, model = build(settings("model.initial_state=learned"))
     task_batch = task.batch("train", 0)
-    _, before = model(task_batch, model.initial_state(4))
+    _, before = model(task_batch, model.begin(batch_size=4))
     fresh = torch.tensor([False, True, False, True])
     [parameter] = [model.get_parameter(name) for name in learned(model.state_dict())]
     outputs, _ = model(task_batch, carry(model, before, fresh))
@@ -402,11 +402,11 @@ def test_only_fresh_streams_reach_the_learned_initial_state():
 def test_carry_begins_anew_where_it_must_and_cuts_the_gradient():
     task, model = build(settings("model.initial_state=learned"))
     batch = task.batch("train", 0)
-    _, before = model(batch, model.initial_state(4))
+    _, before = model(batch, model.begin(batch_size=4))
     [old] = tensors_of(before)
     [new] = tensors_of(carry(model, before, torch.tensor([False, True, False, False])))
     assert torch.equal(new[[0, 2, 3]], old[[0, 2, 3]])
-    assert torch.equal(new[1], tensors_of(model.initial_state(4))[0][1])
+    assert torch.equal(new[1], tensors_of(model.begin(batch_size=4))[0][1])
     assert carry(model, before, None) is None, "batches that stand alone carry nothing"
     [cut] = tensors_of(carry(model, before, torch.zeros(4, dtype=torch.bool)))
     gradients = torch.autograd.grad(cut.sum(), list(model.parameters()), allow_unused=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rnnlab.data import PublicFile, locate
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Vectors
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least
 from rnnlab.tasks.classification._ts import Cases, read_ts
 
@@ -68,19 +68,19 @@ class Vowels(Finite, Labelling):
     ) -> None:
         super().__init__(seed, data_root)
         check_least(1, batch_size=batch_size)
-        self.source, self.batch_size = source, batch_size
+        self.files, self.batch_size = source, batch_size
         self._known: list[str] | None = None
 
     @cached_property
     def cases(self) -> tuple[Cases, Cases]:
         """What there is to train and to test with; classes and channels are the same."""
-        if self.source == "generated":
+        if self.files == "generated":
             generator = torch.Generator().manual_seed(EVALUATION_SEED)
             return _oscillations(270, generator), _oscillations(370, generator)
-        if self.source == "japanese_vowels":
+        if self.files == "japanese_vowels":
             paths = [locate(file, self.data_root) for file in JAPANESE_VOWELS]
         else:
-            paths = _pair(self.source)
+            paths = _pair(self.files)
         train, test = map(read_ts, paths)
         sizes = [cases.series[0].shape[1] for cases in (train, test)]
         if sizes[0] != sizes[1]:
@@ -124,7 +124,7 @@ class Vowels(Finite, Labelling):
             chosen = torch.randperm(len(members), generator=generator)[: round(VALID * len(members))]
             is_valid[members[chosen]] = True
         if not is_valid.any():
-            raise InputError(f"{self.source!r} has {len(labels)} sequences to train with, too few for a validation")
+            raise InputError(f"{self.files!r} has {len(labels)} sequences to train with, too few for a validation")
         return {
             "train": _pad(train, (~is_valid).nonzero().flatten().tolist()),
             "valid": _pad(train, is_valid.nonzero().flatten().tolist()),

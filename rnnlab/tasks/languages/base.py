@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, Mean, Metric, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,27 +37,9 @@ class Dyck(Generated, Labelling):
     """
 
     def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        types: int = 2,
-        depth: int | None = None,
-        lengths: list[int] = (1, 40),
-        test_lengths: list[int] = (41, 500),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 1,
+        self, seed: int = 0, data_root: str = "data", *, types: int = 2, depth: int | None = None, **shared: Any
     ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+        super().__init__(seed, data_root, **shared)
         check_least(1, types=types)
         if depth is not None and depth < 1:
             raise InputError(f"task.depth is {depth}; it must be at least 1, or null for any depth")

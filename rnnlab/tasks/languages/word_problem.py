@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,27 +39,8 @@ class WordProblem(Generated, Labelling):
         InputError: there is no such group.
     """
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        group: str = "S5",
-        lengths: list[int] = (1, 40),
-        test_lengths: list[int] = (41, 500),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 1,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    def __init__(self, seed: int = 0, data_root: str = "data", *, group: str = "S5", **shared: Any) -> None:
+        super().__init__(seed, data_root, **shared)
         if group not in GROUPS:
             raise InputError(f"task.group is {group!r}; it must be one of {', '.join(GROUPS)}")
         # Every row of the table is a permutation; sorting finds what makes the one product of the other.

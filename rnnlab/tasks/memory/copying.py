@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rnnlab.heads import IGNORE
+from rnnlab.heads.categorical import categorical_accuracy
 from rnnlab.interface import Batch, Mean, Metric, Tokens
-from rnnlab.outputs import IGNORE, categorical_accuracy
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
@@ -39,32 +42,16 @@ class Copying(Generated, Labelling):
     }
 
     def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        alphabet: int = 8,
-        memorize: int = 10,
-        lengths: list[int] = (100, 100),
-        test_lengths: list[int] = (100, 100),
-        curriculum: list[int] | None = None,
-        batch_size: int = 32,
-        eval_batches: int = 20,
+        self, seed: int = 0, data_root: str = "data", *, alphabet: int = 8, memorize: int = 10, **shared: Any
     ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+        super().__init__(seed, data_root, **shared)
         check_least(2, alphabet=alphabet)
         check_least(1, memorize=memorize)
         self.alphabet, self.memorize = alphabet, memorize
         self.input = Tokens(alphabet + 2)
         self.output_size = alphabet + 1
+
+    __init__ = partialmethod(__init__, lengths=(100, 100), test_lengths=(100, 100), batch_size=32, eval_batches=20)
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
         """Symbols, blanks and marker; blanks and symbols."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+from typing import Any
+
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
@@ -39,21 +42,9 @@ class NoisyRecall(Generated, Labelling):
         vocab: int = 16,
         noise_vocab: int = 16,
         noise: float = 0.2,
-        lengths: list[int] = (128, 128),
-        test_lengths: list[int] = (128, 128),
-        curriculum: list[int] | None = None,
-        batch_size: int = 128,
-        eval_batches: int = 10,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+        super().__init__(seed, data_root, **shared)
         if vocab < 4 or vocab % 2:
             raise InputError(f"task.vocab is {vocab}; it must be even, as many keys as values, and at least 4")
         check_least(1, noise_vocab=noise_vocab)
@@ -62,6 +53,8 @@ class NoisyRecall(Generated, Labelling):
         self.vocab, self.noise_vocab, self.noise = vocab, noise_vocab, noise
         self.input = Tokens(vocab + noise_vocab)
         self.output_size = vocab // 2
+
+    __init__ = partialmethod(__init__, lengths=(128, 128), test_lengths=(128, 128), batch_size=128, eval_batches=10)
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
         """Keys at even steps, values at odd ones; the last key is equally probably any of those before."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rnnlab.data import PublicFile, locate
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Vectors
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least
 
 MNIST_5K = PublicFile(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+from typing import Any
+
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
@@ -30,32 +33,16 @@ class SelectiveCopying(Generated, Labelling):
     """
 
     def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        alphabet: int = 14,
-        memorize: int = 16,
-        lengths: list[int] = (64, 64),
-        test_lengths: list[int] = (64, 64),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 10,
+        self, seed: int = 0, data_root: str = "data", *, alphabet: int = 14, memorize: int = 16, **shared: Any
     ) -> None:
         check_least(2, alphabet=alphabet)
         check_least(1, memorize=memorize)
         self.alphabet, self.memorize = alphabet, memorize
         self.input = Tokens(alphabet + 2)
         self.output_size = alphabet
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+        super().__init__(seed, data_root, **shared)
+
+    __init__ = partialmethod(__init__, lengths=(64, 64), test_lengths=(64, 64), eval_batches=10)
 
     @property
     def shortest(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+from typing import Any
+
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling
 
 PLACES = {2: ((10, 20), (50, 60)), 3: ((10, 20), (33, 43), (66, 76))}
@@ -33,31 +36,14 @@ class TemporalOrder(Generated, Labelling):
     input = Tokens(8)
     shortest = 10
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        relevant: int = 2,
-        lengths: list[int] = (100, 110),
-        test_lengths: list[int] = (100, 110),
-        curriculum: list[int] | None = None,
-        batch_size: int = 32,
-        eval_batches: int = 2,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    def __init__(self, seed: int = 0, data_root: str = "data", *, relevant: int = 2, **shared: Any) -> None:
+        super().__init__(seed, data_root, **shared)
         if relevant not in PLACES:
             raise InputError(f"task.relevant is {relevant}; it must be 2 or 3")
         self.relevant = relevant
         self.output_size = 2**relevant
+
+    __init__ = partialmethod(__init__, lengths=(100, 110), test_lengths=(100, 110), batch_size=32, eval_batches=2)
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
         """All classes are equally probable."""

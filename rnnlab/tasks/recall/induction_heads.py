@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+from typing import Any
+
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling
 
 
@@ -29,32 +32,15 @@ class InductionHeads(Generated, Labelling):
 
     shortest = 3
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        vocab: int = 16,
-        lengths: list[int] = (256, 256),
-        test_lengths: list[int] = (64, 1024, 192),
-        curriculum: list[int] | None = None,
-        batch_size: int = 32,
-        eval_batches: int = 5,
-    ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+    def __init__(self, seed: int = 0, data_root: str = "data", *, vocab: int = 16, **shared: Any) -> None:
+        super().__init__(seed, data_root, **shared)
         if vocab < 3:
             raise InputError(f"task.vocab is {vocab}; it must be at least 3, the special token and two others")
         self.vocab = vocab
         self.input = Tokens(vocab)
         self.output_size = vocab - 1
+
+    __init__ = partialmethod(__init__, lengths=(256, 256), test_lengths=(64, 1024, 192), batch_size=32, eval_batches=5)
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
         """The first special token is followed by at least one other."""

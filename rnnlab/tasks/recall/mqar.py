@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from math import log
+from typing import Any
 
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
@@ -42,11 +44,7 @@ class MQAR(Generated, Labelling):
         pairs: int = 4,
         power: float = 0.01,
         random_filler: bool = False,
-        lengths: list[int] = (64, 64),
-        test_lengths: list[int] = (64, 64),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 10,
+        **shared: Any,
     ) -> None:
         check_least(1, pairs=pairs)
         if vocab % 2 or vocab // 2 - 1 < pairs:
@@ -56,15 +54,9 @@ class MQAR(Generated, Labelling):
         self.vocab, self.pairs, self.power, self.random_filler = vocab, pairs, power, random_filler
         self.input = Tokens(vocab)
         self.output_size = vocab // 2
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+        super().__init__(seed, data_root, **shared)
+
+    __init__ = partialmethod(__init__, lengths=(64, 64), test_lengths=(64, 64), eval_batches=10)
 
     @property
     def shortest(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+from typing import Any
+
 import torch
 
+from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, Tokens
-from rnnlab.outputs import IGNORE
 from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
@@ -30,31 +33,13 @@ class DelayedXOR(Generated, Labelling):
     input = Tokens(2)
     output_size = 2
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        delay: int = 5,
-        bits: int = 2,
-        lengths: list[int] = (100, 100),
-        test_lengths: list[int] = (100, 100),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 10,
-    ) -> None:
+    def __init__(self, seed: int = 0, data_root: str = "data", *, delay: int = 5, bits: int = 2, **shared: Any) -> None:
         check_least(0, delay=delay)
         check_least(1, bits=bits)
         self.delay, self.bits = delay, bits
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+        super().__init__(seed, data_root, **shared)
+
+    __init__ = partialmethod(__init__, lengths=(100, 100), test_lengths=(100, 100), eval_batches=10)
 
     @property
     def shortest(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partialmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,32 +41,13 @@ class MackeyGlass(Simulated):
 
     channels = 1
 
-    def __init__(
-        self,
-        seed: int = 0,
-        data_root: str = "data",
-        *,
-        tau: int = 17,
-        horizon: int = 1,
-        washout: int = 50,
-        seq_len: int = 250,
-        batch_size: int = 32,
-        train_steps: int = 20_000,
-        eval_steps: int = 5_000,
-    ) -> None:
+    def __init__(self, seed: int = 0, data_root: str = "data", *, tau: int = 17, **shared: Any) -> None:
         if tau < 1:
             raise InputError(f"task.tau is {tau}; it must be at least 1, 17 or 30 are usual")
-        super().__init__(
-            seed,
-            data_root,
-            horizon=horizon,
-            washout=washout,
-            seq_len=seq_len,
-            batch_size=batch_size,
-            train_steps=train_steps,
-            eval_steps=eval_steps,
-        )
+        super().__init__(seed, data_root, **shared)
         self.tau = tau
+
+    __init__ = partialmethod(__init__, washout=50, seq_len=250)
 
     def simulate(self, split: str, steps: int) -> Tensor:
         """What `solve` gives after the transient."""

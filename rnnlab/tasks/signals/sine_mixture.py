@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from math import pi, sin
+from typing import Any
 
 import torch
 
@@ -43,21 +45,9 @@ class SineMixture(Generated, Regression):
         sines: int = 2,
         frequencies: list[float] = (0.2, 1.0),
         horizon: int = 1,
-        lengths: list[int] = (100, 100),
-        test_lengths: list[int] = (100, 100),
-        curriculum: list[int] | None = None,
-        batch_size: int = 64,
-        eval_batches: int = 10,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            seed,
-            data_root,
-            lengths=lengths,
-            test_lengths=test_lengths,
-            curriculum=curriculum,
-            batch_size=batch_size,
-            eval_batches=eval_batches,
-        )
+        super().__init__(seed, data_root, **shared)
         check_least(1, sines=sines, horizon=horizon)
         if len(frequencies) != 2 or not 0 < frequencies[0] <= frequencies[1] <= pi:
             raise InputError(
@@ -65,6 +55,8 @@ class SineMixture(Generated, Regression):
                 "above 0 and up to 3.14: [0.2, 1.0] say"
             )
         self.sines, self.frequencies, self.horizon = sines, tuple(frequencies), horizon
+
+    __init__ = partialmethod(__init__, lengths=(100, 100), test_lengths=(100, 100), eval_batches=10)
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
         """Inputs and targets ``[T, B, 1]``."""

@@ -1,0 +1,61 @@
+"""``rnnlab compare``: statistics over many runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnnlab.command import options
+from rnnlab.command.options import option
+from rnnlab.interface import InputError
+
+SYNOPSIS = (("compare DIR ...", "compare runs at or below these folders: statistics, figures, one page"),)
+NOTES = (
+    "Choices are made by the validation metric, results are reported by the test metric. Runs of different tasks or "
+    "data are never mixed."
+)
+PREFIX = "--"
+
+
+@dataclass
+class Options:
+    """Options beside the folders; ``--by KEYS``, ``--by=KEYS`` and ``by=KEYS`` are the same."""
+
+    by: str = option("", "the options by which runs are grouped; by default all that differ but the seed", "cell.name")
+    out: str = option("comparison", "a new folder for index.html, report.md, CSV tables and figures")
+    metric: str = option("", "the metric to compare; by default that of the task", "accuracy")
+    tune: str = option(
+        "", "choose this option for each group by its best validation metric, on seeds not reported", "optimizer.lr"
+    )
+    tune_seeds: str = option("", "those seeds; by default the seeds that were run with several values", "100,101")
+
+
+def run(arguments: list[str]) -> int:
+    """Write a comparison and print it as Markdown."""
+    folders, given = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            if not equals and (value := next(rest, None)) is None:
+                raise InputError(f"{argument} needs a value; rnnlab compare --help lists the options")
+            given.append(f"{name.replace('-', '_')}={value}")
+        else:
+            (given if "=" in argument and not Path(argument).exists() else folders).append(argument)
+    chosen = options.read(Options, given)
+    from rnnlab import analysis
+
+    if not folders:
+        raise InputError("give run directories, or folders that hold some: rnnlab compare runs/adding")
+    seeds = [int(seed) if seed.strip().lstrip("-").isdigit() else seed for seed in _words(chosen.tune_seeds)]
+    runs, unreadable = analysis.read(folders)
+    compared = analysis.compare(runs, _words(chosen.by), chosen.metric or None, _words(chosen.tune), seeds)
+    compared.problems[:0] = unreadable
+    out = analysis.write(compared, chosen.out)
+    print(analysis.markdown(compared))
+    print(f"Written: {out / 'index.html'}")
+    return 0
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

@@ -1,0 +1,96 @@
+"""``rnnlab generate``: let a trained model write."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rnnlab.command import options
+from rnnlab.command.errors import complain
+from rnnlab.command.evaluate import DATA_ROOT
+from rnnlab.command.options import REQUIRED, option
+from rnnlab.interface import InputError
+
+if TYPE_CHECKING:
+    from rnnlab.text import Speaker
+
+SYNOPSIS = (
+    ("generate run=DIR", "generate text, or files of another kind, from a trained model"),
+    ("generate run=DIR interactive=true", "converse with a text model, a line at a time"),
+)
+
+
+@dataclass
+class Options:
+    """Options of the command."""
+
+    run: str = option(REQUIRED, "the directory of the run; run= may be left out", "DIR")
+    prompt: str = option("", "what the model reads first, taken literally; by default that of the task", "TEXT")
+    length: int = option(500, "how many steps to generate; characters, of a text")
+    temperature: float = option(0.8, "0 takes the most probable value at each step, 1 draws from the model")
+    top_k: int = option(0, "draw among this many most probable classes only; 0 for all")
+    seed: int = option(0, "of the draws")
+    interactive: bool = option(False, "answer each line of the standard input")
+    out: str = option("", "a folder for the files that the model makes; it is new, or OUT-2 is", "FOLDER")
+    device: str = option("cpu", "or cuda, auto")
+    data_root: str = option("", DATA_ROOT, "DIR")
+
+
+def run(arguments: list[str]) -> int:
+    """Print the prompt and what the model writes after it, as it is written; or write files into a folder."""
+    chosen = options.read(Options, arguments)
+    from rnnlab.training import load
+    from rnnlab.training.device import check_seed
+
+    for name in ("length", "temperature", "top_k"):
+        if getattr(chosen, name) < 0:
+            raise InputError(f"{name}={getattr(chosen, name)} is negative; it must be 0 or more")
+    if not isfinite(chosen.temperature):
+        raise InputError(f"temperature={chosen.temperature} is not a finite number; it must be 0 or more")
+    if chosen.interactive and chosen.out:
+        raise InputError("interactive=true and out= are both given; a conversation is not written to files")
+    check_seed(chosen.seed)
+    task, model, _ = load(chosen.run, chosen.device, data_root=chosen.data_root or None)
+    draws = (chosen.temperature, chosen.top_k, chosen.seed)
+    if chosen.out:
+        from rnnlab import files
+        from rnnlab.interface import samples_of
+
+        samples = samples_of(task.generate(model, chosen.prompt, chosen.length, *draws))
+        folder = files.new_folder(Path(chosen.out).expanduser())
+        for sample in samples:
+            path = folder / f"sample{sample.suffix}"
+            files.write_bytes(path, sample.data())
+            print(f"Written: {path}")
+        return 0
+    speaker = task.speaker(model, *draws)
+    if chosen.interactive:
+        _converse(speaker, chosen.length)
+    else:
+        _print_pieces(speaker.generate(chosen.prompt or task.default_prompt, chosen.length))
+    return 0
+
+
+def _converse(speaker: Speaker, length: int) -> None:
+    """Answer each line of the standard input, until it ends."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        try:
+            _print_pieces(speaker.reply(line, length))
+        except InputError as error:  # an unknown character ends no conversation
+            complain(str(error))
+
+
+def _print_pieces(pieces: Iterator[str]) -> None:
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()

@@ -1,0 +1,110 @@
+"""Options of a command: a dataclass, from which arguments are read and the help is made."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from textwrap import wrap
+from types import ModuleType
+from typing import Any, TypeVar
+
+from rnnlab.interface import InputError
+from rnnlab.lookup import nearest
+
+Options = TypeVar("Options")
+
+WIDTH, INDENT = 118, 26
+"""Columns of a help text, and where explanations begin in it."""
+
+
+def option(default: Any, help: str, shown: str | None = None) -> Any:
+    """A field of an options class.
+
+    Args:
+        default: its value where none is given; `REQUIRED` where one must be.
+        help: what it does, for the help.
+        shown: what stands behind ``name=`` in the help; by default the default.
+    """
+    return field(default=default, metadata={"help": help, "shown": shown})
+
+
+REQUIRED = MISSING
+"""The default of an option that must be given."""
+
+
+def spelled(one: Field) -> str:
+    """The name of an option as it is given: ``data.root`` for the field ``data_root``."""
+    return one.name.replace("data_root", "data.root")
+
+
+def read(kind: type[Options], arguments: list[str]) -> Options:
+    """``key=value`` arguments as the dataclass ``kind``; values are taken literally.
+
+    ``run=`` may be left out before a directory.
+
+    Raises:
+        InputError: an option is unknown, of another type, or missing.
+    """
+    known = {spelled(one): one for one in fields(kind)}
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        is_directory = key not in known and (Path(argument).exists() or not (equals or argument.startswith("-")))
+        if is_directory and "run" in known and "run" not in given:
+            key, equals, value = "run", "=", argument
+        if not equals or key not in known:
+            raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
+        try:
+            given[known[key].name] = _READ[known[key].type](value)
+        except (ValueError, KeyError):
+            raise InputError(f"{key}={value!r} is not of type {known[key].type}") from None
+    for name, one in known.items():
+        if one.default is REQUIRED and one.name not in given:
+            raise InputError(f"{name}= is missing; give the directory of a run")
+    return kind(**given)
+
+
+def read_none(command: str, arguments: list[str]) -> None:
+    """Raise an InputError if there are any arguments."""
+    if arguments:
+        raise InputError(f"unknown option {arguments[0]!r}; rnnlab {command} takes no options")
+
+
+def usage(name: str, command: ModuleType) -> str:
+    """The help of a command.
+
+    Args:
+        name: of the command.
+        command: its module.
+    """
+    call, about = command.SYNOPSIS[0]
+    lines = _wrapped(f"rnnlab {call}: {about}", "")
+    kind = getattr(command, "Options", None)
+    if kind is not None:
+        lines += ["", *options_help(kind, getattr(command, "PREFIX", ""))]
+    if notes := getattr(command, "NOTES", ""):
+        lines += ["", *_wrapped(notes, "")]
+    return "\n".join(lines) + "\n"
+
+
+def options_help(kind: type, prefix: str = "") -> list[str]:
+    """One or more lines for each option of ``kind``, with ``prefix`` before its name."""
+    lines = []
+    for one in fields(kind):
+        shown = one.metadata["shown"]
+        if shown is None:
+            shown = str(one.default).lower() if isinstance(one.default, bool) else str(one.default)
+        given = f"{prefix}{one.name.replace('_', '-')} {shown}" if prefix else f"{spelled(one)}={shown}"
+        lines += _wrapped(one.metadata["help"], f"  {given}".ljust(INDENT - 2) + "  ", " " * INDENT)
+    return lines
+
+
+def _wrapped(text: str, first: str, rest: str = "") -> list[str]:
+    return wrap(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+
+
+def _truth(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+_READ = {"int": int, "float": float, "str": str, "bool": _truth}

@@ -1,0 +1,148 @@
+"""The contract of a model, checked on a batch of a task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnlab import cells, lookup, models, tasks
+from rnnlab.contracts.cell import same
+from rnnlab.interface import Batch, InputError, Tokens, map_state, tensors_of
+from rnnlab.models import Model
+from rnnlab.tasks import Task
+
+
+def check_model(
+    model: str | type[Model], *, task: str | type[Task], cell: str = "gru", data_root: str = "data", **options: Any
+) -> None:
+    """Check that a model keeps the contract of `rnnlab.models.base`.
+
+    Outputs are ``[T, B, output_size]``; in evaluation they are repeatable, draw no random numbers, and each sequence's
+    are its own: neither the other sequences of the batch nor what stands past the end of inputs or source changes them.
+    The loss reaches each parameter that is trained. `begin` and `step` give, step by step, what a forward pass gives,
+    and so does a sequence that is cut in two; a model that cannot start from a state says so. Weights can be saved and
+    loaded.
+
+    Args:
+        model: a name, ``package.module:Class``, or the class itself.
+        task: one that the model can learn; its first training batch is used.
+        cell: the name of the cell to build the model from.
+        data_root: where public data sets lie.
+        options: the model's own options.
+
+    Raises:
+        AssertionError: the contract is broken; the message says where.
+    """
+    make = models.find(model) if isinstance(model, str) else model
+    lookup.check_options(options, make, f"model {make.__name__}")
+    owner = (tasks.find(task) if isinstance(task, str) else task)(0, data_root)
+    given: list[Any] = [owner.input, owner.output_size, partial(cells.find(cell)), "auto"]
+    given += [owner.source] if owner.source is not None else []
+    sizes = {"hidden_size": 8, "num_layers": 1} | options
+
+    def create() -> Model:
+        torch.manual_seed(0)
+        return make(*given, **sizes).double()
+
+    built, batch = create(), _doubled(owner.batch("train", 0))
+    for name in ("hidden_size", "num_layers"):
+        assert name in lookup.options(make), f"the model has no option {name}"
+    _check_training(built, owner, batch)
+    built = create().eval()
+    with torch.no_grad():
+        outputs = _check_outputs(built, owner, batch)
+        _check_independence(built, batch, outputs)
+        _check_padding(built, owner, batch, outputs)
+        _check_steps(built, batch, outputs)
+        other = make(*given, **sizes).double().eval()
+        other.load_state_dict(built.state_dict())
+        same(other(batch)[0], outputs, "a model that loads the weights of another gives other outputs")
+
+
+def _doubled(batch: Batch) -> Batch:
+    """A batch whose numbers are float64, in which rounding does not hide a mistake."""
+    tensors = {name: getattr(batch, name) for name in ("inputs", "targets", "source")}
+    return replace(batch, **{n: t.double() for n, t in tensors.items() if t is not None and t.is_floating_point()})
+
+
+def _check_training(model: Model, task: Task, batch: Batch) -> None:
+    outputs, _ = model(batch)
+    total, count = task.loss(outputs, batch)
+    (total / count).backward()
+    left_out = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not left_out, f"the loss does not reach {', '.join(left_out)}"
+
+
+def _check_outputs(model: Model, task: Task, batch: Batch) -> Tensor:
+    random = torch.get_rng_state()
+    outputs, state = model(batch)
+    expected = (*batch.inputs.shape[:2], task.output_size)
+    assert outputs.shape == expected, f"outputs are {list(outputs.shape)}, expected {list(expected)}"
+    assert isinstance(state, tuple), f"the state is {type(state).__name__}, not a tuple of tensors"
+    for tensor in tensors_of(state):
+        assert tensor.shape[:1] == expected[1:2], f"a tensor of the state is {list(tensor.shape)}, not [B, ...]"
+    same(model(batch)[0], outputs, "two evaluations of one batch differ")
+    assert torch.equal(random, torch.get_rng_state()), "an evaluation drew from the global generator"
+    return outputs
+
+
+def _rows(batch: Batch, chosen: slice) -> Batch:
+    """Some sequences of a batch."""
+    changed = {}
+    for name in ("inputs", "targets", "source"):
+        tensor = getattr(batch, name)
+        if tensor is not None:
+            changed[name] = tensor[:, chosen] if tensor.dim() > 1 else tensor[chosen]
+    for name in ("lengths", "target_lengths", "fresh", "source_lengths"):
+        tensor = getattr(batch, name)
+        changed[name] = None if tensor is None else tensor[chosen]
+    return replace(batch, **changed)
+
+
+def _check_independence(model: Model, batch: Batch, outputs: Tensor) -> None:
+    for row in {0, batch.batch_size - 1}:
+        alone, _ = model(_rows(batch, slice(row, row + 1)))
+        same(
+            alone,
+            outputs[:, row : row + 1],
+            f"the outputs of sequence {row} depend on the other sequences of its batch",
+        )
+
+
+def _check_padding(model: Model, task: Task, batch: Batch, outputs: Tensor) -> None:
+    """Outputs within the lengths do not change with what stands past them, in the inputs or in the source."""
+    for name, lengths_name, kind in (("inputs", "lengths", task.input), ("source", "source_lengths", task.source)):
+        sequences, lengths = getattr(batch, name), getattr(batch, lengths_name)
+        if lengths is None:
+            continue
+        past = torch.arange(len(sequences)).unsqueeze(1) >= lengths
+        past = past.view(*past.shape, *[1] * (sequences.dim() - 2))
+        other = (sequences + 1) % kind.size if isinstance(kind, Tokens) else sequences + 1
+        found, _ = model(replace(batch, **{name: torch.where(past, other, sequences)}))
+        steps = torch.arange(len(outputs)).unsqueeze(1)
+        counts = steps < (lengths if name == "inputs" or batch.lengths is None else batch.lengths)
+        if name == "source" and batch.lengths is None:
+            counts = torch.ones_like(counts)
+        same(found[counts], outputs[counts], f"the outputs depend on what stands in {name} past its end")
+
+
+def _check_steps(model: Model, batch: Batch, outputs: Tensor) -> None:
+    try:
+        model.check_carrying()
+    except InputError:
+        return
+    whole = replace(batch, lengths=None)  # generation has no padding
+    outputs, _ = model(whole)
+    state = model.begin(batch.source, batch.source_lengths, batch.batch_size)
+    for t, inputs in enumerate(batch.inputs):
+        found, state = model.step(inputs, state)
+        same(found, outputs[t], f"step {t} of generation, step by step, differs from the forward pass")
+    half = len(batch.inputs) // 2
+    if half:
+        first, state = model(replace(whole, inputs=batch.inputs[:half]))
+        second, _ = model(replace(whole, inputs=batch.inputs[half:]), map_state(Tensor.detach, state))
+        same(torch.cat([first, second]), outputs, "a sequence that is cut in two gives other outputs than the whole")

@@ -1,0 +1,172 @@
+"""Running a compiled step: memory for the sequence, each thread's share, and the arguments of the C functions."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnlab.engine.cpu import compiler, threads
+from rnnlab.engine.cpu.emit import Source
+from rnnlab.engine.cpu.formulas import Array
+from rnnlab.engine.cpu.gemm import SMALLEST, Product, ours
+from rnnlab.engine.cpu.lower import Lowered
+from rnnlab.engine.cpu.schedule import Function, Multiply
+
+ROWS_A_THREAD = 4
+"""Fewer rows than this are not worth a thread of their own."""
+COLUMNS_A_THREAD = 128
+"""Columns that are made each by itself are shared out in blocks of so many. Memory is what they wait for, and half of a
+narrow row takes nearly as long as all of it: 0.9 of the time at 128 columns, 0.6 at 1024."""
+NUMBERS_A_THREAD = 2**18
+"""Less work than on so many of these numbers is not worth a further thread."""
+STEPS_TO_TRANSPOSE = 16
+"""From so many steps on, a transposed copy of the weights pays: products with it are 1.1 to 1.6 times faster."""
+ROWS_TO_PACK = 32
+"""From so many rows on, over all steps, it pays to lay weights out for products of our own."""
+
+Memory = dict[Array, Any]
+
+
+class Kernel:
+    """A cell's step, compiled.
+
+    Args:
+        lowered: the step and its backward step, as loops.
+        dtype: float32 or float64.
+        names: the functions to have: ``forward`` and ``backward``, or ``inference``.
+
+    Raises:
+        NoCompiler: there is no compiler, or it fails.
+    """
+
+    def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str]) -> None:
+        self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
+        self.source = Source(lowered, dtype == torch.float32, names)
+        library = compiler.load(self.source.text)
+        self.columns = {name: _columns(getattr(lowered, name), self.source.arrays[name]) for name in names}
+        self.functions = {name: getattr(library, name) for name in names}
+        for function in self.functions.values():
+            function.argtypes, function.restype = [ctypes.c_void_p], None
+
+    def call(self, name: str, memory: Memory, constants: Sequence[Tensor], steps: int, lengths: Tensor | None) -> None:
+        """Run one of the three functions.
+
+        Args:
+            name: ``forward``, ``inference`` or ``backward``.
+            memory: a tensor for every array of the function but the constants: ``[T, B, width]``, ``[1, B, width]``
+                where every step uses the same, ``[T + 1, B, width]`` for what is carried; and for sums what `sums`
+                gives.
+            constants: the cell's constants.
+            steps: T.
+            lengths: int64 ``[B]`` or None.
+        """
+        function, arrays = self.functions[name], self.source.arrays[name]
+        batch_size = memory[arrays[0]].shape[1]
+        wanted = getattr(self.lowered, name).products
+        rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)
+        own = ours(self.dtype) if rows >= ROWS_TO_PACK and rows * size >= SMALLEST else None
+        weights = [_weight(product, constants, steps, own) for product in wanted]
+        matrices = array("q", [number for weight in weights for number in _matrix(weight)])
+        products = (self.blas.product[self.dtype], own.multiply if own else 0, self.blas.set_threads)
+        tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]
+        calls = []
+        for part, (first, last, low, high) in enumerate(self.parts(name, batch_size, steps)):
+            described = array("q")
+            for one, numbers in zip(arrays, tensors, strict=True):
+                if one.kind == "sum":
+                    sums, totals = (tensor[part] for tensor in memory[one])
+                    row = sums.stride(0) if len(sums) > 1 else 0
+                    numbers = (sums.data_ptr(), 0, row, 0, totals.data_ptr() + low * totals.itemsize)
+                start, *others = numbers
+                described.extend((start + low * self.dtype.itemsize if one.width > 1 else start, *others))
+            sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
+            pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
+            ends = 0 if lengths is None else lengths.data_ptr()
+            arguments = array("q", [steps, first, last, ends, *pointers, *products])
+            calls.append((arguments, described, sizes))
+        pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
+        threads.run(function, pointers, (memory, constants, weights, calls))
+
+    def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
+        """Each thread's share: rows from the first to before the last, columns from the first to before the last."""
+        available, columns = torch.get_num_threads(), self.columns[name]
+        rows = row_shares(batch_size)
+        blocks = -(-columns // COLUMNS_A_THREAD)
+        tiles = max(1, min(available // rows, blocks, steps * batch_size * columns // NUMBERS_A_THREAD))
+        return [
+            (
+                batch_size * row // rows,
+                batch_size * (row + 1) // rows,
+                blocks * tile // tiles * COLUMNS_A_THREAD,
+                min(blocks * (tile + 1) // tiles * COLUMNS_A_THREAD, columns),
+            )
+            for row in range(rows)
+            for tile in range(tiles)
+        ]
+
+    def sums(self, batch_size: int, steps: int) -> Memory:
+        """Zeros for the gradients of constants: for every thread the sums of a step, and of all steps."""
+        shares = len(self.parts("backward", batch_size, steps))
+        found = {}
+        for one in self.lowered.constant_gradients:
+            if one is not None:
+                rows = batch_size if one in self.lowered.by_row else 1
+                shape = (shares, rows, one.width)
+                dtypes = (self.dtype, torch.float64)
+                found[one] = tuple(torch.zeros(shape, dtype=dtype, device="cpu") for dtype in dtypes)
+        return found
+
+
+def row_shares(batch_size: int) -> int:
+    """Over how many threads the rows of a batch are shared out."""
+    return max(1, min(torch.get_num_threads(), batch_size // ROWS_A_THREAD))
+
+
+def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: Product | None) -> Tensor:
+    """The weight of a product, ``[inner, outer]``, or where products are our own panels of it."""
+    weight = constants[product.weight]
+    weight = weight.t() if product.transposed else weight
+    if own is not None:
+        return own.pack(weight)
+    (row, column), (inner, outer) = weight.stride(), weight.shape
+    lies_well = (column == 1 and row >= outer) or (row == 1 and column >= inner)
+    return weight.contiguous() if steps >= STEPS_TO_TRANSPOSE or not lies_well else weight
+
+
+def _described(
+    one: Array, memory: Memory, constants: Sequence[Tensor], names: list[str], batch_size: int
+) -> tuple[int, ...]:
+    """Address, distances of steps and rows, and mask of the steps, as the C has them, of an array."""
+    if one.kind == "sum":
+        return ()
+    if one.kind == "constant":
+        tensor = constants[names.index(one.name)]
+        return tensor.data_ptr(), 0, tensor.stride(0) if tensor.dim() == 2 and len(tensor) > 1 else 0, 0, 0
+    tensor = memory[one]
+    (steps, rows, _), (step, row, _) = tensor.shape, tensor.stride()
+    return tensor.data_ptr(), step, row if rows == batch_size else 0, steps - 1 if steps <= 2 else -1, 0
+
+
+def _matrix(weight: Tensor) -> tuple[int, int, int]:
+    """Address, leading dimension, and whether it lies transposed; of panels the address is enough."""
+    if weight.dim() == 3:
+        return weight.data_ptr(), 0, 0
+    if weight.stride(1) == 1 or weight.shape[1] == 1:
+        return weight.data_ptr(), max(weight.stride(0), weight.shape[1]), 0
+    return weight.data_ptr(), weight.stride(1), 1
+
+
+def _columns(function: Function, arrays: list[Array]) -> int:
+    """The width of all that is done, if every column is made of that column alone; else 0."""
+    if function.products or len(function.loops) != 1 or function.loops[0].reductions:
+        return 0
+    (loop,) = function.loops
+    places = [expr.place for expr in function.computed(loop) if expr.place] + [store.place for store in loop.stores]
+    shared = ("input", "constant", "upstream")
+    widths = [one.width for one in arrays if one.width > 1 or one.kind not in shared]
+    return loop.width if {*widths} == {loop.width} and not any(place.offset for place in places) else 0

@@ -1,0 +1,172 @@
+"""Large memory on the CPU, used again as soon as nobody holds it.
+
+The system hands new memory over page by page, at its first touch. For the arrays of a sequence that takes up to a tenth
+of the time of all matrix products, at every training step anew, as the C library gives back what is large. Here it is
+kept for the next request, as long as requests for it come.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+
+from rnnlab.engine.cpu import gemm
+from rnnlab.engine.cpu.gemm import mm, ours
+
+SMALLEST = 2**20
+"""Bytes. What is smaller the C library keeps by itself."""
+LARGE = 2**21
+"""Bytes of the inputs of a sequence. `Reusing` costs some 60 us, more than is won on smaller ones."""
+LARGE_FOR_OWN = 2**16
+"""The same where matrix products are our own, of which there is more to win."""
+PATIENCE = 256
+"""Memory that nobody wanted for so many requests is given back; a training step of ten layers makes about sixty."""
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    storage: torch.UntypedStorage
+    wanted: int  # the number of the last request that got it
+
+
+_BLOCKS: list[_Block] = []
+_requests = count(1)
+
+
+def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor on the CPU whose numbers are not set, as from ``torch.empty``."""
+    size = prod(shape) * dtype.itemsize
+    if size < SMALLEST or not _counts():
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    block = _free_block(size)
+    tensor = torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, 0, shape)
+    _BLOCKS.append(block)  # only now, when others see that it is held
+    return tensor
+
+
+def _free_block(size: int) -> _Block:
+    """The smallest block of at least ``size`` bytes, and less than twice as many, that nobody holds; else a new one.
+
+    It is the caller's alone, as it is no more among `_BLOCKS`. A lock instead would be one that a forked child, or what
+    is done on a signal, might wait for without end.
+    """
+    now, best, best_size = next(_requests), None, 2 * size
+    for block in _BLOCKS[::-1]:  # of one size the last used, so that what is not needed grows old
+        if block.wanted + PATIENCE < now:  # whoever still holds it frees it
+            _claim(block)
+        elif _is_free(block):
+            there = block.storage.nbytes()
+            if block.storage.is_shared():  # another process may read it still
+                _claim(block)
+            elif size <= there < best_size:
+                best, best_size = block, there
+    if best is not None and _claim(best):
+        if _is_free(best):
+            best.wanted = now
+            return best
+        _BLOCKS.append(best)  # another thread had it meanwhile
+    return _Block(torch.UntypedStorage(size), now)
+
+
+def _claim(block: _Block) -> bool:
+    """Take a block out of `_BLOCKS`; False where another thread has done so."""
+    try:
+        _BLOCKS.remove(block)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_free(block: _Block) -> bool:
+    """Whether no tensor lies there, and nobody in Python has the storage itself: it counts once, whoever has it."""
+    return torch._C._storage_Use_Count(block.storage._cdata) == 1 and sys.getrefcount(block.storage) == 2
+
+
+@cache
+def _counts() -> bool:
+    """Whether this torch counts the holders of memory as `_is_free` reads it; where not, none is used again."""
+    block = _Block(torch.UntypedStorage(8), 0)
+    free = [_is_free(block)]
+    tensor = torch.empty(0, dtype=torch.float32, device="cpu").set_(block.storage, 0, (2,))
+    held, tensor = [_is_free(block)], tensor[1:].detach()
+    held += [_is_free(block)]
+    del tensor
+    name = block.storage
+    held += [_is_free(block)]
+    del name
+    free += [_is_free(block)]
+    return all(free) and not any(held)
+
+
+def reusing(inputs: Tensor) -> AbstractContextManager:
+    """`Reusing` while a cell prepares these inputs, if they are so large that it pays."""
+    if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN:
+        return nullcontext()
+    return Reusing() if inputs.nbytes >= LARGE or ours(inputs.dtype) else nullcontext()
+
+
+class Reusing(TorchFunctionMode):
+    """While it lasts, ``linear`` of all steps of a sequence and its gradient write into memory that is used again.
+
+    Their products are torch's or ours, whichever is faster.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function is linear and not kwargs and _fits(*args):
+            return _Linear.apply(*args, *[None] * (3 - len(args)))
+        return function(*args, **(kwargs or {}))
+
+
+def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether a linear map is large, and of the common kind."""
+    given = (inputs, weight) if bias is None else (inputs, weight, bias)
+    if [tensor.dim() for tensor in given] != [3, 2, 1][: len(given)]:
+        return False
+    rows = inputs.shape[0] * inputs.shape[1]
+    is_large = rows * len(weight) * weight.itemsize >= SMALLEST
+    is_large |= rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu" and bool(ours(weight.dtype))
+    return is_large and all(
+        type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
+    )
+
+
+class _Linear(torch.autograd.Function):
+    """``inputs [T, B, F] @ weight [G, F].t() + bias [G]``, in reused memory."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        of_inputs, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(inputs if of_weight else None, weight if of_inputs else None)
+        ctx.set_materialize_grads(False)
+        outputs = take((*inputs.shape[:2], len(weight)), inputs.dtype)
+        mm(inputs.flatten(0, 1), weight.t(), outputs.flatten(0, 1), bias)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return None, None, None
+        inputs, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows, of_inputs = gradient.flatten(0, 1), None
+        if wanted[0] and torch.is_grad_enabled():  # create_graph: autograd cannot follow into given memory
+            of_inputs = gradient @ weight
+        elif wanted[0]:
+            of_inputs = take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
+            mm(rows, weight, of_inputs.flatten(0, 1))
+        of_weight = None
+        if wanted[1]:
+            columns = inputs.flatten(0, 1)
+            of_weight = rows.t() @ columns if torch.is_grad_enabled() else mm(rows.t(), columns)
+        return of_inputs, of_weight, rows.sum(0) if wanted[2] else None

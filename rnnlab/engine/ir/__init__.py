@@ -1,0 +1,1 @@
+"""A step as data: a program of operations, traced from the step, differentiated, and printed as Python."""

@@ -1,0 +1,109 @@
+"""The backward step of a program: reverse-mode differentiation, an operation at a time.
+
+`rnnlab.engine.ir.operations` has one rule for each operation. A product of something with a weight gives the weight no
+gradient here: its two factors are kept, and one product over all steps at the end gives the same, faster
+(`Backward.products`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, values_of
+
+
+@dataclass
+class Product:
+    """``rows @ weight.t()`` of a step, or ``rows @ weight``; ``gradient`` is that of its result."""
+
+    weight: Value
+    transposed: bool
+    rows: Value
+    gradient: Value
+
+
+@dataclass
+class Backward:
+    """The backward step.
+
+    nodes: what to compute, in order, from the forward step's values and the gradients of its results.
+    output_gradient, state_gradients: the leaves: gradients of the output and of the new state.
+    gradients: of the forward step's leaves, by leaf; a leaf that gets none is missing.
+    products: the products with weights, whose weight gradients are left for the end.
+    """
+
+    nodes: list[Node]
+    output_gradient: Value
+    state_gradients: list[Value]
+    gradients: dict[Value, Value] = field(default_factory=dict)
+    products: list[Product] = field(default_factory=list)
+
+
+def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
+    """The backward step of ``program``.
+
+    Args:
+        program: the step.
+        unwanted: leaves whose gradient nobody needs.
+
+    Raises:
+        Unsupported: the weight of a product is not a constant.
+    """
+    b = Builder("g")
+    output_gradient = b.fresh(program.output.shape)
+    state_gradients = [b.fresh(value.shape) for value in program.new_state]
+    back = Backward(b.nodes, output_gradient, state_gradients)
+    so_far: dict[Value, Value] = {}
+
+    def give(value: Value, gradient: Value | None) -> None:
+        if gradient is None or not isinstance(value, Value):
+            return
+        if gradient.shape != value.shape:  # it was broadcast
+            gradient = b.sum_to(gradient, value)
+        so_far[value] = b.add(so_far[value], gradient) if value in so_far else gradient
+
+    give(program.output, output_gradient)
+    for value, gradient in zip(program.new_state, state_gradients, strict=True):
+        give(value, gradient)
+    transposed = {node.results[0]: node.arguments[0] for node in program.nodes if node.operation == "t"}
+    for node in reversed(program.nodes):
+        found = [so_far.get(result) for result in node.results]
+        if not any(found):
+            continue
+        if node.operation == "mm":
+            rows, factor = node.arguments
+            weight = transposed.get(factor, factor)
+            if weight not in program.constants:
+                raise Unsupported("mm with a matrix that is not constant over the sequence")
+            if rows in program.constants:
+                raise Unsupported("mm of two constants, which belongs into prepare")
+            back.products.append(Product(weight, factor in transposed, rows, found[0]))
+            give(rows, b.mm(found[0], weight if factor in transposed else b.t(weight)))
+        elif node.operation == "split":
+            whole, _, dim = node.arguments
+            pieces = [g or b.zeros_like(result) for g, result in zip(found, node.results, strict=True)]
+            give(whole, b.cat(pieces, dim))
+        elif node.operation == "t":
+            raise Unsupported("t of a matrix that is no weight")
+        else:
+            gradients = OPERATIONS[node.operation].rule(b, node, found[0])
+            for argument, gradient in zip(node.arguments, gradients, strict=False):
+                nested = isinstance(argument, list)
+                for value, one in zip(argument, gradient, strict=True) if nested else [(argument, gradient)]:
+                    give(value, one)
+    leaves = [*program.constants, *program.inputs, *program.state]
+    back.gradients = {leaf: so_far[leaf] for leaf in leaves if leaf in so_far and leaf not in unwanted}
+    back.nodes = _needed(b.nodes, [*back.gradients.values(), *(product.gradient for product in back.products)])
+    return back
+
+
+def _needed(nodes: list[Node], results: list[Value]) -> list[Node]:
+    """The nodes that ``results`` depend on: a rule also says what a number would get, which nobody asks for."""
+    wanted, kept = set(results), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.results):
+            wanted.update(values_of(node.arguments))
+            kept.append(node)
+    return kept[::-1]

@@ -1,0 +1,145 @@
+"""A step as data: values, and the operations that make them, in order.
+
+`rnnlab.engine.ir.trace` makes a `Program` of a cell, `rnnlab.engine.ir.derive` differentiates it, and it is written out
+as Python (`rnnlab.engine.ir.python`) or C (`rnnlab.engine.cpu.emit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import torch
+
+
+class Unsupported(Exception):
+    """The step does something that cannot be noted down or derived; the message names the operation."""
+
+
+class Extent(int):
+    """A whole number that is a size: it changes with the width of the layer, unlike the other numbers of a step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """One tensor of a program: what it is called, and its shape when it was traced."""
+
+    name: str
+    shape: tuple[int, ...] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """``results = operation(*arguments)``; arguments are Values, numbers, or lists of them."""
+
+    operation: str
+    arguments: tuple[Any, ...]
+    results: tuple[Value, ...]
+
+
+@dataclass
+class Program:
+    """A step in order: its leaves (constant over the sequence, per step, state), its nodes, its results."""
+
+    constants: list[Value]
+    inputs: list[Value]
+    state: list[Value]
+    nodes: list[Node]
+    output: Value
+    new_state: list[Value]
+
+
+class Builder:
+    """Adds nodes to a program; its methods are named after the operations: ``b.add(x, y)``.
+
+    Args:
+        prefix: what the names of the values begin with.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[Node] = []
+        self._numbers: Iterator[int] = count()
+
+    def fresh(self, shape: tuple[int, ...], prefix: str | None = None) -> Value:
+        """A new value that no node makes yet."""
+        return Value(f"{self.prefix if prefix is None else prefix}{next(self._numbers)}", tuple(shape))
+
+    def node(self, operation: str, arguments: tuple[Any, ...], *shapes: tuple[int, ...]) -> tuple[Value, ...]:
+        """Add a node with results of these shapes."""
+        results = tuple(self.fresh(shape) for shape in shapes)
+        self.nodes.append(Node(operation, arguments, results))
+        return results
+
+    def __getattr__(self, operation: str) -> Callable[..., Value]:
+        def add(*arguments: Any) -> Value:
+            shapes = [value.shape for value in values_of(arguments)]
+            return self.node(operation, arguments, torch.broadcast_shapes(*shapes))[0]
+
+        return add
+
+    def sum(self, x: Value, dim: int) -> Value:
+        """The sum over an axis, which stays, with one element."""
+        return self.node("sum", (x, dim), _at(x.shape, dim, 1))[0]
+
+    def amax(self, x: Value, dim: int) -> Value:
+        """The largest over an axis, which stays, with one element."""
+        return self.node("amax", (x, dim), _at(x.shape, dim, 1))[0]
+
+    def squeeze(self, x: Value, dim: int) -> Value:
+        """``x`` without an axis of one element."""
+        dim %= len(x.shape)
+        return self.node("squeeze", (x, dim), x.shape[:dim] + x.shape[dim + 1 :])[0]
+
+    def unsqueeze(self, x: Value, dim: int) -> Value:
+        """``x`` with a further axis of one element."""
+        dim %= len(x.shape) + 1
+        return self.node("unsqueeze", (x, dim), (*x.shape[:dim], 1, *x.shape[dim:]))[0]
+
+    def expand_as(self, x: Value, like: Value) -> Value:
+        """``x`` repeated to the shape of ``like``."""
+        return self.node("expand_as", (x, like), like.shape)[0]
+
+    def expand(self, x: Value, sizes: list[int]) -> Value:
+        """``x`` repeated along axes of one element; -1 for an axis that stays."""
+        shape = tuple(old if size == -1 else size for old, size in zip(x.shape, sizes, strict=True))
+        return self.node("expand", (x, sizes), shape)[0]
+
+    def sum_to(self, x: Value, like: Value) -> Value:
+        """``x`` summed over what ``like`` was broadcast along."""
+        return self.node("sum_to", (x, like), like.shape)[0]
+
+    def split(self, x: Value, sizes: list[int], dim: int) -> tuple[Value, ...]:
+        """``x`` in pieces along an axis."""
+        return self.node("split", (x, list(sizes), dim), *(_at(x.shape, dim, size) for size in sizes))
+
+    def cat(self, pieces: list[Value], dim: int) -> Value:
+        """Pieces joined along an axis."""
+        size = sum(piece.shape[dim] for piece in pieces)
+        return self.node("cat", (list(pieces), dim), _at(pieces[0].shape, dim, size))[0]
+
+    def t(self, x: Value) -> Value:
+        """A matrix transposed."""
+        return self.node("t", (x,), x.shape[::-1])[0]
+
+    def mm(self, rows: Value, weight: Value) -> Value:
+        """A matrix product."""
+        return self.node("mm", (rows, weight), (rows.shape[0], weight.shape[1]))[0]
+
+
+def values_of(argument: Any) -> list[Value]:
+    """The Values in an argument of a node, however nested."""
+    if isinstance(argument, list | tuple):
+        return [value for item in argument for value in values_of(item)]
+    return [argument] if isinstance(argument, Value) else []
+
+
+def _at(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
+    """``shape`` with another size at ``dim``."""
+    dim %= len(shape)
+    return (*shape[:dim], size, *shape[dim + 1 :])

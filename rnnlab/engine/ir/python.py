@@ -1,0 +1,131 @@
+"""Programs as Python: a step and its backward step, written out as two functions one can read.
+
+The functions call torch an operation at a time, on any device and in any precision. Given tensors with a further axis
+in front, ``[T, B, F]``, they do all steps at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import inf, nan
+from typing import Any
+
+import torch
+
+from rnnlab.engine.ir.derive import Backward
+from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.ir.program import Node, Program, Value, values_of
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The two functions of a cell.
+
+    source: what they were made from.
+    forward: ``(constants, inputs, state) -> (output, new state, saved)``, every one a tuple but the output.
+    backward: ``(constants, inputs, state, saved, output gradient, state gradients) -> (constant, input and state
+        gradients, product gradients)``, every one a tuple; None where a leaf gets no gradient.
+    rows: for every product, where its rows are: ``("saved" | "inputs" | "state", place)``.
+    weights: for every product, the place of its weight among the constants.
+    transposed: for every product, whether it is with the transposed weight.
+    """
+
+    source: str
+    forward: Callable
+    backward: Callable
+    rows: tuple[tuple[str, int], ...]
+    weights: tuple[int, ...]
+    transposed: tuple[bool, ...]
+
+
+def emit(program: Program, back: Backward) -> Steps:
+    """Write out a program and its backward step."""
+    leaves = {"inputs": program.inputs, "state": program.state}
+    place = {value: (kind, i) for kind, values in leaves.items() for i, value in enumerate(values)}
+    made = [result for node in program.nodes for result in node.results]
+    used = {value for node in back.nodes for value in values_of(node.arguments)} | {p.rows for p in back.products}
+    saved = [value for value in made if value in used]
+    place |= {value: ("saved", i) for i, value in enumerate(saved)}
+
+    lines = ["def forward(constants, inputs, state):", *_unpack(program)]
+    lines += [_line(node) for node in program.nodes]
+    lines += [f"    return {program.output}, {_pack(program.new_state)}, {_pack(saved)}", "", ""]
+    lines += ["def backward(constants, inputs, state, saved, output_gradient, state_gradients):", *_unpack(program)]
+    lines += [f"    {_pack(saved)} = saved"] if saved else []
+    lines += [f"    {back.output_gradient} = output_gradient", f"    {_pack(back.state_gradients)} = state_gradients"]
+    lines += [_line(node) for node in back.nodes]
+    left = dict(back.gradients)  # a tensor that a cell hands over twice gets its gradient once
+    parts = (program.constants, program.inputs, program.state)
+    gradients = [[left.pop(leaf, None) for leaf in part] for part in parts]
+    packed = [*map(_pack, gradients), _pack([product.gradient for product in back.products])]
+    lines += [f"    return {', '.join(packed)}", ""]
+    source = "\n".join(lines)
+    return Steps(
+        source,
+        *_compile(source),
+        rows=tuple(place[product.rows] for product in back.products),
+        weights=tuple(program.constants.index(product.weight) for product in back.products),
+        transposed=tuple(product.transposed for product in back.products),
+    )
+
+
+@lru_cache
+def _compile(source: str) -> tuple[Callable, Callable]:
+    names: dict[str, Any] = {"torch": torch, "aten": torch.ops.aten, "inf": inf, "nan": nan}
+    exec(compile(source, "<step>", "exec"), names)
+    return names["forward"], names["backward"]
+
+
+def _unpack(program: Program) -> list[str]:
+    parts = {"constants": program.constants, "inputs": program.inputs, "state": program.state}
+    dtype = any(node.operation == "as_number" for node in program.nodes)
+    lines = [f"    {_pack(values)} = {name}" for name, values in parts.items() if values]
+    return [*lines, f"    dtype = {program.state[0]}.dtype"] if dtype else lines
+
+
+def _pack(values: list[Value | None]) -> str:
+    return f"({', '.join(map(str, values))}{',' if len(values) == 1 else ''})"
+
+
+def _line(node: Node) -> str:
+    results = ", ".join(map(str, node.results)) + ("," if node.operation == "split" else "")
+    return f"    {results} = {_call(node)}"
+
+
+def _call(node: Node) -> str:
+    first, *rest = node.arguments
+    operation = OPERATIONS[node.operation]
+    if operation.infix:
+        return operation.c.format(first, *rest)
+    if node.operation in ("sum", "amax"):
+        return f"{first}.{node.operation}({_from_last(first, rest[0])}, keepdim=True)"
+    if node.operation == "squeeze":
+        return f"{first}.squeeze({_from_last(first, rest[0])})"
+    if node.operation == "unsqueeze":
+        return f"{first}.unsqueeze({rest[0] - len(first.shape) - 1})"
+    if node.operation == "split":
+        return f"{first}.split({rest[0]}, {_from_last(first, rest[1])})"
+    if node.operation == "cat":
+        return f"torch.cat({first}, {_from_last(first[0], rest[0])})"
+    if node.operation == "sum_to":
+        return f"{first}.sum_to_size({rest[0]}.shape)"
+    if node.operation == "expand_as":
+        return f"{first}.expand_as({rest[0]})"
+    if node.operation == "expand":
+        sizes = [f"{first}.shape[{i - len(rest[0])}]" if n == -1 else str(n) for i, n in enumerate(rest[0])]
+        return f"{first}.expand(*{first}.shape[: -{len(rest[0])}], {', '.join(sizes)})"
+    if node.operation == "as_number":
+        return f"{first}.to(dtype)"
+    if node.operation == "softplus":  # torch's own cuts off what is above 20
+        return f"torch.logaddexp({first}, torch.zeros_like({first}))"
+    if node.operation == "mm":
+        return f"{first} @ {rest[0]}"
+    home = "torch" if hasattr(torch, node.operation) else "aten"
+    return f"{home}.{node.operation}({', '.join(map(str, node.arguments))})"
+
+
+def _from_last(value: Value, dim: int) -> int:
+    """An axis counted from the last, so that the functions also take tensors of all steps at once."""
+    return dim % len(value.shape) - len(value.shape)

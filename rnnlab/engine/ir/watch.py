@@ -1,0 +1,212 @@
+"""What a step may depend on besides its tensors: the cell's attributes, its code, and what that code refers to.
+
+A trace is valid for as long as `fingerprint` stays the same. It covers the attributes of the cell and of every module
+in it, containers and objects included, and the functions that a step runs: their code, default values, closures, class
+attributes, and the module-level names that they use. Functions of rnnlab and of installed packages are not looked into.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from rnnlab.cells import Cell
+from rnnlab.engine.ir.program import Unsupported
+
+LARGEST = 10_000
+"""Values that a fingerprint looks at; a cell that holds more cannot be checked at every call."""
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()).keys() - {"training"})
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_EXACT = (int, bool, str, bytes, type(None), complex, torch.dtype, torch.device, range)
+
+
+class _Same:
+    """An object compared by identity, kept alive so that its identity is not reused."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def fingerprint(cell: Cell) -> tuple[Any, ...]:
+    """A hashable value that changes when anything changes that ``cell.step`` may depend on, its tensors aside.
+
+    Raises:
+        Unsupported: the cell holds more than can be looked at in every call.
+    """
+    return _Fingerprint(list(cell.modules())).of_cell()
+
+
+@contextmanager
+def without_hooks() -> Iterator[None]:
+    """Refuse, while the context lasts, to call a module with hooks: they would run at every step, a trace runs once.
+
+    Raises:
+        Unsupported: such a module is called.
+    """
+
+    def check(module: nn.Module, inputs: Any) -> None:
+        if any(getattr(module, name) for name in _HOOKS):
+            raise Unsupported("call a module with hooks")
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Fingerprint:
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.modules = modules
+        self.kinds = [kind for kind in dict.fromkeys(map(type, modules)) if _is_own(kind)]
+        self.seen = {id(module): place for place, module in enumerate(modules)}
+        self.left = LARGEST
+
+    def of_cell(self) -> tuple[Any, ...]:
+        found: list[Any] = []
+        for module in self.modules:
+            if not isinstance(module, Cell):
+                found.extend(name for name in _HOOKS if getattr(module, name))
+            for key, value in vars(module).items():
+                if key not in _OF_EVERY_MODULE:
+                    found.append(key)
+                    found.append(value if value.__class__ in _EXACT else self.of(value))
+            kind = type(module)
+            function = kind.step if isinstance(module, Cell) else kind.forward
+            found.append(self.of_function(function) if isinstance(function, FunctionType) else _Same(function))
+        return tuple(found)
+
+    def of(self, value: Any) -> Any:
+        """What stands for a value; mutable ones by their content, tensors by identity."""
+        kind = value.__class__
+        if kind in _EXACT:
+            return (kind, value)
+        if kind is float or isinstance(value, np.generic):  # NaN equals itself here, and -0.0 is not 0.0
+            return (kind, repr(value))
+        if id(value) in self.seen:
+            return ("seen", self.seen[id(value)])
+        self.left -= 1
+        if self.left < 0:
+            raise Unsupported(f"depend on a cell that holds more than {LARGEST} values")
+        if isinstance(value, Tensor):
+            return kind  # a step that reads it other than through its arguments is not traced
+        if isinstance(value, FunctionType):
+            return self.of_function(value)
+        if isinstance(value, ModuleType | type | BuiltinFunctionType | enum.Enum):
+            return _Same(value)
+        self.seen[id(value)] = len(self.seen)
+        return (kind, *self.content(value))
+
+    def content(self, value: Any) -> Iterator[Any]:
+        """The parts of a mutable or composite value."""
+        if isinstance(value, MethodType):
+            yield self.of(value.__self__)
+            yield self.of(value.__func__)
+        elif isinstance(value, partial):
+            yield from (self.of(part) for part in (value.func, value.args, value.keywords))
+        elif isinstance(value, np.ndarray):
+            self.left -= value.size
+            yield (value.shape, value.tobytes()) if value.dtype != object else self.of(value.tolist())
+        elif isinstance(value, dict):
+            for key, item in list(value.items()):
+                yield self.of(key)
+                yield self.of(item)
+        elif isinstance(value, list | tuple):
+            yield from map(self.of, value)
+        elif isinstance(value, set | frozenset):
+            yield frozenset(map(self.of, value))
+        if hasattr(value, "__dict__"):
+            for key, item in list(vars(value).items()):
+                if not (isinstance(value, nn.Module) and key in _OF_EVERY_MODULE):
+                    yield key
+                    yield self.of(item)
+        elif not isinstance(value, list | tuple | dict | set | frozenset | np.ndarray | MethodType):
+            slots = [name for base in type(value).__mro__ for name in getattr(base, "__slots__", ())]
+            parts = [getattr(value, name, None) for name in slots if isinstance(name, str)]
+            yield tuple(map(self.of, parts)) if parts else _Same(value)
+
+    def of_function(self, function: FunctionType) -> Any:
+        """A function by what it would do: code, defaults, closure, and for the user's own what it refers to."""
+        if id(function) in self.seen:
+            return ("seen", self.seen[id(function)])
+        self.seen[id(function)] = len(self.seen)
+        found: list[Any] = [function.__code__]
+        if is_library(function.__module__):
+            return tuple(found)
+        found.append(self.of(function.__defaults__))
+        found.append(self.of(function.__kwdefaults__))
+        for cell in function.__closure__ or ():
+            try:
+                found.append(self.of(cell.cell_contents))
+            except ValueError:  # a name that has no value yet
+                found.append(None)
+        names, home = _names(function.__code__), function.__globals__
+        for name in names:
+            if name in home:
+                found.append(self.of_global(home[name], names))
+            found += [self.of_class_attribute(kind, name) for kind in self.kinds]
+        return tuple(found)
+
+    def of_global(self, value: Any, names: tuple[str, ...]) -> Any:
+        """A value that code refers to by a module-level name; of a user's module, those of its names that are used."""
+        if isinstance(value, ModuleType) and not is_library(value.__name__):
+            return tuple(self.of(vars(value)[name]) for name in names if name in vars(value))
+        if isinstance(value, type) and not is_library(value.__module__):
+            return (_Same(value), *(self.of_class_attribute(value, name) for name in names))
+        return self.of(value)
+
+    def of_class_attribute(self, kind: type, name: str) -> Any:
+        value = inspect.getattr_static(kind, name, None)
+        if isinstance(value, property):
+            value = value.fget
+        if isinstance(value, staticmethod | classmethod):
+            value = value.__func__
+        if value is None or (isinstance(value, FunctionType) and is_library(value.__module__)):
+            return None
+        return self.of(value)
+
+
+@lru_cache(maxsize=4096)
+def _names(code: CodeType) -> tuple[str, ...]:
+    """The names that code refers to, functions defined within it included."""
+    inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
+    return tuple(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
+
+
+@lru_cache(maxsize=4096)
+def _is_own(kind: type) -> bool:
+    """Whether a class, or one that it derives from, is a user's; torch derives from it to parametrize a module."""
+    return any(not is_library(base.__module__) for base in kind.__mro__)
+
+
+@lru_cache(maxsize=4096)
+def is_library(module: str | None) -> bool:
+    """Whether a module is of rnnlab, of Python itself or of an installed package, whose functions do not change."""
+    root, _, rest = (module or "").partition(".")
+    if root == "rnnlab":
+        return not rest.startswith("contracts")  # the fuzzer's cells stand for those of users
+    if root in sys.stdlib_module_names:
+        return root != "__main__"
+    file = getattr(sys.modules.get(root), "__file__", None)
+    return file is not None and bool({"site-packages", "dist-packages"} & {*Path(file).parts})

@@ -1,0 +1,14 @@
+"""Heads: the distribution that a model's outputs stand for, its loss, and how to draw from it; one file per head.
+
+To add a head, add a file here with a subclass of `Head`, and export it below.
+"""
+
+from rnnlab.heads.base import Head
+from rnnlab.heads.bernoulli import Bernoulli
+from rnnlab.heads.categorical import IGNORE, Categorical
+from rnnlab.heads.ctc import CTC
+from rnnlab.heads.gaussian import Gaussian
+from rnnlab.heads.mixture import Mixture
+from rnnlab.heads.squared_error import SquaredError
+
+__all__ = ["CTC", "IGNORE", "Bernoulli", "Categorical", "Gaussian", "Head", "Mixture", "SquaredError"]

@@ -1,0 +1,108 @@
+"""The mixture density head: a mixture of normal distributions, and for handwriting the state of the pen."""
+
+from __future__ import annotations
+
+from math import log, pi, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+
+from rnnlab.heads.base import Density, check_size, drawable, no_top_k
+
+
+class _Parts(NamedTuple):
+    """The parameters of a mixture.
+
+    logits: of the components, ``[..., K]``.
+    mean, log_deviation: ``[..., K, size]``.
+    slant: the inverse hyperbolic tangent of each component's correlation ``[..., K]``; None but for two numbers.
+    pen: the logit of a lifted pen ``[...]``; None without a pen.
+    """
+
+    logits: Tensor
+    mean: Tensor
+    log_deviation: Tensor
+    slant: Tensor | None
+    pen: Tensor | None
+
+
+class Mixture(Density):
+    """A mixture of normal distributions (Bishop, 1994), as for handwriting (Graves, 2013, arXiv:1308.0850, section 4).
+
+    The numbers of a step are independent within a component, except that two numbers, the offsets of a pen, have a
+    correlation. The outputs are, one after the other, the logits of the components, their means, the logarithms of
+    their standard deviations, the inverse hyperbolic tangents of their correlations if ``size`` is 2, and the logit of
+    a lifted pen if there is one. Targets are float ``[T, B, size]``, with ``pen`` one more, last, 1 where the pen is
+    lifted after the step and 0 elsewhere. The loss is in nats per step.
+
+    Args:
+        size: numbers of a step, without the pen.
+        components: number of components.
+        pen: whether a step has the state of a pen.
+    """
+
+    def __init__(self, size: int, components: int, pen: bool = False) -> None:
+        check_size("Mixture", size=size, components=components)
+        self.numbers, self.components, self.pen = size, components, pen
+        self.size = size + pen
+        self.features = components * (1 + 2 * size + (size == 2)) + pen
+
+    def _parts(self, outputs: Tensor) -> _Parts:
+        components, numbers = self.components, self.numbers
+        widths = [components, components * numbers, components * numbers, components * (numbers == 2), int(self.pen)]
+        logits, mean, log_deviation, slant, pen = outputs.split(widths, -1)
+        shape = (components, numbers)
+        return _Parts(
+            logits,
+            mean.unflatten(-1, shape),
+            log_deviation.unflatten(-1, shape),
+            slant if numbers == 2 else None,
+            pen.squeeze(-1) if self.pen else None,
+        )
+
+    def log_density(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
+        parts = self._parts(outputs)
+        numbers = targets[..., : self.numbers].unsqueeze(-2)
+        z = (numbers - parts.mean) * (-parts.log_deviation).exp()
+        log_scale = parts.log_deviation.sum(-1) + 0.5 * self.numbers * log(2 * pi)
+        if parts.slant is not None:
+            # With a correlation ρ = tanh a, 1 / sqrt(1 - ρ²) is cosh a, which does not vanish as 1 - ρ² does.
+            first, second = z.unbind(-1)
+            z = torch.stack([first, (second - parts.slant.tanh() * first) * parts.slant.cosh()], -1)
+            log_scale = log_scale - (parts.slant.abs() + softplus(-2 * parts.slant.abs()) - log(2))
+        components = parts.logits.log_softmax(-1) - 0.5 * z.square().sum(-1) - log_scale
+        density = components.logsumexp(-1)
+        if parts.pen is not None:
+            density = density - binary_cross_entropy_with_logits(parts.pen, targets[..., -1], reduction="none")
+        return density
+
+    def draw(self, outputs: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
+        """Draw numbers, and the pen last if there is one, ``[B, size]``.
+
+        The temperature divides the logits of components and pen, and multiplies the variances (Ha and Eck, 2017,
+        arXiv:1704.03477, section 3.4). At 0 it is the mean of the most probable component.
+        """
+        no_top_k("Mixture", top_k)
+        parts = self._parts(drawable(outputs))
+        if temperature == 0:
+            chosen = parts.logits.argmax(-1, keepdim=True)
+        else:
+            probabilities = (parts.logits.double() / temperature).softmax(-1)
+            chosen = torch.multinomial(probabilities, 1, generator=generator)
+        where = chosen.unsqueeze(-1).expand(-1, 1, self.numbers)
+        numbers = parts.mean.gather(1, where).squeeze(1)
+        if temperature > 0:
+            z = torch.randn(numbers.shape, generator=generator)
+            if parts.slant is not None:
+                slant = parts.slant.gather(1, chosen).squeeze(1)
+                z[:, 1] = slant.tanh() * z[:, 0] + z[:, 1] / slant.cosh()
+            numbers = numbers + sqrt(temperature) * parts.log_deviation.gather(1, where).squeeze(1).exp() * z
+        if parts.pen is None:
+            return numbers
+        if temperature == 0:
+            lifted = (parts.pen > 0).float()
+        else:
+            lifted = torch.bernoulli((parts.pen.double() / temperature).sigmoid().float(), generator=generator)
+        return torch.cat([numbers, lifted.unsqueeze(1)], 1)

@@ -1,0 +1,183 @@
+"""One self-contained page: headings, text, figures and sortable tables in a single HTML file, light and dark.
+
+Figures are matplotlib's, embedded as SVG; their colours become CSS variables, so that they follow the page. Text is
+escaped here, and nowhere else: nothing in a configuration can break the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rnnlab import files
+from rnnlab.report.figures import colours, render, themed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Cell(NamedTuple):
+    """A table's cell that is more than its text.
+
+    text: what is shown.
+    sort: what it is sorted by.
+    href: where it leads.
+    mark: ``good`` or ``bad``, shown by weight and colour.
+    """
+
+    text: str
+    sort: float | str | None = None
+    href: str | None = None
+    mark: str | None = None
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it stands at the right, below others."""
+        return isinstance(self.sort, int | float)
+
+
+@dataclass
+class Page:
+    """A page in the making; what is added appears in the order of adding.
+
+    Args:
+        title: what it is about.
+        lead: its message, in a sentence.
+    """
+
+    title: str
+    lead: str = ""
+
+    def __post_init__(self) -> None:
+        self._body: list[str] = []
+        self._sections: list[tuple[str, str]] = []
+        self._count = self._tables = 0
+
+    def section(self, heading: str, anchor: str | None = None) -> None:
+        """Begin a section; it appears in the table of contents."""
+        anchor = anchor or f"s{len(self._sections) + 1}"
+        self._sections.append((anchor, heading))
+        self._body.append(f'<h2 id="{escape(anchor)}">{escape(heading)}</h2>')
+
+    def heading(self, text: str) -> None:
+        """A heading within a section."""
+        self._body.append(f"<h3>{escape(text)}</h3>")
+
+    def text(self, text: str, kind: str = "") -> None:
+        """A paragraph; ``kind`` may be ``warning`` or ``note``."""
+        chosen = f' class="{escape(kind)}"' if kind else ""
+        self._body.append(f"<p{chosen}>{escape(text)}</p>")
+
+    def code(self, text: str) -> None:
+        """Text as it is, line by line."""
+        self._body.append(f"<pre>{escape(text)}</pre>")
+
+    def figure(self, made: Figure | str, alt: str, caption: str = "", is_wide: bool = False) -> None:
+        """A matplotlib figure, or its SVG as `save` gave it; those that follow each other stand side by side.
+
+        One that ``is_wide`` has the page's whole width, and is moved sideways where that is too narrow to read it.
+        """
+        self._count += 1
+        svg = themed(made if isinstance(made, str) else render(made, "figure"), alt, f"f{self._count}-")
+        below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        if is_wide:
+            moved = f'<div class="wide" tabindex="0" role="region" aria-label="{escape(alt)}">{svg}</div>'
+            self._body.append(f"<figure>{moved}{below}</figure>")
+            return
+        drawn = f"<figure>{svg}{below}</figure>"
+        if self._body and self._body[-1].endswith("</figure></div>"):
+            self._body[-1] = f"{self._body[-1].removesuffix('</div>')}{drawn}</div>"
+        else:
+            self._body.append(f'<div class="figures">{drawn}</div>')
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[Cell | str | float | None]], caption: str = ""
+    ) -> None:
+        """A table that can be sorted by any column.
+
+        Args:
+            columns: their headings.
+            rows: a cell is a text, a number, None for nothing, or a `Cell`.
+            caption: what the table shows.
+        """
+        cells = [[_as_cell(cell) for cell in row] for row in rows]
+        numbers = {place for row in cells for place, cell in enumerate(row) if cell.is_number}
+        looks = [' class="n"' if place in numbers else "" for place in range(len(columns))]
+        head = "".join(
+            f'<th scope="col"{look}><button type="button">{escape(name)}</button></th>'
+            for name, look in zip(columns, looks, strict=True)
+        )
+        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in cells)
+        self._tables += 1
+        # Outside the table, as it would be as wide as the table; the region can be scrolled with the keyboard.
+        named = f'<p class="caption" id="t{self._tables}">{escape(caption)}</p>' if caption else ""
+        label = f'aria-labelledby="t{self._tables}"' if caption else 'aria-label="table"'
+        self._body.append(
+            f'{named}<div class="table" tabindex="0" role="region" {label}><table {label}><thead><tr>{head}</tr>'
+            f"</thead><tbody>{body}</tbody></table></div>"
+        )
+
+    def details(self, summary: str, anchor: str, rows: Sequence[tuple[str, str | None]]) -> None:
+        """A list that opens on demand, and when a link leads to it; rows are texts and where they lead."""
+        items = "".join(f"<li>{_link(text, href)}</li>" for text, href in rows)
+        self._body.append(
+            f'<details id="{escape(anchor)}"><summary>{escape(summary)}</summary><ul>{items}</ul></details>'
+        )
+
+    def html(self) -> str:
+        """The whole page."""
+        contents = "".join(f'<li><a href="#{escape(a)}">{escape(h)}</a></li>' for a, h in self._sections)
+        nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>' if len(self._sections) > 2 else ""
+        lead = f'<p class="lead">{escape(self.lead)}</p>' if self.lead else ""
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<link rel="icon" href="data:,">'
+            f"<title>{escape(self.title)}</title><style>{colours()}{_asset('page.css')}</style></head>\n<body><main>"
+            f"<h1>{escape(self.title)}</h1>{lead}{nav}\n"
+            + "\n".join(self._body)
+            + f"\n</main><script>{_asset('page.js')}</script></body></html>\n"
+        )
+
+    def write(self, path: Path) -> None:
+        """Put the page at ``path``, whole or not at all."""
+        files.write_bytes(Path(path), self.html().encode())
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for people: ``digits`` significant ones, thousands parted, nothing for None."""
+    if value is None or value != value:
+        return "–"
+    if abs(value) == float("inf"):
+        return "∞" if value > 0 else "−∞"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}".replace("-", "−")
+    text = f"{value:,.{digits}g}" if abs(value) < 1e5 else f"{value:.{digits}g}"
+    return text.replace("-", "−")
+
+
+def _as_cell(cell: Cell | str | float | None) -> Cell:
+    if isinstance(cell, Cell):
+        return cell
+    return Cell(cell) if isinstance(cell, str) else Cell(number(cell), cell)
+
+
+def _cell(cell: Cell) -> str:
+    key = str(cell.sort).replace("inf", "Infinity") if cell.is_number else str(cell.sort)  # as JavaScript reads it
+    sort = "" if cell.sort is None else f' data-sort="{escape(key)}"'
+    names = [name for name, holds in (("n", cell.is_number), (cell.mark, cell.mark)) if holds]
+    chosen = f' class="{" ".join(names)}"' if names else ""
+    return f"<td{sort}{chosen}>{_link(cell.text, cell.href)}</td>"
+
+
+def _link(text: str, href: str | None) -> str:
+    return f'<a href="{escape(href)}">{escape(text)}</a>' if href else escape(text)
+
+
+def _asset(name: str) -> str:
+    """The text of a file that lies beside this one."""
+    return resources("rnnlab.report").joinpath(name).read_text(encoding="utf-8")
