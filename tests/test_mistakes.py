@@ -117,10 +117,10 @@ def mistake(capsys, *arguments):
         (["seed=[1]"], "seed"),
         (["task.split=half"], "task.split: 'half' is not a list, which is written [1,2]"),
         (["task=parity", "task.lengths=5"], "task.lengths: 5 is not a list, which is written [1,2]"),
-        (["model.hidden_size=0"], "hidden_size is 0; it must be a whole number, at least 1"),
+        (["model.hidden_size=0"], "hidden_size=0 must be a whole number of at least 1"),
         (["model.num_layers=0"], "num_layers must be at least 1"),
         (["model.embedding_size=0"], "embedding_size is 0"),
-        (["model.dropout=1"], "dropout is 1.0"),
+        (["model.dropout=1"], "dropout=1.0 must be"),
         (["trainer.steps=0"], "trainer.steps is 0; it must be at least 1"),
         (["trainer.log_every=0"], "trainer.log_every is 0"),
         (["trainer.clip_norm=-1"], "trainer.clip_norm is -1.0"),
@@ -298,11 +298,11 @@ class Mine(Cell):
         ("return h + x", "the step of Mine must return (output, new state), the state a tuple of tensors"),
         (
             "return h + x, [h + x]",
-            "the step of Mine returns a state of shapes [[2, 4]]; it was given a tuple of [[2, 4",
+            "the step of Mine returns a state of shapes [[2, 4]], not a tuple of shapes [[2, 4",
         ),
         (
             "return h + x, (h, x)",
-            "the step of Mine returns a state of shapes [[2, 4], [2, 4]]; it was given a tuple of",
+            "the step of Mine returns a state of shapes [[2, 4], [2, 4]], not a tuple of shapes",
         ),
     ],
 )

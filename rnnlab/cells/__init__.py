@@ -12,17 +12,17 @@ from rnnlab.cells.base import Cell, surrogate
 
 
 def available() -> list[str]:
-    """The names of the built-in cells."""
+    """Return the names of the built-in cells."""
     return lookup.available(sys.modules[__name__])
 
 
 def find(name: str) -> type[Cell]:
-    """The class of the cell ``name``: a built-in name or ``package.module:Class``."""
+    """Return the class of the cell ``name``: a built-in name or ``package.module:Class``."""
     return lookup.find(name, sys.modules[__name__], Cell)
 
 
 class Description(NamedTuple):
-    """What a cell's class says of it: its title, the paper it is from with the year, and the folder it stands in."""
+    """Title, paper, year and family (folder) of a built-in cell."""
 
     title: str
     paper: str
@@ -31,23 +31,23 @@ class Description(NamedTuple):
 
 
 def describe(name: str) -> Description:
-    """The description of a built-in cell; its docstring begins with a title and (authors, year, where)."""
+    """Return the description of a built-in cell, from the first line of its docstring: title (authors, year, where)."""
     kind = find(name)
     title, paper, year = re.match(r"(.+?) \((.+?, (\d{4}).*)\)", kind.__doc__.splitlines()[0]).groups()
     return Description(title, paper, int(year), kind.__module__.split(".")[-2])
 
 
 def create(name: str, *, input_size: int, hidden_size: int, **options: Any) -> Cell:
-    """A new cell.
+    """Create a cell.
 
     Args:
         name: a built-in name (see `available`) or ``package.module:Class``.
-        input_size: features of an input.
+        input_size: number of input features.
         hidden_size: width of the hidden state.
-        options: the cell's own keyword-only options.
+        options: keyword-only options of the cell.
 
     Raises:
-        InputError: there is no such cell, or it has no such option.
+        InputError: the cell or the option does not exist.
     """
     cell = find(name)
     lookup.check_options(options, cell, f"cell {name!r}")

@@ -1,29 +1,28 @@
-"""The contract of a cell: what an author writes, and what may be relied on.
+"""The contract of a cell: the methods that a cell defines, and helpers to write them.
 
-A cell is the mathematics of one time step, split where the engine can gain from it:
+A cell is the mathematics of one time step, in three methods:
 
 ``prepare(inputs) -> (constants, inputs)``
-    runs once per sequence on all inputs ``[T, B, F]``. It makes everything that does not depend on the
-    state: the input projections of all steps in one product, transformed weights, masks. It returns two
-    things, each a tensor or a nested tuple of tensors: what is constant over the sequence (weights, and None for
-    those that the cell is configured without, per-sequence masks, an attention memory), and what has a value per
-    step (``[T, ...]``: projections, zoneout masks, elapsed times). A bias is best left to the step,
-    ``linear(h, U, b)``, which adds it for nothing; and so is whatever is done number by number: fused, it is
-    compiled with the rest.
+    runs once per sequence on all inputs ``[T, B, F]`` and computes everything that does not depend on the state: the
+    input projections of all steps in one matrix product, transformed weights, masks. It returns two values, each a
+    tensor or a nested tuple of tensors. The first is constant over the sequence: weights (None for weights that the
+    cell does not have), masks of a sequence, an attention memory. The second has one entry per step, ``[T, ...]``:
+    projections, zoneout masks, elapsed times. Leave biases and elementwise operations to the step: ``linear(h, U, b)``
+    adds the bias without extra cost, and a compiled step includes the elementwise operations.
 
 ``step(constants, inputs, state) -> (output, state)``
-    is one time step and a pure function: it reads its three arguments (``inputs`` being the slice of one
-    step) and the cell's plain options, writes nothing, and draws no random number.
+    computes one time step. It is a pure function of its arguments (``inputs`` is the slice of one step) and of the
+    cell's options: it modifies nothing and draws no random numbers.
 
 ``initial_state(batch_size) -> state``
-    is the state before the first step: a nested tuple of tensors ``[B, ...]``, by default zeros of
-    ``[B, hidden_size]``, one for each name in ``states``.
+    returns the state before the first step, a nested tuple of tensors ``[B, ...]``. The default is zeros
+    ``[B, hidden_size]``, one tensor for each name in ``states``.
 
-Tensors that follow from the options alone, such as the fixed matrices of a memory, are returned by ``fixed()`` and
-registered with ``register_fixed``; they are then right in every dtype, on every device, and after ``to_empty``.
+Tensors that are determined by the options, such as the fixed matrices of a memory, are returned by ``fixed()`` and
+registered with ``register_fixed``. They are then exact in every dtype, on every device, and after ``to_empty``.
 
-The output may be narrower or wider than the state (``output_size``). States may be several, of any shape
-after the batch axis, and of any dtype.
+The output may have another width than the state (``output_size``). A cell may have several states, of any shape after
+the batch axis and of any dtype.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ from rnnlab.interface import InputError, State, tensors_of
 
 
 class Native(NamedTuple):
-    """A cell's weights in the layout of ``torch.nn``'s layer of the same mathematics.
+    """A cell's weights in the layout of the equivalent ``torch.nn`` layer.
 
     mode: ``"RNN_TANH"``, ``"RNN_RELU"``, ``"LSTM"`` or ``"GRU"``.
-    weights: ``weight_ih [G*H, F]``, ``weight_hh [G*H, H]`` and, where the cell has biases,
-        ``bias_ih [G*H]`` and ``bias_hh [G*H]``; G gates.
+    weights: ``weight_ih [G*H, F]``, ``weight_hh [G*H, H]`` and, if the cell has biases,
+        ``bias_ih [G*H]`` and ``bias_hh [G*H]``, for G gates.
     """
 
     mode: str
@@ -51,25 +50,25 @@ class Native(NamedTuple):
 
 
 class Fixed(nn.Module):
-    """A module with buffers that follow from its options.
+    """A module with buffers that are determined by its options.
 
-    They are computed again when the module's tensors are converted or given new memory: a matrix that was rounded to
-    float32 would stay rounded after ``double()``, and what ``to_empty`` makes of the meta device is not initialised.
+    They are recomputed when the module's tensors are converted or get new memory: a matrix that was rounded to float32
+    would stay rounded after ``double()``, and ``to_empty`` leaves buffers of the meta device uninitialised.
     """
 
     def fixed(self) -> dict[str, Tensor]:
-        """The buffers by name, as precise as they can be had."""
+        """Return the buffers by name, in the highest precision available."""
         return {}
 
     def register_fixed(self, persistent: bool) -> None:
-        """Register the buffers of `fixed` in the default dtype; ``persistent``: whether they are in the state dict."""
+        """Register the buffers of `fixed` in the default dtype; ``persistent`` ones are part of the state dict."""
         for name, value in self.fixed().items():
             self.register_buffer(name, value.to(torch.get_default_dtype()).contiguous(), persistent=persistent)
 
     def _apply(self, function: Any, recurse: bool = True) -> Fixed:
         before = dict(self._buffers)
         super()._apply(function, recurse)
-        # As long as nothing was converted the buffers stay where they are: recorded graphs read them there.
+        # Without a conversion the buffers keep their memory: recorded CUDA graphs read from it.
         if any(self._buffers[name] is not buffer for name, buffer in before.items()):
             for name, value in self.fixed().items():
                 setattr(self, name, value.to(self._buffers[name]).contiguous())
@@ -77,105 +76,109 @@ class Fixed(nn.Module):
 
 
 class Cell(Fixed):
-    """One time step of a recurrent network. Subclasses write `prepare` and `step`.
+    """Base class of cells: one time step of a recurrent network. Subclasses define `prepare` and `step`.
 
-    The constructor of a cell takes ``input_size`` and ``hidden_size``, and its own options as keyword-only
-    parameters; the same names, with the same defaults, stand in its file in ``conf/cell``.
+    The constructor of a cell takes ``input_size`` and ``hidden_size``, and its options as keyword-only parameters. If
+    the cell has a file in ``conf/cell``, the file has the same names and defaults.
     """
 
     states: ClassVar[tuple[str, ...]] = ("h",)
-    """The names of the state tensors, in order."""
+    """Names of the state tensors, in order."""
 
     gates: ClassVar[tuple[str, ...]] = ()
-    """What the parts of b are, ``hidden_size`` each, in order, those of W where there is no b; empty without gates."""
+    """Names of the blocks of ``hidden_size`` rows in b, or in W if there is no b, in order; empty without gates."""
 
     remembers: ClassVar[dict[str, int]] = {}
-    """The sigmoids among them that decide how long a unit remembers: 1 where it keeps at 1, -1 where it keeps at 0."""
+    """Gates that control memory: +1 if an open gate keeps the state, -1 if a closed gate does."""
 
     has_surrogate: ClassVar[bool] = False
-    """Whether the step states a derivative of its own (`surrogate`), which finite differences do not have."""
+    """Whether the step uses `surrogate`, so that its derivatives differ from finite differences."""
 
     keeps_norm: bool = False
-    """Whether the step relies on a recurrent matrix that keeps the norm of the state, and bounds the state in no other
-    way. Dropout of recurrent connections, whose scale is right in the mean only, would then make the state explode.
+    """Whether only a norm-preserving recurrent matrix bounds the state.
+
+    Dropout of recurrent connections preserves the norm in the mean only, so it would make such a state explode.
     """
 
     context_per_step: ClassVar[tuple[str, ...]] = ()
-    """Which of the further parameters of `prepare` have a value per step, ``[T, B, ...]``, such as elapsed times.
+    """Names of the additional parameters of `prepare` that have one value per step, ``[T, B, ...]``, such as times.
 
-    A layer that reads its sequences from their ends reverses these as it reverses the inputs.
+    A layer with ``reverse=True`` reverses them like the inputs.
     """
 
     verified: ClassVar[str] = "equations only"
-    """What else the tests compare it with: a package and its version, or the official code."""
+    """What the tests compare the cell with: a package and its version, or the official code."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             if not isinstance(size, int) or size < 1:
-                raise InputError(f"{name} is {size}; it must be a whole number, at least 1")
+                raise InputError(f"{name}={size} must be a whole number of at least 1")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.output_size = hidden_size if output_size is None else output_size
 
     @classmethod
     def width_multiple(cls, **options: object) -> int:
-        """What ``hidden_size`` must be a multiple of, given the cell's options; 1 where any width will do."""
+        """Return the number of which ``hidden_size`` must be a multiple, given the cell's options; 1 for any width."""
         return 1
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
-        """Everything that does not depend on the state, for all steps of ``inputs`` ``[T, B, input_size]``.
+        """Compute everything that does not depend on the state, for all steps of ``inputs`` ``[T, B, input_size]``.
 
-        A cell that needs more than its inputs, an attention memory or elapsed times say, names it as a further
-        parameter. The caller of a layer, or of a stack, passes it by that name: ``stack(inputs, memory=memory)``.
-        What has a value per step is named in `context_per_step`.
+        A cell may need more than its inputs, such as an attention memory or elapsed times. It declares them as
+        additional parameters, and the caller of a layer or stack passes them by name: ``stack(inputs, memory=memory)``.
+        Parameters with one value per step are listed in `context_per_step`.
+
+        Returns:
+            (constants, values per step), see the module's docstring.
         """
-        raise InputError(f"{type(self).__name__} has no prepare(inputs), which returns (constants, values per step)")
+        raise InputError(f"{type(self).__name__} has no prepare(inputs); it must return (constants, values per step)")
 
     @property
     def required_context(self) -> tuple[str, ...]:
-        """The names of the further parameters of `prepare` that have no default."""
+        """Names of the additional parameters of `prepare` that have no default."""
         _, *further = inspect.signature(self.prepare).parameters.values()
         named = [p for p in further if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return tuple(p.name for p in named if p.default is p.empty)
 
     def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:
-        """One time step: ``(output [B, output_size], new state)``."""
-        raise InputError(f"{type(self).__name__} has no step(constants, x, state), which returns (output, new state)")
+        """Compute one time step and return ``(output [B, output_size], new state)``."""
+        raise InputError(f"{type(self).__name__} has no step(constants, x, state); it must return (output, new state)")
 
     def __call__(self, inputs: Tensor, **options: Any) -> Any:
-        """`forward`, with the hooks that were registered on this cell.
+        """Call `forward` with the hooks that are registered on this cell.
 
-        Hooks on all modules of the process, such as those of a FLOP counter, are not run: they expect activations, and
-        would find weights among the results.
+        Global module hooks, such as those of a FLOP counter, are not run: they expect activations, and the results
+        contain weights.
         """
         has_hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
         return super().__call__(inputs, **options) if has_hooks else self.forward(inputs, **options)
 
     def forward(self, inputs: Tensor, *, native: bool = False, **context: Any) -> Any:
-        """`prepare`, or with ``native`` the weights for ``torch.nn``'s kernel: what a layer asks for once a sequence.
+        """Return the result of `prepare`, or with ``native`` the weights for the ``torch.nn`` kernel.
 
-        A layer calls the cell itself, so that forward hooks run, as those do that make a pruned or normalised weight.
+        A layer calls the cell once per sequence, so forward hooks run, such as those of pruned or normalised weights.
         """
         return self.native() if native else self.prepare(inputs, **context)
 
     def checked(self, result: Any, state: State) -> tuple[Tensor, State]:
-        """``result``, what `step` returned for ``state``, once it is seen to fit.
+        """Return ``result``, the return value of `step` for ``state``, after checking its structure.
 
         Raises:
-            InputError: it is no pair of an output and a state, or the state's shapes are not those of ``state``.
+            InputError: it is not a pair of output and state, or the shapes of the state differ from those of ``state``.
         """
         name = type(self).__name__
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
             raise InputError(f"the step of {name} must return (output, new state), the state a tuple of tensors")
         after, before = ([list(getattr(t, "shape", "?")) for t in tensors_of(s)] for s in (result[1], state))
         if not isinstance(result[1], tuple) or after != before:
-            raise InputError(f"the step of {name} returns a state of shapes {after}; it was given a tuple of {before}")
+            raise InputError(f"the step of {name} returns a state of shapes {after}, not a tuple of shapes {before}")
         return result
 
     @property
     def like(self) -> Tensor:
-        """A tensor of the device and dtype of the parameters; those of a replica are not registered as parameters.
+        """A tensor with the device and dtype of the parameters, also in a ``DataParallel`` replica.
 
         Raises:
             InputError: the cell has no parameters.
@@ -185,20 +188,20 @@ class Cell(Fixed):
             former = (vars(module).get("_former_parameters", {}) for module in self.modules())
             like = next((found for parameters in former for found in parameters.values()), None)
         if like is None:
-            raise InputError(f"{type(self).__name__} has no parameters, of which its state takes device and dtype")
+            raise InputError(f"{type(self).__name__} has no parameters; its state takes device and dtype from them")
         return like
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first step, on the parameters' device and in their dtype."""
+        """Return the state before the first step, with the device and dtype of the parameters."""
         return tuple(self.like.new_zeros(batch_size, self.hidden_size) for _ in self.states)
 
     def native(self) -> Native | None:
-        """The same mathematics as a ``torch.nn`` layer; None where there is none."""
+        """Return the weights of the equivalent ``torch.nn`` layer, or None if there is none."""
         return None
 
     def load_native(self, weights: tuple[Tensor, ...]) -> None:
         """Copy the weights of the ``torch.nn`` layer that `native` names, in the order of `Native.weights`."""
-        raise InputError(f"{type(self).__name__} has no counterpart in torch.nn to take weights from")
+        raise InputError(f"{type(self).__name__} has no equivalent layer in torch.nn")
 
     def extra_repr(self) -> str:
         """Sizes, as ``torch.nn`` modules show them."""
@@ -206,17 +209,17 @@ class Cell(Fixed):
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> str:
-    """``value`` if it is among ``choices``; otherwise an InputError that names them."""
+    """Return ``value`` if it is one of ``choices``; otherwise raise an InputError that lists them."""
     if value not in choices:
         raise InputError(f"{option}={value!r} is not one of {', '.join(choices)}")
     return value
 
 
 def surrogate(value: Tensor, z: Tensor, slope: Tensor | float) -> Tensor:
-    """``value``, with ``slope`` as its derivative by ``z`` in place of its own.
+    """Return ``value`` with ``slope`` as its derivative with respect to ``z``.
 
-    For steps of spiking networks (Neftci, Mostafa and Zenke, 2019, arXiv:1901.09948), straight-through estimators
-    (Bengio et al., 2013, arXiv:1308.3432) and reversed gradients. The engine compiles it, as it does not a custom
+    Use it for spiking networks (Neftci, Mostafa and Zenke, 2019, arXiv:1901.09948), straight-through estimators (Bengio
+    et al., 2013, arXiv:1308.3432) and reversed gradients. The engine compiles it; it does not compile a custom
     ``autograd.Function``.
 
         spikes = surrogate((z > 0).to(z.dtype), z, (1 + z.abs()) ** -2)
@@ -224,17 +227,18 @@ def surrogate(value: Tensor, z: Tensor, slope: Tensor | float) -> Tensor:
         reversed = surrogate(z, z, -1.0)
 
     Args:
-        value: what is computed, ``[B, ...]``; it passes no gradient on.
-        z: what the gradient goes to, of the shape of ``value``; finite.
-        slope: d value / d z, a number or of the shape of ``z``; it passes no gradient on.
+        value: the result, ``[B, ...]``; no gradient flows through it.
+        z: tensor that receives the gradient, with the shape of ``value``; its values must be finite.
+        slope: d value / d z, a number or a tensor with the shape of ``z``; no gradient flows through it.
     """
     slope = slope.detach() if isinstance(slope, Tensor) else slope
     return value.detach() + (z - z.detach()) * slope
 
 
 def input_weights(gates: int, hidden_size: int, input_size: int) -> nn.Parameter:
-    """``W`` of ``gates`` stacked gates, ``[gates * hidden_size, input_size]``, each Glorot uniform (Glorot and
-    Bengio, 2010).
+    """Return ``W`` of ``gates`` stacked gates, ``[gates * hidden_size, input_size]``.
+
+    Each gate is initialised Glorot uniform (Glorot and Bengio, 2010).
     """
     weight = torch.empty(gates, hidden_size, input_size)
     for gate in weight:
@@ -243,13 +247,13 @@ def input_weights(gates: int, hidden_size: int, input_size: int) -> nn.Parameter
 
 
 def recurrent_weights(gates: int, hidden_size: int, init: str = "orthogonal") -> nn.Parameter:
-    """``U`` of ``gates`` stacked gates, ``[gates * hidden_size, hidden_size]``.
+    """Return ``U`` of ``gates`` stacked gates, ``[gates * hidden_size, hidden_size]``.
 
     Args:
-        gates: number of stacked square matrices; each is initialised by itself.
+        gates: number of stacked square matrices; each is initialised separately.
         hidden_size: H.
-        init: ``orthogonal`` (Saxe et al., 2014), ``identity`` (Le et al., 2015), or ``uniform`` within
-            1/sqrt(H), as ``torch.nn`` does.
+        init: ``orthogonal`` (Saxe et al., 2014), ``identity`` (Le et al., 2015), or ``uniform`` in
+            ±1/sqrt(H), as in ``torch.nn``.
     """
     check_choice("recurrent_init", init, ("orthogonal", "identity", "uniform"))
     weight = torch.empty(gates, hidden_size, hidden_size)
@@ -265,18 +269,22 @@ def recurrent_weights(gates: int, hidden_size: int, init: str = "orthogonal") ->
 
 
 def biased(x: Tensor, b: Tensor | None) -> Tensor:
-    """``x + b``, or ``x`` where the cell has no biases."""
+    """Return ``x + b``, or ``x`` if b is None."""
     return x if b is None else x + b
 
 
 def half_range(dtype: torch.dtype) -> float:
-    """Half of the largest x for which exp(x) and exp(-x) are normal numbers: 43.5 in float32, 354 in float64."""
+    """Return half of the largest x for which exp(x) and exp(-x) are normal numbers: 43.5 in float32, 354 in float64."""
     return floor(-log(torch.finfo(dtype).tiny)) / 2
 
 
 def scale_of(kept: Tensor, log_i: Tensor, empty: Tensor) -> Tensor:
-    """``kept``, the logarithm of a memory's scale, made very small where the memory is ``empty`` and would make what is
-    written first, exp(``log_i``), underflow.
+    """Return the log-scale ``kept`` of a memory, very small where it is empty and the first write would underflow.
+
+    Args:
+        kept: logarithm of the memory's scale.
+        log_i: logarithm of the input gate; the first write has the size exp(log_i).
+        empty: where nothing was written yet.
     """
     lost = empty & (kept - log_i > half_range(kept.dtype))
     # A product, not `where`: the C compiler uses SIMD instructions for it.
@@ -284,5 +292,5 @@ def scale_of(kept: Tensor, log_i: Tensor, empty: Tensor) -> Tensor:
 
 
 def bias_vector(size: int, present: bool = True) -> nn.Parameter | None:
-    """A bias of zeros ``[size]``, or None where the cell has no biases."""
+    """Return a bias of zeros ``[size]``, or None if ``present`` is False."""
     return nn.Parameter(torch.zeros(size)) if present else None

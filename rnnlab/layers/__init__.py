@@ -1,4 +1,4 @@
-"""Cells over time and depth: a layer, a stack of layers, regularisers, and the way to and from ``torch.nn``."""
+"""Layers, stacks of layers, regularisers and initialisers of cells, and conversion from and to ``torch.nn``."""
 
 from rnnlab.layers.convert import from_torch, to_torch
 from rnnlab.layers.initialisers import initialise

@@ -1,4 +1,4 @@
-"""The way to and from ``torch.nn``: the same weights, the same numbers."""
+"""Conversion between `Stack` and the recurrent layers of ``torch.nn``."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _CELLS = {
     "GRU": ("gru", {"reset": "after"}),
 }
 _SOURCES = (("W",), ("U",), ("b",), ("b", "b_u"))
-"""A cell's parameters behind each of ``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh``."""
+"""Names of the cell parameters that correspond to ``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh``."""
 
 
 def to_torch(stack: Stack) -> nn.RNNBase:
-    """The ``torch.nn.RNN``, ``LSTM`` or ``GRU`` with the weights of ``stack``; frozen weights stay frozen.
+    """Return a ``torch.nn.RNN``, ``LSTM`` or ``GRU`` with the weights of ``stack``; frozen weights stay frozen.
 
     Raises:
-        InputError: torch.nn has no layer with the mathematics of these cells.
+        InputError: torch.nn has no equivalent layer.
     """
     if stack.connections or any(not isinstance(norm, nn.Identity) for norm in stack.norms):
-        raise InputError("torch.nn's layers have no norm and no connection between them")
+        raise InputError("torch.nn has no norm and no connection between layers; use norm=none, connection=none")
     if any(isinstance(layer, Bidirectional) or layer.reverse for layer in stack.layers):
-        raise InputError("only layers that read from the first step can be given to torch.nn")
+        raise InputError("only forward layers can be converted to torch.nn, not bidirectional or reversed ones")
     natives = [layer.cell.native() for layer in stack.layers]
-    # What all layers of one torch.nn layer share: the mathematics, whether there are biases, the width.
+    # All layers of a torch.nn module share these: mode, biases, width.
     kinds = {
         native and (native.mode, len(native.weights), layer.cell.hidden_size)
         for native, layer in zip(natives, stack.layers, strict=True)
     }
     if None in kinds or len(kinds) > 1:
         kinds_given = ", ".join(f"{type(layer.cell).__name__}({layer.cell.extra_repr()})" for layer in stack.layers)
-        raise InputError(f"torch.nn has no layer for a stack of {kinds_given}; its layers share one kind and width")
+        raise InputError(f"torch.nn has no layer for a stack of {kinds_given}; its layers share mode, biases and width")
     if any(len(layer.first) for layer in stack.layers):
         raise InputError("torch.nn has no learned initial state; pass it stack.initial_state(batch_size) yourself")
     ((mode, num_weights, hidden_size),) = kinds
@@ -61,18 +61,18 @@ def to_torch(stack: Stack) -> nn.RNNBase:
 
 
 def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
-    """The stack with the weights of a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
+    """Return a stack with the weights of a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
 
-    It is time-major whatever ``module.batch_first`` says. Frozen weights stay frozen; a bias that is the sum of two in
-    torch.nn is frozen where both are.
+    The stack is time-major, also if ``module.batch_first`` is True. Frozen weights stay frozen. A bias that is the sum
+    of two biases in torch.nn is frozen if both are.
 
     Raises:
-        InputError: it is another module, or the layer has a projection.
+        InputError: the module is of another type, or has a projection.
     """
     if not isinstance(module, nn.RNNBase):
-        raise InputError(f"{type(module).__name__} is none of torch.nn's RNN, LSTM and GRU")
+        raise InputError(f"expected a torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
     if module.proj_size:
-        raise InputError("only layers without proj_size can be taken over from torch.nn")
+        raise InputError(f"proj_size={module.proj_size} is not supported; convert a module with proj_size=0")
     name, options = _CELLS[module.mode]
 
     def cell(input_size: int, hidden_size: int) -> cells.Cell:

@@ -1,4 +1,4 @@
-"""Mask what a step reads of its state through a weight, and leave what the step carries as it is."""
+"""Mask the state where the matrix products of a step read it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from rnnlab.cells.base import Cell
 from rnnlab.interface import map_state, tensors_of
 
 PRODUCT = re.compile("(bi)?linear|matmul|__r?matmul__|b?mm|mv|dot|inner|einsum|tensordot|multi_dot|conv[123]d")
-SUM_WITH_PRODUCT = re.compile("addmm|addmv|addbmm|baddbmm")  # the first argument is added as it is
+SUM_WITH_PRODUCT = re.compile("addmm|addmv|addbmm|baddbmm")  # the first argument is added, not multiplied
 IN_PLACE = re.compile("[a-z0-9].*[^_]_|__i(add|sub|mul|truediv|floordiv|mod|pow|and|or|xor)__|__setitem__")
 
 
 class MaskedReads(TorchFunctionMode):
-    """While the context lasts, matrix products read ``state * mask`` in place of ``state``.
+    """A context in which matrix products read ``state * mask`` instead of ``state``.
 
-    There are two copies of the state. The masked copy goes to the matrix products, through whatever the step computes
-    on the way: a reset gate, a tanh, a concatenation with the input. The whole copy goes everywhere else, and so into
-    the new state.
+    Every operation on the state is computed twice, on a masked and on an unmasked copy. Matrix products read the masked
+    copy, also after other operations: a reset gate, a tanh, a concatenation with the input. Everything else reads the
+    unmasked copy, including the new state.
 
     Args:
-        state: the tensor that a step receives as its first state.
-        mask: of the state's shape.
+        state: the first state tensor of a step.
+        mask: a tensor with the shape of the state.
 
     Attributes:
-        products: the results of the matrix products that read the masked copy.
+        products: results of the matrix products that read the masked copy.
     """
 
     def __init__(self, state: Tensor, mask: Tensor) -> None:
         super().__init__()
         self.products: list[Tensor] = []
-        self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # by id, with the tensor itself: an id may be used again
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # by id; holds the tensors, so that ids stay valid
         self._pair(state, state * mask)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if not any(id(argument) in self._copies for argument in tensors_of((args, tuple(kwargs.values())))):
             return function(*args, **kwargs)
-        name = function.__name__.removesuffix(".default")  # as an operator of torch.ops is called
+        name = function.__name__.removesuffix(".default")  # names of operators of torch.ops end with it
         masked_args, masked_kwargs = self._masked(args), {key: self._masked(value) for key, value in kwargs.items()}
         if PRODUCT.fullmatch(name):
             self.products.append(function(*masked_args, **masked_kwargs))
@@ -67,14 +67,14 @@ class MaskedReads(TorchFunctionMode):
             self._copies[id(whole)] = whole, masked
 
     def _masked(self, argument: Any) -> Any:
-        """An argument, every tensor in it replaced by its masked copy where there is one."""
+        """Return an argument with every tensor replaced by its masked copy, if it has one."""
         if isinstance(argument, tuple | list):
             return type(argument)([self._masked(item) for item in argument])
         return self._copies.get(id(argument), (None, argument))[1]
 
 
 def reads_by_products(cell: Cell) -> bool:
-    """Whether the next state of ``cell`` depends on a matrix product that reads its first state."""
+    """Return whether the next state of ``cell`` depends on a matrix product that reads its first state."""
     like = cell.like
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         constants, prepared = cell(like.new_zeros(1, 1, cell.input_size))

@@ -15,22 +15,22 @@ from rnnlab.interface import InputError, State, map_state, tensors_of
 
 
 class Recurrent(nn.Module):
-    """A cell run over a sequence: ``outputs, state = layer(inputs, state=None, lengths=None)``.
+    """A layer that runs a cell over sequences: ``outputs, state = layer(inputs, state=None, lengths=None)``.
 
-    Splitting a sequence and passing the state on gives the same result as running it whole.
+    If a sequence is split and the state is passed on, the results are those of the whole sequence.
 
     Args:
         cell: the cell.
-        backend: how to run it, one of `rnnlab.engine.BACKENDS`; ``layer.choice`` says what was picked and why.
-        initial_state: ``zero`` (the cell's own), or ``learned``: the cell's own as parameters.
-        reverse: read every sequence from its last step to its first; outputs stay at their inputs' places, and the
-            final state is the one after the first step.
+        backend: one of `rnnlab.engine.BACKENDS`; ``layer.choice`` has the selected backend and the reason.
+        initial_state: ``zero`` for the cell's own initial state, or ``learned`` for parameters that start from it.
+        reverse: whether to read each sequence from its last step to its first. Outputs are in the order of the inputs;
+            the final state is that after the first step.
 
     Raises:
-        InputError: the backend does not exist or cannot run this cell, or it is no cell, or one without parameters.
+        InputError: the backend is unknown or cannot run this cell, ``cell`` is not a `Cell`, or it has no parameters.
     """
 
-    _chosen: tuple[Any, Any, engine.Choice] | None = None  # what was chosen last, and for what
+    _chosen: tuple[Any, Any, engine.Choice] | None = None  # the last choice, and what it was made for
     _watcher: Callable | None = None
 
     def __init__(
@@ -38,11 +38,11 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(cell, Cell):
-            raise InputError(f"a layer runs a cell, such as rnnlab.cells.create makes; {cell!r} is none")
+            raise InputError(f"expected a Cell, got {type(cell).__name__}; rnnlab.cells.create makes one")
         self.cell = cell
         self.reverse = reverse
         self.backend = backend
-        self.choice  # noqa: B018 - says at once what cannot be
+        self.choice  # noqa: B018 - raises if the backend cannot run the cell
         check_choice("initial_state", initial_state, ("zero", "learned"))
         example = tensors_of(cell.initial_state(1))
         learned = [t for t in example if initial_state == "learned" and t.is_floating_point()]
@@ -50,7 +50,7 @@ class Recurrent(nn.Module):
 
     @property
     def choice(self) -> engine.Choice:
-        """How the cell is run, and why: as it is now, where its parameters are now."""
+        """The backend that runs the cell and the reason, for its current options, device and dtype."""
         if self._watcher is not None:
             return engine.Choice("watched", self._watcher, "a diagnosis runs the layer")
         return self._choice_for(self.cell.like)
@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
         where = (id(self.cell), self.backend, like.device, like.dtype)
         if self._chosen is not None and self._chosen[0] == where:
             _, options, choice = self._chosen
-            # A compiled step is traced anew by itself when the cell changes.
+            # A compiled step traces itself again when the cell changes.
             if choice.follows or options == engine.identity(self.cell):
                 return choice
         choice = engine.choose(self.cell, self.backend)
@@ -67,18 +67,18 @@ class Recurrent(nn.Module):
         return choice
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy gets: it chooses for itself."""
+        """Return the attributes for a copy, which chooses its own backend."""
         return {key: value for key, value in vars(self).items() if key != "_chosen"}
 
     def __prepare_scriptable__(self) -> None:
-        """Called by ``torch.jit.script``, which does not read the Python of a cell."""
+        """Refuse ``torch.jit.script``, which cannot compile the Python of a cell."""
         raise InputError(
             "torch.jit.script cannot compile a Recurrent layer; use torch.jit.trace, torch.export or torch.compile"
         )
 
     @contextmanager
     def run_by(self, run: Callable) -> Iterator[None]:
-        """While the context lasts the cell is run by ``run``, a function as `rnnlab.engine` has them, that looks on."""
+        """Return a context in which ``run``, a recording function with the interface of a backend, runs the cell."""
         before, self._watcher = self._watcher, run
         try:
             yield
@@ -87,11 +87,11 @@ class Recurrent(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of an output."""
+        """Number of output features."""
         return self.cell.output_size
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first step: a nested tuple of tensors ``[batch_size, ...]``."""
+        """Return the state before the first step: a nested tuple of tensors ``[batch_size, ...]``."""
         state = self.cell.initial_state(batch_size)
         if not len(self.first):
             return state
@@ -105,32 +105,32 @@ class Recurrent(nn.Module):
 
         Args:
             inputs: ``[T, B, input_size]``.
-            state: the state to begin with; None means `initial_state`.
-            lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None where all are T.
-            context: what the cell's ``prepare`` takes beyond its inputs, by name.
+            state: the state before the first step; None for `initial_state`.
+            lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None if all are T.
+            context: additional arguments of the cell's ``prepare``, by name.
 
         Returns:
-            outputs ``[T, B, output_size]``, zero past each sequence's end, and the state at each sequence's end.
+            outputs ``[T, B, output_size]``, zero after the end of each sequence, and the state at each sequence's end.
 
         Raises:
-            InputError: a shape, a dtype or a length does not fit.
+            InputError: a shape, a dtype or a length is wrong.
         """
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and self.backend != "reference":
-            run = torch._dynamo.disable(self._run)  # the graph breaks here, as at nn.GRU
+            run = torch._dynamo.disable(self._run)  # the graph breaks here, as for nn.GRU
             return run(inputs, state, lengths, **context)
         return self._run(inputs, state, lengths, **context)
 
     def _run(self, inputs: Tensor, state: State | None, lengths: Tensor | None, **context: Any) -> tuple[Tensor, State]:
         if not isinstance(inputs, Tensor):
-            raise InputError(f"inputs are {type(inputs).__name__}; give a tensor [T, B, {self.cell.input_size}]")
+            raise InputError(f"inputs must be a tensor [T, B, {self.cell.input_size}], not {type(inputs).__name__}")
         if inputs.dim() != 3 or inputs.shape[-1] != self.cell.input_size or not inputs.shape[0]:
             raise InputError(
-                f"inputs are {list(inputs.shape)}; the cell expects [T, B, {self.cell.input_size}] with T at least 1"
+                f"inputs have shape {list(inputs.shape)}, expected [T, B, {self.cell.input_size}] with T at least 1"
             )
         like = self.cell.like
         dtype = like.dtype
         if inputs.dtype != dtype and not _is_autocast(inputs):
-            raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one to the other's")
+            raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one of them")
         num_steps, batch_size, _ = inputs.shape
         if state is None:
             state = self.initial_state(batch_size)
@@ -147,7 +147,7 @@ class Recurrent(nn.Module):
         return (_turned(outputs, lengths) if self.reverse else outputs), state
 
     def _per_step(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Context with a value per step, ``[T, B, ...]``, zero in the padding, in the order in which it is read."""
+        """Return context with a value per step, ``[T, B, ...]``, with zero padding and in reading order."""
         if lengths is not None:
             live = torch.arange(len(values), device=values.device).unsqueeze(1) < lengths
             values = values.where(live.view(*live.shape, *[1] * (values.dim() - 2)), 0)
@@ -164,19 +164,19 @@ class Recurrent(nn.Module):
             given, expected = ([getattr(tensor, name) for tensor in part] for part in (tensors, own))
             if given != expected:
                 raise InputError(
-                    f"the state is {_words(given)}, the cell's is {_words(expected)}; convert it with .to()"
+                    f"the state is {_words(given)}, but the cell's state is {_words(expected)}; convert it with .to()"
                 )
 
     @staticmethod
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
         if not isinstance(lengths, Tensor):
-            raise InputError(f"lengths are {type(lengths).__name__}; give a tensor of integers [{batch_size}]")
+            raise InputError(f"lengths must be a tensor of integers [{batch_size}], not {type(lengths).__name__}")
         if lengths.shape != (batch_size,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
-        lengths = lengths.to(torch.int64)  # torch does not compare unsigned ones
+        lengths = lengths.to(torch.int64)  # torch cannot compare unsigned integers
         low, high = map(int, torch.aminmax(lengths)) if batch_size else (1, 1)
         if low < 1 or high > num_steps:
-            raise InputError(f"lengths go from {low} to {high}; each must be between 1 and the {num_steps} steps given")
+            raise InputError(f"lengths range from {low} to {high}; they must be between 1 and {num_steps} steps")
         return lengths
 
 
@@ -190,7 +190,7 @@ def _is_autocast(tensor: Tensor) -> bool:
 
 
 def _turned(sequences: Tensor, lengths: Tensor | None) -> Tensor:
-    """``[T, B, ...]`` with each sequence in reverse order; what is past its end stays."""
+    """Return ``[T, B, ...]`` with each sequence reversed; the padding stays in place."""
     if lengths is None:
         return sequences.flip(0)
     steps = torch.arange(len(sequences), device=sequences.device).unsqueeze(1)

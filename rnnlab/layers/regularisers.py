@@ -1,7 +1,7 @@
-"""Regularisers: each wraps a cell and yields a cell, so that the engine runs it like any other.
+"""Regularisers: each wraps a cell and is itself a cell, so the engine runs it like any other.
 
-Masks are drawn in ``prepare``, once per sequence, and only while training; in evaluation a regularised cell computes
-what the papers say it should: the cell itself, or for zoneout the expected update.
+``prepare`` draws the masks once per sequence, in training mode only. In evaluation mode a regularised cell computes the
+plain cell or, for zoneout, the expected update.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rnnlab.layers.reads import MaskedReads, reads_by_products
 
 
 class Wrapped(Cell):
-    """A cell with another one inside, doing as that one does."""
+    """Base class of cells that wrap another cell; by default they behave like it."""
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell.input_size, cell.hidden_size, cell.output_size)
@@ -47,22 +47,22 @@ class Wrapped(Cell):
 class VariationalDropout(Wrapped):
     """Dropout with one mask for all steps of a sequence (Gal and Ghahramani, 2016, arXiv:1512.05287).
 
-    The units that are kept are scaled by 1 / (1 - share).
+    Kept units are scaled by 1 / (1 - rate).
 
-    ``recurrent`` drops units of the first state, h, where a matrix product of the step reads h, and nowhere else: a GRU
-    computes U (m ⊙ h) in its gates, U_n (r ⊙ m ⊙ h) with ``reset="before"``, and carries z ⊙ h. All products read the
-    same mask m. Not masked are the other states (c of an LSTM), products number by number (a peephole, u ⊙ h of IndRNN)
-    and operations other than torch's matrix products, such as a ``torch.autograd.Function``.
+    ``recurrent`` drops units of the first state, h, where a matrix product of the step reads h, and nowhere else. A GRU
+    computes U (m ⊙ h) in its gates, U_n (r ⊙ m ⊙ h) with ``reset="before"``, and carries z ⊙ h. All products use the
+    same mask m. The following are not masked: other states (c of an LSTM), elementwise products (a peephole, u ⊙ h of
+    IndRNN), and operations other than torch's matrix products, such as a ``torch.autograd.Function``.
 
     Args:
         cell: the cell.
-        inputs: share of the input's features that is dropped.
-        recurrent: share of the units of h that is dropped.
-        outputs: share of the output's features that is dropped.
+        inputs: dropout rate of the input features.
+        recurrent: dropout rate of the units of h.
+        outputs: dropout rate of the output features.
 
     Raises:
-        InputError: a share is not at least 0 and below 1; or ``recurrent`` is above 0 and no matrix product on the way
-            to the next state reads h, or the cell's matrix must keep the norm of h.
+        InputError: a rate is not in [0, 1); or ``recurrent`` is above 0, and no matrix product that reads h contributes
+            to the next state, or the cell's matrix must preserve the norm of h.
     """
 
     def __init__(self, cell: Cell, inputs: float = 0.0, recurrent: float = 0.0, outputs: float = 0.0) -> None:
@@ -79,7 +79,7 @@ class VariationalDropout(Wrapped):
                 )
 
     def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
-        """Drops features of the inputs, and draws the masks of state and output."""
+        """Drop features of the inputs, and draw the masks of state and output."""
         batch_size = inputs.shape[1]
         first = tensors_of(self.cell.initial_state(batch_size))[0]
         output = inputs.new_ones(batch_size, self.output_size)
@@ -101,26 +101,26 @@ class VariationalDropout(Wrapped):
 
 
 class Zoneout(Wrapped):
-    """Zoneout (Krueger et al., 2017, arXiv:1606.01305, equations 2 to 4): state units keep what they had by chance.
+    """Zoneout (Krueger et al., 2017, arXiv:1606.01305, equations 2 to 4): units randomly keep their previous state.
 
         s_t = d_t ⊙ s_{t-1} + (1 - d_t) ⊙ s̃_t        d_t drawn for every unit and step, 1 with probability z
 
-    In evaluation d_t is z. Where the cell's output is a state, the output is what that state becomes.
+    In evaluation mode d_t is z. If the output of the cell is one of its states, the output is the state after zoneout.
 
     Args:
         cell: the cell.
-        rates: z of each state, or one for all.
+        rates: z, one rate for each state, or one rate for all states.
 
     Raises:
-        InputError: a rate is not at least 0 and below 1, or there is not one for each state, or the cell drops from its
-            outputs, which are then no longer a state.
+        InputError: a rate is not in [0, 1), the number of rates is wrong, or the cell drops outputs, so that its output
+            is not a state.
     """
 
     def __init__(self, cell: Cell, rates: Sequence[float]) -> None:
         super().__init__(cell)
         count = len(tensors_of(cell.initial_state(1)))
         if isinstance(rates, int | float):
-            raise InputError(f"zoneout is {rates}; give a list, [{rates}] for every state")
+            raise InputError(f"zoneout={rates} must be a list, such as [{rates}] for all states")
         if isinstance(cell, VariationalDropout) and cell.outputs:
             raise InputError(
                 f"Zoneout around VariationalDropout(outputs={cell.outputs}) would not reach the output; "
@@ -129,12 +129,12 @@ class Zoneout(Wrapped):
         rates = tuple(_share("zoneout", rate) for rate in rates)
         if len(rates) not in (1, count):
             raise InputError(
-                f"zoneout is {list(rates)}; give one rate, or {count} for the states {', '.join(cell.states)}"
+                f"zoneout={list(rates)} must have one rate, or {count} for the states {', '.join(cell.states)}"
             )
         self.rates = rates * count if len(rates) == 1 else rates
 
     def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
-        """Draws a mask for every state and step."""
+        """Draw a mask for each state and step."""
         constants, prepared = self.cell(inputs, **context)
         if not self.training:
             return constants, (prepared,)
@@ -154,22 +154,22 @@ class Zoneout(Wrapped):
 class WeightDrop(Wrapped):
     """Dropout of recurrent weights, one mask for a whole sequence and batch (Merity et al., 2018, arXiv:1708.02182).
 
-    Every learned matrix that the cell's steps multiply with is dropped from; what is kept is scaled by 1 / (1 - share).
+    It applies to all learned matrices that ``prepare`` passes to the steps. Kept weights are scaled by 1 / (1 - share).
 
     Args:
         cell: the cell.
-        share: of the weights that is dropped.
+        share: dropout rate of the weights.
 
     Raises:
-        InputError: the share is not at least 0 and below 1, the cell has no recurrent matrix, or its matrix must keep
-            the norm of the state.
+        InputError: the rate is not in [0, 1), the cell has no recurrent matrix, or its matrix must preserve the norm of
+            the state.
     """
 
     def __init__(self, cell: Cell, share: float) -> None:
         super().__init__(cell)
         self.share = _share("weight_drop", share)
         _check_norm("weight_drop", share, cell)
-        if cell.required_context:  # which only the caller of the layer has
+        if cell.required_context:  # only the caller of the layer has these arguments
             return
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             constants, _ = cell(cell.like.new_zeros(1, 1, cell.input_size))
@@ -177,7 +177,7 @@ class WeightDrop(Wrapped):
             raise InputError(f"weight_drop={share} has nothing to drop: {_innermost(cell)} has no recurrent matrix")
 
     def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
-        """Drops weights."""
+        """Drop weights."""
         constants, prepared = self.cell(inputs, **context)
         return map_state(self._drop, constants), prepared
 
@@ -194,10 +194,10 @@ def regularise(
     output_dropout: float = 0.0,
     zoneout: Sequence[float] = (0.0,),
 ) -> Cell:
-    """The cell with those regularisers that are asked for.
+    """Return the cell, wrapped in the regularisers whose rate is above 0.
 
-    The options are those of `WeightDrop`, `VariationalDropout` and `Zoneout`, which stand around the cell in the order
-    weight drop, zoneout, dropout: the output is what zoneout makes of the state, and is dropped from last.
+    The options are those of `WeightDrop`, `VariationalDropout` and `Zoneout`. The order from the inside is weight drop,
+    zoneout, dropout: output dropout applies to the state after zoneout.
     """
     if weight_drop:
         cell = WeightDrop(cell, weight_drop)
@@ -213,7 +213,7 @@ def _is_learned_matrix(tensor: Tensor) -> bool:
 
 
 def _innermost(cell: Cell) -> str:
-    """The name of the cell inside all regularisers."""
+    """Return the class name of the cell inside all regularisers."""
     return _innermost(cell.cell) if isinstance(cell, Wrapped) else type(cell).__name__
 
 
@@ -222,7 +222,10 @@ _REFUSES: ContextVar[bool] = ContextVar("refuses", default=True)
 
 @contextmanager
 def as_trained() -> Iterator[None]:
-    """Accept the dropout of a model that an earlier version trained, to evaluate it: it is used in training alone."""
+    """Return a context that accepts refused dropout options, to evaluate models of earlier versions.
+
+    Evaluation is safe, because dropout is active in training only.
+    """
     token = _REFUSES.set(False)
     try:
         yield
@@ -238,22 +241,22 @@ def _refuse(sentence: str) -> None:
 def _check_norm(name: str, share: float, cell: Cell) -> None:
     if share and cell.keeps_norm:
         _refuse(
-            f"{name}={share} would make the state of {_innermost(cell)} explode, as its recurrent matrix must keep the "
-            "norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or output_dropout"
+            f"{name}={share} would make the state of {_innermost(cell)} explode, as its recurrent matrix must preserve "
+            "the norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or output_dropout"
         )
 
 
 def _share(name: str, share: float) -> float:
     if not 0 <= share < 1:
-        raise InputError(f"{name} is {share}; it is a share, at least 0 and below 1")
+        raise InputError(f"{name}={share} must be at least 0 and below 1")
     return share
 
 
 def _bernoulli(steps: int, like: Tensor, rate: float) -> Tensor:
-    """Ones with probability ``rate``, below 1, and zeros, ``[steps, *like.shape]``.
+    """Return ones with probability ``rate``, and zeros otherwise, ``[steps, *like.shape]``.
 
-    Of sixteen random bits each, and so to the nearest 1/65536 below 1: in a third of the time that ``torch.bernoulli``
-    takes.
+    Each number uses sixteen random bits, so ``rate`` is rounded to a multiple of 1/65536 below 1. This takes a third of
+    the time of ``torch.bernoulli``.
     """
     count = steps * like.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)

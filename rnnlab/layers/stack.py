@@ -1,4 +1,4 @@
-"""A stack: layers over depth, each reading the outputs of the one below."""
+"""A stack of layers, each of which reads the outputs of the layer below."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
 class Bidirectional(nn.Module):
-    """Two layers over one sequence, one from each end (Schuster and Paliwal, 1997, doi:10.1109/78.650093).
+    """A bidirectional layer: a forward and a backward layer (Schuster and Paliwal, 1997, doi:10.1109/78.650093).
 
-    It has the interface of one layer; its state is the pair of their states. As every output has seen the whole
-    sequence, a sequence that is cut in two does not give what it gives whole.
+    It has the interface of a layer; its state is the pair of the two states. Each output depends on the whole sequence,
+    so a split sequence gives other results than the whole sequence.
 
     Args:
-        forward_layer: reads from the first step.
+        forward_layer: a layer that reads from the first step.
         backward_layer: a layer with ``reverse=True``.
-        merge: outputs stand side by side (``concatenate``), or are added (``sum``).
+        merge: how to combine the outputs, ``concatenate`` or ``sum``.
     """
 
     def __init__(self, forward_layer: Recurrent, backward_layer: Recurrent, merge: str = "concatenate") -> None:
@@ -36,18 +36,18 @@ class Bidirectional(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of an output."""
+        """Number of output features."""
         sizes = (self.forward_layer.output_size, self.backward_layer.output_size)
         return sum(sizes) if self.merge == "concatenate" else sizes[0]
 
     def initial_state(self, batch_size: int) -> State:
-        """The states before the first step that each of the two reads."""
+        """Return the initial states of the forward and the backward layer."""
         return self.forward_layer.initial_state(batch_size), self.backward_layer.initial_state(batch_size)
 
     def forward(
         self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
     ) -> tuple[Tensor, State]:
-        """As `Recurrent.forward`."""
+        """Run both layers; see `Recurrent.forward`."""
         first, second = (None, None) if state is None else state
         ahead, first = self.forward_layer(inputs, first, lengths, **context)
         back, second = self.backward_layer(inputs, second, lengths, **context)
@@ -55,14 +55,14 @@ class Bidirectional(nn.Module):
 
 
 class Connection(nn.Module):
-    """What a layer adds to its inputs rather than replacing them.
+    """A residual or highway connection around a layer.
 
     ``residual``: y + x (He et al., 2016, arXiv:1512.03385). ``highway``: g ⊙ y + (1 - g) ⊙ x with g = σ(W x + b), b
-    beginning at -1 (Srivastava, Greff and Schmidhuber, 2015, arXiv:1505.00387).
+    initialised to -1 (Srivastava, Greff and Schmidhuber, 2015, arXiv:1505.00387).
 
     Args:
         kind: ``residual`` or ``highway``.
-        width: of inputs and outputs.
+        width: number of features of inputs and outputs.
     """
 
     def __init__(self, kind: str, width: int) -> None:
@@ -73,7 +73,7 @@ class Connection(nn.Module):
             nn.init.constant_(self.gate.bias, -1.0)
 
     def forward(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Inputs and outputs of a layer, each ``[T, B, width]``, as one."""
+        """Combine inputs and outputs of a layer, each ``[T, B, width]``."""
         if self.gate is None:
             return inputs + outputs
         g = self.gate(inputs).sigmoid()
@@ -81,20 +81,21 @@ class Connection(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers over depth, with the interface of one layer; its state is a tuple of the layers' states.
+    """A stack of layers with the interface of a layer; its state is a tuple of the layers' states.
 
-    Between a layer and the one below it stand the norm and then the dropout; the connection goes around all three.
+    The inputs of each layer but the lowest go through the norm, then the dropout. The connection is around norm,
+    dropout and layer.
 
     Args:
         layers: from the lowest to the highest.
-        dropout: share of the features dropped between layers while training (Zaremba, Sutskever and Vinyals, 2014,
+        dropout: dropout rate between layers in training (Zaremba, Sutskever and Vinyals, 2014,
             arXiv:1409.2329); none after the last.
-        norm: of what a layer reads from the one below: ``none``, ``layer`` (Ba, Kiros and Hinton, 2016,
+        norm: normalisation of the inputs of each layer but the lowest: ``none``, ``layer`` (Ba, Kiros and Hinton, 2016,
             arXiv:1607.06450) or ``rms`` (Zhang and Sennrich, 2019, arXiv:1910.07467).
         connection: ``none``, ``residual`` or ``highway``, around every layer but the lowest; see `Connection`.
 
     Raises:
-        InputError: there is no layer, an option is not possible, or a connection has ends of different width.
+        InputError: there is no layer, an option is invalid, or a connection joins different widths.
     """
 
     def __init__(
@@ -108,11 +109,11 @@ class Stack(nn.Module):
         if not layers:
             raise InputError("a stack needs at least one layer; num_layers must be at least 1")
         if not 0 <= dropout < 1:
-            raise InputError(f"dropout is {dropout}; it is a share, at least 0 and below 1")
+            raise InputError(f"dropout={dropout} must be at least 0 and below 1")
         check_choice("norm", norm, tuple(NORMS))
         check_choice("connection", connection, ("none", "residual", "highway"))
         if len(layers) == 1 and (norm, connection) != ("none", "none"):
-            raise InputError(f"norm={norm} and connection={connection} stand between layers; there is one, make it two")
+            raise InputError(f"norm={norm}, connection={connection} needs num_layers >= 2, got 1")
         self.layers = nn.ModuleList(layers)
         self.dropout = dropout
         widths = [layer.output_size for layer in layers[:-1]]
@@ -123,7 +124,7 @@ class Stack(nn.Module):
                 if below.output_size != layer.output_size:
                     raise InputError(
                         f"connection={connection} joins {below.output_size} and {layer.output_size} features; "
-                        "they must be as many"
+                        "the numbers must be equal"
                     )
                 self.connections.append(Connection(connection, layer.output_size))
 
@@ -141,17 +142,17 @@ class Stack(nn.Module):
         bidirectional: str = "none",
         **between: Any,
     ) -> Stack:
-        """``num_layers`` layers of ``hidden_size`` of the cell made by ``cell(input_size, hidden_size)``.
+        """Return a stack of ``num_layers`` layers with cells made by ``cell(input_size, hidden_size)``.
 
         Args:
-            cell: makes a cell.
-            input_size: features of the lowest layer's inputs.
+            cell: function that makes a cell.
+            input_size: number of input features of the lowest layer.
             hidden_size: width of every layer, in each direction.
-            num_layers: how many.
+            num_layers: number of layers.
             dropout: see `Stack`.
-            backend: how the cells are run.
+            backend: one of `rnnlab.engine.BACKENDS`.
             initial_state: ``zero`` or ``learned``.
-            bidirectional: ``none``, or how the two directions are merged; see `Bidirectional`.
+            bidirectional: ``none``, ``concatenate`` or ``sum``; see `Bidirectional`.
             between: ``norm`` and ``connection``; see `Stack`.
         """
         check_choice("bidirectional", bidirectional, ("none", "concatenate", "sum"))
@@ -167,17 +168,17 @@ class Stack(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of an output of the highest layer."""
+        """Number of output features of the highest layer."""
         return self.layers[-1].output_size
 
     def initial_state(self, batch_size: int) -> State:
-        """The states before the first step, one per layer."""
+        """Return the states before the first step, one per layer."""
         return tuple(layer.initial_state(batch_size) for layer in self.layers)
 
     def forward(
         self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
     ) -> tuple[Tensor, State]:
-        """As `Recurrent.forward`: inputs ``[T, B, F]`` to outputs ``[T, B, output_size]``; all get ``context``."""
+        """Run all layers on inputs ``[T, B, F]``, with the same ``context``; see `Recurrent.forward`."""
         states = [None] * len(self.layers) if state is None else state
         if len(states) != len(self.layers):
             raise InputError(f"the state is for {len(states)} layers, the stack has {len(self.layers)}")

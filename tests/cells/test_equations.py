@@ -248,12 +248,12 @@ def test_a_wrong_choice_names_the_choices(name, options, message):
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 def test_sizes_must_be_at_least_one(name):
-    with pytest.raises(InputError, match="hidden_size is 0; it must be a whole number, at least 1"):
+    with pytest.raises(InputError, match="hidden_size=0 must be a whole number of at least 1"):
         cells.create(name, input_size=2, hidden_size=0)
-    with pytest.raises(InputError, match="input_size is -1; it must be a whole number, at least 1"):
+    with pytest.raises(InputError, match="input_size=-1 must be a whole number of at least 1"):
         cells.create(name, input_size=-1, hidden_size=2)
 
 
 def test_a_forget_bias_without_biases_is_refused():
-    with pytest.raises(InputError, match="it needs bias=true"):
+    with pytest.raises(InputError, match="needs bias=true"):
         cells.create("lstm", input_size=2, hidden_size=3, bias=False, forget_bias=1.0)

@@ -340,7 +340,7 @@ def test_a_batch_of_no_sequences_has_lengths_too(backend):
 
 def test_a_state_of_another_type_is_refused():
     layer = make("lstm").float()
-    with pytest.raises(InputError, match=r"the state is torch.float64, the cell's is torch.float32"):
+    with pytest.raises(InputError, match=r"the state is torch.float64, but the cell's state is torch.float32"):
         layer(draw(T, B, F, dtype=torch.float32), (torch.zeros(B, H).double(), torch.zeros(B, H).double()))
 
 

@@ -100,11 +100,11 @@ def test_options_decide_whether_a_gate_remembers(name, options, keeps):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("rnn", {"gates": "chrono"}, "RNN has no gate with a bias that remembers"),
-        ("mingru", {"recurrent": "identity"}, "MinGRU has no recurrent matrices U"),
+        ("rnn", {"gates": "chrono"}, "needs a gate with a bias that keeps the state; RNN has none"),
+        ("mingru", {"recurrent": "identity"}, "needs square recurrent matrices U; MinGRU has none"),
         ("lstm", {"recurrent": "ones"}, "recurrent_init='ones' is not one of orthogonal, identity, glorot, uniform"),
         ("lstm", {"gates": "slow"}, "gate_init='slow' is not one of chrono, uniform"),
-        ("lstm", {"gates": "chrono", "memory_length": 2}, "memory_length is 2; it must be at least 3"),
+        ("lstm", {"gates": "chrono", "memory_length": 2}, "memory_length=2 must be at least 3"),
     ],
 )
 def test_what_cannot_be_is_refused(name, options, says):
@@ -113,7 +113,7 @@ def test_what_cannot_be_is_refused(name, options, says):
 
 
 def test_a_cell_without_biases_has_none_to_begin():
-    with pytest.raises(InputError, match="LSTM has no gate with a bias"):
+    with pytest.raises(InputError, match="needs a gate with a bias that keeps the state; LSTM has none"):
         initialise(make("lstm", bias=False), gates="chrono")
 
 

@@ -196,7 +196,7 @@ def test_batch_first_is_not_taken_over():
 
 
 def test_what_torch_does_not_have_is_refused():
-    with pytest.raises(InputError, match="read from the first step"):
+    with pytest.raises(InputError, match="only forward layers"):
         to_torch(from_torch(nn.GRU(F, H, bidirectional=True)))
     with pytest.raises(InputError, match="no norm and no connection"):
         to_torch(Stack([make_layer("lstm"), Recurrent(cells.create("rnn", input_size=H, hidden_size=H))], norm="rms"))
@@ -258,8 +258,8 @@ def test_lengths_that_are_all_full_or_all_one(name, backend):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        (torch.tensor([4, 0, 1, 4]), "from 0 to 4; each must be between 1 and the 6 steps"),
-        (torch.tensor([4, 7, 1, 4]), "from 1 to 7; each must be between 1 and the 6 steps"),
+        (torch.tensor([4, 0, 1, 4]), "from 0 to 4; they must be between 1 and 6 steps"),
+        (torch.tensor([4, 7, 1, 4]), "from 1 to 7; they must be between 1 and 6 steps"),
         (torch.tensor([4, -1, 1, 4]), "from -1 to 4"),
         (torch.tensor([4.0, 6.0, 1.0, 4.0]), r"torch.float32 \[4\]; they must be integers \[4\]"),
         (torch.tensor([4, 6, 1]), r"torch.int64 \[3\]; they must be integers \[4\]"),
@@ -403,7 +403,7 @@ def test_a_backend_that_cannot_run_the_cell_is_refused():
 @pytest.mark.parametrize("shape", [(T, B), (T, B, F + 1), (0, B, F), (T, B, F, 1), (F,)], ids=str)
 @pytest.mark.parametrize("backend", ["reference", "native"])
 def test_inputs_of_a_wrong_shape_are_refused(backend, shape):
-    with pytest.raises(InputError, match=r"expects \[T, B, 3\] with T at least 1") as error:
+    with pytest.raises(InputError, match=r"expected \[T, B, 3\] with T at least 1") as error:
         make_layer("gru-after", backend)(torch.zeros(shape, dtype=torch.float64))
     assert str(list(shape)) in str(error.value)
 
@@ -581,21 +581,21 @@ def test_a_state_that_does_not_fit_is_refused():
 def test_what_is_no_cell_and_no_sequence_is_refused():
     cell = cells.create("lstm", input_size=3, hidden_size=4)
     layer, inputs = Recurrent(cell), torch.randn(5, 2, 3)
-    with pytest.raises(InputError, match=r"inputs are ndarray; give a tensor \[T, B, 3\]"):
+    with pytest.raises(InputError, match=r"inputs must be a tensor \[T, B, 3\], not ndarray"):
         layer(inputs.numpy())
     with pytest.raises(InputError, match=r"inputs are torch\.float64, the cell's parameters torch\.float32"):
         layer(inputs.double())
     with pytest.raises(InputError, match=r"inputs are torch\.int64"):
         layer(torch.ones(5, 2, 3, dtype=torch.int64))
-    with pytest.raises(InputError, match=r"lengths are list; give a tensor of integers \[2\]"):
+    with pytest.raises(InputError, match=r"lengths must be a tensor of integers \[2\], not list"):
         layer(inputs, lengths=[5, 3])
-    with pytest.raises(InputError, match="'lstm' is none"):
+    with pytest.raises(InputError, match="expected a Cell, got str"):
         Recurrent("lstm")
     with pytest.raises(InputError, match="Cell has no parameters"):
         Recurrent(cells.Cell(3, 4))
-    with pytest.raises(InputError, match=r"Linear is none of torch\.nn's RNN, LSTM and GRU"):
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.RNN, LSTM or GRU, got Linear"):
         from_torch(torch.nn.Linear(3, 4))
-    with pytest.raises(InputError, match=r"zoneout is 0\.1; give a list, \[0\.1\]"):
+    with pytest.raises(InputError, match=r"zoneout=0\.1 must be a list, such as \[0\.1\]"):
         Zoneout(cell, 0.1)
 
 
@@ -621,9 +621,9 @@ def test_what_torch_cannot_hold_is_not_converted():
     def layer(width, hidden, **options):
         return Recurrent(cells.create("rnn", input_size=width, hidden_size=hidden, **options))
 
-    with pytest.raises(InputError, match="share one kind and width"):
+    with pytest.raises(InputError, match="share mode, biases and width"):
         to_torch(Stack([layer(3, 4), layer(4, 1)]))
-    with pytest.raises(InputError, match="share one kind and width"):
+    with pytest.raises(InputError, match="share mode, biases and width"):
         to_torch(Stack([layer(3, 4), layer(4, 4, bias=False)]))
     with pytest.raises(InputError, match="learned initial state"):
         to_torch(Stack([Recurrent(cells.create("rnn", input_size=3, hidden_size=4), initial_state="learned")]))

@@ -139,7 +139,7 @@ def test_no_regulariser_makes_a_state_explode(name):
             regularised = regularise(cell, **options)
         except InputError as error:
             assert name in NO_RECURRENT_MATRIX | MUST_KEEP_NORM
-            assert "no recurrent matrix" in str(error) or "keep the norm" in str(error)  # noqa: PT017 - most are not refused
+            assert "no recurrent matrix" in str(error) or "preserve the norm" in str(error)  # noqa: PT017 - most are not refused
             continue
         assert Recurrent(regularised, "reference")(inputs)[0].norm(dim=-1).max() < 10 * plain, options
 

@@ -129,20 +129,20 @@ def test_dropout_does_nothing_in_evaluation(wrap):
     [
         (
             lambda c: VariationalDropout(c, recurrent=1.0),
-            "recurrent_dropout is 1.0; it is a share, at least 0 and below",
+            "recurrent_dropout=1.0 must be at least 0 and below 1",
         ),
-        (lambda c: WeightDrop(c, -0.1), "weight_drop is -0.1"),
+        (lambda c: WeightDrop(c, -0.1), "weight_drop=-0.1 must be"),
         (lambda c: WeightDrop(make("mingru"), 0.1), "nothing to drop: MinGRU has no recurrent matrix"),
         (lambda c: WeightDrop(make("s4d"), 0.1), "nothing to drop: S4D has no recurrent matrix"),
         (
             lambda c: Zoneout(c, [0.1, 0.2, 0.3]),
-            r"zoneout is \[0.1, 0.2, 0.3\]; give one rate, or 2 for the states h, c",
+            r"zoneout=\[0.1, 0.2, 0.3\] must have one rate, or 2 for the states h, c",
         ),
-        (lambda c: Stack([Recurrent(c)], norm="layer"), "stand between layers; there is one, make it two"),
+        (lambda c: Stack([Recurrent(c)], norm="layer"), "needs num_layers >= 2"),
         (lambda c: Stack([Recurrent(c)] * 2, norm="batch"), "norm='batch' is not one of none, layer, rms"),
         (
             lambda c: Stack([Recurrent(c), Recurrent(make("rnn", H, 3))], connection="residual"),
-            "joins 6 and 3 features; they must be as many",
+            "joins 6 and 3 features; the numbers must be equal",
         ),
         (
             lambda c: Stack.build(lambda f, h: make("rnn", f, h), F, H, 1, bidirectional="both"),

@@ -1,1 +1,1 @@
-"""The classic cells: the vanilla network, long short-term memory, gated recurrent units and their relatives."""
+"""Classic cells: the vanilla network, the LSTM, the GRU and variants of them."""

@@ -1,4 +1,4 @@
-"""Long short-term memory whose input gate is what the forget gate leaves."""
+"""LSTM with coupled input and forget gates: i = 1 - f."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -15,14 +15,14 @@ class CIFG(Cell):
         h_t = σ(W_o x_t + U_o h_{t-1} + b_o) ⊙ tanh(c_t)
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold f, g, o.
-    Differs from the paper: no peepholes (``lstm_ablation`` with ``coupled`` has them), and f is named where the paper
-    names i = 1 - f.
+    Differs from the paper: no peepholes (``lstm_ablation`` with ``coupled`` has them), and
+    the equations use f where the paper uses i = 1 - f.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

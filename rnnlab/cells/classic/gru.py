@@ -1,4 +1,4 @@
-"""The gated recurrent unit, in both of its published forms."""
+"""The gated recurrent unit (GRU), in both published forms."""
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ class GRU(Cell):
         n_t = tanh(W_n x_t + U_n (r_t ⊙ h_{t-1}) + b_n)           reset="before"
         h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}
 
-    ``before`` resets the state and then multiplies, as in the paper; ``after`` multiplies first, needs one
-    product a step instead of two, and is what cuDNN and ``torch.nn.GRU`` compute.
+    ``before`` applies the reset gate before the matrix product, as in the paper. ``after`` applies it after the
+    product, as cuDNN and ``torch.nn.GRU`` do; it needs one matrix product per step instead of two.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold the gates in the order r, z, n.
     Differs from the paper: it has biases; the default is ``after``.
@@ -26,9 +26,9 @@ class GRU(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        reset: ``after`` or ``before`` the recurrent product of the candidate.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        reset: whether the reset gate is applied ``after`` or ``before`` the recurrent product of the candidate.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("r", "z", "n")
@@ -72,7 +72,7 @@ class GRU(Cell):
         return h, (h,)
 
     def native(self) -> Native | None:
-        """``torch.nn.GRU`` for ``reset="after"``; its second bias is zero here for r and z."""
+        """Return the weights for ``torch.nn.GRU`` if ``reset="after"``, with zeros as its second bias of r and z."""
         if self.reset == "before":
             return None
         if self.b is None:
@@ -82,7 +82,7 @@ class GRU(Cell):
 
     @torch.no_grad()
     def load_native(self, weights: tuple[Tensor, ...]) -> None:
-        """Copy from ``torch.nn.GRU``: the two biases of r and z are only ever added, those of n are not."""
+        """Copy weights from ``torch.nn.GRU``. The two biases of r and z are summed; those of n stay separate."""
         if self.reset == "before":
             super().load_native(weights)
         self.W.copy_(weights[0])

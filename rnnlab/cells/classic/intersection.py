@@ -1,4 +1,4 @@
-"""A network whose gates couple what goes upward and what goes on in time."""
+"""The intersection RNN, with coupled gates for the output to the next layer and for the state."""
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -14,17 +14,17 @@ class Intersection(Cell):
         p_t = σ(W_p x_t + U_p h_{t-1} + b_p)            g_t = σ(W_g x_t + U_g h_{t-1} + b_g)
         y_t = p_t ⊙ x_t + (1 - p_t) ⊙ u_t               h_t = g_t ⊙ h_{t-1} + (1 - g_t) ⊙ n_t
 
-    y goes to the layer above, h to the next step.
+    y is the output to the next layer; h is the state of the next step.
 
     Shapes: x [B, input_size]; h, y [B, hidden_size]; output y. W, U, b hold u, n, p, g.
-    Differs from the paper: where x is not as wide as h, P x stands for it, as the paper does below the first layer.
-    b_p and b_g begin at 1, as in the authors' IntersectionRNNCell in TensorFlow.
+    Differs from the paper: if x and h have different widths, P x replaces x, as in the paper's first layer. b_p
+    and b_g are initialised to 1, as in the authors' IntersectionRNNCell in TensorFlow.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and y.
-        bias: whether there are biases.
-        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("u", "n", "p", "g")

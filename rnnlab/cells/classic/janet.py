@@ -1,4 +1,4 @@
-"""An LSTM of which only the forget gate is left."""
+"""JANET: an LSTM with the forget gate as its only gate."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,21 +10,21 @@ from rnnlab.interface import State
 class JANET(Cell):
     """Just another network (van der Westhuizen and Lasenby, 2018, arXiv:1804.04849).
 
-    An LSTM of which only the forget gate is left:
+    An LSTM with the forget gate as its only gate:
 
         s_t = W_f x_t + U_f h_{t-1} + b_f
         n_t = tanh(W_n x_t + U_n h_{t-1} + b_n)
         h_t = σ(s_t) ⊙ h_{t-1} + (1 - σ(s_t - β)) ⊙ n_t
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold f, n.
-    Differs from the paper: nothing; ``model.gate_init=chrono`` begins b_f as the paper does.
+    Differs from the paper: nothing. ``model.gate_init=chrono`` initialises b_f as in the paper.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
-        beta: β, by which what is written is held back; the paper has 1.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        beta: β, shift that reduces the amount written; 1 in the paper.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("f", "n")

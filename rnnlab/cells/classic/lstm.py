@@ -1,4 +1,4 @@
-"""Long short-term memory."""
+"""Long short-term memory (LSTM)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from rnnlab.interface import InputError, State
 class LSTM(Cell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997, doi:10.1162/neco.1997.9.8.1735).
 
-    With the forget gate of Gers, Schmidhuber and Cummins (2000, doi:10.1162/089976600300015015).
+    It includes the forget gate of Gers, Schmidhuber and Cummins (2000, doi:10.1162/089976600300015015).
 
         i_t = σ(W_i x_t + U_i h_{t-1} + b_i)
         f_t = σ(W_f x_t + U_f h_{t-1} + b_f)
@@ -26,10 +26,10 @@ class LSTM(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        bias: whether there are biases.
-        forget_bias: where b_f begins. 1 lets a new network remember over long delays (Jozefowicz, Zaremba and
-            Sutskever, 2015); 0, as in ``torch.nn``, learns text faster. It needs the biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        forget_bias: initial value of b_f. 1 helps with long delays (Jozefowicz, Zaremba and Sutskever, 2015); 0, as in
+            ``torch.nn``, learns text faster. A value other than 0 needs ``bias=True``.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")
@@ -48,7 +48,7 @@ class LSTM(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if not bias and forget_bias != 0.0:
-            raise InputError(f"forget_bias={forget_bias} has no bias to begin in; it needs bias=true")
+            raise InputError(f"forget_bias={forget_bias} needs bias=true")
         self.W = input_weights(4, hidden_size, input_size)
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
@@ -67,13 +67,13 @@ class LSTM(Cell):
         return h, (h, c)
 
     def native(self) -> Native:
-        """``torch.nn.LSTM``: the same order of gates; its second bias is zero here."""
+        """Return the weights for ``torch.nn.LSTM``, in the same order of gates, with zeros as its second bias."""
         biases = () if self.b is None else (self.b, torch.zeros_like(self.b))
         return Native("LSTM", (self.W, self.U, *biases))
 
     @torch.no_grad()
     def load_native(self, weights: tuple[Tensor, ...]) -> None:
-        """Copy from ``torch.nn.LSTM``, whose two biases are only ever added."""
+        """Copy weights from ``torch.nn.LSTM``, whose two biases are summed."""
         self.W.copy_(weights[0])
         self.U.copy_(weights[1])
         if self.b is not None:

@@ -1,4 +1,4 @@
-"""Long short-term memory as it was first published."""
+"""The LSTM as first published, without a forget gate."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -18,14 +18,14 @@ class LSTM1997(Cell):
     g is 4σ(a) - 2 and h is 2σ(a) - 1 in the paper (equations 4 and 5); both are tanh in most later work.
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold i, g, o.
-    Differs from the paper: one cell per memory block; its truncated gradient is the full one here.
+    Differs from the paper: one cell per memory block; the gradient is not truncated.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        squashing: ``tanh``, or ``paper`` for its g and h.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        squashing: ``tanh`` for g and h, or ``paper`` for those of the paper.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

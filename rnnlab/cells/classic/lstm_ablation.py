@@ -1,4 +1,4 @@
-"""Long short-term memory with any of its parts taken out."""
+"""The LSTM with peepholes, and ablations of each of its parts."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from rnnlab.interface import InputError, State
 
 
 class LSTMAblation(Cell):
-    """LSTM and what it is without each of its parts (Greff et al., 2017, arXiv:1503.04069).
+    """LSTM with peepholes and its ablations (Greff et al., 2017, arXiv:1503.04069).
 
         g_t = tanh(W_g x_t + U_g h_{t-1} + b_g)
         i_t = σ(W_i x_t + U_i h_{t-1} + p_i ⊙ c_{t-1} + b_i)
@@ -20,27 +20,27 @@ class LSTMAblation(Cell):
         o_t = σ(W_o x_t + U_o h_{t-1} + p_o ⊙ c_t + b_o)
         h_t = o_t ⊙ tanh(c_t)
 
-    The paper's variants, each by one option: NIG ``input_gate=False`` (i is 1), NFG ``forget_gate=False``, NOG
+    Options for the paper's variants: NIG ``input_gate=False`` (i is 1), NFG ``forget_gate=False``, NOG
     ``output_gate=False``, NIAF ``input_activation=False`` (g without tanh), NOAF ``output_activation=False``, NP
-    ``peepholes=False``, CIFG ``coupled=True`` (f = 1 - i), FGR ``full_gate_recurrence=True`` (every gate also sees
-    R times all gates of the step before). Those of Jozefowicz, Zaremba and Sutskever (2015), without peepholes: LSTM-i,
-    LSTM-f and LSTM-o as NIG, NFG and NOG; LSTM-b ``forget_bias=1``.
+    ``peepholes=False``, CIFG ``coupled=True`` (f = 1 - i), FGR ``full_gate_recurrence=True`` (every gate also
+    reads R times all gates of the previous step). For the variants of Jozefowicz, Zaremba and Sutskever (2015), use
+    ``peepholes=False`` with NIG, NFG or NOG (LSTM-i, LSTM-f, LSTM-o), or with ``forget_bias=1`` (LSTM-b).
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; with full gate recurrence also the gates [B, n * hidden_size];
-    output h. W, U, b hold those of i, f, g, o that there are; p and R those of i, f, o.
+    output h. W, U, b hold i, f, g, o, without the gates that are left out; p and R hold i, f, o likewise.
     Differs from the paper: nothing.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        input_gate, forget_gate, output_gate: whether there is the gate; without it, it is 1.
-        input_activation, output_activation: whether there is the tanh.
-        peepholes: whether gates see the cell.
-        coupled: whether the forget gate is one minus the input gate.
-        full_gate_recurrence: whether gates see the gates of the step before.
-        forget_bias: how the forget gate's bias begins.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        input_gate, forget_gate, output_gate: whether the gate exists; a missing gate is 1.
+        input_activation, output_activation: whether the tanh is applied.
+        peepholes: whether the gates read the cell state.
+        coupled: whether the forget gate is 1 minus the input gate.
+        full_gate_recurrence: whether the gates read the gates of the previous step.
+        forget_bias: initial value of the forget gate's bias.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")
@@ -65,11 +65,11 @@ class LSTMAblation(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if coupled and not (input_gate and forget_gate):
-            raise InputError("coupled=true couples input and forget gate; leave input_gate and forget_gate true")
+            raise InputError("coupled=true needs input_gate=true and forget_gate=true")
         if full_gate_recurrence and not (input_gate or forget_gate or output_gate):
-            raise InputError("full_gate_recurrence=true, but no gate is left; leave one of them true")
+            raise InputError("full_gate_recurrence=true needs input_gate, forget_gate or output_gate")
         if forget_bias and (coupled or not (forget_gate and bias)):
-            raise InputError(f"forget_bias={forget_bias}, but there is no bias of a forget gate; leave it 0")
+            raise InputError(f"forget_bias={forget_bias} must be 0 without a forget gate with a bias")
         self.input_gate, self.forget_gate, self.output_gate = input_gate, forget_gate, output_gate
         self.input_activation, self.output_activation = input_activation, output_activation
         self.peepholes, self.coupled, self.full_gate_recurrence = peepholes, coupled, full_gate_recurrence
@@ -90,7 +90,7 @@ class LSTMAblation(Cell):
             nn.init.constant_(self.b.data.chunk(gates)[self.gates.index("f")], forget_bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros, also for the gates of the step before."""
+        """Return zeros, also for the gates of the previous step."""
         widths = (1, 1, len(self.sigmoids))[: len(self.states)]
         return tuple(self.W.new_zeros(batch_size, width * self.hidden_size) for width in widths)
 

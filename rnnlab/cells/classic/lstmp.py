@@ -1,4 +1,4 @@
-"""Long short-term memory whose output and recurrence are projected."""
+"""The LSTM with a recurrent projection layer."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -15,13 +15,13 @@ class LSTMP(Cell):
         r_t = P (σ(o) ⊙ tanh(c_t))                                      (11, 12)
 
     Shapes: x [B, input_size]; r [B, projection_size]; c [B, hidden_size]; output r. W, U, b hold i, f, g, o.
-    Differs from the paper: no peepholes and no second projection that is not recurrent, as in torch.nn.
+    Differs from the paper: no peepholes and no non-recurrent projection, as in torch.nn.
 
     Args:
         input_size: features of x.
         hidden_size: width of c.
         projection_size: width of r; None for half of ``hidden_size``.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     states = ("r", "c")
@@ -34,7 +34,7 @@ class LSTMP(Cell):
     ) -> None:
         width = max(1, hidden_size // 2) if projection_size is None else projection_size
         if width < 1:
-            raise InputError(f"projection_size={width}; it must be at least 1")
+            raise InputError(f"projection_size={width} must be at least 1")
         super().__init__(input_size, hidden_size, output_size=width)
         self.W = input_weights(4, hidden_size, input_size)
         self.U = input_weights(4, hidden_size, width)
@@ -42,7 +42,7 @@ class LSTMP(Cell):
         self.b = bias_vector(4 * hidden_size, bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros: ``[B, projection_size]`` and ``[B, hidden_size]``."""
+        """Return zeros ``[B, projection_size]`` and ``[B, hidden_size]``."""
         return tuple(self.W.new_zeros(batch_size, width) for width in (self.output_size, self.hidden_size))
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102

@@ -1,4 +1,4 @@
-"""The minimal gated unit."""
+"""The minimal gated unit (MGU)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -14,7 +14,7 @@ class MGU(Cell):
         n_t = tanh(W_n x_t + U_n (f_t ⊙ h_{t-1}) + b_n)
         h_t = (1 - f_t) ⊙ h_{t-1} + f_t ⊙ n_t
 
-    A GRU whose one gate resets and updates.
+    A GRU with a single gate that serves as reset and update gate.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold f, n.
     Differs from the paper: nothing.
@@ -22,8 +22,8 @@ class MGU(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("f", "n")

@@ -1,4 +1,4 @@
-"""MUT1: a gate that sees the input alone."""
+"""MUT1: a GRU-like cell with an update gate that depends on the input only."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -15,13 +15,13 @@ class MUT1(Cell):
         h_t = tanh(U_n (r_t ⊙ h_{t-1}) + tanh(x_t) + b_n) ⊙ z_t + h_{t-1} ⊙ (1 - z_t)
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W holds z, r; U holds r, n; b holds z, r, n.
-    Differs from the paper: where x is not as wide as h, P x stands for it alone.
+    Differs from the paper: if x and h have different widths, P x replaces x in tanh(x_t).
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
-        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("z", "r", "n")

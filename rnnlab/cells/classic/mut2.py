@@ -1,4 +1,4 @@
-"""MUT2: a reset gate that sees the input as it is."""
+"""MUT2: a GRU-like cell with a reset gate that reads the input without weights."""
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ class MUT2(Cell):
         h_t = tanh(U_n (r_t ⊙ h_{t-1}) + W_n x_t + b_n) ⊙ z_t + h_{t-1} ⊙ (1 - z_t)
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W holds z, n; U and b hold z, r, n.
-    Differs from the paper: where x is not as wide as h, P x stands for it alone.
+    Differs from the paper: if x and h have different widths, P x replaces x in r_t.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
-        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("z", "r", "n")

@@ -1,4 +1,4 @@
-"""MUT3: an update gate that sees the squashed state."""
+"""MUT3: a GRU-like cell with an update gate that reads the tanh of the state."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -20,8 +20,8 @@ class MUT3(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
-        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("z", "r", "n")

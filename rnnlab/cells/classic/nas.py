@@ -1,4 +1,4 @@
-"""The cell that neural architecture search found."""
+"""The NAS cell, found by neural architecture search."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -16,14 +16,14 @@ class NAS(Cell):
         c_t = tanh(tanh(a) + c_{t-1}) ⊙ tanh(b)
         h_t = tanh(c_t ⊙ tanh(tanh(d) + σ(e)))
 
-    Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold the eight in order.
-    Differs from the paper: nothing known; which pair is multiplied is from its authors' NASCell in TensorFlow.
+    Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold the terms k = 0 to 7.
+    Differs from the paper: nothing known. The choice of the multiplied pair follows the authors' NASCell in TensorFlow.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        bias: whether there are biases.
-        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

@@ -1,4 +1,4 @@
-"""Long short-term memory whose gates see the cell."""
+"""The LSTM with peepholes."""
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ class Peephole(Cell):
         h_t = o_t ⊙ tanh(c_t)
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold i, f, g, o; p holds p_i, p_f, p_o.
-    Differs from the paper: one cell per memory block; the squashing functions are tanh, and p begins at zero.
+    Differs from the paper: one cell per memory block; the squashing functions are tanh; p is initialised to zero.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

@@ -1,4 +1,4 @@
-"""Long short-term memory with a path from its input past the cell."""
+"""The residual LSTM, with a shortcut from the input to the output gate."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from rnnlab.interface import State
 class ResidualLSTM(Cell):
     """Residual LSTM (Kim, El-Khamy and Lee, 2017, arXiv:1701.03360).
 
-    One output gate for what the cell holds and for the input, which so reaches the layer above:
+    The output gate also passes the input on to the next layer:
 
         i_t = σ(W_i x_t + U_i h_{t-1} + p_i ⊙ c_{t-1} + b_i)
         f_t = σ(W_f x_t + U_f h_{t-1} + p_f ⊙ c_{t-1} + b_f)
@@ -19,16 +19,17 @@ class ResidualLSTM(Cell):
         o_t = σ(W_o x_t + U_o h_{t-1} + p_o ⊙ c_t + b_o)
         h_t = o_t ⊙ (P tanh(c_t) + x_t)
 
-    Where x is not as wide as h, R x_t stands for it in the last line.
+    If x and h have different widths, R x_t replaces x_t in the last equation.
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold i, f, g, o; p holds p_i, p_f, p_o.
-    Differs from the paper: the letters; there W_p is P and W_h is R. h is as wide as c. p begins at zero.
+    Differs from the paper: notation (its W_p is P, its W_h is R). h and c have the same width. p is initialised to
+    zero.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

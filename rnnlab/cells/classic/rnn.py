@@ -13,9 +13,9 @@ class RNN(Cell):
 
         h_t = tanh(W x_t + U h_{t-1} + b)
 
-    In the letters of the classic lecture, W is W_xh, U is W_hh, and the readout y_t = W_hy h_t is the sequence
-    model's own. With ``activation="relu"``, and ``recurrent_init="identity"``, it is the IRNN (Le, Jaitly and
-    Hinton, 2015, arXiv:1504.00941).
+    W is often called W_xh, and U W_hh. The readout y_t = W_hy h_t belongs to the sequence model. With
+    ``activation="relu"`` and ``recurrent_init="identity"`` the cell is the IRNN (Le, Jaitly and Hinton, 2015,
+    arXiv:1504.00941).
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h.
     Differs from the paper: nothing.
@@ -24,8 +24,8 @@ class RNN(Cell):
         input_size: features of x.
         hidden_size: width of h.
         activation: ``tanh`` or ``relu``.
-        bias: whether there is a bias b.
-        recurrent_init: how U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has a bias b.
+        recurrent_init: initialisation of U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     verified = "torch.nn, ONNX"
@@ -56,13 +56,13 @@ class RNN(Cell):
         return h, (h,)
 
     def native(self) -> Native:
-        """``torch.nn.RNN``; its second bias is zero here."""
+        """Return the weights for ``torch.nn.RNN``, with zeros as its second bias."""
         biases = () if self.b is None else (self.b, torch.zeros_like(self.b))
         return Native(f"RNN_{self.activation.upper()}", (self.W, self.U, *biases))
 
     @torch.no_grad()
     def load_native(self, weights: tuple[Tensor, ...]) -> None:
-        """Copy from ``torch.nn.RNN``, whose two biases are only ever added."""
+        """Copy weights from ``torch.nn.RNN``, whose two biases are summed."""
         self.W.copy_(weights[0])
         self.U.copy_(weights[1])
         if self.b is not None:

@@ -1,4 +1,4 @@
-"""The update gate network."""
+"""The update gate network (UGRNN)."""
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -15,13 +15,13 @@ class UGRNN(Cell):
         h_t = g_t ⊙ h_{t-1} + (1 - g_t) ⊙ n_t
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold g, n.
-    Differs from the paper: nothing. b_g begins at 1, as in the authors' UGRNNCell in TensorFlow.
+    Differs from the paper: nothing. b_g is initialised to 1, as in the authors' UGRNNCell in TensorFlow.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("g", "n")

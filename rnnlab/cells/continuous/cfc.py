@@ -1,4 +1,4 @@
-"""The closed-form continuous-time network."""
+"""The closed-form continuous-time network (CfC)."""
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +19,27 @@ _ACTIVATIONS = {
 class CfC(Cell):
     """Closed-form continuous-time network, CfC (Hasani et al., 2022, arXiv:2106.13898).
 
-    An approximate solution of the liquid time-constant network's equation. A backbone of ``backbone_layers`` layers
-    sees x_t and h_{t-1}; g, k, f are linear in its last layer, and g and k go through tanh:
+    An approximate solution of the equation of the liquid time-constant network. A backbone of ``backbone_layers``
+    layers reads x_t and h_{t-1}. Three linear heads on its last layer give g, k and f; g and k have a tanh:
 
         h_t = σ(-f T) ⊙ g + (1 - σ(-f T)) ⊙ k                 mode="default"
         h_t = g + (1 - σ(-f T)) ⊙ k                           mode="no_gate"
-        h_t = A - A ⊙ exp(-(|w_τ| + |f|) T) ⊙ f               mode="pure", with f alone
+        h_t = A - A ⊙ exp(-(|w_τ| + |f|) T) ⊙ f               mode="pure", which uses f only
 
     T is the time between two inputs.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W and U are the first layer's weights for x and h.
-    Differs from the paper: the elapsed time is the same at every step, and so the two heads that the authors' code has
-    for time, T a + b, are one: f = a + b/T. ``pure`` is as in that code: B = -A, magnitudes for the rate, and f where
-    the paper has f of the negative input. But w_τ begins at 1; it is 0 there, where |w_τ| has no gradient.
+    Differs from the paper: the elapsed time T is the same at every step. The two time heads T a + b of the authors'
+    code are therefore one head, f = a + b/T. ``pure`` follows that code: B = -A, absolute values in the rate, and f
+    instead of f of the negative input. w_τ is initialised to 1; it is 0 in that code, where |w_τ| has no gradient.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         mode: ``default``, ``no_gate`` or ``pure``.
         elapsed: T, the time between two inputs.
-        backbone_units: width of the backbone's layers; None for that of h. The authors take 128.
-        backbone_layers: their number; 0 for heads on x and h themselves.
+        backbone_units: width of the backbone's layers; None for ``hidden_size``. The authors use 128.
+        backbone_layers: number of backbone layers; with 0 the heads read x and h directly.
         activation: the backbone's nonlinearity, ``lecun_tanh``, ``tanh``, ``relu``, ``silu`` or ``gelu``.
     """
 
@@ -60,8 +60,7 @@ class CfC(Cell):
         backbone_units = hidden_size if backbone_units is None else backbone_units
         if backbone_units < 1 or backbone_layers < 0:
             raise InputError(
-                f"a backbone of {backbone_layers} layers of {backbone_units} units cannot be; "
-                "backbone_layers must be at least 0 and backbone_units at least 1"
+                f"backbone_layers={backbone_layers} must be at least 0, and backbone_units={backbone_units} at least 1"
             )
         self.mode = check_choice("mode", mode, ("default", "no_gate", "pure"))
         self.activation = check_choice("activation", activation, tuple(_ACTIVATIONS))

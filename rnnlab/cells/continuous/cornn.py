@@ -1,4 +1,4 @@
-"""The coupled oscillatory recurrent network."""
+"""The coupled oscillatory recurrent network (coRNN)."""
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,21 @@ class CoRNN(Cell):
         z_t = z_{t-1} + Δt tanh(W x_t + U_y y_{t-1} + U_z z_{t-1} + b) - Δt γ y_{t-1} - Δt ε z_n̄
         y_t = y_{t-1} + Δt z_t
 
-    z_n̄ is z_{t-1} with ``damping="explicit"``, as in the authors' code, and z_t with ``implicit``, for which the
-    equation is solved: z_t is then the rest of the right side divided by 1 + Δt ε.
+    z_n̄ is z_{t-1} with ``damping="explicit"``, as in the authors' code, and z_t with ``implicit``. Solving for
+    z_t then divides the other terms of the right side by 1 + Δt ε.
 
     Shapes: x [B, input_size]; y, z [B, hidden_size]; output y.
-    Differs from the paper: the letters; there V is W here, and W and 𝒲 are U_y and U_z. γ, ε and Δt, which the paper
-    tunes for each task, have defaults. The weights begin as in the authors' code.
+    Differs from the paper: notation (its V is W, its W and 𝒲 are U_y and U_z). γ, ε and Δt, which the paper tunes for
+    each task, have defaults. The weights are initialised as in the authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of y and z.
         dt: Δt, the time step.
-        gamma: γ, the oscillators' frequency (squared).
-        epsilon: ε, their damping.
+        gamma: γ, squared frequency of the oscillators.
+        epsilon: ε, damping of the oscillators.
         damping: ``explicit`` or ``implicit``.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     states = ("y", "z")
@@ -54,7 +54,7 @@ class CoRNN(Cell):
         self.U_y = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.U_z = nn.Parameter(torch.empty(hidden_size, hidden_size))
         self.b = bias_vector(hidden_size, bias)
-        bound = (input_size + 2 * hidden_size) ** -0.5  # as of one torch.nn.Linear over x, y and z
+        bound = (input_size + 2 * hidden_size) ** -0.5  # the bound of one torch.nn.Linear over x, y and z
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 

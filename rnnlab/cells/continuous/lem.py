@@ -1,4 +1,4 @@
-"""Long expressive memory."""
+"""Long expressive memory (LEM)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from rnnlab.interface import State
 class LEM(Cell):
     """Long expressive memory, LEM (Rusch et al., 2022, arXiv:2110.04744).
 
-    Two states with learned time steps of their own; equation 3 of the paper:
+    Two states, each with its own learned time step (equation 3 of the paper):
 
         Δt_t = Δt σ(W_1 x_t + U_1 y_{t-1} + b_1)
         Δt̄_t = Δt σ(W_2 x_t + U_2 y_{t-1} + b_2)
@@ -19,13 +19,13 @@ class LEM(Cell):
         y_t  = (1 - Δt̄_t) ⊙ y_{t-1} + Δt̄_t ⊙ tanh(W_y x_t + U_y z_t + b_y)
 
     Shapes: x [B, input_size]; y, z [B, hidden_size]; output y. W and b stack 1, 2, z, y; U stacks 1, 2, z.
-    Differs from the paper: the letters; there V is W here and W is U.
+    Differs from the paper: notation (its V is W, its W is U).
 
     Args:
         input_size: features of x.
         hidden_size: width of y and z.
         dt: Δt, the longest time step, at most 1.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     states = ("y", "z")
@@ -35,7 +35,7 @@ class LEM(Cell):
     def __init__(self, input_size: int, hidden_size: int, *, dt: float = 1.0, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         self.dt = dt
-        self.remembers = {"dt_z": -1, "dt_y": -1} if dt == 1 else {}  # shorter steps keep more than 1 - σ
+        self.remembers = {"dt_z": -1, "dt_y": -1} if dt == 1 else {}  # with dt < 1 the state keeps more than 1 - σ
         self.W = nn.Parameter(torch.empty(4 * hidden_size, input_size))
         self.U = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
         self.U_y = nn.Parameter(torch.empty(hidden_size, hidden_size))

@@ -11,25 +11,26 @@ from rnnlab.interface import State
 class LipschitzRNN(Cell):
     """Lipschitz recurrent network (Erichson et al., 2021, arXiv:2006.12070).
 
-    A linear part and a Lipschitz nonlinearity, dh/dt = A h + tanh(U h + W x + b), by a forward Euler step:
+    A forward Euler step of dh/dt = A h + tanh(U h + W x + b), with a linear part and a Lipschitz nonlinearity:
 
         A   = (1 - β)(M_A + M_Aᵀ) + β(M_A - M_Aᵀ) - γ I
         U   = (1 - β)(M_U + M_Uᵀ) + β(M_U - M_Uᵀ) - γ I
         h_t = h_{t-1} + ε (A h_{t-1} + tanh(W x_t + U h_{t-1} + b))
 
-    β from 1/2 to 1 moves A and U from M to skew-symmetric matrices; γ > 0 pulls their eigenvalues to the left.
+    β = 1/2 gives A = M_A - γ I, and β = 1 a skew-symmetric matrix minus γ I; U likewise. γ > 0 decreases the real parts
+    of the eigenvalues.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h.
-    Differs from the paper: the letters; there U is W here and W is U. A and U share β and γ, as in the authors' code.
-    M begin normal of deviation 1/H, W Glorot normal. The two-stage Runge-Kutta step of the paper is left out.
+    Differs from the paper: notation (its U is W, its W is U). A and U share β and γ, as in the authors' code. M_A and
+    M_U are initialised normal with standard deviation 1/H, W Glorot normal. There is no two-stage Runge-Kutta step.
 
     Args:
         input_size: features of x.
         hidden_size: H, the width of h.
-        beta: β, how far A and U are skew-symmetric, from 0 to 1.
-        gamma: γ, their damping.
+        beta: β, from 0 (symmetric) to 1 (skew-symmetric).
+        gamma: γ, damping.
         eps: ε, the time step.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     verified = "official code"

@@ -1,4 +1,4 @@
-"""The liquid time-constant network."""
+"""The liquid time-constant network (LTC)."""
 
 from math import expm1, log
 
@@ -13,28 +13,29 @@ from rnnlab.interface import InputError, State
 class LTC(Cell):
     """Liquid time-constant network, LTC (Hasani et al., 2021, arXiv:2006.04439).
 
-    dh/dt = -(1/τ + f) ⊙ h + f ⊙ A (equation 1), by the fused solver (equation 3, algorithm 1): L times for each input,
-    which lasts for the time T,
+    It solves dh/dt = -(1/τ + f) ⊙ h + f ⊙ A (equation 1) with the fused solver (equation 3, algorithm 1). Each input
+    lasts for a time T, in which the solver takes L sub-steps from h_{t-1} to h_t:
 
         f = φ(W x_t + U h + b)
         h = (h + Δt f ⊙ A) / (1 + Δt (1/τ + f))          Δt = T / L
 
-    from h_{t-1} to h_t. With φ = σ the bounds of theorems 1 and 2 hold: h stays between 0 and A. With tanh, an example
-    of the paper's, they do not, but the denominator stays positive where Δt is at most 1.
+    With φ = σ the bounds of theorems 1 and 2 hold: h stays between 0 and A. With tanh, an example in the paper, they do
+    not hold, but the denominator is positive for Δt up to 1.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h.
-    Differs from the paper: τ is the softplus of a free parameter ρ, so that it stays positive; the elapsed time is the
-    same at every step. Where the paper has one f for each neuron, the authors' code has one for each synapse, with
-    reversal potential, slope and threshold of its own; both agree for neurons of one synapse. A begins as signs, as
-    there, and τ as 1. Each sub-step goes on from the one before it; as printed, algorithm 1 begins each with h_{t-1}.
+    Differs from the paper: τ is the softplus of a free parameter ρ, so that it is positive. The elapsed time is the
+    same at every step. f is computed per neuron, as in the paper; the authors' code computes it per synapse, with a
+    separate reversal potential, slope and threshold. Both agree for neurons with one synapse. A is initialised to
+    random signs, as in that code, and τ to 1. Each sub-step starts from the previous sub-step; algorithm 1 as printed
+    starts each from h_{t-1}.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        unfolds: L, sub-steps of the solver for each input.
+        unfolds: L, number of sub-steps of the solver per input.
         elapsed: T, the time between two inputs.
         activation: φ, ``sigmoid`` or ``tanh``.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     gates = ("f",)
@@ -52,7 +53,7 @@ class LTC(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if unfolds < 1:
-            raise InputError(f"unfolds={unfolds}; the solver needs at least 1 sub-step")
+            raise InputError(f"unfolds={unfolds} must be at least 1")
         self.unfolds, self.elapsed = unfolds, elapsed
         self.activation = check_choice("activation", activation, ("sigmoid", "tanh"))
         self.W = input_weights(1, hidden_size, input_size)

@@ -1,4 +1,4 @@
-"""The undamped independent controlled oscillatory recurrent network."""
+"""The undamped independent controlled oscillatory RNN (UnICORNN)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,22 @@ from rnnlab.interface import State
 class UnICORNN(Cell):
     """Undamped independent controlled oscillatory network, UnICORNN (Rusch and Mishra, 2021, arXiv:2103.05487).
 
-    A Hamiltonian system of oscillators that do not see each other within a layer, with positions y and velocities z,
-    by a symplectic Euler step whose length every neuron learns:
+    A symplectic Euler step of a Hamiltonian system of oscillators, with positions y and velocities z. The oscillators
+    of a layer are not coupled. Each neuron learns the length of its time step:
 
         z_t = z_{t-1} - Δt σ(c) ⊙ (tanh(W x_t + u ⊙ y_{t-1} + b) + α y_{t-1})
         y_t = y_{t-1} + Δt σ(c) ⊙ z_t
 
     Shapes: x [B, input_size]; y, z [B, hidden_size]; output y. u and c are vectors [hidden_size].
-    Differs from the paper: the letters; there V is W here and w is u. α and Δt, which the paper tunes for each task,
-    have defaults. The weights begin as in the authors' code. Residual connections between layers are the stack's.
+    Differs from the paper: notation (its V is W, its w is u). α and Δt, which the paper tunes for each task, have
+    defaults. The weights are initialised as in the authors' code. Residual connections are an option of the stack.
 
     Args:
         input_size: features of x.
         hidden_size: width of y and z.
         dt: Δt, the longest time step.
-        alpha: α, the oscillators' own frequency (squared).
-        bias: whether there is a bias b.
+        alpha: α, squared frequency of the uncoupled oscillators.
+        bias: whether the cell has a bias b.
     """
 
     states = ("y", "z")

@@ -1,1 +1,1 @@
-"""Cells that do with fewer weights, gates or products than the classic ones."""
+"""Cells with fewer weights, gates or matrix products than the classic ones."""

@@ -11,21 +11,22 @@ from rnnlab.interface import State
 class AntisymmetricRNN(Cell):
     """Antisymmetric recurrent network (Chang et al., 2019, arXiv:1902.09689).
 
-    A forward Euler step of a differential equation that neither explodes nor forgets while γ is small:
+    A forward Euler step of a differential equation whose Jacobian has eigenvalues with real parts near zero for small
+    γ:
 
         U   = M - Mᵀ - γ I
         h_t = h_{t-1} + ε tanh(W x_t + U h_{t-1} + b)
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h.
-    Differs from the paper: the letters; there W_h is M and V_h is W. M begins normal of variance 1/hidden_size, W of
-    variance 1/input_size. ε and γ are tuned for each task there.
+    Differs from the paper: notation (its W_h is M, its V_h is W). M is initialised normal with variance 1/hidden_size,
+    W with variance 1/input_size. The paper tunes ε and γ for each task.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         eps: ε, the time step.
         gamma: γ, the damping, at least 0.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     verified = "torchrecurrent 0.2.5"

@@ -1,4 +1,4 @@
-"""The addition-subtraction twin-gated recurrent network."""
+"""The addition-subtraction twin-gated recurrent network (ATR)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,7 +10,7 @@ from rnnlab.interface import State
 class ATR(Cell):
     """Addition-subtraction twin-gated recurrent network, ATR (Zhang et al., 2018, arXiv:1810.12546).
 
-    Two gates out of two products, the sum and the difference of what input and state have to say:
+    The two gates are the sum and the difference of the same two matrix products:
 
         p_t = W x_t
         q_t = U h_{t-1} + b
@@ -19,16 +19,16 @@ class ATR(Cell):
         h_t = i_t ⊙ p_t + f_t ⊙ h_{t-1}
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h.
-    Differs from the paper: the bias, which is that of the authors' code.
+    Differs from the paper: it has a bias b, as in the authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     gates = ("q",)
-    remembers = {"q": -1}  # f falls where q rises
+    remembers = {"q": -1}  # f decreases as q increases
     verified = "torchrecurrent 0.2.5"
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:

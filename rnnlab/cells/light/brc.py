@@ -1,4 +1,4 @@
-"""The bistable recurrent cell."""
+"""The bistable recurrent cell (BRC)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,20 @@ from rnnlab.interface import State
 class BRC(Cell):
     """Bistable recurrent cell, BRC (Vecoven et al., 2021, arXiv:2006.05252).
 
-    Where a > 1 a unit has two stable states and holds the one it is in; units do not see each other:
+    If a > 1, a unit has two stable states and keeps its current one. The recurrence is elementwise:
 
         a_t = 1 + tanh(W_a x_t + u_a ⊙ h_{t-1} + b_a)
         c_t = σ(W_c x_t + u_c ⊙ h_{t-1} + b_c)
         h_t = c_t ⊙ h_{t-1} + (1 - c_t) ⊙ tanh(W_h x_t + a_t ⊙ h_{t-1})
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks a, c, h; u and b stack a, c.
-    Differs from the paper: the letters; there U is W and w is u. The biases are those of the authors' code, as is that
-    u begins at 1.
+    Differs from the paper: notation (its U is W, its w is u). The biases and the initial value 1 of u follow the
+    authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("a", "c")

@@ -1,4 +1,4 @@
-"""The chaos-free network."""
+"""The chaos-free network (CFN)."""
 
 import torch
 from torch import Tensor
@@ -11,20 +11,20 @@ from rnnlab.interface import State
 class CFN(Cell):
     """Chaos-free network, CFN (Laurent and von Brecht, 2016, arXiv:1612.06212).
 
-    Without input its state can only decay to zero:
+    Without input, the state decays to zero:
 
         θ_t = σ(W_θ x_t + U_θ h_{t-1} + b_θ)
         η_t = σ(W_η x_t + U_η h_{t-1} + b_η)
         h_t = θ_t ⊙ tanh(h_{t-1}) + η_t ⊙ tanh(W_h x_t)
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks θ, η, h; U and b stack θ, η.
-    Differs from the paper: the letters; there V is W_θ and W_η, and W is W_h. W and U begin Glorot uniform, which at
-    the paper's widths is about its uniform within 0.07. b_θ begins at 1 and b_η at -1.
+    Differs from the paper: notation (its V is W_θ and W_η, its W is W_h). W and U are initialised Glorot uniform; at
+    the paper's widths this is close to its uniform distribution within 0.07. b_θ is initialised to 1 and b_η to -1.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("theta", "eta")

@@ -1,4 +1,4 @@
-"""The FastGRNN."""
+"""FastGRNN, a gated network whose gate and candidate share their weights."""
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,19 @@ class FastGRNN(Cell):
         n_t = tanh(a_t + b_n)
         h_t = (σ(ζ)(1 - z_t) + σ(ν)) ⊙ n_t + z_t ⊙ h_{t-1}
 
-    ζ and ν are numbers that are learned. W and U may be of low rank: W = W_1 W_2 and U = U_1 U_2.
+    ζ and ν are learned scalars. W and U may have low rank: W = W_1 W_2 and U = U_1 U_2.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h; b stacks z, n; ζ and ν [1]. W_1 [hidden_size, w_rank],
     W_2 [w_rank, input_size] in place of W, and so for U.
-    Differs from the paper: the letters; there ζ and ν are what is σ(ζ) and σ(ν) here. No weight is made sparse or
-    quantised. All begins as in the authors' code: ζ at 1 and ν at -4, weights normal of deviation 0.1, biases at 1.
+    Differs from the paper: notation (its ζ and ν are σ(ζ) and σ(ν) here). Weights are neither sparse nor quantised. The
+    initialisation is that of the authors' code: ζ = 1, ν = -4, weights normal with standard deviation 0.1, biases 1.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         w_rank: rank of W; None for a full matrix.
         u_rank: rank of U; None for a full matrix.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("z", "n")
@@ -72,7 +72,7 @@ class FastGRNN(Cell):
 
     def _make(self, name: str, columns: int, rank: int | None) -> None:
         if rank is not None and rank < 1:
-            raise InputError(f"{name.lower()}_rank={rank}; a rank is at least 1, or null for a full matrix")
+            raise InputError(f"{name.lower()}_rank={rank} must be at least 1, or null for a full matrix")
         shapes = {"": (self.hidden_size, columns)}
         if rank is not None:
             shapes = {"_1": (self.hidden_size, rank), "_2": (rank, columns)}
@@ -80,5 +80,5 @@ class FastGRNN(Cell):
             setattr(self, name + part, nn.Parameter(0.1 * torch.randn(shape)))
 
     def _factors(self, name: str, rank: int | None) -> list[Tensor]:
-        """The matrices to multiply with, one after the other."""
+        """Return the factors of a weight matrix, in the order in which they are applied."""
         return [getattr(self, name + part) for part in ([""] if rank is None else ["_2", "_1"])]

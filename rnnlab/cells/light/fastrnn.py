@@ -1,4 +1,4 @@
-"""The FastRNN."""
+"""FastRNN, a vanilla network with a weighted residual connection."""
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,17 @@ class FastRNN(Cell):
         n_t = φ(W x_t + U h_{t-1} + b)
         h_t = σ(α) n_t + σ(β) h_{t-1}
 
-    α and β are numbers that are learned; φ is tanh, the ReLU or the sigmoid.
+    α and β are learned scalars; φ is the tanh, ReLU or sigmoid.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h; α and β [1].
-    Differs from the paper: the letters; there α and β are what is σ(α) and σ(β) here. All begins as in the authors'
-    code: α at -3 and β at 3, that is 0.05 and 0.95 after σ, W and U normal of deviation 0.1, b at 1.
+    Differs from the paper: notation (its α and β are σ(α) and σ(β) here). The initialisation is that of the authors'
+    code: α = -3 and β = 3 (0.05 and 0.95 after σ), W and U normal with standard deviation 0.1, b = 1.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         activation: φ, ``tanh``, ``relu`` or ``sigmoid``.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     verified = "torchrecurrent 0.2.5"

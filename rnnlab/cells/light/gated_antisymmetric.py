@@ -1,4 +1,4 @@
-"""The antisymmetric recurrent network with a gate."""
+"""The antisymmetric recurrent network with an input gate."""
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,22 @@ from rnnlab.interface import State
 class GatedAntisymmetricRNN(Cell):
     """Antisymmetric recurrent network with gating (Chang et al., 2019, arXiv:1902.09689).
 
-    The step of ``antisymmetric`` with an input gate that shares its recurrent weights:
+    The step of ``antisymmetric`` with an input gate that uses the same recurrent weights:
 
         U   = M - Mᵀ - γ I
         z_t = σ(W_z x_t + U h_{t-1} + b_z)
         h_t = h_{t-1} + ε z_t ⊙ tanh(W_n x_t + U h_{t-1} + b_n)
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W and b stack z, n.
-    Differs from the paper: the letters; there W_h is M, V_z is W_z and V_h is W_n. M begins normal of variance
-    1/hidden_size, W of variance 1/input_size. ε and γ are tuned for each task there.
+    Differs from the paper: notation (its W_h is M, its V_z is W_z, its V_h is W_n). M is initialised normal with
+    variance 1/hidden_size, W with variance 1/input_size. The paper tunes ε and γ for each task.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         eps: ε, the time step.
         gamma: γ, the damping, at least 0.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("z", "n")

@@ -1,4 +1,4 @@
-"""The independently recurrent network."""
+"""The independently recurrent network (IndRNN)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +11,24 @@ from rnnlab.interface import State
 class IndRNN(Cell):
     """Independently recurrent neural network, IndRNN (Li et al., 2018, arXiv:1803.04831).
 
-    A unit sees of the state only itself; layers on top mix the units.
+    The recurrence is elementwise; the input weights of the next layer mix the units.
 
         h_t = φ(W x_t + u ⊙ h_{t-1} + b)          norm="none"
         h_t = φ(LN(W x_t) + u ⊙ h_{t-1} + b)      norm="layer"
 
-    φ is the ReLU or tanh; LN subtracts the mean of the features, divides by their deviation and has gains g.
+    φ is the ReLU or tanh. LN is layer normalisation with gains g and without shift.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. u has one weight for each unit.
-    Differs from the paper: where that has batch norm, ``layer`` has layer norm, which keeps the sequences of a batch
-    apart. Nothing clips u; the paper keeps |u| below 2^(1/T), for sequences of T steps. u begins uniform from 0 to 1,
-    as in the authors' code.
+    Differs from the paper: ``norm="layer"`` is layer normalisation instead of batch normalisation, so that the
+    sequences of a batch stay independent. u is not clipped; the paper keeps |u| below 2^(1/T) for sequences of T steps.
+    u is initialised uniform in [0, 1], as in the authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         activation: ``relu`` or ``tanh``.
-        norm: of W x_t, ``none`` or ``layer``.
-        bias: whether there is a bias b.
+        norm: normalisation of W x_t, ``none`` or ``layer``.
+        bias: whether the cell has a bias b.
     """
 
     verified = "torchrecurrent 0.2.5"

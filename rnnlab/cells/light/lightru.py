@@ -10,19 +10,19 @@ from rnnlab.interface import State
 class LightRU(Cell):
     """Light recurrent unit (Ye et al., 2024, doi:10.3390/electronics13163204).
 
-    One gate, and a candidate that sees the input alone:
+    One gate, and a candidate that depends on the input only:
 
         n_t = tanh(W_n x_t)
         f_t = σ(W_f x_t + U h_{t-1} + b)
         h_t = (1 - f_t) ⊙ h_{t-1} + f_t ⊙ n_t
 
-    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks f and n; U and b are those of f.
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks f and n; U and b belong to f.
     Differs from the paper: nothing.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     gates = ("f",)

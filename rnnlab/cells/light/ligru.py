@@ -1,4 +1,4 @@
-"""The light gated recurrent unit."""
+"""The light gated recurrent unit (Li-GRU)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +11,23 @@ from rnnlab.interface import State
 class LiGRU(Cell):
     """Light gated recurrent unit, Li-GRU (Ravanelli et al., 2018, arXiv:1803.10225).
 
-    A GRU without reset gate, with ReLU for tanh, and a norm that keeps the ReLU in bounds:
+    A GRU without reset gate, with a ReLU instead of the tanh, and with normalisation to keep the ReLU stable:
 
         z_t = σ(LN(W_z x_t) + U_z h_{t-1} + b_z)
         n_t = relu(LN(W_n x_t) + U_n h_{t-1} + b_n)
         h_t = z_t ⊙ h_{t-1} + (1 - z_t) ⊙ n_t
 
-    LN subtracts the mean of the features, divides by their deviation and has gains g; ``norm="none"`` leaves it out.
+    LN is layer normalisation with gains g and without shift; ``norm="none"`` leaves it out.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b, g hold z, n in this order.
-    Differs from the paper: that has batch norm for LN. Layer norm keeps the sequences of a batch apart, and a step from
-    those after it. Recurrent dropout is an option of the layer.
+    Differs from the paper: layer normalisation instead of batch normalisation, so that the sequences of a batch stay
+    independent and a step does not depend on later steps. Recurrent dropout is an option of the layer.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        norm: of W_z x_t and W_n x_t, ``layer`` or ``none``.
-        bias: whether there are biases.
+        norm: normalisation of W_z x_t and W_n x_t, ``layer`` or ``none``.
+        bias: whether the cell has biases.
     """
 
     gates = ("z", "n")

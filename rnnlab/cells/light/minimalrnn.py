@@ -1,4 +1,4 @@
-"""The MinimalRNN."""
+"""MinimalRNN, with one update gate between the state and the mapped input."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -8,20 +8,20 @@ from rnnlab.interface import State
 
 
 class MinimalRNN(Cell):
-    """MinimalRNN, a gate between the state and what the input is mapped to (Chen, 2017, arXiv:1711.06788).
+    """MinimalRNN, an update gate between state and mapped input (Chen, 2017, arXiv:1711.06788).
 
         z_t = tanh(W x_t + b_z)
         u_t = σ(U_z z_t + U h_{t-1} + b_u)
         h_t = u_t ⊙ h_{t-1} + (1 - u_t) ⊙ z_t
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. b stacks u, z.
-    Differs from the paper: the letters; there U_h is U. The map from x_t to z_t may be any there; this is the one of
-    its experiments.
+    Differs from the paper: notation (its U_h is U). The paper allows any map from x_t to z_t; this is the one in its
+    experiments.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("u", "z")

@@ -1,4 +1,4 @@
-"""The neuromodulated bistable recurrent cell."""
+"""The neuromodulated bistable recurrent cell (nBRC)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,20 +10,20 @@ from rnnlab.interface import State
 class NBRC(Cell):
     """Neuromodulated bistable recurrent cell, nBRC (Vecoven et al., 2021, arXiv:2006.05252).
 
-    The cell ``brc`` in which all units together decide whether one is bistable, and how fast it is:
+    The cell ``brc`` with full recurrent matrices in the gates a and c:
 
         a_t = 1 + tanh(W_a x_t + U_a h_{t-1} + b_a)
         c_t = σ(W_c x_t + U_c h_{t-1} + b_c)
         h_t = c_t ⊙ h_{t-1} + (1 - c_t) ⊙ tanh(W_h x_t + a_t ⊙ h_{t-1})
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks a, c, h; U and b stack a, c.
-    Differs from the paper: the letters; there U is W and W is U. The biases are those of the authors' code, as is that
-    U begins Glorot uniform.
+    Differs from the paper: notation (its U is W, its W is U). The biases and the Glorot uniform initialisation of U
+    follow the authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("a", "c")

@@ -1,4 +1,4 @@
-"""The recurrent additive network."""
+"""The recurrent additive network (RAN)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,7 +10,7 @@ from rnnlab.interface import State
 class RAN(Cell):
     """Recurrent additive network, RAN (Lee, Levy and Zettlemoyer, 2017, arXiv:1705.07393).
 
-    An LSTM whose cell state only ever adds up inputs:
+    An LSTM whose cell state is a weighted sum of the inputs:
 
         i_t = σ(W_i x_t + U_i h_{t-1} + b_i)
         f_t = σ(W_f x_t + U_f h_{t-1} + b_f)
@@ -26,7 +26,7 @@ class RAN(Cell):
         input_size: features of x.
         hidden_size: width of h and c.
         activation: g, ``tanh`` or ``identity``.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     states = ("h", "c")

@@ -1,4 +1,4 @@
-"""The stackable recurrent cell."""
+"""The stackable recurrent cell (STAR)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,20 @@ from rnnlab.interface import State
 class STAR(Cell):
     """Stackable recurrent cell, STAR (Turkoglu et al., 2019, arXiv:1911.11033).
 
-    Made such that gradients keep their size over depth as well as over time:
+    Designed to preserve the gradient norm over depth and over time:
 
         k_t = σ(W_k x_t + U h_{t-1} + b_k)
         z_t = tanh(W_z x_t + b_z)
         h_t = tanh((1 - k_t) ⊙ h_{t-1} + k_t ⊙ z_t)
 
-    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W and b stack k, z; U is that of k.
-    Differs from the paper: nothing. The authors' code makes k_t larger where it multiplies z_t, by adding 1 within σ,
-    which the paper does not have. W begins orthogonal, as in that code.
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W and b stack k, z; U belongs to k.
+    Differs from the paper: nothing. The authors' code adds 1 within the σ of the k_t that multiplies z_t; the paper
+    does not. W is initialised orthogonal, as in that code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("k", "z")

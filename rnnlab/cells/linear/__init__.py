@@ -1,1 +1,1 @@
-"""Cells that are linear in their state."""
+"""Cells with a recurrence that is linear in the state."""

@@ -1,4 +1,4 @@
-"""The recurrence of the hierarchically gated network."""
+"""The recurrence of the hierarchically gated recurrent network (HGRN)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ from rnnlab.interface import InputError, State
 class HGRN(Cell):
     """Hierarchically gated recurrent unit, HGRU of HGRN (Qin et al., 2023, arXiv:2311.04823).
 
-    A complex state that turns by a learned angle and is forgotten by a gate that sees the input alone, and that does
-    not go below γ:
+    The complex state rotates by a learned angle. Its forget gate depends on the input only and is at least γ:
 
         c_t = silu(W_re x_t + b_re) + i silu(W_im x_t + b_im)
         μ_t = σ(W_μ x_t + b_μ)
@@ -23,15 +22,16 @@ class HGRN(Cell):
 
     Shapes: x [B, input_size]; the state h is complex and carried as two real tensors, re and im [B, hidden_size];
     output y [B, hidden_size]. W and b stack re, im, μ and the two halves of g; V [hidden_size, 2 hidden_size].
-    Differs from the paper: γ is a number, ``lower_bound``. There it is learned for every unit and layer, as a
-    cumulative softmax over the layers, 0 in the first; a cell does not know the other layers. The gate and the norm
-    of the output are those of the authors' code, as is where θ begins: at 10000^(-2k / hidden_size) for unit k.
+    Differs from the paper: γ is a fixed number, ``lower_bound``. The paper learns it for every unit and layer, as a
+    cumulative softmax over the layers that is 0 in the first layer; a cell has no access to other layers. The output
+    gate, the output norm and the initial θ, 10000^(-2k / hidden_size) for unit k, follow the authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and y.
-        lower_bound: γ, what is always kept of the state, from 0 to below 1. The higher the layer, the higher it is.
-        bias: whether there are biases, the norm's among them.
+        lower_bound: γ, lower bound of the forget gate, from 0 to below 1. The paper uses larger values in higher
+            layers.
+        bias: whether the cell has biases, including that of the norm.
     """
 
     states = ("re", "im")
@@ -41,9 +41,9 @@ class HGRN(Cell):
     def __init__(self, input_size: int, hidden_size: int, *, lower_bound: float = 0.0, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         if not 0 <= lower_bound < 1:
-            raise InputError(f"lower_bound={lower_bound} is no part of a gate; it must be from 0 to below 1")
+            raise InputError(f"lower_bound={lower_bound} must be at least 0 and below 1")
         self.lower_bound = lower_bound
-        self.remembers = {} if lower_bound else {"mu": 1}  # above a bound more is kept than μ
+        self.remembers = {} if lower_bound else {"mu": 1}  # with a lower bound the state keeps more than μ
         self.W = input_weights(5, hidden_size, input_size)
         self.b = bias_vector(5 * hidden_size, bias)
         self.theta = nn.Parameter(10000 ** (-2 / hidden_size * torch.arange(hidden_size)))
@@ -70,7 +70,7 @@ class HGRN(Cell):
             a_re * re - a_im * im + (1 - keep) * silu(new_re),
             a_im * re + a_re * im + (1 - keep) * silu(new_im),
         )
-        # The norm of twice the state with four times eps is the same, and 1 / (4 eps) does not overflow in float16.
+        # Doubling the state and using 4 eps changes nothing, and 1 / (4 eps) does not overflow in float16.
         both = torch.cat([2 * re, 2 * im], dim=-1)
         y = layer_norm(both, (2 * self.hidden_size,), norm_gain, norm_bias, eps=4e-5)
         return linear(silu(g) * y, V, b_y), (re, im)

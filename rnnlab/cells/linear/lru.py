@@ -1,4 +1,4 @@
-"""The linear recurrent unit."""
+"""The linear recurrent unit (LRU)."""
 
 from math import tau
 
@@ -13,27 +13,27 @@ from rnnlab.interface import InputError, State
 class LRU(Cell):
     """Linear recurrent unit, LRU (Orvieto et al., 2023, arXiv:2303.06349).
 
-    Every unit is a complex number that turns and shrinks, at a rate of its own that is learned:
+    Each unit is a complex number with a learned rotation and decay:
 
         λ   = exp(-exp(ν) + i exp(θ))
         h_t = λ ⊙ h_{t-1} + exp(γ) ⊙ (B x_t)
         y_t = Re(C h_t) + D x_t
 
-    |λ| stays below 1 whatever ν is. λ begins evenly in the part of the ring r_min <= |λ| <= r_max with angles up to
-    max_phase, and exp(γ) at sqrt(1 - |λ|²), which keeps the scale of h at that of the input.
+    |λ| is below 1 for every ν. λ is initialised uniformly on the ring r_min <= |λ| <= r_max with angles up to
+    max_phase. exp(γ) is initialised to sqrt(1 - |λ|²), so that h has the scale of the input.
 
     Shapes: x [B, input_size]; the state h is complex and carried as two real tensors, re and im [B, hidden_size];
     output y [B, hidden_size]. B and C are ``B_re`` + i ``B_im`` and ``C_re`` + i ``C_im``. ν, θ and γ are the
     paper's ν^log, θ^log and γ^log.
-    Differs from the paper: h and y have the same width. D is a matrix, as in the paper's equation 1, and begins Glorot
-    uniform; in its code it is a vector, as x and y have the same width there.
+    Differs from the paper: h and y have the same width. D is a matrix, as in equation 1 of the paper, and initialised
+    Glorot uniform; in the paper's code it is a vector, because x and y have the same width.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and y.
-        r_min: where |λ| begins, at least.
-        r_max: where |λ| begins, at most.
-        max_phase: where the angle of λ begins, at most, in radians.
+        r_min: smallest initial |λ|.
+        r_max: largest initial |λ|.
+        max_phase: largest initial angle of λ, in radians.
     """
 
     states = ("re", "im")
@@ -50,10 +50,10 @@ class LRU(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if not 0 <= r_min < r_max <= 1:
-            raise InputError(f"r_min={r_min} and r_max={r_max} are no ring; it must be 0 <= r_min < r_max <= 1")
+            raise InputError(f"r_min={r_min} and r_max={r_max} must satisfy 0 <= r_min < r_max <= 1")
         if not 0 < max_phase <= tau:
-            raise InputError(f"max_phase={max_phase} is no angle; it must be above 0 and at most 2π")
-        # Drawn away from 0 and 1, where ν, θ or γ would be infinite.
+            raise InputError(f"max_phase={max_phase} must be above 0 and at most 2π")
+        # 0 and 1 are excluded: ν, θ or γ would be infinite there.
         radius = torch.empty(hidden_size).uniform_(1e-4, 1 - 1e-4) * (r_max**2 - r_min**2) + r_min**2
         phase = max_phase * torch.empty(hidden_size).uniform_(1e-4, 1)
         self.nu = nn.Parameter((-0.5 * radius.log()).log())

@@ -1,4 +1,4 @@
-"""minGRU, linear in its state."""
+"""minGRU: a GRU whose gate and candidate depend on the input only."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -8,22 +8,22 @@ from rnnlab.interface import State
 
 
 class MinGRU(Cell):
-    """minGRU, a GRU without its loop through the gates (Feng et al., 2024, arXiv:2410.01201).
+    """minGRU, a GRU with input-dependent gates only (Feng et al., 2024, arXiv:2410.01201).
 
         z_t = σ(W_z x_t + b_z)
         n_t = W_n x_t + b_n
         h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ n_t
 
-    Linear in its state, with factors between 0 and 1 that depend on the inputs alone.
+    The recurrence is linear in the state, with coefficients between 0 and 1 that depend on the inputs only.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W and b stack z and n.
-    Differs from the paper: the candidate stays the plain linear map of section 3.1.3; the paper's own runs are in
-    log-space, where it must be positive.
+    Differs from the paper: the candidate is the linear map of section 3.1.3. The paper's experiments are in log-space,
+    where the candidate must be positive.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("z", "n")

@@ -1,4 +1,4 @@
-"""minLSTM, linear in its state."""
+"""minLSTM: an LSTM whose gates and candidate depend on the input only."""
 
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
@@ -8,24 +8,24 @@ from rnnlab.interface import State
 
 
 class MinLSTM(Cell):
-    """minLSTM, an LSTM without its loop through the gates (Feng et al., 2024, arXiv:2410.01201).
+    """minLSTM, an LSTM with input-dependent gates only (Feng et al., 2024, arXiv:2410.01201).
 
         f_t = σ(W_f x_t + b_f)
         i_t = σ(W_i x_t + b_i)
         n_t = W_n x_t + b_n
         h_t = f_t / (f_t + i_t) ⊙ h_{t-1} + i_t / (f_t + i_t) ⊙ n_t
 
-    Linear in its state, with factors between 0 and 1 that depend on the inputs alone. The two gates are normalised to
-    a sum of 1, as in section 3.2, such that the scale of h does not depend on time.
+    The recurrence is linear in the state, with coefficients between 0 and 1 that depend on the inputs only. The two
+    gates are normalised to a sum of 1, as in section 3.2, so that the scale of h does not depend on time.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W and b stack f, i, n.
-    Differs from the paper: the candidate stays the plain linear map of section 3.2; the paper's own runs are in
-    log-space, where it must be positive.
+    Differs from the paper: the candidate is the linear map of section 3.2. The paper's experiments are in log-space,
+    where the candidate must be positive.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     gates = ("f", "i", "n")
@@ -44,7 +44,7 @@ class MinLSTM(Cell):
         (b,) = constants
         (h,) = state
         f, i, n = biased(x, b).chunk(3, dim=-1)
-        # σ(f) / (σ(f) + σ(i)), which would be 0 / 0 where both underflow.
+        # σ(f) / (σ(f) + σ(i)) in a form that is not 0 / 0 if both underflow.
         f = (logsigmoid(f) - logsigmoid(i)).sigmoid()
         h = f * h + (1 - f) * n
         return h, (h,)

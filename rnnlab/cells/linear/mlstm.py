@@ -1,4 +1,4 @@
-"""The matrix-memory cell of xLSTM."""
+"""mLSTM: the cell of xLSTM with a matrix memory."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from rnnlab.interface import InputError, State
 class MLSTM(Cell):
     """mLSTM, the matrix memory of xLSTM (Beck et al., 2024, arXiv:2405.04517).
 
-    Equations 19 to 27. A value is written under a key into the matrix C, and read with a query:
+    Equations 19 to 27. The matrix C stores values by keys; a query reads it:
 
         i_t = exp(ĩ_t),  ĩ_t = w_i x_t + b_i
         f_t = σ(f̃_t),  f̃_t = w_f x_t + b_f                     forget_gate="sigmoid"; exp in place of σ with "exp"
@@ -23,31 +23,32 @@ class MLSTM(Cell):
         n_t = f_t n_{t-1} + i_t k_t
         h_t = o_t ⊙ C_t q_t / max(|n_tᵀ q_t|, 1)
 
-    For every head, whose gates i and f are numbers. The exponential would overflow, so that C and n are carried
-    divided by exp(m), equations 15 to 17; h is the same:
+    These equations hold for each head; its gates i and f are scalars. To avoid overflow of the exponential, the state
+    holds C' = C / exp(m) and n' = n / exp(m), equations 15 to 17, which leaves h unchanged:
 
         m_t = max(log f_t + m_{t-1}, ĩ_t)
         f'_t = exp(log f_t + m_{t-1} - m_t)
         i'_t = exp(ĩ_t - m_t)
         h_t = o_t ⊙ C'_t q_t / max(|n'_tᵀ q_t|, exp(-m_t))
 
-    exp(-m_t) is held within the range of the numbers, e±87 in float32; h is then below 1e-37 in place of a smaller
-    number. Where nᵀ q is far below |n| |q|, h is a quotient of two differences, and as inexact as those are.
+    exp(-m_t) is clamped to the range of the dtype (e±87 in float32), which changes h only below 1e-37. If nᵀ q is far
+    below |n| |q|, both numerator and denominator of h suffer from cancellation.
 
-    C is linear in its old self, but [C', n', m] together are not, because of the max; so there is no `scan`. A state
-    that is a matrix is not compiled: the cell runs as the plain loop, or, where `fused` is asked for, as Python.
+    C depends linearly on its previous value, but [C', n', m] does not, because of the max; the backend `scan` is
+    therefore not available. Matrix-valued states are not compiled to C: the cell runs as a loop, or as Python with
+    `fused`.
 
     Shapes: x [B, input_size]; C' [B, heads, d, d], n' [B, heads, d], m [B, heads]; output h [B, hidden_size]. W and b
-    stack q, k, v, o; W_gates and b_gates stack i, f, one row a head.
-    Differs from the paper: it is the cell alone, without the block's convolution, normalisation and projections around
-    it. W_gates begins at zero, b_i near 0, and b_f between 3 and 6, as in the authors' code.
+    stack q, k, v, o; W_gates and b_gates stack i, f, one row per head.
+    Differs from the paper: only the cell, without the convolution, normalisation and projections of the block. W_gates
+    is initialised to zero, b_i near 0 and b_f between 3 and 6, as in the authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         heads: number of memories; hidden_size must be a multiple of it.
         forget_gate: ``sigmoid`` or ``exp``.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     states = ("C", "n", "m")
@@ -63,7 +64,7 @@ class MLSTM(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if heads < 1 or hidden_size % heads:
-            raise InputError(f"heads={heads} does not divide hidden_size={hidden_size}")
+            raise InputError(f"heads={heads} must divide hidden_size={hidden_size}")
         self.heads = heads
         self.forget_gate = check_choice("forget_gate", forget_gate, ("sigmoid", "exp"))
         self.W = input_weights(4, hidden_size, input_size)
@@ -74,7 +75,7 @@ class MLSTM(Cell):
             self.b_gates = nn.Parameter(torch.cat([0.1 * torch.randn(heads), torch.linspace(3, 6, heads)]))
 
     def initial_state(self, batch_size: int) -> State:
-        """Nothing written, on the scale m = 0."""
+        """Return an empty memory: C' and n' are zero, and m is 0."""
         size = self.hidden_size // self.heads
         shapes = ((size, size), (size,), ())
         return tuple(self.W.new_zeros(batch_size, self.heads, *shape) for shape in shapes)
@@ -96,6 +97,6 @@ class MLSTM(Cell):
         C = f.unsqueeze(-1) * C + (i * v).unsqueeze(-1) * k.unsqueeze(-2)
         n = f * n + i * k
         read = (C * q.unsqueeze(-2)).sum(-1)  # [B, heads, d]
-        scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # no 0 and no infinity
+        scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # above 0, finite
         h = o * torch.cat((read / scale.unsqueeze(-1)).unbind(1), dim=-1)
         return h, (C, n, m_new)

@@ -1,4 +1,4 @@
-"""The quasi-recurrent network."""
+"""The quasi-recurrent network (QRNN)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -12,7 +12,7 @@ _GATES = {"f": ("z", "f"), "fo": ("z", "f", "o"), "ifo": ("z", "f", "o", "i")}
 class QRNN(Cell):
     """Quasi-recurrent network, QRNN (Bradbury et al., 2017, arXiv:1611.01576).
 
-    A convolution over the last inputs, one or two of them, and then a pooling that is linear in its state:
+    A convolution over the last one or two inputs, followed by a pooling that is linear in the state:
 
         z_t = tanh(W_z x_t + V_z x_{t-1} + b_z)
         f_t = σ(W_f x_t + V_f x_{t-1} + b_f)        o_t and i_t likewise
@@ -20,18 +20,18 @@ class QRNN(Cell):
         c_t = f_t ⊙ c_{t-1} + i_t ⊙ z_t             pooling="ifo" (equation 5)
         h_t = o_t ⊙ c_t                             with "fo" (equation 4) and "ifo"; h_t = c_t with "f"
 
-    Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W, V and b stack z, f, o, i, as far as
-    there are such. With window=1 there is no V and the state is c alone; with window=2 the state has v = V x_{t-1},
-    too.
-    Differs from the paper: there are biases, as in the authors' code; the window is 1 or 2, wider ones there. With
-    window=2 the step reads the last input out of the state, and is not linear in that.
+    Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W, V and b stack those of z, f, o, i
+    that the pooling has. With window=1 there is no V and the state is c. With window=2 the state also contains
+    v = V x_{t-1}.
+    Differs from the paper: it has biases, as in the authors' code. The window is 1 or 2; the paper also uses wider
+    ones. With window=2 the step reads the previous input from the state and is not linear in it.
 
     Args:
         input_size: features of x.
         hidden_size: width of c and h.
         pooling: ``f``, ``fo`` or ``ifo``.
-        window: how many inputs a step sees, 1 or 2.
-        bias: whether there are biases.
+        window: number of inputs that a step reads, 1 or 2.
+        bias: whether the cell has biases.
     """
 
     states = ("c",)
@@ -42,7 +42,7 @@ class QRNN(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if window not in (1, 2):
-            raise InputError(f"window={window} is not 1 or 2")
+            raise InputError(f"window={window} must be 1 or 2")
         self.pooling = check_choice("pooling", pooling, tuple(_GATES))
         self.gates = _GATES[pooling]
         self.remembers = {"f": 1, "i": -1} if pooling == "ifo" else {"f": 1}
@@ -52,7 +52,7 @@ class QRNN(Cell):
         self.b = bias_vector(len(self.gates) * hidden_size, bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros: there was no input before the first."""
+        """Return zeros: there is no input before the first step."""
         widths = (self.hidden_size, len(self.gates) * self.hidden_size)
         return tuple(self.W.new_zeros(batch_size, width) for _, width in zip(self.states, widths, strict=False))
 

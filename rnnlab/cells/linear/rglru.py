@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit of Griffin."""
+"""The real-gated linear recurrent unit (RG-LRU) of Griffin."""
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,18 @@ class RGLRU(Cell):
         a_t = σ(Λ)^(c r_t)
         h_t = a_t ⊙ h_{t-1} + sqrt(1 - a_t²) ⊙ (i_t ⊙ x_t)
 
-    As x_t meets h_t unit by unit, it must be as wide. Where it is not, P x_t stands in its place, everywhere.
+    x_t and h_t need the same width. If the widths differ, P x_t replaces x_t in all equations.
 
-    Shapes: x [B, input_size]; h [B, hidden_size]; output h; P [hidden_size, input_size], None where the widths are the
-    same; W and b stack r, i.
-    Differs from the paper: the letters; there W_a is W_r and W_x is W_i. W is dense, in blocks there. Λ begins such
-    that σ(Λ)^c is uniform in [0.9, 0.999], as the paper says; in its code σ(Λ) is in that interval.
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h; P [hidden_size, input_size], None if the widths are
+    equal; W and b stack r, i.
+    Differs from the paper: notation (its W_a is W_r, its W_x is W_i). W is dense and not block-diagonal. Λ is
+    initialised so that σ(Λ)^c is uniform in [0.9, 0.999], as in the paper; in its code σ(Λ) is in that interval.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        c: how much stronger than σ(Λ) the decay of an open gate is.
-        bias: whether there are biases.
+        c: exponent of σ(Λ) for a fully open gate r_t.
+        bias: whether the cell has biases.
     """
 
     gates = ("r", "i")
@@ -38,7 +38,7 @@ class RGLRU(Cell):
     def __init__(self, input_size: int, hidden_size: int, *, c: float = 8.0, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         if c <= 0:
-            raise InputError(f"c={c} is no decay; it must be above 0")
+            raise InputError(f"c={c} must be above 0")
         self.c = c
         self.P = input_weights(1, hidden_size, input_size) if input_size != hidden_size else None
         self.W = nn.Parameter(torch.randn(2 * hidden_size, hidden_size) / hidden_size**0.5)
@@ -56,7 +56,7 @@ class RGLRU(Cell):
         (h,) = state
         r, i = biased(gates, b).sigmoid().chunk(2, dim=-1)
         log_a = r * slowest
-        # expm1, as 1 - a² would round to 0 where a is near 1; clamped, as r may be 0, where a root has no derivative.
+        # expm1: 1 - a² would round to 0 for a near 1. Clamped: r may be 0, where the root has no derivative.
         rest = (-(2 * log_a).expm1()).clamp_min(torch.finfo(x.dtype).tiny)
         h = log_a.exp() * h + rest.sqrt() * i * x
         return h, (h,)

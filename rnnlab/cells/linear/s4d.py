@@ -1,4 +1,4 @@
-"""The diagonal state space model."""
+"""The diagonal state space model (S4D)."""
 
 from math import log, pi
 
@@ -13,30 +13,30 @@ from rnnlab.interface import InputError, State
 class S4D(Cell):
     """Diagonal state space model, S4D (Gu et al., 2022, arXiv:2206.11893).
 
-    Every channel has a linear differential equation of its own with N complex states in conjugate pairs, of which one
-    of each is carried. With B = 1, and u held over a step of length Δ (the zero-order hold):
+    Each channel has its own linear differential equation with N complex states in conjugate pairs; the state contains
+    one of each pair. With B = 1 and a zero-order hold of u over a step of length Δ:
 
         A   = -exp(α) + i ω
         h_t = exp(Δ A) ⊙ h_{t-1} + (exp(Δ A) - 1) / A ⊙ u_t
         y_t = 2 Re(Σ_n C_n h_{t,n}) + D ⊙ u_t
 
-    u_t is x_t; where x is not as wide as y, it is P x_t.
+    u_t is x_t, or P x_t if x and y have different widths.
 
     Shapes: x [B, input_size]; the state h is complex and carried as two real tensors, re and im
     [B, hidden_size, N / 2]; output y [B, hidden_size]. α, ω, ``C_re`` and ``C_im`` [hidden_size, N / 2]; D and log_dt,
-    the logarithm of Δ, [hidden_size]; P [hidden_size, input_size], None where the widths are the same. A state of
-    three axes is not compiled: the cell runs as Python, with `scan` all steps at once.
-    Differs from the paper: it is the state space model alone; the nonlinearity and the product that mix the channels
-    after it are the model's. All begins as in the authors' code: α at log(1/2), C and D normal, Δ between dt_min and
-    dt_max, evenly in its logarithm. The authors learn A and Δ at a lower rate than the other parameters.
+    the logarithm of Δ, [hidden_size]; P [hidden_size, input_size], None if the widths are equal. A state with
+    three axes is not compiled to C: the cell runs as Python, with `scan` for all steps at once.
+    Differs from the paper: only the state space model; the nonlinearity and the channel mixing after it belong to the
+    model. The initialisation is that of the authors' code: α = log(1/2), C and D normal, Δ log-uniform between dt_min
+    and dt_max. The authors use a lower learning rate for A and Δ.
 
     Args:
         input_size: features of x.
-        hidden_size: channels, the width of y.
+        hidden_size: number of channels, the width of y.
         state_size: N, an even number.
-        init: where A begins: ``lin``, -1/2 + iπn; ``inv``, -1/2 + i (N/π) (N / (2n + 1) - 1).
-        dt_min: where Δ begins, at least.
-        dt_max: where Δ begins, at most.
+        init: initialisation of A: ``lin``, -1/2 + iπn; ``inv``, -1/2 + i (N/π) (N / (2n + 1) - 1).
+        dt_min: smallest initial Δ.
+        dt_max: largest initial Δ.
     """
 
     states = ("re", "im")
@@ -55,9 +55,9 @@ class S4D(Cell):
         super().__init__(input_size, hidden_size)
         check_choice("init", init, ("lin", "inv"))
         if state_size < 2 or state_size % 2:
-            raise InputError(f"state_size={state_size} is no number of pairs; it must be even and at least 2")
+            raise InputError(f"state_size={state_size} must be even and at least 2")
         if not 0 < dt_min <= dt_max:
-            raise InputError(f"dt_min={dt_min} and dt_max={dt_max} are no range; it must be 0 < dt_min <= dt_max")
+            raise InputError(f"dt_min={dt_min} and dt_max={dt_max} must satisfy 0 < dt_min <= dt_max")
         pairs = state_size // 2
         n = torch.arange(pairs).to(torch.get_default_dtype())
         omega = pi * n if init == "lin" else state_size / pi * (state_size / (2 * n + 1) - 1)
@@ -70,20 +70,20 @@ class S4D(Cell):
         self.P = input_weights(1, hidden_size, input_size) if input_size != hidden_size else None
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros."""
+        """Return zeros."""
         return tuple(self.C_re.new_zeros(batch_size, *self.C_re.shape) for _ in self.states)
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: D102
         dt = self.log_dt.exp().unsqueeze(-1)
         decay, angle = -dt * self.alpha.exp(), dt * self.omega
         a_re, a_im = decay.exp() * angle.cos(), decay.exp() * angle.sin()
-        # exp(ΔA) - 1, whose real part would lose its digits in a difference from 1 where Δ is small; and divided by A.
+        # (exp(ΔA) - 1) / A; a direct difference from 1 would lose digits of the real part for small Δ.
         less = decay.expm1() * angle.cos() - 2 * (angle / 2).sin() ** 2
         A_re, A_im = -self.alpha.exp(), self.omega
         square = A_re**2 + A_im**2
         b_re, b_im = (less * A_re + a_im * A_im) / square, (a_im * A_re - less * A_im) / square
         u = inputs if self.P is None else linear(inputs, self.P)
-        channels = (a_re, a_im, b_re, b_im, self.C_re, self.C_im)  # no matrices, but a number for every state
+        channels = (a_re, a_im, b_re, b_im, self.C_re, self.C_im)  # one number per state, not a matrix
         return (*(part.unsqueeze(0) for part in channels), self.D), u
 
     def step(self, constants: tuple[Tensor, ...], u: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102

@@ -1,4 +1,4 @@
-"""The simple recurrent unit."""
+"""The simple recurrent unit (SRU)."""
 
 from math import exp
 
@@ -13,26 +13,27 @@ from rnnlab.interface import InputError, State
 class SRU(Cell):
     """Simple recurrent unit, SRU (Lei et al., 2018, arXiv:1709.02755).
 
-    Units see only themselves, so that a step has no product; section 2, with the scaling of section 3.2:
+    The recurrence is elementwise, so a step has no matrix product; section 2 with the scaling of section 3.2:
 
         f_t = σ(W_f x_t + v_f ⊙ c_{t-1} + b_f)
         c_t = f_t ⊙ c_{t-1} + (1 - f_t) ⊙ (W_c x_t)
         r_t = σ(W_r x_t + v_r ⊙ c_{t-1} + b_r)
         h_t = r_t ⊙ c_t + (1 - r_t) ⊙ α x_t         α = sqrt(1 + 2 exp(highway_bias))
 
-    As x_t meets c_t unit by unit, it must be as wide. Where it is not, P x_t stands in its place in the last line.
-    The form of the first versions of the paper, whose gates do not see c, is ``sru_v1``.
+    x_t and c_t need the same width. If the widths differ, P x_t replaces x_t in the last equation. ``sru_v1`` is the
+    form of the first versions of the paper, whose gates do not read c.
 
     Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W stacks c, f, r; v and b stack f, r;
-    P [hidden_size, input_size], None where the widths are the same.
-    Differs from the paper: P, which is that of the authors' code. W and P begin uniform of variance 1/input_size, W_f
-    and W_r at half of that, and v uniform of variance 1/2, as in that code.
+    P [hidden_size, input_size], None if the widths are equal.
+    Differs from the paper: P, as in the authors' code. W and P are initialised uniform with variance 1/input_size, W_f
+    and W_r half as large, and v uniform with variance 1/2, as in that code.
 
     Args:
         input_size: features of x.
         hidden_size: width of c and h.
-        highway_bias: where b_r begins. Below 0 more of the input passes. It needs the biases.
-        bias: whether there are biases.
+        highway_bias: initial value of b_r. Negative values pass more of the input. A value other than 0 needs
+            ``bias=True``.
+        bias: whether the cell has biases.
     """
 
     states = ("c",)
@@ -43,7 +44,7 @@ class SRU(Cell):
     def __init__(self, input_size: int, hidden_size: int, *, highway_bias: float = 0.0, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         if not bias and highway_bias != 0.0:
-            raise InputError(f"highway_bias={highway_bias} has no bias to begin in; it needs bias=true")
+            raise InputError(f"highway_bias={highway_bias} needs bias=true")
         self.alpha = (1 + 2 * exp(highway_bias)) ** 0.5
         bound = (3 / input_size) ** 0.5
         self.W = nn.Parameter(torch.empty(3 * hidden_size, input_size).uniform_(-bound, bound))

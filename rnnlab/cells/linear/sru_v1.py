@@ -1,4 +1,4 @@
-"""The simple recurrent unit as it was first published, linear in its state."""
+"""The simple recurrent unit as first published, with gates that depend on the input only."""
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,19 @@ class SRUv1(Cell):
         c_t = f_t ⊙ c_{t-1} + (1 - f_t) ⊙ (W_c x_t)
         h_t = r_t ⊙ g(c_t) + (1 - r_t) ⊙ x_t
 
-    Linear in its state. As x_t meets c_t unit by unit, it must be as wide. Where it is not, P x_t stands in its place
-    in the last line. The form that was published in 2018, whose gates see c, is ``sru``.
+    The recurrence is linear in the state. x_t and c_t need the same width. If the widths differ, P x_t replaces x_t in
+    the last equation. ``sru`` is the form published in 2018, whose gates read c.
 
     Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W stacks c, f, r; b stacks f, r;
-    P [hidden_size, input_size], None where the widths are the same.
-    Differs from the paper: P, which is that of the authors' code. W and P begin uniform of variance 1/input_size, as in
-    that code.
+    P [hidden_size, input_size], None if the widths are equal.
+    Differs from the paper: P, as in the authors' code. W and P are initialised uniform with variance 1/input_size, as
+    in that code.
 
     Args:
         input_size: features of x.
         hidden_size: width of c and h.
         activation: g, ``tanh``, ``relu`` or ``identity``.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     states = ("c",)

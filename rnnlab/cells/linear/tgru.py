@@ -1,4 +1,4 @@
-"""The strongly typed gated recurrent unit."""
+"""The strongly typed gated recurrent unit (T-GRU)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,21 +10,21 @@ from rnnlab.interface import State
 class TGRU(Cell):
     """Strongly typed gated recurrent unit, T-GRU (Balduzzi and Ghifary, 2016, arXiv:1602.02218).
 
-    The gates see the last input where a GRU's see the last state, and no matrix ever turns the state:
+    The gates read the previous input instead of the previous state, and no matrix multiplies the state:
 
         z_t = W_z x_t + V_z x_{t-1} + b_z
         f_t = σ(W_f x_t + V_f x_{t-1} + b_f)
         o_t = tanh(W_o x_t + V_o x_{t-1} + b_o)
         h_t = f_t ⊙ h_{t-1} + z_t ⊙ o_t
 
-    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, V and b stack z, f, o. What the last input has to say,
-    v = V x_{t-1} [B, 3 hidden_size], is in the state; it begins at zero.
-    Differs from the paper: nothing; its τ is the tanh.
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, V and b stack z, f, o. The
+    state also contains v = V x_{t-1} [B, 3 hidden_size], which is initially zero.
+    Differs from the paper: nothing; τ is the tanh.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     states = ("h", "v")
@@ -39,7 +39,7 @@ class TGRU(Cell):
         self.b = bias_vector(3 * hidden_size, bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros: there was no input before the first."""
+        """Return zeros: there is no input before the first step."""
         return tuple(self.W.new_zeros(batch_size, width) for width in (self.hidden_size, 3 * self.hidden_size))
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102

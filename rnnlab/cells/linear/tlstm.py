@@ -1,4 +1,4 @@
-"""The strongly typed long short-term memory."""
+"""The strongly typed LSTM (T-LSTM)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,7 +10,7 @@ from rnnlab.interface import State
 class TLSTM(Cell):
     """Strongly typed long short-term memory, T-LSTM (Balduzzi and Ghifary, 2016, arXiv:1602.02218).
 
-    The gates see the last input where an LSTM's see the last output, and no matrix ever turns the state:
+    The gates read the previous input instead of the previous output, and no matrix multiplies the state:
 
         z_t = W_z x_t + V_z x_{t-1} + b_z
         f_t = σ(W_f x_t + V_f x_{t-1} + b_f)
@@ -18,14 +18,14 @@ class TLSTM(Cell):
         c_t = f_t ⊙ c_{t-1} + (1 - f_t) ⊙ z_t
         h_t = c_t ⊙ o_t
 
-    Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W, V and b stack z, f, o. What the last
-    input has to say, v = V x_{t-1} [B, 3 hidden_size], is in the state; it begins at zero.
-    Differs from the paper: nothing; its τ is the tanh.
+    Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W, V and b stack z, f, o. The state
+    also contains v = V x_{t-1} [B, 3 hidden_size], which is initially zero.
+    Differs from the paper: nothing; τ is the tanh.
 
     Args:
         input_size: features of x.
         hidden_size: width of c and h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
     """
 
     states = ("c", "v")
@@ -40,7 +40,7 @@ class TLSTM(Cell):
         self.b = bias_vector(3 * hidden_size, bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros: there was no input before the first."""
+        """Return zeros: there is no input before the first step."""
         return tuple(self.W.new_zeros(batch_size, width) for width in (self.hidden_size, 3 * self.hidden_size))
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, Tensor]]:  # noqa: D102

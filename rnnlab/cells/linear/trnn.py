@@ -1,4 +1,4 @@
-"""The strongly typed recurrent network."""
+"""The strongly typed recurrent network (T-RNN)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,19 +10,19 @@ from rnnlab.interface import State
 class TRNN(Cell):
     """Strongly typed recurrent network, T-RNN (Balduzzi and Ghifary, 2016, arXiv:1602.02218).
 
-    What is added to the state is of its kind, and no matrix ever turns the state:
+    The state is an average of projected inputs, and no matrix multiplies the state:
 
         z_t = W_z x_t
         f_t = σ(W_f x_t + b)
         h_t = f_t ⊙ h_{t-1} + (1 - f_t) ⊙ z_t
 
-    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks z, f; b is that of f alone.
-    Differs from the paper: the letters; there W is W_z and V is W_f.
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks z, f; b belongs to f.
+    Differs from the paper: notation (its W is W_z, its V is W_f).
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there is a bias b.
+        bias: whether the cell has a bias b.
     """
 
     gates = ("f",)

@@ -1,1 +1,1 @@
-"""Cells with a memory of its own kind: a matrix, a window, a normalised sum, a fixed reservoir."""
+"""Cells with special memories: clocked modules, a reservoir, Legendre coefficients, slow units, delays."""

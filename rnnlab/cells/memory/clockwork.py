@@ -1,4 +1,4 @@
-"""Modules that run at clocks of their own."""
+"""The clockwork RNN, whose modules run at different clock rates."""
 
 import torch
 from torch import Tensor
@@ -11,21 +11,21 @@ from rnnlab.interface import InputError, State
 class Clockwork(Cell):
     """Clockwork RNN (Koutník, Greff, Gomez and Schmidhuber, 2014, arXiv:1402.3511).
 
-        h_t^i = tanh(W^i x_t + Σ_{j: T_j ≥ T_i} U^ij h_{t-1}^j + b^i)   where t mod T_i = 0    (1)
+        h_t^i = tanh(W^i x_t + Σ_{j: T_j ≥ T_i} U^ij h_{t-1}^j + b^i)   if t mod T_i = 0       (1)
         h_t^i = h_{t-1}^i                                               at other steps
 
-    Module i of the units has the period T_i = 2^i. t counts from 0, so that all modules run at the first step.
+    Module i of the units has the period T_i = 2^i. t starts at 0, so all modules run at the first step.
 
-    Shapes: x [B, input_size]; h, wait [B, hidden_size]; output h. ``wait`` has for each unit the steps until it runs
-    again, so that the clocks go on where a sequence is split. Units are shared out among modules as evenly as can be.
+    Shapes: x [B, input_size]; h, wait [B, hidden_size]; output h. ``wait`` is the number of steps until each unit
+    runs again, so that a split sequence continues with the right clocks. Modules have equal sizes up to one unit.
     Differs from the paper: nothing.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        clocks: how many modules; the slowest runs every 2^(clocks - 1) steps.
-        bias: whether there is a bias.
-        recurrent_init: how U begins, before the mask: ``orthogonal``, ``identity`` or ``uniform``.
+        clocks: number of modules; the slowest runs every 2^(clocks - 1) steps.
+        bias: whether the cell has a bias b.
+        recurrent_init: initialisation of U, before masking: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "wait")
@@ -41,7 +41,7 @@ class Clockwork(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if clocks < 1:
-            raise InputError(f"clocks={clocks}; there must be at least 1")
+            raise InputError(f"clocks={clocks} must be at least 1")
         self.clocks = clocks
         self.W = input_weights(1, hidden_size, input_size)
         self.U = recurrent_weights(1, hidden_size, recurrent_init)
@@ -49,7 +49,7 @@ class Clockwork(Cell):
         self.register_fixed(persistent=False)
 
     def fixed(self) -> dict[str, Tensor]:
-        """The period of every unit ``[H]``, and 1 where a unit (row) sees another (column), else 0 ``[H, H]``."""
+        """Return the period of each unit ``[H]``, and a mask ``[H, H]``: 1 if a unit (row) reads another (column)."""
         period = 2.0 ** (torch.arange(self.hidden_size) * self.clocks // self.hidden_size)
         return {"period": period, "seen": (period >= period.unsqueeze(1)).to(period.dtype)}
 

@@ -1,4 +1,4 @@
-"""The echo state network."""
+"""The echo state network (ESN)."""
 
 import torch
 from torch import Tensor
@@ -11,29 +11,28 @@ from rnnlab.interface import InputError, State
 class ESN(Cell):
     """Echo state network, ESN (Jaeger, 2001, GMD report 148).
 
-    A random network that is not learned, the reservoir, and a linear output that is. With leaky units, as in equations
-    2 to 4 of Lukoševičius (2012, doi:10.1007/978-3-642-35289-8_36):
+    A fixed random reservoir with a learned linear output. The units are leaky, as in equations 2 to 4 of Lukoševičius
+    (2012, doi:10.1007/978-3-642-35289-8_36):
 
         h̃_t = tanh(W [1; x_t] + R h_{t-1})
         h_t = (1 - α) h_{t-1} + α h̃_t
         y_t = V [1; x_t; h_t]
 
-    W and R are buffers, no parameters: no optimizer changes them, and they travel with the model's weights. R is made
-    sparse, and scaled such that its largest eigenvalue has a magnitude of ``spectral_radius``; below 1 the network
-    usually forgets its initial state (the echo state property).
+    W and R are buffers: no optimizer changes them, and the state dict contains them. R is sparse and scaled to the
+    given ``spectral_radius``. Below 1 the network usually forgets its initial state (the echo state property).
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output y [B, hidden_size]. W [hidden_size, 1 + input_size],
     R [hidden_size, hidden_size], V [hidden_size, 1 + input_size + hidden_size].
-    Differs from the paper: V is learned by gradients, not by regression, and is followed by the model's own readout.
-    No feedback from the output.
+    Differs from the paper: V is learned by gradient descent, not by regression, and the model's readout follows it.
+    There is no feedback from the output.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and y.
         spectral_radius: largest magnitude of an eigenvalue of R, at least 0.
         leak: α, above 0 and at most 1.
-        sparsity: the share of R that is zero, from 0 to below 1.
-        input_scaling: W is uniform within this.
+        sparsity: fraction of R that is zero, from 0 to below 1.
+        input_scaling: W is uniform in [-input_scaling, input_scaling].
     """
 
     verified = "reservoirpy 0.4.2"
@@ -50,11 +49,11 @@ class ESN(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if not 0 < leak <= 1:
-            raise InputError(f"leak={leak} is no part of a step; it must be above 0 and at most 1")
+            raise InputError(f"leak={leak} must be above 0 and at most 1")
         if not 0 <= sparsity < 1:
-            raise InputError(f"sparsity={sparsity} is no share of the weights; it must be from 0 to below 1")
+            raise InputError(f"sparsity={sparsity} must be at least 0 and below 1")
         if spectral_radius < 0:
-            raise InputError(f"spectral_radius={spectral_radius}; a magnitude is at least 0")
+            raise InputError(f"spectral_radius={spectral_radius} must be at least 0")
         self.leak = leak
         self.V = input_weights(1, hidden_size, 1 + input_size + hidden_size)
         W = torch.empty(hidden_size, 1 + input_size).uniform_(-input_scaling, input_scaling)
@@ -77,10 +76,10 @@ class ESN(Cell):
 
 
 def _reservoir(size: int, radius: float, sparsity: float) -> Tensor:
-    """A sparse matrix of this spectral radius, every row with at least one weight.
+    """Return a sparse matrix with this spectral radius and at least one weight in each row.
 
-    A cycle through all units is always there: without one a small or very sparse matrix may have no eigenvalue but 0,
-    and then no scale gives it the radius.
+    It always contains a cycle through all units. Otherwise all eigenvalues of a small or very sparse matrix may be 0,
+    and no scale would give the spectral radius.
     """
     R = torch.empty(size, size).uniform_(-1, 1) * (torch.rand(size, size) >= sparsity)
     ring = torch.randperm(size)

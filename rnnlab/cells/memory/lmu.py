@@ -1,4 +1,4 @@
-"""The Legendre memory unit."""
+"""The Legendre memory unit (LMU)."""
 
 from math import sqrt
 
@@ -13,27 +13,27 @@ from rnnlab.interface import InputError, State
 class LMU(Cell):
     """Legendre memory unit, LMU (Voelker, Kajić and Eliasmith, 2019, NeurIPS 32).
 
-    A number u is written into a linear memory m that holds the last θ steps of u, as the coefficients of Legendre
-    polynomials, and a nonlinear h reads the memory and helps to write it:
+    A linear memory m stores the last θ steps of a scalar u as coefficients of Legendre polynomials. A nonlinear state h
+    reads the memory and contributes to u:
 
         u_t = e_xᵀ x_t + e_hᵀ h_{t-1} + e_mᵀ m_{t-1}           (equation 7)
         m_t = Ā m_{t-1} + B̄ u_t                                (equation 4)
         h_t = tanh(W x_t + U h_{t-1} + V m_t)                  (equation 6)
 
-    Ā and B̄ are fixed: what m' = (A m + B u) / θ does in one step in which u is held, with, for i, j = 0 .. order - 1,
+    Ā and B̄ are fixed: the zero-order-hold discretisation of m' = (A m + B u) / θ with, for i, j = 0 .. order - 1,
 
         A_ij = (2i + 1) (-1 if i < j else (-1)^(i-j+1)),  B_i = (2i + 1) (-1)^i      (equations 2)
 
     Shapes: x [B, input_size]; h [B, hidden_size]; m [B, order]; output h. W [hidden_size, input_size],
     U [hidden_size, hidden_size], V [hidden_size, order]; e_x, e_h and e_m are rows.
-    Differs from the paper: the letters; there W_x, W_h, W_m are W, U, V. e_x and e_h begin LeCun uniform, e_m at zero,
-    and W, U, V Glorot normal, as there.
+    Differs from the paper: notation (its W_x, W_h, W_m are W, U, V). As in the paper, e_x and e_h are initialised LeCun
+    uniform, e_m to zero, and W, U, V Glorot normal.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         order: d, the number of polynomials.
-        theta: θ, how many steps the memory holds.
+        theta: θ, length of the memory in steps.
     """
 
     states = ("h", "m")
@@ -42,9 +42,9 @@ class LMU(Cell):
     def __init__(self, input_size: int, hidden_size: int, *, order: int = 32, theta: float = 100.0) -> None:
         super().__init__(input_size, hidden_size)
         if order < 1:
-            raise InputError(f"order={order}; the memory needs at least 1 polynomial")
+            raise InputError(f"order={order} must be at least 1")
         if theta <= 0:
-            raise InputError(f"theta={theta} is no span of time; it must be above 0")
+            raise InputError(f"theta={theta} must be above 0")
         self.order, self.theta = order, theta
         self.e_x = nn.Parameter(_lecun(input_size))
         self.e_h = nn.Parameter(_lecun(hidden_size))
@@ -55,9 +55,9 @@ class LMU(Cell):
         self.register_fixed(persistent=True)
 
     def fixed(self) -> dict[str, Tensor]:
-        """A step of the memory's equation with u held: Ā ``[order, order]`` and B̄ ``[order]``, in float64.
+        """Return Ā ``[order, order]`` and B̄ ``[order]`` in float64.
 
-        Both stand in the exponential of [[A, B], [0, 0]] / θ.
+        Both are blocks of the exponential of [[A, B], [0, 0]] / θ.
         """
         i = torch.arange(self.order, dtype=torch.float64).unsqueeze(1)
         j = i.t()
@@ -69,7 +69,7 @@ class LMU(Cell):
         return {"A": step[: self.order, : self.order], "B": step[: self.order, self.order]}
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros: nothing seen, nothing remembered."""
+        """Return zeros."""
         return tuple(self.W.new_zeros(batch_size, width) for width in (self.hidden_size, self.order))
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102
@@ -89,5 +89,5 @@ class LMU(Cell):
 
 
 def _lecun(size: int) -> Tensor:
-    """A row, uniform of variance 1/size."""
+    """Return a row of uniform random numbers with variance 1/size."""
     return torch.empty(1, size).uniform_(-sqrt(3 / size), sqrt(3 / size))

@@ -1,4 +1,4 @@
-"""Units that change slowly beside those that change fast."""
+"""The structurally constrained recurrent network (SCRN), with slow context units."""
 
 from torch import Tensor, cat
 from torch.nn.functional import linear
@@ -13,17 +13,17 @@ class SCRN(Cell):
         s_t = (1 - α) B x_t + α s_{t-1}                    (3)
         h_t = σ(P s_t + W x_t + U h_{t-1} + b)             (4)
 
-    Shapes: x [B, input_size]; h [B, hidden_size]; s [B, context_size]; output h and s, [B, hidden_size + context_size],
-    both of which equation 5 reads.
-    Differs from the paper: h has a bias, which ``bias=False`` takes away.
+    Shapes: x [B, input_size]; h [B, hidden_size]; s [B, context_size]; the output is h and s,
+    [B, hidden_size + context_size], as equation 5 reads both.
+    Differs from the paper: h has a bias; ``bias=False`` removes it.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        context_size: width of s; None for two fifths of ``hidden_size``, such as 40 beside 100.
-        alpha: α, how much of s is kept at every step.
-        bias: whether there is a bias.
-        recurrent_init: how U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        context_size: width of s; None for two fifths of ``hidden_size``, such as 40 for 100.
+        alpha: α, fraction of s that each step keeps.
+        bias: whether the cell has a bias b.
+        recurrent_init: initialisation of U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "s")
@@ -40,9 +40,9 @@ class SCRN(Cell):
     ) -> None:
         self.context_size = max(1, 2 * hidden_size // 5) if context_size is None else context_size
         if self.context_size < 1:
-            raise InputError(f"context_size={context_size}; it must be at least 1, or null")
+            raise InputError(f"context_size={context_size} must be at least 1, or null")
         if not 0 <= alpha < 1:
-            raise InputError(f"alpha={alpha} keeps nothing or everything; it must be at least 0 and below 1")
+            raise InputError(f"alpha={alpha} must be at least 0 and below 1")
         super().__init__(input_size, hidden_size, output_size=hidden_size + self.context_size)
         self.alpha = alpha
         self.B = input_weights(1, self.context_size, input_size)
@@ -52,7 +52,7 @@ class SCRN(Cell):
         self.b = bias_vector(hidden_size, bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros: ``[B, hidden_size]`` and ``[B, context_size]``."""
+        """Return zeros ``[B, hidden_size]`` and ``[B, context_size]``."""
         return tuple(self.W.new_zeros(batch_size, width) for width in (self.hidden_size, self.context_size))
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:  # noqa: D102

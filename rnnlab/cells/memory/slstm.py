@@ -1,4 +1,4 @@
-"""The scalar-memory cell of xLSTM."""
+"""sLSTM: the cell of xLSTM with a scalar memory per unit."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from rnnlab.interface import State
 class SLSTM(Cell):
     """sLSTM, the scalar memory of xLSTM (Beck et al., 2024, arXiv:2405.04517).
 
-    An LSTM with an exponential input gate, whose memory c is divided by the sum n of its gates; equations 8 to 14:
+    An LSTM with an exponential input gate and a memory c that is normalised by n (equations 8 to 14):
 
         i_t = exp(ĩ_t),  ĩ_t = W_i x_t + U_i h_{t-1} + b_i
         f_t = σ(f̃_t),  f̃_t = W_f x_t + U_f h_{t-1} + b_f       forget_gate="sigmoid"; exp in place of σ with "exp"
@@ -21,23 +21,24 @@ class SLSTM(Cell):
         n_t = f_t ⊙ n_{t-1} + i_t
         h_t = o_t ⊙ c_t / n_t
 
-    The exponential would overflow, so that c and n are carried divided by exp(m), equations 15 to 17; h is the same:
+    To avoid overflow of the exponential, the state holds c / exp(m) and n / exp(m), equations 15 to 17, which leaves h
+    unchanged:
 
         m_t = max(log f_t + m_{t-1}, ĩ_t)
         f'_t = exp(log f_t + m_{t-1} - m_t)
         i'_t = exp(ĩ_t - m_t)
 
     Shapes: x [B, input_size]; h, c, n, m [B, hidden_size]; output h. W, U and b stack i, f, z, o.
-    Differs from the paper: the letters; there R is U. One head, so that every unit sees every other. With the sigmoid,
-    b_f begins at 5 for the first unit and falls to -7 for the last, as in the authors' code for one block, where U
-    begins at zero.
+    Differs from the paper: notation (its R is U). There is one head, so that all units are connected. With the sigmoid,
+    b_f is initialised from 5 for the first unit to -7 for the last, as in the authors' code for one block. That code
+    initialises U to zero.
 
     Args:
         input_size: features of x.
         hidden_size: width of h, c, n and m.
         forget_gate: ``sigmoid`` or ``exp``.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c", "n", "m")
@@ -71,7 +72,7 @@ class SLSTM(Cell):
         h, c, n, m = state
         log_i, f, z, o = (x + linear(h, U, b)).chunk(4, dim=-1)
         log_f = logsigmoid(f) if self.forget_gate == "sigmoid" else f
-        kept = scale_of(log_f + m, log_i, n == 0)  # not to divide 0 by 0
+        kept = scale_of(log_f + m, log_i, n == 0)  # avoids 0 / 0
         m_new = torch.maximum(kept, log_i)
         f, i = (kept - m_new).exp(), (log_i - m_new).exp()
         c = f * c + i * z.tanh()

@@ -1,4 +1,4 @@
-"""A gated network with delayed feedback."""
+"""τ-GRU: a gated network with delayed feedback."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from rnnlab.interface import InputError, State
 class TauGRU(Cell):
     """Gated recurrent unit with time-delay feedback, τ-GRU (Erichson, Lim and Mahoney, 2022, arXiv:2212.00228).
 
-    A delay differential equation by Euler steps of 1; d steps of delay:
+    Euler steps of size 1 of a delay differential equation with a delay of d steps:
 
         u_t = tanh(W_u x_t + U_u h_{t-1} + b_u)
         z_t = tanh(W_z x_t + U_z h_{t-1-d} + b_z)
@@ -21,15 +21,15 @@ class TauGRU(Cell):
 
     Shapes: x [B, input_size]; h [B, hidden_size]; past [B, d * hidden_size], the d states before h, the oldest first;
     output h. W, U, b hold u, g, a, z.
-    Differs from the paper: the letters; there W is U and U is W. It has biases, as the authors' code, in which z_t and
-    a_t see the input and the state of d steps ago. d is tuned for each task there.
+    Differs from the paper: notation (its W is U, its U is W). It has biases, as in the authors' code. In that code, z_t
+    and a_t read the input and the state of d steps ago. The paper tunes d for each task.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         delay: d, in steps.
-        bias: whether there are biases.
-        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "past")
@@ -48,14 +48,14 @@ class TauGRU(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if delay < 1:
-            raise InputError(f"delay={delay}; it must be at least 1 step")
+            raise InputError(f"delay={delay} must be at least 1")
         self.delay = delay
         self.W = input_weights(4, hidden_size, input_size)
         self.U = recurrent_weights(4, hidden_size, recurrent_init)
         self.b = bias_vector(4 * hidden_size, bias)
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros: there was nothing before the first step."""
+        """Return zeros, also for the states before the first step."""
         return tuple(self.U.new_zeros(batch_size, count * self.hidden_size) for count in (1, self.delay))
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102

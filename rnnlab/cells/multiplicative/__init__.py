@@ -1,1 +1,1 @@
-"""Cells with several products a step, or a product of states."""
+"""Cells that multiply projections of input and state, or apply several matrix products in sequence."""

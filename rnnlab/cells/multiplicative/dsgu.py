@@ -1,4 +1,4 @@
-"""The deep simple gated unit."""
+"""The deep simple gated unit (DSGU)."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -10,7 +10,7 @@ from rnnlab.interface import State
 class DSGU(Cell):
     """Deep simple gated unit, DSGU (Gao and Glowacka, 2016, arXiv:1604.02910).
 
-    The cell ``sgu`` with one more product, and so a sigmoid where that has the softplus, which has no bound:
+    The cell ``sgu`` with one more matrix product, and with a bounded sigmoid instead of the softplus:
 
         x_g = W_g x_t + b_g
         z_g = tanh(U_g (x_g ⊙ h_{t-1}))
@@ -18,12 +18,12 @@ class DSGU(Cell):
         h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ σ(P (z_g ⊙ h_{t-1}))
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold g, z.
-    Differs from the paper: as ``sgu``; W_go is P here.
+    Differs from the paper: as in ``sgu``; its W_go is P.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
         recurrent_init: how each U and P begin: ``orthogonal``, ``identity`` or ``uniform``.
     """
 

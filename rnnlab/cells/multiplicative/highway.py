@@ -1,4 +1,4 @@
-"""The recurrent highway network: several layers within a step."""
+"""The recurrent highway network, with several layers within a step."""
 
 from typing import Any
 
@@ -13,20 +13,21 @@ from rnnlab.interface import InputError, State
 class Highway(Cell):
     """Recurrent highway network (Zilly, Srivastava, Koutník and Schmidhuber, 2017, arXiv:1607.03474).
 
-    With coupled gates, as in the paper's experiments. From s_0, the state of the step before, to s_L, for l = 1 … L:
+    With coupled gates, as in the paper's experiments. s_0 is the state of the previous step, and s_L the new state; for
+    l = 1 … L:
 
-        h_l = tanh(W_H x_t (for l = 1) + R_Hl s_{l-1} + b_Hl)          (7)
-        t_l = σ(W_T x_t (for l = 1) + R_Tl s_{l-1} + b_Tl)             (8)
+        h_l = tanh(W_H x_t (if l = 1) + R_Hl s_{l-1} + b_Hl)          (7)
+        t_l = σ(W_T x_t (if l = 1) + R_Tl s_{l-1} + b_Tl)             (8)
         s_l = h_l ⊙ t_l + s_{l-1} ⊙ (1 - t_l)                          (6)
 
-    Shapes: x [B, input_size]; s [B, hidden_size]; output s. W holds W_H, W_T; U the R and b the b of all layers.
+    Shapes: x [B, input_size]; s [B, hidden_size]; output s. W holds W_H, W_T; U and b hold R and b of all layers.
     Differs from the paper: nothing.
 
     Args:
         input_size: features of x.
         hidden_size: width of s.
         depth: L, layers within a step.
-        transform_bias: where every b_T begins; below 0, new networks carry s on.
+        transform_bias: initial value of every b_T; negative values make a new network keep s.
         recurrent_init: how each R begins: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
@@ -44,7 +45,7 @@ class Highway(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if depth < 1:
-            raise InputError(f"cell.depth is {depth}; it must be at least 1")
+            raise InputError(f"cell.depth={depth} must be at least 1")
         self.depth = depth
         self.gates = tuple(f"{part}{layer}" for layer in range(1, depth + 1) for part in "ht")
         self.remembers = {f"t{layer}": -1 for layer in range(1, depth + 1)}

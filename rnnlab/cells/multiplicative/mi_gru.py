@@ -1,4 +1,4 @@
-"""The gated recurrent unit that multiplies what it adds."""
+"""The GRU with multiplicative integration."""
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +15,20 @@ class MIGRU(Cell):
         n = tanh(α_n ⊙ W_n x_t ⊙ U_n (r ⊙ h_{t-1}) + β_1n ⊙ U_n (r ⊙ h_{t-1}) + β_2n ⊙ W_n x_t + b_n)
         h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 
-    With α = 0 and β_1 = β_2 = 1 it is the GRU that resets before the product.
+    With α = 0 and β_1 = β_2 = 1 it is the GRU with ``reset="before"``.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, α, β_1, β_2 and b hold the gates in the order
     r, z, n.
-    Differs from the paper: nothing known; other implementations disagree on where r stands, and some have
-    r ⊙ (U_n h_{t-1}). Where α and the β begin, the paper chooses for each task.
+    Differs from the paper: nothing known. Other implementations disagree on the place of r; some have r ⊙ (U_n
+    h_{t-1}). The paper chooses the initial α, β_1 and β_2 for each task.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        alpha: where every α begins.
-        beta: where every β_1 and β_2 begins.
-        bias: whether there are biases b.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        alpha: initial value of α.
+        beta: initial value of β_1 and β_2.
+        bias: whether the cell has biases b.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("r", "z", "n")

@@ -1,4 +1,4 @@
-"""Long short-term memory that multiplies what it adds."""
+"""The LSTM with multiplicative integration."""
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,15 @@ class MILSTM(Cell):
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, α, β_1, β_2 and b hold the gates in the order
     i, f, g, o.
-    Differs from the paper: nothing; where α and the β begin, it chooses for each task.
+    Differs from the paper: nothing. The paper chooses the initial α, β_1 and β_2 for each task.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        alpha: where every α begins.
-        beta: where every β_1 and β_2 begins.
-        bias: whether there are biases b.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        alpha: initial value of α.
+        beta: initial value of β_1 and β_2.
+        bias: whether the cell has biases b.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

@@ -1,4 +1,4 @@
-"""The recurrent network that multiplies what it adds."""
+"""The vanilla network with multiplicative integration."""
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +13,19 @@ class MIRNN(Cell):
 
         h_t = tanh(α ⊙ W x_t ⊙ U h_{t-1} + β_1 ⊙ U h_{t-1} + β_2 ⊙ W x_t + b)
 
-    The paper's general form. With α = 0 and β_1 = β_2 = 1 it is the vanilla network, with α = 1 and β_1 = β_2 = 0 the
-    paper's simple form.
+    This is the paper's general form. With α = 0 and β_1 = β_2 = 1 it is the vanilla network; with α = 1 and
+    β_1 = β_2 = 0 it is the paper's simple form.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h; α, β_1, β_2 [hidden_size].
-    Differs from the paper: nothing; where α and the β begin, it chooses for each task.
+    Differs from the paper: nothing. The paper chooses the initial α, β_1 and β_2 for each task.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        alpha: where every α begins.
-        beta: where every β_1 and β_2 begins.
-        bias: whether there is a bias b.
-        recurrent_init: how U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        alpha: initial value of α.
+        beta: initial value of β_1 and β_2.
+        bias: whether the cell has a bias b.
+        recurrent_init: initialisation of U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Long short-term memory whose input and state gate each other beforehand."""
+"""The Mogrifier LSTM, in which input and state gate each other before the step."""
 
 from typing import Any
 
@@ -12,32 +12,32 @@ from rnnlab.interface import InputError, State
 class Mogrifier(Cell):
     """Mogrifier LSTM (Melis, Kočiský and Blunsom, 2020, arXiv:1909.01792).
 
-    From x^{-1} = x_t and h^0 = h_{t-1}, for i = 1 … rounds:
+    With x^{-1} = x_t and h^0 = h_{t-1}, for i = 1 … rounds:
 
         x^i = 2σ(Q^i h^{i-1} + b^i) ⊙ x^{i-2}    for odd i
         h^i = 2σ(Q^i x^{i-1} + b^i) ⊙ h^{i-2}    for even i
 
-    and then, x and h being the last of these, an LSTM:
+    The last of these, x and h, are the inputs of an LSTM:
 
         i, f, g, o = W x + U h + b
         c_t = σ(f) ⊙ c_{t-1} + σ(i) ⊙ tanh(g)
         h_t = σ(o) ⊙ tanh(c_t)
 
-    Without rounds it is the LSTM. Each Q^i may be of low rank: Q^i = Q_left Q_right. As h changes x, no product with x
-    can be done for all steps at once.
+    With rounds=0 it is the LSTM. Each Q^i may have low rank: Q^i = Q_left Q_right. As x depends on h, the input
+    projection cannot be computed for all steps at once.
 
-    Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. Q^i [input_size, hidden_size] for odd i, the other way
-    round for even i; b_Q holds the b^i one after the other; W, U, b hold the gates in the order i, f, g, o.
-    Differs from the paper: Q^i is called R^i there for even i; the b^i are those of the authors' code, where σ(i) may
-    also be kept below 1 - σ(f).
+    Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. Q^i [input_size, hidden_size] for odd i,
+    [hidden_size, input_size] for even i; b_Q concatenates the b^i; W, U, b hold the gates in the order i, f, g, o.
+    Differs from the paper: its R^i is Q^i for even i. The b^i follow the authors' code, which has an additional option
+    to keep σ(i) below 1 - σ(f).
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        rounds: how often x or h is gated.
+        rounds: number of gating rounds.
         rank: rank of the Q^i; None for full matrices.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")
@@ -57,9 +57,9 @@ class Mogrifier(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if rounds < 0:
-            raise InputError(f"rounds={rounds}; it must be at least 0")
+            raise InputError(f"rounds={rounds} must be at least 0")
         if rank is not None and rank < 1:
-            raise InputError(f"rank={rank}; a rank is at least 1, or null for full matrices")
+            raise InputError(f"rank={rank} must be at least 1, or null for full matrices")
         self.rounds, self.rank = rounds, rank
         shapes = [(hidden_size, input_size) if i % 2 else (input_size, hidden_size) for i in range(rounds)]
         if rank is None:

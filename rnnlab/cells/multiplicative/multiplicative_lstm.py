@@ -1,4 +1,4 @@
-"""Long short-term memory whose recurrent weights depend on the input."""
+"""The LSTM with input-dependent recurrent weights."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -16,13 +16,13 @@ class MultiplicativeLSTM(Cell):
         h_t = σ(o) ⊙ tanh(c_t)
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold the gates in the order i, f, g, o.
-    Differs from the paper: b_m, which torchrecurrent has too.
+    Differs from the paper: it has a bias b_m, as in torchrecurrent.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        bias: whether there are biases.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

@@ -1,4 +1,4 @@
-"""The recurrent network whose recurrent weights depend on the input."""
+"""The vanilla network with input-dependent recurrent weights."""
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +14,24 @@ class MultiplicativeRNN(Cell):
         m_t = (W_m x_t) ⊙ (U_m h_{t-1})
         h_t = tanh(W x_t + U m_t + b)
 
-    The recurrent weights U diag(W_m x_t) U_m are others for every input; the factors m are what they share.
+    The effective recurrent weights are U diag(W_m x_t) U_m, so they depend on the input.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W_m [factors, input_size], U_m [factors, hidden_size],
     U [hidden_size, factors].
-    Differs from the paper: the letters; there m is f, W_m is W_fx, U_m is W_fh, W is W_hx and U is W_hf.
+    Differs from the paper: notation (its f is m, W_fx is W_m, W_fh is U_m, W_hx is W, W_hf is U).
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        factors: width of m; None for that of h.
-        bias: whether there is a bias b.
+        factors: width of m; None for ``hidden_size``.
+        bias: whether the cell has a bias b.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, factors: int | None = None, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size)
         factors = hidden_size if factors is None else factors
         if factors < 1:
-            raise InputError(f"factors={factors}; there must be at least 1, or null for as many as hidden_size")
+            raise InputError(f"factors={factors} must be at least 1, or null for hidden_size")
         self.W_m = input_weights(1, factors, input_size)
         self.U_m = nn.Parameter(nn.init.orthogonal_(torch.empty(factors, hidden_size)))
         self.W = input_weights(1, hidden_size, input_size)

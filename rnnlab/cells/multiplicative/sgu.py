@@ -1,4 +1,4 @@
-"""The simple gated unit."""
+"""The simple gated unit (SGU)."""
 
 from torch import Tensor
 from torch.nn.functional import linear, softplus
@@ -10,7 +10,7 @@ from rnnlab.interface import State
 class SGU(Cell):
     """Simple gated unit, SGU (Gao and Glowacka, 2016, arXiv:1604.02910).
 
-    What is written is the state itself, squashed after a gate in which input and state are multiplied:
+    The candidate is the state, scaled by a gate in which input and state are multiplied:
 
         x_g = W_g x_t + b_g
         z_g = tanh(U_g (x_g ⊙ h_{t-1}))
@@ -18,14 +18,14 @@ class SGU(Cell):
         h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ softplus(z_g ⊙ h_{t-1})
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U, b hold g, z.
-    Differs from the paper: the letters; there W_xh is W_g, W_zxh is U_g, W_xz is W_z and W_hz is U_z. The paper's hard
-    sigmoid is given the slope 0.2 that libraries of its time had.
+    Differs from the paper: notation (its W_xh is W_g, W_zxh is U_g, W_xz is W_z, W_hz is U_z). The hard sigmoid has
+    slope 0.2, as in libraries of that time.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        bias: whether there are biases.
-        recurrent_init: how each U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has biases.
+        recurrent_init: initialisation of each U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("g", "z")

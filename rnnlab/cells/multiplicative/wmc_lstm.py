@@ -1,4 +1,4 @@
-"""Long short-term memory whose gates see a projection of the cell."""
+"""The LSTM with working memory connections, whose gates read a projection of the cell state."""
 
 from torch import Tensor
 from torch.nn.functional import linear
@@ -17,12 +17,12 @@ class WMCLSTM(Cell):
         h_t = o_t ⊙ tanh(c_t)
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold i, f, g, o; V holds i, f, o.
-    Differs from the paper: nothing known. Other implementations have one more bias inside each tanh.
+    Differs from the paper: nothing known. Other implementations have an additional bias inside each tanh.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        bias: whether there are biases.
+        bias: whether the cell has biases.
         recurrent_init: how each gate's U and V begin: ``orthogonal``, ``identity`` or ``uniform``.
     """
 

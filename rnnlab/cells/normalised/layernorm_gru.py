@@ -1,4 +1,4 @@
-"""The gated recurrent unit with layer normalisation."""
+"""The GRU with layer normalisation."""
 
 from torch import Tensor, nn, ones
 from torch.nn.functional import layer_norm, linear
@@ -14,16 +14,17 @@ class LayerNormGRU(Cell):
         n_t = tanh(LN(W_n x_t; α_3, β_3) + σ(r) ⊙ LN(U_n h_{t-1}; α_4, β_4))        (24)
         h_t = (1 - σ(z)) ⊙ h_{t-1} + σ(z) ⊙ n_t                                     (25)
 
-    LN(a; α, β) is a with mean 0 and variance 1 over its features, times α, plus β; over z and r at once.
+    LN(a; α, β) normalises a to mean 0 and variance 1 over its features, multiplies by α and adds β. For z and r it is
+    computed over both together.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W, U hold z, r, n; b holds b_zr and β_3; b_n is β_4; gain_h
     holds α_1 and α_4, gain_x holds α_2 and α_3.
-    Differs from the paper: β_1 and β_2 are in b, to which they are only ever added; 1e-5 is added to the variance.
+    Differs from the paper: b includes β_1 and β_2, as only their sum matters; 1e-5 is added to the variance.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("z", "r", "n")

@@ -1,4 +1,4 @@
-"""Long short-term memory with layer normalisation."""
+"""The LSTM with layer normalisation."""
 
 from typing import Any
 
@@ -17,17 +17,18 @@ class LayerNormLSTM(Cell):
         c_t = σ(f) ⊙ c_{t-1} + σ(i) ⊙ tanh(g)                           (21)
         h_t = σ(o) ⊙ tanh(LN(c_t; α_3, β_3))                            (22)
 
-    LN(z; α, β) is z with mean 0 and variance 1 over its features, times α, plus β; over all four gates at once.
+    LN(z; α, β) normalises z to mean 0 and variance 1 over its features, multiplies by α and adds β. The first two are
+    computed over all four gates together.
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; output h. W, U, b hold the gates in the order i, f, g, o; gain_h,
     gain_x and gain_c are α_1 to α_3, b_c is β_3.
-    Differs from the paper: β_1 and β_2 are in b, to which they are only ever added; 1e-5 is added to the variance, as
-    in the authors' code.
+    Differs from the paper: b includes β_1 and β_2, as only their sum matters; 1e-5 is added to the variance, as in the
+    authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        recurrent_init: how each gate's U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")

@@ -12,7 +12,7 @@ class LayerNormRNN(Cell):
 
         h_t = tanh(g ⊙ (a_t - μ_t) / σ_t + b),   a_t = W x_t + U h_{t-1}            (4)
 
-    μ and σ are mean and standard deviation of a_t over its features.
+    μ_t and σ_t are the mean and the standard deviation of a_t over its features.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. gain is g.
     Differs from the paper: 1e-5 is added to the variance.
@@ -20,7 +20,7 @@ class LayerNormRNN(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        recurrent_init: how U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        recurrent_init: initialisation of U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, recurrent_init: str = "orthogonal") -> None:

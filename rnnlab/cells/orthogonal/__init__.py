@@ -1,1 +1,1 @@
-"""Cells whose recurrent weights stay orthogonal while they are learned."""
+"""Cells with learned orthogonal recurrent weights."""

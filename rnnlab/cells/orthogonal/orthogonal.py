@@ -1,4 +1,4 @@
-"""The recurrent network with orthogonal recurrent weights."""
+"""The recurrent network with learned orthogonal recurrent weights."""
 
 from math import ceil, factorial, isfinite, log2, pi
 
@@ -13,8 +13,8 @@ from rnnlab.interface import InputError, State
 class OrthogonalRNN(Cell):
     """Orthogonal recurrent network, expRNN (Lezcano-Casado and Martínez-Rubio, 2019, arXiv:1901.08428).
 
-    U is a function of a skew-symmetric matrix A, of which only what stands above the diagonal is learned, and so is
-    orthogonal at every moment of the training, whatever the optimizer does:
+    U is a function of a skew-symmetric matrix A, so it is orthogonal at every training step for every optimizer. The
+    parameters are the entries of A above the diagonal:
 
         U   = exp(A) D                                   map="matrix_exp"
         U   = (I + A)⁻¹ (I - A) D                        map="cayley"
@@ -22,24 +22,24 @@ class OrthogonalRNN(Cell):
         h_t = sign(z_t) ⊙ relu(|z_t| + b)                activation="modrelu"
         h_t = φ(z_t + b)                                 activation="tanh", "relu", "abs"
 
-    D is diagonal, with -1 in its first ρ places and 1 in the others. The Cayley map with D is scoRNN (Helfrich,
+    D is diagonal, with -1 in its first ρ entries and 1 in the others. The Cayley map with D is scoRNN (Helfrich,
     Willmott and Ye, 2018, arXiv:1707.09520); modReLU, here in its real form, is of Arjovsky, Shah and Bengio (2016,
-    arXiv:1511.06464). U begins as rotations in planes. The authors learn A at a tenth of the other weights' rate.
+    arXiv:1511.06464). U is initialised to rotations in planes. The authors use a tenth of the learning rate for A.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. The parameter ``U_skew`` holds A above the diagonal, row
     by row.
-    Differs from the paper: nothing for the default. W begins He normal and the modReLU's b within 0.01, as in the
-    authors' code.
+    Differs from the paper: nothing with the default options. W is initialised He normal and the modReLU's b uniform
+    within 0.01, as in the authors' code.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         map: from A to U, ``matrix_exp`` or ``cayley``.
         activation: ``modrelu``, ``tanh``, ``relu`` or ``abs``.
-        recurrent_init: the angles of the first U: ``henaff``, uniform in (-π, π) (Henaff, Szlam and LeCun, 2016,
+        recurrent_init: angles of the initial U: ``henaff``, uniform in (-π, π) (Henaff, Szlam and LeCun, 2016,
             arXiv:1602.06662); ``cayley``, uniform in (0, π/2) (Helfrich et al.); or ``identity``, zero.
-        rho: ρ, how many entries of D are -1. The Cayley map alone reaches no eigenvalue of -1, and neither map
-            reaches a determinant of -1.
+        rho: ρ, number of entries of D that are -1. Without D, the Cayley map has no eigenvalue of -1, and neither map
+            has a determinant of -1.
     """
 
     verified = "official code"
@@ -56,7 +56,7 @@ class OrthogonalRNN(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if not 0 <= rho <= hidden_size:
-            raise InputError(f"rho={rho} is no number of entries of D, which has hidden_size={hidden_size} of them")
+            raise InputError(f"rho={rho} must be between 0 and hidden_size={hidden_size}")
         self.map = check_choice("map", map, ("matrix_exp", "cayley"))
         self.activation = check_choice("activation", activation, ("modrelu", "tanh", "relu", "abs"))
         self.keeps_norm = activation != "tanh"
@@ -80,7 +80,7 @@ class OrthogonalRNN(Cell):
         return h, (h,)
 
     def recurrent_matrix(self) -> Tensor:
-        """U, ``[hidden_size, hidden_size]``."""
+        """Return U, ``[hidden_size, hidden_size]``."""
         like = {"dtype": self.U_skew.dtype, "device": self.U_skew.device}
         row, column = torch.triu_indices(self.hidden_size, self.hidden_size, 1, device=self.U_skew.device)
         A = torch.zeros(self.hidden_size, self.hidden_size, **like).index_put((row, column), self.U_skew)
@@ -95,7 +95,7 @@ class OrthogonalRNN(Cell):
         return U * D
 
     def _rotations(self, init: str) -> Tensor:
-        """What stands above the diagonal of an A whose U turns the planes of every two neurons by angles."""
+        """Return the entries above the diagonal of an A whose U rotates the plane of each pair of neurons."""
         check_choice("recurrent_init", init, ("henaff", "cayley", "identity"))
         low, high = {"henaff": (-pi, pi), "cayley": (0.0, pi / 2), "identity": (0.0, 0.0)}[init]
         angles = torch.empty(self.hidden_size // 2).uniform_(low, high)
@@ -106,11 +106,11 @@ class OrthogonalRNN(Cell):
 
 
 def exponential(A: Tensor) -> Tensor:
-    """exp(A) of a matrix ``[n, n]``, by scaling and squaring, with a Taylor polynomial of degree 12 in five products
-    (Paterson and Stockmeyer, 1973; Moler and Van Loan, 2003, method 3).
+    """Return exp(A) of a matrix ``[n, n]``.
 
-    Autograd goes through its products, where ``torch.matrix_exp`` takes the exponential of a matrix of twice the size:
-    forward and backward together this takes a fifth of the time.
+    It uses scaling and squaring with a Taylor polynomial of degree 12 in five matrix products (Paterson and Stockmeyer,
+    1973; Moler and Van Loan, 2003, method 3). The backward pass of ``torch.matrix_exp`` computes the exponential of a
+    matrix of twice the size; forward and backward pass of this function together take a fifth of the time.
     """
     norm = float(A.detach().abs().sum(0).max())
     near = 1.2 if A.dtype == torch.float32 else 0.33  # near^13 / 13! is below half a unit in the last place

@@ -1,4 +1,4 @@
-"""The leaky integrate-and-fire neuron."""
+"""Leaky integrate-and-fire (LIF) neurons with a surrogate gradient."""
 
 from math import exp
 
@@ -12,17 +12,17 @@ from rnnlab.interface import InputError, State
 class LIF(Cell):
     """Leaky integrate-and-fire neurons, LIF (Neftci, Mostafa and Zenke, 2019, arXiv:1901.09948).
 
-    With the synaptic current i, the membrane potential v, spikes s, and Θ, which is 1 above 0 and 0 elsewhere,
+    i is the synaptic current, v the membrane potential, s the spikes, and Θ the Heaviside step function:
 
         s_{t-1} = Θ(v_{t-1} - ϑ)
         v_t = β v_{t-1} + i_{t-1} - ϑ s_{t-1}
         i_t = α i_{t-1} + W x_t + U s_{t-1} + b          α = exp(-1 / τ_syn), β = exp(-1 / τ_mem)
 
-    and the output is Θ(v_t - ϑ). In place of the derivative of Θ stands that of a fast sigmoid,
-    1 / (1 + k |v - ϑ|)² (Zenke and Ganguli, 2018, arXiv:1705.11146).
+    The output is Θ(v_t - ϑ). The derivative of Θ is replaced by that of a fast sigmoid, 1 / (1 + k |v - ϑ|)² (Zenke and
+    Ganguli, 2018, arXiv:1705.11146).
 
     Shapes: x [B, input_size]; i, v [B, hidden_size]; output s [B, hidden_size], zeros and ones.
-    Differs from the paper: there is a bias; the threshold ϑ is subtracted at a spike, which is 1 there.
+    Differs from the paper: it has a bias. A spike subtracts the threshold ϑ, which is 1 in the paper.
 
     Args:
         input_size: features of x.
@@ -30,10 +30,10 @@ class LIF(Cell):
         tau_synapse: τ_syn, time constant of the current, in steps.
         tau_membrane: τ_mem, time constant of the potential, in steps.
         threshold: ϑ.
-        sharpness: k, how narrow the surrogate derivative is.
+        sharpness: k; larger values make the surrogate derivative narrower.
         reset_gradient: whether gradients flow through the reset -ϑ s_{t-1}; in the authors' code they do not.
-        bias: whether there is a bias b.
-        recurrent_init: how U begins: ``orthogonal``, ``identity`` or ``uniform``.
+        bias: whether the cell has a bias b.
+        recurrent_init: initialisation of U: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("i", "v")
@@ -78,6 +78,6 @@ class LIF(Cell):
         return self.spikes(v), (i, v)
 
     def spikes(self, v: Tensor) -> Tensor:
-        """Θ(v - ϑ) with its surrogate derivative."""
+        """Return Θ(v - ϑ) with its surrogate derivative."""
         z = v - self.threshold
         return surrogate((z > 0).to(z.dtype), z, (1 + self.sharpness * z.abs()) ** -2)
