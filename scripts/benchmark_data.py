@@ -1,9 +1,9 @@
-"""What making data costs: for every task, the time of a batch beside that of a training step on it.
+"""Measure for every task the time to generate a batch, and the time of a training step on it.
 
 python scripts/benchmark_data.py [steps=10] [tasks=adding,parity,...]
 
-A step is one of the default configuration with that task, a GRU of 256 units. The time is the processor's, on one
-thread, so that what else the machine does does not count.
+A training step is that of the default configuration with this task, a GRU of 256 units. Times are CPU times with one
+thread, so that the load of the machine has little influence.
 """
 
 import statistics
@@ -19,7 +19,10 @@ from rnnlab.training.evaluation import carry
 
 
 def milliseconds(resolved: dict, steps: int) -> tuple[float, float]:
-    """The medians of making a batch and of a training step on it, without the first, which reads data and compiles."""
+    """Return the median times in ms of generating a batch and of a training step on it.
+
+    The first of each is left out, because it reads data and compiles.
+    """
     task, model = build(resolved)
     optimizer = torch.optim.AdamW(model.parameters())
     making, training, state = [], [], None
@@ -39,7 +42,7 @@ def milliseconds(resolved: dict, steps: int) -> tuple[float, float]:
 
 
 def main(steps: str = "10", tasks_: str = "") -> None:
-    """Print the table."""
+    """Measure all tasks, or the given ones, and print the table."""
     torch.set_num_threads(1)
     print(f"{'task':28}{'ms a batch':>12}{'ms a step':>12}{'share':>9}")
     print()

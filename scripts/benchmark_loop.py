@@ -1,9 +1,9 @@
-"""What the training loop costs: characters a second of rnnlab's loop over those of a bare loop of the same layers.
+"""Measure the characters per second of rnnlab's training loop, relative to a minimal loop with layers of torch.nn.
 
 python scripts/benchmark_loop.py [rounds=5] [steps=200] [cells=rnn,lstm,gru]
 
-Both loops train in one process and take turns, so that what else the machine does falls on both. rnnlab's writes
-its metrics, TensorBoard events and checkpoints as by default; the bare one does nothing but train.
+Both loops train in one process and alternate, so that the load of the machine affects both equally. rnnlab's loop
+writes metrics, TensorBoard events and checkpoints with the default options; the minimal loop only trains.
 """
 
 import logging
@@ -25,7 +25,7 @@ from rnnlab.training.trainer import Trainer
 
 
 class Bare(nn.Module):
-    """Embedding, ``torch.nn``'s layer, readout."""
+    """Embedding, a layer of ``torch.nn``, and readout."""
 
     def __init__(self, vocabulary: int, layer: nn.RNNBase) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class Bare(nn.Module):
         self.readout = nn.Linear(layer.hidden_size, vocabulary)
 
     def forward(self, tokens: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Logits and the state to carry on with."""
+        """Return logits and the final state."""
         hidden, state = self.layer(self.embedding(tokens), state)
         return self.readout(hidden), state
 
 
 def bare_loop(resolved: dict, steps: int) -> float:
-    """Train for ``steps`` steps with nothing around it; the seconds it took."""
+    """Train for ``steps`` training steps with the minimal loop; return the time in seconds."""
     torch.manual_seed(0)
     task, model = build(resolved)
     bare = Bare(task.output_size, to_torch(model.stack))
@@ -61,9 +61,9 @@ def bare_loop(resolved: dict, steps: int) -> float:
 
 
 def our_loop(resolved: dict, folder: Path) -> float:
-    """Train the same with rnnlab; the seconds from the first step to the last, all that it writes included.
+    """Train the same model with rnnlab; return the seconds from the first to the last training step, including files.
 
-    What comes before the first step and after the last (imports, samples, evaluation) is no part of the loop.
+    Imports, samples and evaluations before the first and after the last training step are not included.
     """
     seconds = []
     validate, fit = Trainer.validate, Trainer.fit
@@ -88,7 +88,7 @@ def our_loop(resolved: dict, folder: Path) -> float:
 
 
 def main() -> None:
-    """Measure the three cells and print the ratios."""
+    """Measure the cells and print the ratios."""
     if not all("=" in argument for argument in sys.argv[1:]):
         raise SystemExit(__doc__)
     options = dict(argument.split("=") for argument in sys.argv[1:])
@@ -106,7 +106,7 @@ def main() -> None:
             bare.append(bare_loop(resolved, steps))
         ratio = statistics.median(b / o for o, b in zip(ours[1:], bare[1:], strict=True))
         fast, plain = (characters / statistics.median(times[1:]) for times in (ours, bare))
-        best = min(bare[1:]) / min(ours[1:])  # what else the machine does only ever adds time
+        best = min(bare[1:]) / min(ours[1:])  # other load can only add time
         print(f"{cell:<5}{fast:>13,.0f}{plain:>14,.0f}{ratio:>14.3f}{best:>24.3f}", flush=True)
 
 

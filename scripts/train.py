@@ -1,4 +1,4 @@
-"""Train a model from a checkout: ``python scripts/train.py [key=value ...]`` is ``rnnlab train``."""
+"""Run ``rnnlab train`` from a checkout: ``python scripts/train.py [key=value ...]``."""
 
 import sys
 

@@ -1,9 +1,10 @@
-"""Why training is hard, in one picture: how far gradients reach in five cells, before and after training.
+"""Train five cells on the adding problem and plot their gradients through time, before and after training.
 
 python scripts/why_training_is_hard.py [jobs=CORES] [out=docs/images/why_training_is_hard] [KEY=VALUE ...]
 
-Trains the runs of conf/experiment/why_training_is_hard.yaml in runs/why_training_is_hard, those that are not done yet;
-further options are the training's. Writes OUT.svg and OUT.png, prints the numbers, and keeps them in curves.json there.
+The script trains the runs of conf/experiment/why_training_is_hard.yaml in runs/why_training_is_hard and skips finished
+ones. Additional options are passed to the training. It writes OUT.svg and OUT.png, prints the numbers, and writes them
+to curves.json in the directory of the runs.
 """
 
 import json
@@ -28,21 +29,21 @@ WHEN = {"at initialisation": "initial", "after training": "last"}
 
 
 def train(label: str, overrides: list[str]) -> Path:
-    """One run, on one thread, in a process of its own; its directory."""
+    """Train one run with one thread in its own process; return its directory."""
     place = RUNS / re.sub(r"\W+", "_", label)
     command = [sys.executable, "-m", "rnnlab", "train", f"experiment={NAME}", *overrides]
     command += [f"run_dir={place}", "logger.progress=false"]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
-    if done.returncode not in (0, 3):  # a run that diverged has its last good checkpoint
+    if done.returncode not in (0, 3):  # 3: diverged; the last good checkpoint exists
         sys.exit(f"{label}: {done.stderr.strip()}")
     print(f"{label}: {json.loads((place / 'summary.json').read_text())['status']}", flush=True)
     return place
 
 
 def curve(run: Path, which: str) -> list[float]:
-    """‖dL/ds‖ of the whole state s by distance from the loss, 1 at the loss, of the run's only layer."""
+    """Return ‖dL/ds‖ of the full state s of the run's only layer, by distance from the loss, relative to distance 0."""
     task, model, _ = load(run, "cpu", which)
     flows, _, _ = flows_of(model, task, "test", steps=1)
     (flow,) = flows.values()
@@ -51,7 +52,7 @@ def curve(run: Path, which: str) -> list[float]:
 
 
 def main(arguments: list[str]) -> None:
-    """Train, look, draw."""
+    """Train the runs, compute the curves, and write figure and table."""
     options = {"jobs": str(os.cpu_count()), "out": str(ROOT / "docs" / "images" / NAME)}
     given = [argument for argument in arguments if argument.partition("=")[0] not in options]
     options |= dict(argument.split("=", 1) for argument in arguments if argument not in given)
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> None:
     rows = [(label, *(cells[label][-1] for cells in curves.values())) for label in runs]
     begun: list[list[float]] = []
     for label, values in list(curves["at initialisation"].items()):
-        if values in begun:  # a run that begins as another does is drawn once
+        if values in begun:  # runs with the same initialisation are drawn once
             del curves["at initialisation"][label]
         begun.append(values)
     files.write_json(RUNS / "curves.json", curves)
