@@ -51,9 +51,9 @@ def compiled(monkeypatch):
     """What the compiler was called for, so far."""
     calls, compile_ = [], compiler._compile
 
-    def counting(source, target):
+    def counting(source, target, real):
         calls.append(Path(source).read_text())
-        compile_(source, target)
+        compile_(source, target, real)
 
     monkeypatch.setattr(compiler, "_compile", counting)
     return calls

@@ -5,6 +5,7 @@ import torch
 
 from rnnlab import cells, contracts
 from rnnlab.engine.cpu import compiler, gemm
+from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
 
 DTYPES = [torch.float32, torch.float64]
@@ -99,7 +100,7 @@ def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch)
 
 
 def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
-    def fails(text):
+    def fails(*given):
         raise compiler.NoCompiler("there is none")
 
     monkeypatch.setattr(compiler, "load", fails)
@@ -108,23 +109,73 @@ def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
     assert torch.equal(gemm.mm(left, right), left @ right)
 
 
-@pytest.mark.parametrize(
-    ("info", "is_wanted"),
-    [
-        ("vendor_id : AuthenticAMD\nflags : sse avx2 avx512f\n\nvendor_id : AuthenticAMD", True),
-        ("vendor_id : AuthenticAMD\nflags : sse avx2\n\nvendor_id : AuthenticAMD", False),
-        ("vendor_id : GenuineIntel\nflags : sse avx2 avx512f\n", False),
-        ("Features : asimd\n", False),
-        (None, False),
-    ],
-)
-def test_where_they_are_wanted(info, is_wanted, tmp_path, monkeypatch):
-    file = tmp_path / "cpuinfo"
-    if info is not None:
-        file.write_text(info)
-    monkeypatch.setattr(gemm, "CPUINFO", file)
-    asked = gemm.is_wanted.__wrapped__  # what is not remembered
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    assert asked() == is_wanted
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    assert not asked()
+@pytest.fixture
+def undecided(tmp_path, monkeypatch):
+    """A machine on which nothing has been measured, and how often it is from then on."""
+    monkeypatch.delenv("RNNLAB_GEMM", raising=False)
+    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
+    compiler.cache_folder.cache_clear()
+    measured = []
+
+    def decide(advantage):
+        def measure():
+            measured.append(advantage)
+            return advantage
+
+        monkeypatch.setattr(gemm, "measure", measure)
+        return gemm.is_wanted.__wrapped__()
+
+    yield decide, measured
+    compiler.cache_folder.cache_clear()
+
+
+@pytest.mark.parametrize(("advantage", "is_wanted"), [(2.0, True), (1.0, False), (0.5, False)])
+def test_the_faster_one_is_taken_and_once_is_enough(undecided, advantage, is_wanted):
+    decide, measured = undecided
+    assert decide(advantage) == is_wanted
+    assert decide(0.7 if is_wanted else 3.0) == is_wanted, "a later process must decide alike"
+    assert len(measured) == 1
+
+
+def test_a_damaged_measurement_is_made_anew(undecided):
+    decide, measured = undecided
+    assert decide(2.0)
+    (file,) = compiler.cache_folder().glob("gemm-*.json")
+    for content in ("", "{", '{"advantage": null}', "[]"):
+        file.write_text(content)
+        assert decide(2.0)
+    assert len(measured) == 5
+    assert [path.name for path in compiler.cache_folder().iterdir()] == [file.name]
+
+
+def test_the_first_of_several_processes_decides_for_all(undecided, monkeypatch):
+    decide, _ = undecided
+    path = []
+
+    def overtaken():
+        path.append(compiler.cache_folder() / f"gemm-{compiler.digest(torch.__version__)}.json")
+        path[0].write_text('{"advantage": 3.0}')
+        return 0.5
+
+    decide(1.0)
+    for file in compiler.cache_folder().glob("gemm-*.json"):
+        file.unlink()
+    monkeypatch.setattr(gemm, "measure", overtaken)
+    assert gemm.is_wanted.__wrapped__()
+
+
+@pytest.mark.parametrize(("value", "is_wanted"), [("own", True), ("blas", False)])
+def test_the_environment_decides(undecided, value, is_wanted, monkeypatch):
+    decide, measured = undecided
+    monkeypatch.setenv("RNNLAB_GEMM", value)
+    assert decide(0.5 if is_wanted else 3.0) == is_wanted
+    assert not measured
+    monkeypatch.setenv("RNNLAB_GEMM", "mkl")
+    with pytest.raises(InputError, match="RNNLAB_GEMM='mkl' must be own, blas or unset"):
+        decide(1.0)
+
+
+def test_both_are_really_timed():
+    threads = torch.get_num_threads()
+    assert 0.1 < gemm.measure() < 10
+    assert torch.get_num_threads() == threads

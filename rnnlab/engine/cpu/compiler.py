@@ -1,7 +1,7 @@
 """The system's C compiler and the BLAS inside torch: from a text to functions that can be called.
 
 Libraries are cached in a folder of the user's own, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. Their names hold a digest
-of what they were made from (text, flags, compiler, processor) and one of their own bytes, so that a library that is not
+of what they were made from (C, flags, compiler, processor) and one of their own bytes, so that a library that is not
 what it was is never loaded, and processes that build the same one at once cannot get in each other's way.
 """
 
@@ -155,14 +155,36 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+C = Path(__file__).parent / "c"
+"""The folder of the C that is not generated."""
+
+
+@lru_cache
+def _included() -> bytes:
+    """The contents of `C`."""
+    files = sorted(path for path in C.iterdir() if path.suffix in (".c", ".h"))
+    return b"".join(path.name.encode() + path.read_bytes() for path in files)
+
+
+def digest(*texts: str) -> str:
+    """A digest of ``texts``, of the C in `C`, and of the compiler and the processor, 32 hexadecimal digits."""
+    return hashlib.sha256(b"\0".join([_surroundings(), _included(), *(text.encode() for text in texts)])).hexdigest()[
+        :32
+    ]
+
+
 @cache
-def load(text: str) -> ctypes.CDLL:
+def load(text: str, real: str = "float") -> ctypes.CDLL:
     """The library of a C text: from the cache, or compiled now.
+
+    Args:
+        text: the C; it may include the files of `C`.
+        real: what ``real`` stands for in it, ``float`` or ``double``.
 
     Raises:
         NoCompiler: the compiler is missing or fails; the message holds its first line.
     """
-    key = hashlib.sha256(_surroundings() + text.encode()).hexdigest()[:32]
+    key = digest(real, text)
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have emptied a cache meanwhile
     for path in folder.glob(f"{key}.*.so"):
@@ -172,7 +194,7 @@ def load(text: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as build:
         source, made = Path(build, "step.c"), Path(build, "step.so")
         source.write_text(text)
-        _compile(source, made)
+        _compile(source, made, real)
         try:
             library = ctypes.CDLL(str(made))
             os.replace(made, folder / f"{key}.{_digest(made)}.so")
@@ -193,8 +215,8 @@ def _open(path: Path) -> ctypes.CDLL | None:
     return None
 
 
-def _compile(source: Path, target: Path) -> None:
-    command = [*compiler(), *FLAGS, str(source), "-o", str(target), "-lm"]
+def _compile(source: Path, target: Path, real: str) -> None:
+    command = [*compiler(), *FLAGS, f"-I{C}", f"-Dreal={real}", str(source), "-o", str(target), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,138 +1,41 @@
-"""Matrix products of our own, for processors that the BLAS inside torch does not make full use of.
+"""A custom kernel for matrix products, for processors that the BLAS inside torch does not make full use of.
 
-That BLAS is MKL, which on AMD's processors works with vectors of 256 bits, whatever they have. On a Zen 5 the C below,
-compiled for the processor at hand, is 2.0 to 2.7 times as fast, from the few rows of one step to the many of all steps.
-It is the textbook's way (Goto and van de Geijn, 2008, "Anatomy of high-performance matrix multiplication"): the right
-matrix is laid out in panels that are read from front to back, and a block of the result stays in registers meanwhile.
-Elsewhere torch's own product is taken; on Intel's processors MKL is as fast as the hardware allows. A Zen 4, which has
-AVX-512 but does it in halves, was not measured.
+That BLAS is MKL on x86, which works with vectors of 256 bits on AMD's processors, whatever they have. The C in
+``c/gemm.c`` follows Goto and van de Geijn (2008, "Anatomy of high-performance matrix multiplication"): the right matrix
+is laid out in panels that are read from front to back, and a block of the result stays in registers meanwhile.
+
+Which of the two is used is measured once on each machine, see `is_wanted`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
+import os
+import tempfile
 from array import array
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from math import prod
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
+from rnnlab.interface import InputError
 
 SMALLEST = 2**20
 """Multiplications of a whole product. For fewer, what stands around it costs as much as is won."""
 MULTIPLICATIONS_A_THREAD = 2**21
 """Less work than this is not worth a further thread."""
 
-CPUINFO = Path("/proc/cpuinfo")
-SOURCE = (
-    """\
-#include <string.h>
-
-typedef {real} real;
-
-/* A block of the result is ROWS x WIDTH, WIDTH two vectors: together they just fit into the registers. TALL rows are
-   done before the next panel's turn, DEPTH of the inner numbers before the next, so that what is read stays near. */
-#if defined(__AVX512F__)
-enum {{ BYTES = 64, ROWS = 8 }};
-#elif defined(__AVX__)
-enum {{ BYTES = 32, ROWS = 4 }};
-#else
-enum {{ BYTES = 16, ROWS = 4 }};
-#endif
-enum {{ LANES = BYTES / sizeof(real), WIDTH = 2 * LANES, TALL = 128, DEPTH = 256 }};
-typedef real vector __attribute__((vector_size(BYTES)));
-typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real))));
-
-/* Element [i, j] is at[i * row + j * column]. */
-struct matrix {{ real *at; long row, column; }};
-
-/* result = left right, or added to what is there: [rows, inner] times [inner, outer]. Panels: room for DEPTH rows. */
-struct call {{ struct matrix left, right, result; long rows, inner, outer, add; real *panels; }};
-
-"""
-    + threads.TEAM.replace("{", "{{").replace("}", "}}")
-    + """
-long width(void) {{ return WIDTH; }}
-long depth(void) {{ return DEPTH; }}
-
-/* As panels: columns 0 to WIDTH - 1 as [inner, WIDTH], then the next; the last is filled up with zeros. */
-void pack(const real *from, long row, long column, long inner, long outer, real *panels) {{
-  for (long j = 0; j < outer; j += WIDTH, from += WIDTH * column, panels += inner * WIDTH) {{
-    const long width = outer - j < WIDTH ? outer - j : WIDTH;
-    if (width < WIDTH) memset(panels, 0, inner * WIDTH * sizeof(real));
-    if (column == 1)
-      for (long k = 0; k < inner; k++) memcpy(panels + k * WIDTH, from + k * row, width * sizeof(real));
-    else
-      for (long i = 0; i < width; i++)
-        for (long k = 0; k < inner; k++) panels[k * WIDTH + i] = from[k * row + i * column];
-  }}
-}}
-
-/* So many rows of so many panels, both constants where it is called. */
-static inline __attribute__((always_inline)) void block(const int rows, const int panels, long inner, const real *left,
-                                                        long row, long column, const real *right, real *result,
-                                                        long result_row, int add) {{
-  vector sum[ROWS][8];
-  for (int i = 0; i < rows; i++)
-    for (int v = 0; v < 2 * panels; v++) sum[i][v] = (vector){{0}};
-  for (long k = 0; k < inner; k++)
-    for (int i = 0; i < rows; i++) {{
-      const real x = left[i * row + k * column];
-      for (int v = 0; v < 2 * panels; v++)
-        sum[i][v] += x * *(const unaligned *)(right + v / 2 * inner * WIDTH + k * WIDTH + v % 2 * LANES);
-    }}
-  for (int i = 0; i < rows; i++)
-    for (int v = 0; v < 2 * panels; v++) {{
-      unaligned *to = (unaligned *)(result + i * result_row + v * LANES);
-      *to = add ? *to + sum[i][v] : sum[i][v];
-    }}
-}}
-
-/* Rows times panels, each of inner * WIDTH numbers. However many rows there are, each is added up in one order. */
-void multiply(long rows, long inner, long outer, const real *left, long row, long column, const real *panels,
-              real *result, long result_row, int add) {{
-  real rest[ROWS * WIDTH];
-  long j = 0;
-  if (rows == 1) /* four panels at once: one alone would wait for its additions */
-    for (; j + 4 * WIDTH <= outer; j += 4 * WIDTH)
-      block(1, 4, inner, left, row, column, panels + j * inner, result + j, result_row, add);
-  for (; j < outer; j += WIDTH) {{
-    const long width = outer - j;
-    for (long i = 0, n; i < rows; i += n) {{
-      n = rows - i >= ROWS ? ROWS : rows - i >= 4 ? 4 : 1;
-      const real *from = left + i * row, *right = panels + j * inner;
-      real *there = result + i * result_row + j, *to = width < WIDTH ? rest : there;
-      const long to_row = width < WIDTH ? WIDTH : result_row;
-      const int to_add = width < WIDTH ? 0 : add;
-      if (n == ROWS)
-        block(ROWS, 1, inner, from, row, column, right, to, to_row, to_add);
-      else if (n == 4)
-        block(4, 1, inner, from, row, column, right, to, to_row, to_add);
-      else
-        block(1, 1, inner, from, row, column, right, to, to_row, to_add);
-      for (long b = 0; b < n && width < WIDTH; b++)
-        for (long c = 0; c < width; c++)
-          there[b * result_row + c] = (add ? there[b * result_row + c] : 0) + rest[b * WIDTH + c];
-    }}
-  }}
-}}
-
-static void share_of_rows(const struct call *call) {{
-  const struct matrix *a = &call->left, *b = &call->right, *c = &call->result;
-  for (long k = 0; k < call->inner; k += DEPTH) {{
-    const long inner = call->inner - k < DEPTH ? call->inner - k : DEPTH;
-    pack(b->at + k * b->row, b->row, b->column, inner, call->outer, call->panels);
-    for (long i = 0; i < call->rows; i += TALL)
-      multiply(call->rows - i < TALL ? call->rows - i : TALL, inner, call->outer, a->at + i * a->row + k * a->column,
-               a->row, a->column, call->panels, c->at + i * c->row, c->row, call->add || k);
-  }}
-}}
-
-void whole(struct team *team) {{ together(team, share_of_rows); }}
-"""
-)
+MEASURED = ((32, 256, 1024, True), (64, 128, 512, True), (1024, 256, 1024, False))
+"""The products by which the two are compared: rows, inner and outer size, and whether it is that of a single step of a
+sequence, for which the kernel lays out the weight beforehand."""
+ADVANTAGE = 1.05
+"""The kernel is used if it is faster than this in the mean: where both are alike, torch's is the simpler one."""
 
 
 class Product:
@@ -150,7 +53,7 @@ class Product:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.library = compiler.load(SOURCE.format(real="float" if dtype == torch.float32 else "double"))
+        self.library = compiler.load('#include "gemm.c"\n', "float" if dtype == torch.float32 else "double")
         self.width, self.depth = self.library.width(), self.library.depth()
         self.multiply = ctypes.cast(self.library.multiply, ctypes.c_void_p).value
         self.library.pack.argtypes = [ctypes.c_void_p, *[ctypes.c_long] * 4, ctypes.c_void_p]
@@ -179,6 +82,19 @@ class Product:
             calls.append(array("q", [*described, last - first, inner, outer, add, panels.data_ptr()]))
         threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, calls, room))
 
+    def step(self, left: Tensor, right: Tensor, out: Tensor) -> Callable[[], None]:
+        """The product of one step, ``out = left @ right``, as a function; the weight ``right`` has been laid out."""
+        panels, (rows, inner), outer = self.pack(right), left.shape, right.shape[1]
+        pointers = (left.data_ptr(), *left.stride(), panels.data_ptr(), out.data_ptr(), out.stride(0), 0)
+        kinds = [*[ctypes.c_long] * 3, ctypes.c_void_p, *[ctypes.c_long] * 2, *[ctypes.c_void_p] * 2, ctypes.c_long]
+        call = ctypes.CFUNCTYPE(None, *kinds, ctypes.c_int)(self.multiply)
+        return partial(_held, (left, panels, out), partial(call, rows, inner, outer, *pointers))
+
+
+def _held(held: tuple[Tensor, ...], call: Callable[[], None]) -> None:
+    """Call a C function while the tensors that it reads and writes are held."""
+    call()
+
 
 def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """``left [rows, inner] @ right [inner, outer]``, plus ``bias [outer]``; not recorded for autograd.
@@ -202,7 +118,7 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
 
 @cache
 def ours(dtype: torch.dtype) -> Product | None:
-    """Our products, where torch's are slower; None elsewhere, and where they cannot be compiled."""
+    """The kernel, where torch's BLAS is slower; None elsewhere, and where it cannot be compiled."""
     if dtype not in (torch.float32, torch.float64) or not is_wanted():
         return None
     try:
@@ -214,9 +130,81 @@ def ours(dtype: torch.dtype) -> Product | None:
 
 @cache
 def is_wanted() -> bool:
-    """Whether torch's BLAS is MKL, and the processor has vectors of 512 bits and is not Intel's."""
-    if not torch.backends.mkl.is_available() or not CPUINFO.exists():
+    """Whether the kernel is used rather than torch's BLAS: because it is faster on this processor.
+
+    The environment variable RNNLAB_GEMM, ``own`` or ``blas``, decides. Without it both are timed once; the result is
+    kept in the cache of compiled libraries, so that each later process on the machine decides alike and a resumed run
+    computes the same numbers.
+
+    Raises:
+        InputError: RNNLAB_GEMM has another value.
+    """
+    chosen = os.environ.get("RNNLAB_GEMM", "")
+    if chosen not in ("", "own", "blas"):
+        raise InputError(f"RNNLAB_GEMM={chosen!r} must be own, blas or unset")
+    if chosen:
+        return chosen == "own"
+    try:
+        compiler.blas()
+        return _advantage() > ADVANTAGE
+    except compiler.NoCompiler:
         return False
-    with CPUINFO.open(errors="replace") as file:
-        first = file.read(8192).split("\n\n")[0]  # of a hundred processors the first
-    return "avx512f" in first and "GenuineIntel" not in first
+
+
+def _advantage() -> float:
+    """How many times as fast as torch's BLAS the kernel is, from the cache, or measured now and put there."""
+    path = compiler.cache_folder() / f"gemm-{compiler.digest(torch.__version__)}.json"
+    found = _read(path)
+    if found is None:
+        path.unlink(missing_ok=True)  # it is damaged
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as build:
+            made = Path(build, "gemm.json")
+            made.write_text(json.dumps({"advantage": measure()}))
+            try:
+                os.link(made, path)
+            except FileExistsError:  # another process was first, and all must decide alike
+                pass
+            except OSError:  # a file system without links
+                os.replace(made, path)
+        found = _read(path)
+    return 0.0 if found is None else found
+
+
+def _read(path: Path) -> float | None:
+    try:
+        return float(json.loads(path.read_text())["advantage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def measure() -> float:
+    """Time torch's BLAS over that of the kernel, one thread each: the geometric mean over `MEASURED`, in float32.
+
+    Takes some 20 ms, and a second where the kernel is yet to be compiled.
+    """
+    kernel, threads_before = Product(torch.float32), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ratios = []
+        for rows, inner, outer, is_step in MEASURED:
+            shapes = ((rows, inner), (inner, outer), (rows, outer))
+            left, right, out = (torch.ones(shape, dtype=torch.float32, device="cpu") for shape in shapes)
+            repeats = max(1, 2**23 // (rows * inner * outer))
+            own = kernel.step(left, right, out) if is_step else partial(kernel, left, right, out, False)
+            ways = (partial(torch.mm, left, right, out=out), own)
+            for way in ways:  # the first call of each also lays out memory
+                way()
+            # In turns, and the shortest time counts: other processes only ever add to it.
+            rounds = [[_time(way, repeats) for way in ways] for _ in range(5)]
+            blas_time, own_time = map(min, zip(*rounds, strict=True))
+            ratios.append(blas_time / own_time)
+    finally:
+        torch.set_num_threads(threads_before)
+    return prod(ratios) ** (1 / len(ratios))
+
+
+def _time(work: Callable[[], object], repeats: int) -> float:
+    started = perf_counter()
+    for _ in range(repeats):
+        work()
+    return perf_counter() - started
