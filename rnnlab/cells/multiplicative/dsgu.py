@@ -24,7 +24,7 @@ class DSGU(Cell):
         input_size: features of x.
         hidden_size: width of h.
         bias: whether the cell has biases.
-        recurrent_init: how each U and P begin: ``orthogonal``, ``identity`` or ``uniform``.
+        recurrent_init: initialisation of each U and P: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     gates = ("g", "z")

@@ -28,7 +28,7 @@ class Highway(Cell):
         hidden_size: width of s.
         depth: L, layers within a step.
         transform_bias: initial value of every b_T; negative values make a new network keep s.
-        recurrent_init: how each R begins: ``orthogonal``, ``identity`` or ``uniform``.
+        recurrent_init: initialisation of each R: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("s",)

@@ -23,7 +23,7 @@ class WMCLSTM(Cell):
         input_size: features of x.
         hidden_size: width of h and c.
         bias: whether the cell has biases.
-        recurrent_init: how each gate's U and V begin: ``orthogonal``, ``identity`` or ``uniform``.
+        recurrent_init: initialisation of each gate's U and V: ``orthogonal``, ``identity`` or ``uniform``.
     """
 
     states = ("h", "c")
