@@ -23,6 +23,7 @@ from rnnlab.training.batches import ahead
 from rnnlab.training.device import autocast, pick_device
 from rnnlab.training.directory import RunDirectory
 from rnnlab.training.evaluation import carry, evaluate
+from rnnlab.training.lean import without_compiler
 from rnnlab.training.logger import Logger
 from rnnlab.training.signals import stop_signals
 
@@ -123,7 +124,8 @@ class Trainer:
         self.task = task
         self.model = model.to(self.device)
         try:
-            self.optimizer = optimizer(parameter_groups(model, lr_factors or {}))
+            with without_compiler():
+                self.optimizer = optimizer(parameter_groups(model, lr_factors or {}))
         except ValueError as error:  # torch's own word on a negative learning rate and the like
             raise InputError(f"optimizer: {error}") from error
         self.base_lr = [group["lr"] * group.get("lr_factor", 1.0) for group in self.optimizer.param_groups]
@@ -168,11 +170,12 @@ class Trainer:
                     outputs, self.state = model(batch, carry(model, self.state, batch.fresh))
                 total, count = task.loss(outputs, batch)
                 loss = total / count
-                self.optimizer.zero_grad()
-                loss.backward()
-                norm = clip_grad_norm_(model.parameters(), self.clip_norm)
-                self.set_learning_rate()
-                self.optimizer.step()
+                with without_compiler():
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                    norm = clip_grad_norm_(model.parameters(), self.clip_norm)
+                    self.set_learning_rate()
+                    self.optimizer.step()
 
                 self.pending.append(torch.stack([loss.detach(), norm]))
                 at.step += 1
@@ -294,11 +297,13 @@ class Trainer:
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write everything that going on from here needs."""
         self.collect()
+        with without_compiler():
+            optimizer = self.optimizer.state_dict()
         content = {
             **identity,
             "task": self.task.memory(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "progress": asdict(self.progress),
             "state": None if self.state is None else map_state(Tensor.detach, self.state),
             "random": checkpoint.random_states(),
@@ -312,7 +317,8 @@ class Trainer:
             InputError: it is of a model of other shapes.
         """
         load_weights(self.model, content)
-        self.optimizer.load_state_dict(content["optimizer"])
+        with without_compiler():
+            self.optimizer.load_state_dict(content["optimizer"])
         self.progress = Progress(**content["progress"])
         if content["state"] is not None:
             self.state = map_state(lambda tensor: tensor.to(self.device), content["state"])

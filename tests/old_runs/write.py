@@ -2,8 +2,8 @@
 
     python write.py FOLDER        with rnnlab at commit f47fbd0 installed
 
-Each run is there twice: ``whole``, trained to its end, and ``stopped``, interrupted in the middle. ``expected.json`` has
-what that version says of the whole runs, ``names.json`` the directories that it derives for them.
+Each run is there twice: ``whole``, trained to its end, and ``stopped``, interrupted in the middle. ``expected.json``
+has what that version says of the whole runs, ``names.json`` the directories that it derives for them.
 """
 
 import json
