@@ -141,17 +141,17 @@ class Recurrent(nn.Module):
         for name in set(self.cell.context_per_step) & context.keys():
             context[name] = self._per_step(context[name], lengths)
         if self.reverse:
-            inputs = _turned(inputs, lengths)
+            inputs = _reversed(inputs, lengths)
         run = self._watcher or engine.observed(self.cell, self.backend, inputs) or self._choice_for(like).run
         outputs, state = run(self.cell, inputs, state, lengths, **context)
-        return (_turned(outputs, lengths) if self.reverse else outputs), state
+        return (_reversed(outputs, lengths) if self.reverse else outputs), state
 
     def _per_step(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         """Return context with a value per step, ``[T, B, ...]``, with zero padding and in reading order."""
         if lengths is not None:
             live = torch.arange(len(values), device=values.device).unsqueeze(1) < lengths
             values = values.where(live.view(*live.shape, *[1] * (values.dim() - 2)), 0)
-        return _turned(values, lengths) if self.reverse else values
+        return _reversed(values, lengths) if self.reverse else values
 
     def _check_state(self, state: State, batch_size: int) -> None:
         tensors, own = tensors_of(state), tensors_of(self.cell.initial_state(batch_size))
@@ -189,7 +189,7 @@ def _is_autocast(tensor: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _turned(sequences: Tensor, lengths: Tensor | None) -> Tensor:
+def _reversed(sequences: Tensor, lengths: Tensor | None) -> Tensor:
     """Return ``[T, B, ...]`` with each sequence reversed; the padding stays in place."""
     if lengths is None:
         return sequences.flip(0)

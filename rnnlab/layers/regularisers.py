@@ -67,9 +67,9 @@ class VariationalDropout(Wrapped):
 
     def __init__(self, cell: Cell, inputs: float = 0.0, recurrent: float = 0.0, outputs: float = 0.0) -> None:
         super().__init__(cell)
-        self.inputs = _share("input_dropout", inputs)
-        self.recurrent = _share("recurrent_dropout", recurrent)
-        self.outputs = _share("output_dropout", outputs)
+        self.inputs = _check_rate("input_dropout", inputs)
+        self.recurrent = _check_rate("recurrent_dropout", recurrent)
+        self.outputs = _check_rate("output_dropout", outputs)
         if self.recurrent:
             _check_norm("recurrent_dropout", recurrent, cell)
             if not cell.required_context and not reads_by_products(cell):
@@ -126,7 +126,7 @@ class Zoneout(Wrapped):
                 f"Zoneout around VariationalDropout(outputs={cell.outputs}) would not reach the output; "
                 "put Zoneout inside: VariationalDropout(Zoneout(cell, rates), outputs=...)"
             )
-        rates = tuple(_share("zoneout", rate) for rate in rates)
+        rates = tuple(_check_rate("zoneout", rate) for rate in rates)
         if len(rates) not in (1, count):
             raise InputError(
                 f"zoneout={list(rates)} must have one rate, or {count} for the states {', '.join(cell.states)}"
@@ -167,7 +167,7 @@ class WeightDrop(Wrapped):
 
     def __init__(self, cell: Cell, share: float) -> None:
         super().__init__(cell)
-        self.share = _share("weight_drop", share)
+        self.share = _check_rate("weight_drop", share)
         _check_norm("weight_drop", share, cell)
         if cell.required_context:  # only the caller of the layer has these arguments
             return
@@ -246,7 +246,7 @@ def _check_norm(name: str, share: float, cell: Cell) -> None:
         )
 
 
-def _share(name: str, share: float) -> float:
+def _check_rate(name: str, share: float) -> float:
     if not 0 <= share < 1:
         raise InputError(f"{name}={share} must be at least 0 and below 1")
     return share

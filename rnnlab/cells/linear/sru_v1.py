@@ -21,8 +21,8 @@ class SRUv1(Cell):
 
     Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W stacks c, f, r; b stacks f, r;
     P [hidden_size, input_size], None if the widths are equal.
-    Differs from the paper: P, as in the authors' code. W and P are initialised uniform with variance 1/input_size, as
-    in that code.
+    Differs from the paper: it has a projection P, as in the authors' code. W and P are initialised uniform with
+    variance 1/input_size, as in that code.
 
     Args:
         input_size: features of x.
