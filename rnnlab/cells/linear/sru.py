@@ -26,7 +26,7 @@ class SRU(Cell):
     Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W stacks c, f, r; v and b stack f, r;
     P [hidden_size, input_size], None if the widths are equal.
     Differs from the paper: it has a projection P, as in the authors' code. W and P are initialised uniform with
-    variance 1/input_size, W_f and W_r half as large, and v uniform with variance 1/2, as in that code.
+    variance 1/input_size, W_f and W_r with half that variance, and v uniform with variance 1/2, as in that code.
 
     Args:
         input_size: features of x.
