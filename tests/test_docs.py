@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
+import tiers
 
 from rnnlab import cells
 
@@ -17,14 +19,18 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def _run(command, folder):
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def _run(command, folder, programs=None):
+    path = [programs or processes.programs(), Path(sys.executable).parent, os.environ["PATH"]]
+    environment = {**os.environ, "PATH": ":".join(map(str, path))}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+LONG = ("benchmark", "resuming")  # of which test_benchmark.py and test_survival.py have the parts
+
+
+@pytest.mark.parametrize("page", tiers.quick_if(PAGES, lambda page: page.stem not in LONG), ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page, tmp_path):
     said = ""
     for language, text in BLOCK.findall(page.read_text()):
@@ -39,7 +45,7 @@ def test_a_page_does_what_it_says(page, tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
         elif language == "python" and "import" in text:
-            _run([sys.executable, "-W", "error", "-c", text], tmp_path)
+            _run(["python", "-W", "error", "-c", text], tmp_path)
         else:
             assert language in ("python", ""), f"a {language} block that nobody runs"
     if page.stem == "README":
@@ -82,7 +88,7 @@ def test_two_short_files_make_a_cell_part_of_rnnlab(tmp_path):
         python -m rnnlab cells
         python -m rnnlab train task=hello cell={name} cell.bias=false trainer.steps=2 run_dir=run
     """
-    said = _run(["bash", "-euc", commands], tmp_path)
+    said = _run(["bash", "-euc", commands], tmp_path, Path(sys.executable).parent)  # imports the copy
     assert str(tmp_path / "rnnlab") in said
     assert re.search(rf"{python.split('/')[2]} +2017 +{name} ", said)
 

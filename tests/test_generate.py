@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import unicodedata
 
+import processes
 import pytest
 import torch
 from outside.reversal import Reversal
@@ -31,9 +32,7 @@ def run(tmp_path_factory):
 
 
 def command(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "rnnlab", "generate", *arguments], capture_output=True, text=True, timeout=120, **options
-    )
+    return processes.rnnlab("generate", *arguments, **options)
 
 
 def test_the_command_prints_the_prompt_and_what_follows(run):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -234,9 +235,7 @@ def test_bf16_where_the_device_lacks_it(monkeypatch):
 
 
 def _command(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "rnnlab", *arguments], capture_output=True, text=True, timeout=120, **options
-    )
+    return processes.rnnlab(*arguments, **options)
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(here):
@@ -370,7 +369,10 @@ def test_help_is_quick_and_lists_every_choice():
         # A preset within a folder too, and the longest name apart from what is said of it.
         assert re.search("^  compare/adding  +\\w", done.stdout, re.MULTILINE)
         assert re.search("^  acceptance/chomsky_modular_arithmetic  +\\w", done.stdout, re.MULTILINE)
-    loaded = _command("--help", env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}).stderr
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    loaded = subprocess.run(
+        [sys.executable, "-m", "rnnlab", "--help"], env=environment, capture_output=True
+    ).stderr.decode()
     assert "torch" not in loaded, "help waits for torch"
     assert "hydra" not in loaded, "help waits for hydra"
 

@@ -2,9 +2,9 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -12,7 +12,10 @@ ROOT = Path(__file__).parents[1]
 
 def _script(name, *arguments):
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / name, *arguments], capture_output=True, text=True, timeout=300
+        [processes.programs() / "python", ROOT / "scripts" / name, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -58,7 +61,9 @@ def test_acceptance_tabulates_what_there_is(tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1]); import acceptance, pathlib; "
         "pathlib.Path(sys.argv[2]).write_text(acceptance.table())"
     )
-    subprocess.run([sys.executable, "-c", code, ROOT / "scripts", target], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run(
+        [processes.programs() / "python", "-c", code, ROOT / "scripts", target], cwd=tmp_path, check=True, timeout=300
+    )
     rows = [
         line.split(" | ") for line in target.read_text().splitlines() if line.startswith(("| gru", "| lstm", "| tanh"))
     ]
@@ -78,7 +83,9 @@ def test_acceptance_keeps_what_the_page_says_of_experiments_that_were_not_run_he
         "import sys; sys.path.insert(0, sys.argv[1]); import acceptance, pathlib; page = pathlib.Path(sys.argv[2]); "
         "page.write_text(acceptance.table(page.read_text()))"
     )
-    subprocess.run([sys.executable, "-c", code, ROOT / "scripts", page], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run(
+        [processes.programs() / "python", "-c", code, ROOT / "scripts", page], cwd=tmp_path, check=True, timeout=300
+    )
     text = page.read_text()
     assert "old adding" not in text
     assert "\n## parity\n\n| gru | old parity |\n\n## permuted_digits\n" in text
@@ -89,7 +96,7 @@ def test_acceptance_keeps_what_the_page_says_of_experiments_that_were_not_run_he
 
 def test_acceptance_names_what_it_does_not_know(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "acceptance.py", "adding", "subtracting"],
+        [processes.programs() / "python", ROOT / "scripts" / "acceptance.py", "adding", "subtracting"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -101,7 +108,7 @@ def test_acceptance_names_what_it_does_not_know(tmp_path):
 
 @pytest.mark.parametrize("name", ["benchmark_loop.py", "benchmark_data.py"])
 def test_an_argument_that_is_no_option_brings_the_usage(name):
-    command = [sys.executable, ROOT / "scripts" / name, "--help"]
+    command = [processes.programs() / "python", ROOT / "scripts" / name, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"python scripts/{name} [" in done.stderr

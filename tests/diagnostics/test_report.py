@@ -3,10 +3,11 @@
 import json
 import re
 import subprocess
-import sys
 from math import inf
 
+import processes
 import pytest
+import tiers
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -49,7 +50,7 @@ def everything(name):
     return diagnose(model, task, "valid", SMALL)
 
 
-@pytest.mark.parametrize("name", cells.available())
+@pytest.mark.parametrize("name", tiers.every(6, cells.available()))
 def test_every_cell(name):
     found = everything(name)
     (layer,) = found["layers"].values()
@@ -150,9 +151,7 @@ def test_a_cell_without_gates_says_so_and_one_that_forgets_has_no_number():
 
 
 def command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "rnnlab", "diagnose", *arguments], capture_output=True, text=True, timeout=300, cwd=cwd
-    )
+    return processes.rnnlab("diagnose", *arguments, cwd=cwd)
 
 
 def test_the_command_writes_a_page_and_overwrites_nothing(run, tmp_path):
@@ -176,7 +175,11 @@ def test_without_matplotlib_there_are_the_numbers(run, tmp_path):
     )
     arguments = ["diagnose", f"run={run}", "steps=16", "out=numbers"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        [processes.programs() / "python", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "No page: figures need matplotlib, which is not installed" in done.stdout

@@ -15,6 +15,7 @@ from collections import Counter
 from itertools import count
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -371,7 +372,9 @@ def test_a_process_without_its_parent_ends():
     script = (
         "from rnnlab.training.signals import end_with_parent; print('saved'); end_with_parent(-1); print('went on')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [processes.programs() / "python", "-c", script], capture_output=True, text=True, check=False, timeout=300
+    )
     assert (done.returncode, done.stdout) == (143, "saved\n")
 
 

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import processes
 import pytest
 
 from rnnlab import __main__, config
@@ -36,7 +37,7 @@ def command(*arguments):
 
 
 def rnnlab(*arguments, **options):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=300, **options)
+    return processes.rnnlab("train", "-m", *arguments, **options)
 
 
 def states(folder="runs"):

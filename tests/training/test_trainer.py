@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from math import nan
 from pathlib import Path
 from typing import ClassVar
 
+import processes
 import pytest
 import torch
 from torch import nn
@@ -228,8 +226,7 @@ def test_divergence_is_exit_code_3(folder):
         "run_dir=b",
         "logger.tensorboard=false",
     ]
-    command = [sys.executable, "-m", "rnnlab", "train", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = processes.rnnlab("train", *options)
     assert done.returncode == 3
     assert "diverged at step 1" in done.stdout
     assert json.loads(Path("b/summary.json").read_text())["diverged_at"] == 1

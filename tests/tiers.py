@@ -1,0 +1,28 @@
+"""What of a long table of cases `make test` runs; `make test-all` runs all of it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def _values(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
+
+
+def quick_if(cases: Iterable[Any], is_quick: Any) -> list[Any]:
+    """The cases as parameters, marked slow unless ``is_quick(case)``."""
+    return [pytest.param(*_values(case), marks=[] if is_quick(case) else [pytest.mark.slow]) for case in cases]
+
+
+def every(stride: int, cases: Iterable[Any]) -> list[Any]:
+    """The cases as parameters, all but the first of every ``stride`` marked slow.
+
+    Args:
+        stride: 4 leaves a quarter of the cases in the quick tier, the same ones each time.
+        cases: values, or tuples of them where a test has several parameters.
+    """
+    return [
+        pytest.param(*_values(case), marks=[pytest.mark.slow] if number % stride else [])
+        for number, case in enumerate(cases)
+    ]
