@@ -403,7 +403,7 @@ def explain(arguments: list[str]) -> int:
     """``rnnlab explain cell=NAME``: a cell's step as it was traced, the backward step derived from it, both as C."""
     from rnnlab import cells as home
     from rnnlab import config, engine, lookup
-    from rnnlab.engine.program import Unsupported
+    from rnnlab.engine.ir.program import Unsupported
 
     name, options = lookup.read_section(config.compose(arguments)["cell"])
     cell = home.create(name, input_size=4, hidden_size=4, **options)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rnnlab.contracts import fuzz
-from rnnlab.engine import trace
+from rnnlab.engine.ir import trace
 
 
 @pytest.mark.filterwarnings("ignore")

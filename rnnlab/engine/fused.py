@@ -1,8 +1,8 @@
 """One autograd function for the whole sequence: the traced step forward, its derived step backward.
 
-Where there is a C compiler both are compiled (`rnnlab.engine.compiled`); elsewhere they run as Python, an operation at
-a time. In either form nothing is recorded while the loop runs, and the gradients of the weights are left for the end,
-where one product over all steps replaces one a step.
+On a CPU with a C compiler both steps are compiled (`rnnlab.engine.cpu.kernel`); elsewhere they run in Python, one
+operation at a time. Autograd records nothing while the loop runs. The gradient of a weight is computed after the loop,
+by one matrix product over all steps instead of one product per step.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
-from rnnlab.engine import graphs, reference
-from rnnlab.engine.compiled import Memory
-from rnnlab.engine.formulas import Place
-from rnnlab.engine.memory import reusing, take
-from rnnlab.engine.product import mm
-from rnnlab.engine.program import Unsupported
-from rnnlab.engine.traced import Traced, on_trial, once, snapshot, traced, traced_for, warn_once
+from rnnlab.engine import reference
+from rnnlab.engine.cpu.formulas import Place
+from rnnlab.engine.cpu.gemm import mm
+from rnnlab.engine.cpu.kernel import Memory
+from rnnlab.engine.cpu.memory import reusing, take
+from rnnlab.engine.gpu import graphs
+from rnnlab.engine.ir.program import Unsupported
+from rnnlab.engine.once import warn_once
+from rnnlab.engine.traced import Traced, on_trial, snapshot, traced, traced_for
 from rnnlab.interface import State, map_state, tensors_of
 
-__all__ = ["Traced", "once", "run", "run_or", "traced", "traced_for"]
+__all__ = ["Traced", "run", "run_or", "traced", "traced_for"]
 
 
 def run(

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from rnnlab.cells import Cell
 from rnnlab.engine import fused
-from rnnlab.engine.derive import derive
-from rnnlab.engine.emit_python import Steps, emit
-from rnnlab.engine.program import Node, Program, Unsupported, Value, values_of
+from rnnlab.engine.ir.derive import derive
+from rnnlab.engine.ir.emit_python import Steps, emit
+from rnnlab.engine.ir.program import Node, Program, Unsupported, Value, values_of
 from rnnlab.interface import State, map_state, tensors_of
 
 _STEPS: WeakKeyDictionary[fused.Traced, Steps] = WeakKeyDictionary()

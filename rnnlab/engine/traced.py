@@ -6,8 +6,6 @@ cell. Before it is used it is run once beside the step itself, on random numbers
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import combinations, count
 from typing import Any
@@ -17,35 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler
-from rnnlab.engine.compiled import Kernel
-from rnnlab.engine.derive import derive
-from rnnlab.engine.emit_c import Source
-from rnnlab.engine.emit_python import Steps, emit
-from rnnlab.engine.lower import Lowered, lower
-from rnnlab.engine.program import Program, Unsupported
-from rnnlab.engine.trace import trace
-from rnnlab.engine.verify import verify
-from rnnlab.engine.watch import fingerprint, without_hooks
+from rnnlab.engine.cpu import compiler
+from rnnlab.engine.cpu.emit import Source
+from rnnlab.engine.cpu.kernel import Kernel
+from rnnlab.engine.cpu.lower import Lowered, lower
+from rnnlab.engine.ir.derive import derive
+from rnnlab.engine.ir.emit_python import Steps, emit
+from rnnlab.engine.ir.program import Program, Unsupported
+from rnnlab.engine.ir.trace import trace
+from rnnlab.engine.ir.verify import verify
+from rnnlab.engine.ir.watch import fingerprint, without_hooks
+from rnnlab.engine.once import once, warn_once
 from rnnlab.interface import State, map_state, tensors_of
-
-log = logging.getLogger(__name__)
 
 VARIANTS = 16
 """A cell whose attributes take more values than this from call to call is not traced for each further one."""
-
-
-class once:  # noqa: N801 - it is used like `functools.cached_property`
-    """A property that is made once: of several threads that make it at the same time, all get the first one's."""
-
-    def __init__(self, make: Callable[[Any], Any]) -> None:
-        self.make, self.__doc__ = make, make.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, of: Any, owner: type | None = None) -> Any:
-        return self if of is None else vars(of).setdefault(self.name, self.make(of))
 
 
 class Traced:
@@ -204,16 +188,6 @@ def _as_written(parts: Any) -> AbstractContextManager:
 
 
 _TRACED: WeakKeyDictionary[Cell, dict[Any, dict[Any, Traced | Unsupported]]] = WeakKeyDictionary()
-
-
-def warn_once(sentence: str) -> None:
-    """Log a warning, unless it was logged before."""
-    if sentence not in _WARNED:
-        _WARNED.add(sentence)
-        log.warning(sentence)
-
-
-_WARNED: set[str] = set()
 
 
 def snapshot(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.Module:

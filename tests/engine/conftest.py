@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnnlab.engine import compiled, memory, product
+from rnnlab.engine.cpu import gemm, kernel, memory
 
 
 @pytest.fixture
@@ -10,16 +10,16 @@ def own_products(monkeypatch):
     """``own_products(True)``: as on a processor that torch's BLAS does not make full use of, for work of any size."""
 
     def use(are_wanted):
-        monkeypatch.setattr(product, "is_wanted", lambda: are_wanted)
-        product.ours.cache_clear()
+        monkeypatch.setattr(gemm, "is_wanted", lambda: are_wanted)
+        gemm.ours.cache_clear()
         if are_wanted:
             for module, name in (
                 (memory, "LARGE_FOR_OWN"),
-                (product, "SMALLEST"),
-                (compiled, "SMALLEST"),
-                (compiled, "ROWS_TO_PACK"),
+                (gemm, "SMALLEST"),
+                (kernel, "SMALLEST"),
+                (kernel, "ROWS_TO_PACK"),
             ):
                 monkeypatch.setattr(module, name, 1)
 
     yield use
-    product.ours.cache_clear()
+    gemm.ours.cache_clear()

@@ -23,8 +23,9 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import cells
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler, fused, memory
-from rnnlab.engine import threads as engine_threads
+from rnnlab.engine import fused, once
+from rnnlab.engine.cpu import compiler, memory
+from rnnlab.engine.cpu import threads as engine_threads
 from rnnlab.engine.traced import known
 from rnnlab.interface import tensors_of
 from rnnlab.layers import Recurrent
@@ -122,9 +123,9 @@ def agree(cell, inputs=None, state=None, lengths=None, in_c=True, **options):
 
 
 @pytest.fixture(autouse=True)
-def _seed(monkeypatch):
+def _seed():
     torch.manual_seed(0)
-    monkeypatch.setattr("rnnlab.engine.traced._WARNED", set())
+    once.forget_warnings()
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from rnnlab import cells
-from rnnlab.engine import compiler
+from rnnlab.engine import once
+from rnnlab.engine.cpu import compiler
 from rnnlab.layers import Recurrent
 
 ANSWER = "int answer(void) { return %d; }\n"
@@ -32,7 +33,7 @@ def _forget():
 def fresh(monkeypatch):
     """A process that has compiled, and complained about, nothing yet, and a compiler that nobody has named."""
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("rnnlab.engine.traced._WARNED", set())
+    once.forget_warnings()
     _forget()
     yield
     _forget()
@@ -218,7 +219,7 @@ def test_a_folder_of_one_process_goes_with_it(tmp_path):
     for path in (shared, temporary):
         path.mkdir()
     shared.chmod(0o777)
-    code = f"from rnnlab.engine import compiler; assert compiler.load({ANSWER % 42!r}).answer() == 42"
+    code = f"from rnnlab.engine.cpu import compiler; assert compiler.load({ANSWER % 42!r}).answer() == 42"
     environment = os.environ | {"RNNLAB_CACHE": str(shared), "TMPDIR": str(temporary)}
     subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=True)
     assert not _libraries(temporary)
@@ -235,7 +236,7 @@ def test_nothing_is_compiled_twice(folder, compiled):
 
 
 def test_a_layer_is_compiled_once_for_all_processes(folder, compiled, monkeypatch):
-    monkeypatch.setattr("rnnlab.engine.compiled.ours", lambda dtype: None)  # a library more, on some processors
+    monkeypatch.setattr("rnnlab.engine.cpu.kernel.ours", lambda dtype: None)  # a library more, on some processors
 
     def work():
         layer = Recurrent(cells.create("rnn", input_size=3, hidden_size=4), "fused")

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import logsigmoid, softplus
 
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler as engine_compiler
+from rnnlab.engine.cpu import compiler as engine_compiler
 from rnnlab.layers import Recurrent
 
 WIDE = torch.cat(

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnnlab import engine
-from rnnlab.engine import compiler
-from rnnlab.engine.derive import derive
-from rnnlab.engine.operations import EXPANSIONS
-from rnnlab.engine.operations import OPERATIONS as RULES
-from rnnlab.engine.trace import trace
+from rnnlab.engine.cpu import compiler
+from rnnlab.engine.ir.derive import derive
+from rnnlab.engine.ir.operations import EXPANSIONS
+from rnnlab.engine.ir.operations import OPERATIONS as RULES
+from rnnlab.engine.ir.trace import trace
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
 

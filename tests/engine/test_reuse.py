@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from rnnlab.engine import memory
-from rnnlab.engine.memory import Reusing, take
+from rnnlab.engine.cpu import memory
+from rnnlab.engine.cpu.memory import Reusing, take
 
 SHAPE = (5, 100, 700)  # above SMALLEST
 

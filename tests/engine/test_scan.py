@@ -8,7 +8,7 @@ from torch.nn.functional import linear
 
 from rnnlab import cells, engine
 from rnnlab.cells import Cell
-from rnnlab.engine import compiler
+from rnnlab.engine.cpu import compiler
 from rnnlab.engine.scan import scan
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent

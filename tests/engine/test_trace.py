@@ -14,8 +14,8 @@ from torch.nn.functional import linear
 
 from rnnlab.cells import Cell, create
 from rnnlab.cells.base import input_weights, recurrent_weights
+from rnnlab.engine.ir.watch import LARGEST, fingerprint
 from rnnlab.engine.traced import VARIANTS, known
-from rnnlab.engine.watch import LARGEST, fingerprint
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
 

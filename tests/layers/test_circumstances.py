@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from rnnlab.cells import create
-from rnnlab.engine import memory
+from rnnlab.engine.cpu import memory
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, WeightDrop, Zoneout, from_torch, to_torch
 

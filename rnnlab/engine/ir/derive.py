@@ -1,6 +1,6 @@
 """The backward step of a program: reverse-mode differentiation, an operation at a time.
 
-`rnnlab.engine.operations` has one rule for each operation. A product of something with a weight gives the weight no
+`rnnlab.engine.ir.operations` has one rule for each operation. A product of something with a weight gives the weight no
 gradient here: its two factors are kept, and one product over all steps at the end gives the same, faster
 (`Backward.products`).
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from rnnlab.engine.operations import OPERATIONS
-from rnnlab.engine.program import Builder, Node, Program, Unsupported, Value, values_of
+from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, values_of
 
 
 @dataclass

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.engine import compiler, threads
-from rnnlab.engine.emit_c import Source
-from rnnlab.engine.formulas import Array
-from rnnlab.engine.lower import Lowered
-from rnnlab.engine.product import SMALLEST, Product, ours
-from rnnlab.engine.schedule import Function, Multiply
+from rnnlab.engine.cpu import compiler, threads
+from rnnlab.engine.cpu.emit import Source
+from rnnlab.engine.cpu.formulas import Array
+from rnnlab.engine.cpu.gemm import SMALLEST, Product, ours
+from rnnlab.engine.cpu.lower import Lowered
+from rnnlab.engine.cpu.schedule import Function, Multiply
 
 ROWS_A_THREAD = 4
 """Fewer rows than this are not worth a thread of their own."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from rnnlab.engine import compiler
+from rnnlab.engine.cpu import compiler
 
 TEAM = """\
 /* Shares of the work, done by OpenMP's threads where they are known. These are torch's: threads of ours would have to

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from math import isfinite, isnan
 from typing import Any
 
-from rnnlab.engine.formulas import Array, Expr, Place
-from rnnlab.engine.lower import Lowered
-from rnnlab.engine.operations import OPERATIONS
-from rnnlab.engine.program import Extent
-from rnnlab.engine.schedule import Function, Loop, Multiply
-from rnnlab.engine.threads import TEAM
+from rnnlab.engine.cpu.formulas import Array, Expr, Place
+from rnnlab.engine.cpu.lower import Lowered
+from rnnlab.engine.cpu.schedule import Function, Loop, Multiply
+from rnnlab.engine.cpu.threads import TEAM
+from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.ir.program import Extent
 
 HEADER = """\
 #include <math.h>

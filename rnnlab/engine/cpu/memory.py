@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-from rnnlab.engine import product
-from rnnlab.engine.product import mm, ours
+from rnnlab.engine.cpu import gemm
+from rnnlab.engine.cpu.gemm import mm, ours
 
 SMALLEST = 2**20
 """Bytes. What is smaller the C library keeps by itself."""
@@ -135,7 +135,7 @@ def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         return False
     rows = inputs.shape[0] * inputs.shape[1]
     is_large = rows * len(weight) * weight.itemsize >= SMALLEST
-    is_large |= rows * weight.numel() >= product.SMALLEST and weight.device.type == "cpu" and bool(ours(weight.dtype))
+    is_large |= rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu" and bool(ours(weight.dtype))
     return is_large and all(
         type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
     )

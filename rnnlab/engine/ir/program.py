@@ -1,7 +1,7 @@
 """A step as data: values, and the operations that make them, in order.
 
-A `Program` is what `rnnlab.engine.trace` reads off a cell, what `rnnlab.engine.derive` differentiates, and what is
-written out as Python (`rnnlab.engine.emit_python`) or C (`rnnlab.engine.emit_c`).
+`rnnlab.engine.ir.trace` makes a `Program` of a cell, `rnnlab.engine.ir.derive` differentiates it, and
+`rnnlab.engine.ir.emit_python` and `rnnlab.engine.cpu.emit` print it as Python and as C.
 """
 
 from __future__ import annotations

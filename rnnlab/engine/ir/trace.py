@@ -1,12 +1,12 @@
-"""Read a cell's step as a program: the list of operations it does, in order, whatever Python wrote them.
+"""Trace a cell's step into a program: the ordered list of the operations that it performs.
 
-The step is run once on tensors, and every operation that reaches torch is noted down in terms of
-`rnnlab.engine.operations`. What is noted is enough to run the step again without the cell, and to derive its backward
-step (`rnnlab.engine.derive`).
+The step runs once on example tensors. Every operation that reaches torch is recorded in terms of
+`rnnlab.engine.ir.operations`. The recorded program can run without the cell and can be differentiated
+(`rnnlab.engine.ir.derive`).
 
-What a step tells autograd is noted too: a result computed under ``torch.no_grad()`` is detached. What cannot be noted
-is refused with `Unsupported`: a custom ``autograd.Function``, a hook, a value that leaves torch, a number that depends
-on the size of the batch.
+The trace also follows autograd: a result computed under ``torch.no_grad()`` is detached. A step is refused with
+`Unsupported` if it applies a custom ``autograd.Function``, registers a hook, reads a value out of torch, or computes
+with the batch size.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnnlab.cells import Cell
-from rnnlab.engine.operations import EXPANSIONS, OPERATIONS
-from rnnlab.engine.program import Builder, Node, Program, Unsupported, Value, values_of
+from rnnlab.engine.ir.operations import EXPANSIONS, OPERATIONS
+from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, values_of
 from rnnlab.interface import State, tensors_of
 
 

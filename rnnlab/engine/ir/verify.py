@@ -1,6 +1,6 @@
 """Run a traced step once beside the step itself: what was traced must be what autograd sees.
 
-`rnnlab.engine.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on
+`rnnlab.engine.ir.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on
 random numbers, against the cell's own step and autograd.
 """
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.engine import graphs
-from rnnlab.engine.emit_python import Steps
-from rnnlab.engine.program import Unsupported
+from rnnlab.engine.ir import loop
+from rnnlab.engine.ir.emit_python import Steps
+from rnnlab.engine.ir.program import Unsupported
 from rnnlab.interface import State, map_state, tensors_of
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -60,11 +60,11 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     parts = [[tensor.detach() for tensor in tensors_of(part)] for part in (constants, inputs, state)]
     with torch.no_grad():
         rows = [tensor.unsqueeze(0) for tensor in parts[1]]
-        ours, final, kept = graphs.plain_forward(steps, parts[0], rows, parts[2], None)
+        ours, final, kept = loop.forward(steps, parts[0], rows, parts[2], None)
         _compare([ours[0], *final], results, "give other results")
         if not wanted:
             return
-        found = graphs.plain_backward(steps, parts[0], rows, kept, None, upstream[0].unsqueeze(0), tuple(upstream[1:]))
+        found = loop.backward(steps, parts[0], rows, kept, None, upstream[0].unsqueeze(0), tuple(upstream[1:]))
     first, last = len(parts[0]), len(parts[0]) + len(parts[1])
     totals: dict[int, Tensor] = {}  # of a tensor that stands in several places the gradients add up
     for place, (tensor, gradient) in enumerate(zip(leaves, found, strict=True)):

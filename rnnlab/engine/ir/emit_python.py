@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from rnnlab.engine.derive import Backward
-from rnnlab.engine.operations import OPERATIONS
-from rnnlab.engine.program import Node, Program, Value, values_of
+from rnnlab.engine.ir.derive import Backward
+from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.ir.program import Node, Program, Value, values_of
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnlab.engine import compiler, threads
+from rnnlab.engine.cpu import compiler, threads
 
 SMALLEST = 2**20
 """Multiplications of a whole product. For fewer, what stands around it costs as much as is won."""

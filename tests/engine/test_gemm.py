@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rnnlab import cells, contracts
-from rnnlab.engine import compiler, product
+from rnnlab.engine.cpu import compiler, gemm
 from rnnlab.layers import Recurrent
 
 DTYPES = [torch.float32, torch.float64]
@@ -15,7 +15,7 @@ SHAPES = [(1, 1, 1), (1, 9, 200), (2, 3, 5), (8, 16, 32), (13, 300, 31), (33, 7,
 def wanted(monkeypatch, own_products):
     """Products of our own, shared out over threads whatever their size."""
     own_products(True)
-    monkeypatch.setattr(product, "MULTIPLICATIONS_A_THREAD", 1)
+    monkeypatch.setattr(gemm, "MULTIPLICATIONS_A_THREAD", 1)
 
 
 @pytest.fixture
@@ -46,30 +46,30 @@ def test_any_shape_and_layout(shape, count, dtype, threads):
     tolerance = {"rtol": 0, "atol": torch.finfo(dtype).eps * 4 * inner}
     for a in _layouts(left):
         for b in _layouts(right):
-            torch.testing.assert_close(product.mm(a, b).double(), exact, **tolerance)
+            torch.testing.assert_close(gemm.mm(a, b).double(), exact, **tolerance)
             out = torch.full((rows + 1, outer), torch.nan, dtype=dtype)
-            assert product.mm(a, b, out[:-1]) is not None
+            assert gemm.mm(a, b, out[:-1]) is not None
             torch.testing.assert_close(out[:-1].double(), exact, **tolerance)
             assert out[-1].isnan().all(), "nothing is written beside it"
-            torch.testing.assert_close(product.mm(a, b, bias=bias).double(), exact + bias, **tolerance)
+            torch.testing.assert_close(gemm.mm(a, b, bias=bias).double(), exact + bias, **tolerance)
 
 
 @pytest.mark.usefixtures("wanted")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_is_the_same_among_however_many(dtype, threads):
     left, right = torch.randn(37, 50, dtype=dtype), torch.randn(50, 300, dtype=dtype)
-    whole = product.mm(left, right)
+    whole = gemm.mm(left, right)
     for count in (1, 2, 4, 5, 8, 30):
-        assert torch.equal(product.mm(left[:count], right), whole[:count])
+        assert torch.equal(gemm.mm(left[:count], right), whole[:count])
     threads(3)
-    assert torch.equal(product.mm(left, right), whole)
+    assert torch.equal(gemm.mm(left, right), whole)
 
 
 @pytest.mark.usefixtures("wanted")
 def test_what_is_no_number_spoils_its_row_and_its_column_and_no_other():
     left, right = torch.randn(9, 20), torch.randn(20, 33)
     left[3, 5], right[7, 32] = torch.inf, torch.nan
-    found = product.mm(left, right)
+    found = gemm.mm(left, right)
     assert not found[3].isfinite().any()
     assert found[:, 32].isnan().all()
     others = torch.cat([found[:3], found[4:]])[:, :32]
@@ -84,9 +84,9 @@ def test_cells_keep_the_contract_with_them(name):
 
 @pytest.mark.parametrize("is_wanted", [False, True])
 def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch):
-    monkeypatch.setattr(product, "is_wanted", lambda: is_wanted)
+    monkeypatch.setattr(gemm, "is_wanted", lambda: is_wanted)
     steps, wholes = [], []
-    own = product.Product
+    own = gemm.Product
     monkeypatch.setattr(own, "pack", lambda self, weight, pack=own.pack: steps.append(weight) or pack(self, weight))
     monkeypatch.setattr(
         own, "__call__", lambda self, *given, call=own.__call__: wholes.append(given) or call(self, *given)
@@ -103,9 +103,9 @@ def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
         raise compiler.NoCompiler("there is none")
 
     monkeypatch.setattr(compiler, "load", fails)
-    assert product.ours(torch.float32) is None
+    assert gemm.ours(torch.float32) is None
     left, right = torch.randn(5, 6), torch.randn(6, 7)
-    assert torch.equal(product.mm(left, right), left @ right)
+    assert torch.equal(gemm.mm(left, right), left @ right)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_where_they_are_wanted(info, is_wanted, tmp_path, monkeypatch):
     file = tmp_path / "cpuinfo"
     if info is not None:
         file.write_text(info)
-    monkeypatch.setattr(product, "CPUINFO", file)
-    asked = product.is_wanted.__wrapped__  # what is not remembered
+    monkeypatch.setattr(gemm, "CPUINFO", file)
+    asked = gemm.is_wanted.__wrapped__  # what is not remembered
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     assert asked() == is_wanted
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)

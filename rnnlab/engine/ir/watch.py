@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from rnnlab.cells import Cell
-from rnnlab.engine.program import Unsupported
+from rnnlab.engine.ir.program import Unsupported
 
 LARGEST = 10_000
 """Values that a fingerprint looks at; a cell that holds more cannot be checked at every call."""

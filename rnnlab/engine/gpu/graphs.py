@@ -7,7 +7,6 @@ once as a CUDA graph, which starts as one. Whatever fails of that, a warning say
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,18 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.engine.emit_python import Steps
-from rnnlab.interface import map_state, pick_rows, tensors_of
-
-log = logging.getLogger(__name__)
+from rnnlab.engine.ir import loop
+from rnnlab.engine.ir.emit_python import Steps
+from rnnlab.engine.ir.loop import Tree
+from rnnlab.engine.once import warn_once
+from rnnlab.interface import map_state, tensors_of
 
 GRAPHS = 16
 """So many graphs are kept at once; each holds the memory of its sequence."""
 LONGEST = 4096
 """A longer sequence is not recorded: a graph holds every kernel of every step."""
-
-Tree = tuple[Any, ...]
-"""A nested tuple of tensors."""
 
 
 def forward(
@@ -40,7 +37,7 @@ def forward(
 ) -> tuple[Tensor, Tree, Any]:
     """Outputs ``[T, B, ...]``, the final state, and what `backward` needs; ``live`` is bool ``[T, B]`` or None."""
     if inputs[0].device.type not in RECORDERS:
-        return plain_forward(steps, constants, inputs, state, live)
+        return loop.forward(steps, constants, inputs, state, live)
     masks = () if live is None else (live,)
     return _run(_forward_of_trees, steps, (tuple(constants), tuple(inputs), tuple(state), masks))
 
@@ -64,94 +61,30 @@ def backward(
 ) -> list[Tensor | None]:
     """The gradients of constants, inputs and state; None where there is none."""
     if isinstance(kept, list):
-        return plain_backward(steps, constants, inputs, kept, live, output_gradients, state_gradients)
+        return loop.backward(steps, constants, inputs, kept, live, output_gradients, state_gradients)
     masks = () if live is None else (live,)
     gradients = (output_gradients, tuple(state_gradients))
     found = _run(_backward_of_trees, steps, (tuple(constants), tuple(inputs), kept, masks, gradients))
     return [gradient if isinstance(gradient, Tensor) else None for gradient in found]
 
 
-def plain_forward(
-    steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
-) -> tuple[Tensor, Tree, list[Tree]]:
-    """`forward`, an operation at a time."""
-    outputs, kept = [], []
-    for t, now in enumerate(zip(*inputs, strict=True)):
-        output, new, saved = steps.forward(constants, now, state)
-        kept.append((*state, *saved))
-        if live is not None:
-            output = pick_rows(live[t], output, torch.zeros_like(output))
-            new = tuple(pick_rows(live[t], a, b) for a, b in zip(new, state, strict=True))
-        outputs.append(output)
-        state = new
-    # Copies: a result that the backward step also reads would keep itself alive through its own graph.
-    return torch.stack(outputs), tuple(tensor.clone() for tensor in state), kept
-
-
-def plain_backward(
-    steps: Steps,
-    constants: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    kept: list[Tree],
-    live: Tensor | None,
-    output_gradients: Tensor,
-    state_gradients: Sequence[Tensor],
-) -> list[Tensor | None]:
-    """`backward`, an operation at a time, from what `plain_forward` kept."""
-    sums: list[Tensor | None] = [None] * len(constants)
-    input_gradients: list[Tree] = []
-    product_gradients: list[Tree] = []
-    count = len(state_gradients)
-    states, saved = [step[:count] for step in kept], [step[count:] for step in kept]
-    rows = list(zip(*inputs, strict=True))
-    for t in reversed(range(len(rows))):
-        output_gradient = output_gradients[t]
-        if live is not None:
-            now = live[t]
-            output_gradient = pick_rows(now, output_gradient, torch.zeros_like(output_gradient))
-            passed_on = [pick_rows(now, torch.zeros_like(g), g) for g in state_gradients]
-            state_gradients = [pick_rows(now, g, torch.zeros_like(g)) for g in state_gradients]
-        of_constants, of_inputs, of_state, of_products = steps.backward(
-            constants, rows[t], states[t], saved[t], output_gradient, tuple(state_gradients)
-        )
-        of_state = [torch.zeros_like(s) if g is None else g for g, s in zip(of_state, states[t], strict=True)]
-        if live is not None:
-            of_state = [g + past for g, past in zip(of_state, passed_on, strict=True)]
-        for i, gradient in enumerate(of_constants):
-            if gradient is not None:
-                sums[i] = gradient.clone() if sums[i] is None else sums[i].add_(gradient)
-        input_gradients.append(of_inputs)
-        product_gradients.append(of_products)
-        state_gradients = of_state
-    input_gradients.reverse()
-    product_gradients.reverse()
-    for i, (weight, (kind, place)) in enumerate(zip(steps.weights, steps.rows, strict=True)):
-        source = {"saved": saved, "state": states, "inputs": rows}[kind]
-        factor = torch.cat([step[place] for step in source])
-        gradient = torch.cat([step[i] for step in product_gradients]).t() @ factor
-        gradient = gradient if steps.transposed[i] else gradient.t()
-        sums[weight] = gradient if sums[weight] is None else sums[weight] + gradient
-    of_inputs = [None if column[0] is None else torch.stack(column) for column in zip(*input_gradients, strict=True)]
-    return [*sums, *of_inputs, *state_gradients]
-
-
 # What is recorded takes and returns nested tuples of tensors: no lists, and () where there is none.
 
 
 def _forward_of_trees(steps: Steps, constants: Tree, inputs: Tree, state: Tree, masks: Tree) -> Tree:
-    outputs, final, kept = plain_forward(steps, constants, inputs, state, *masks or (None,))
+    outputs, final, kept = loop.forward(steps, constants, inputs, state, *masks or (None,))
     return outputs, final, tuple(torch.stack(column) for column in zip(*kept, strict=True))
 
 
 def _inference_of_trees(steps: Steps, constants: Tree, inputs: Tree, state: Tree, masks: Tree) -> Tree:
-    return plain_forward(steps, constants, inputs, state, *masks or (None,))[:2]
+    return loop.forward(steps, constants, inputs, state, *masks or (None,))[:2]
 
 
 def _backward_of_trees(
     steps: Steps, constants: Tree, inputs: Tree, kept: Tree, masks: Tree, gradients: tuple[Tensor, Tree]
 ) -> Tree:
     by_step = list(zip(*(column.unbind() for column in kept), strict=True))
-    found = plain_backward(steps, constants, inputs, by_step, *masks or (None,), *gradients)
+    found = loop.backward(steps, constants, inputs, by_step, *masks or (None,), *gradients)
     return tuple(() if gradient is None else gradient for gradient in found)
 
 
@@ -246,7 +179,7 @@ class Graphs:
                     self.recorded[key] = _Recorded(self.recorder, partial(function, steps), own)
                     return self.recorded[key](arguments)
             except Exception as error:
-                _warn(f"fused cells run without CUDA graphs, slower: recording one failed with {_said(error)}")
+                warn_once(f"fused cells run without CUDA graphs, slower: recording one failed with {_said(error)}")
                 self.drop(patience=inf)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the compiler's; what matters it raises
@@ -264,7 +197,6 @@ class Graphs:
 _GRAPHS: dict[torch.device, Graphs] = {}
 _LOCK = RLock()  # a forward pass and a backward pass may come from two threads
 _NOT_COMPILED: set[Steps] = set()
-_WARNED: set[str] = set()
 
 
 def _run(function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
@@ -285,7 +217,7 @@ def _run(function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
                 raise
             except Exception as error:
                 _NOT_COMPILED.add(steps)
-                _warn(f"a fused cell runs without torch.compile, slower: it failed with {_said(error)}")
+                warn_once(f"a fused cell runs without torch.compile, slower: it failed with {_said(error)}")
         return _GRAPHS[device].run(function, steps, arguments)
 
 
@@ -320,9 +252,3 @@ def _compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def _warn(sentence: str) -> None:
-    if sentence not in _WARNED:
-        _WARNED.add(sentence)
-        log.warning(sentence)

@@ -1,7 +1,7 @@
 """From programs to loops: what is computed where, what is kept for the backward step, and in which memory.
 
-A program speaks of tensors ``[B, F]``; a processor wants loops over rows and columns. `rnnlab.engine.formulas` says
-what stands at row b and column j, `rnnlab.engine.schedule` in which loop it is computed. Here it is decided
+A program speaks of tensors ``[B, F]``; a processor wants loops over rows and columns. `rnnlab.engine.cpu.formulas` says
+what stands at row b and column j, `rnnlab.engine.cpu.schedule` in which loop it is computed. Here it is decided
 
 * what the backward step reads of the forward step: what is cheap is done again, the rest is *kept*;
 * where everything lies: the gradient of a product is written over what was kept, once that has been read, and both may
@@ -15,10 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rnnlab.engine.derive import Backward, Product
-from rnnlab.engine.formulas import Array, Expr, Formulas, Place, Segments, width_of
-from rnnlab.engine.program import Node, Program, Unsupported, Value
-from rnnlab.engine.schedule import (
+from rnnlab.engine.cpu.formulas import Array, Expr, Formulas, Place, Segments, width_of
+from rnnlab.engine.cpu.schedule import (
     Function,
     Multiply,
     Store,
@@ -29,6 +27,8 @@ from rnnlab.engine.schedule import (
     stages,
     stores_of,
 )
+from rnnlab.engine.ir.derive import Backward, Product
+from rnnlab.engine.ir.program import Node, Program, Unsupported, Value
 
 
 @dataclass

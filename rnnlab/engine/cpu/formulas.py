@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rnnlab.engine.operations import OPERATIONS
-from rnnlab.engine.program import Node, Unsupported, Value
+from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.ir.program import Node, Unsupported, Value
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rnnlab.engine.program import Builder, Extent, Node, Unsupported, Value
+from rnnlab.engine.ir.program import Builder, Extent, Node, Unsupported, Value
 
 Rule = Callable[[Builder, Node, Value], list[Any]]
 
