@@ -52,9 +52,9 @@ def compiled(monkeypatch):
     """What the compiler was called for, so far."""
     calls, compile_ = [], compiler._compile
 
-    def counting(source, target):
+    def counting(source, target, defines):
         calls.append(Path(source).read_text())
-        compile_(source, target)
+        compile_(source, target, defines)
 
     monkeypatch.setattr(compiler, "_compile", counting)
     return calls
@@ -320,6 +320,21 @@ def test_many_processes_build_the_same_at_once(folder, damaged):
 def test_another_text_is_another_library(folder, compiled):
     _answer()
     _answer(43)
+    assert len(compiled) == len(_libraries(folder)) == 2
+
+
+def test_other_macros_are_another_library(folder, compiled):
+    assert [compiler.load("int answer(void) { return N; }", f"N={n}").answer() for n in (1, 2)] == [1, 2]
+    assert len(compiled) == len(_libraries(folder)) == 2
+
+
+def test_another_header_is_another_library(folder, compiled, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "SOURCES", tmp_path)
+    for number in (1, 2, 1):
+        (tmp_path / "answer.h").write_text(f"enum {{ ANSWER = {number} }};")
+        _forget()
+        library = compiler.load('#include "answer.h"\nint answer(void) { return ANSWER; }')
+        assert library.answer() == number
     assert len(compiled) == len(_libraries(folder)) == 2
 
 

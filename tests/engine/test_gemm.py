@@ -99,7 +99,7 @@ def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch)
 
 
 def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
-    def fails(text):
+    def fails(text, *defines):
         raise compiler.NoCompiler("there is none")
 
     monkeypatch.setattr(compiler, "load", fails)

@@ -36,6 +36,9 @@ FLAGS = (
     *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []),
 )
 
+SOURCES = Path(__file__).parent / "c"
+"""The folder of the C that is not generated."""
+
 
 class NoCompiler(Exception):
     """Nothing can be compiled here; the message says why, and what to do."""
@@ -117,7 +120,7 @@ def compiler() -> tuple[str, ...]:
 
 @lru_cache
 def _surroundings() -> bytes:
-    """What a library depends on besides its text: the compiler, as a file, and the processor."""
+    """Everything that a library depends on besides its own text: headers, compiler, flags, processor."""
     words = compiler()
     real = os.stat(os.path.realpath(words[0]))
     processor = platform.processor() or platform.machine()
@@ -125,7 +128,8 @@ def _surroundings() -> bytes:
     if info.exists():
         lines = info.read_text(errors="replace").split("\n\n")[0].splitlines()
         processor += "".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU part")))
-    return repr((words, real.st_size, real.st_mtime_ns, FLAGS, platform.machine(), processor)).encode()
+    headers = [path.read_text() for path in sorted(SOURCES.glob("*.h"))]
+    return repr((words, real.st_size, real.st_mtime_ns, FLAGS, platform.machine(), processor, headers)).encode()
 
 
 @lru_cache
@@ -156,13 +160,17 @@ def _remove(folder: Path, process: int) -> None:
 
 
 @cache
-def load(text: str) -> ctypes.CDLL:
-    """The library of a C text: from the cache, or compiled now.
+def load(text: str, *defines: str) -> ctypes.CDLL:
+    """Load the library of a C text from the cache, or compile it now.
+
+    Args:
+        text: the C; it may include the headers in `SOURCES`.
+        defines: macros, such as ``REAL=float``.
 
     Raises:
         NoCompiler: the compiler is missing or fails; the message holds its first line.
     """
-    key = hashlib.sha256(_surroundings() + text.encode()).hexdigest()[:32]
+    key = hashlib.sha256(_surroundings() + repr((defines, text)).encode()).hexdigest()[:32]
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have emptied a cache meanwhile
     for path in folder.glob(f"{key}.*.so"):
@@ -172,7 +180,7 @@ def load(text: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as build:
         source, made = Path(build, "step.c"), Path(build, "step.so")
         source.write_text(text)
-        _compile(source, made)
+        _compile(source, made, defines)
         try:
             library = ctypes.CDLL(str(made))
             os.replace(made, folder / f"{key}.{_digest(made)}.so")
@@ -193,8 +201,9 @@ def _open(path: Path) -> ctypes.CDLL | None:
     return None
 
 
-def _compile(source: Path, target: Path) -> None:
-    command = [*compiler(), *FLAGS, str(source), "-o", str(target), "-lm"]
+def _compile(source: Path, target: Path, defines: tuple[str, ...]) -> None:
+    options = [*FLAGS, *(f"-D{define}" for define in defines), f"-I{SOURCES}"]
+    command = [*compiler(), *options, str(source), "-o", str(target), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -47,7 +47,8 @@ class Kernel:
     def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str]) -> None:
         self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
         self.source = Source(lowered, dtype == torch.float32, names)
-        library = compiler.load(self.source.text)
+        defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
+        library = compiler.load(self.source.text, *defines)
         self.columns = {name: _columns(getattr(lowered, name), self.source.arrays[name]) for name in names}
         self.functions = {name: getattr(library, name) for name in names}
         for function in self.functions.values():
