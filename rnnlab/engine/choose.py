@@ -12,7 +12,8 @@ from torch import Tensor
 from rnnlab.cells import Cell
 from rnnlab.cells.base import Native
 from rnnlab.engine import fused, native, reference, scan
-from rnnlab.engine.cpu import gemm, kernel
+from rnnlab.engine.cpu import tune
+from rnnlab.engine.cpu.kernel import row_shares
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.ir.watch import fingerprint
 from rnnlab.engine.once import warn_once
@@ -56,6 +57,7 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; the choices are {', '.join(BACKENDS)}")
+    tune.requested()  # a mistake in it is reported even if no product is large enough to need it
     if backend == "auto":
         return _measured(cell)
     if backend == "native" and _native(cell) is None:
@@ -159,7 +161,7 @@ def _fused(
 def _with_native(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    shared = kernel.row_shares(inputs.shape[1]) == torch.get_num_threads()
+    shared = row_shares(inputs.shape[1]) == torch.get_num_threads()
     is_short = len(inputs) < FEW_STEPS
     if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or is_short:
         return _fused(cell, inputs, state, lengths, **context)
@@ -168,7 +170,7 @@ def _with_native(
 
 def _is_wide(cell: Cell) -> bool:
     """Whether most of an LSTM's time without gradients is products of our own."""
-    return gemm.is_wanted() and cell.hidden_size >= WIDE
+    return cell.hidden_size >= WIDE and tune.prefers_own(cell.like.dtype, "step")
 
 
 def backends_of(cell: Cell) -> list[str]:

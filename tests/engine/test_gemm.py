@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rnnlab import cells, contracts
-from rnnlab.engine.cpu import compiler, gemm
+from rnnlab.engine import once
+from rnnlab.engine.cpu import compiler, gemm, own_gemm
 from rnnlab.layers import Recurrent
 
 DTYPES = [torch.float32, torch.float64]
@@ -15,7 +16,7 @@ SHAPES = [(1, 1, 1), (1, 9, 200), (2, 3, 5), (8, 16, 32), (13, 300, 31), (33, 7,
 def wanted(monkeypatch, own_products):
     """Products of our own, shared out over threads whatever their size."""
     own_products(True)
-    monkeypatch.setattr(gemm, "MULTIPLICATIONS_A_THREAD", 1)
+    monkeypatch.setattr(own_gemm, "MULTIPLICATIONS_A_THREAD", 1)
 
 
 @pytest.fixture
@@ -82,49 +83,28 @@ def test_cells_keep_the_contract_with_them(name):
     contracts.check_cell(name)
 
 
-@pytest.mark.parametrize("is_wanted", [False, True])
-def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch):
-    monkeypatch.setattr(gemm, "is_wanted", lambda: is_wanted)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_layer_uses_them_where_they_are_wanted(own, own_products, monkeypatch):
+    own_products(True)
+    own_products(own)
     steps, wholes = [], []
-    own = gemm.Product
-    monkeypatch.setattr(own, "pack", lambda self, weight, pack=own.pack: steps.append(weight) or pack(self, weight))
-    monkeypatch.setattr(
-        own, "__call__", lambda self, *given, call=own.__call__: wholes.append(given) or call(self, *given)
-    )
+    kernel = own_gemm.OwnGemm
+    pack, call = kernel.pack, kernel.__call__
+    monkeypatch.setattr(kernel, "pack", lambda self, weight: steps.append(weight) or pack(self, weight))
+    monkeypatch.setattr(kernel, "__call__", lambda self, *given: wholes.append(given) or call(self, *given))
     layer = Recurrent(cells.create("lstm", input_size=3, hidden_size=4), "fused")
     inputs = torch.randn(5, 2, 3, requires_grad=True)
     layer(inputs)[0].sum().backward()
-    assert len(steps) == 2 * is_wanted, "a product forward and one backward"
-    assert len(wholes) == 4 * is_wanted, "of the inputs, of their gradient, of those of W and U"
+    assert len(steps) == 2 * own, "a product forward and one backward"
+    assert len(wholes) == 4 * own, "of the inputs, of their gradient, of those of W and U"
 
 
-def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
+def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch, caplog):
     def fails(text, *defines):
         raise compiler.NoCompiler("there is none")
 
     monkeypatch.setattr(compiler, "load", fails)
-    assert gemm.ours(torch.float32) is None
+    once.forget_warnings()
     left, right = torch.randn(5, 6), torch.randn(6, 7)
     assert torch.equal(gemm.mm(left, right), left @ right)
-
-
-@pytest.mark.parametrize(
-    ("info", "is_wanted"),
-    [
-        ("vendor_id : AuthenticAMD\nflags : sse avx2 avx512f\n\nvendor_id : AuthenticAMD", True),
-        ("vendor_id : AuthenticAMD\nflags : sse avx2\n\nvendor_id : AuthenticAMD", False),
-        ("vendor_id : GenuineIntel\nflags : sse avx2 avx512f\n", False),
-        ("Features : asimd\n", False),
-        (None, False),
-    ],
-)
-def test_where_they_are_wanted(info, is_wanted, tmp_path, monkeypatch):
-    file = tmp_path / "cpuinfo"
-    if info is not None:
-        file.write_text(info)
-    monkeypatch.setattr(gemm, "CPUINFO", file)
-    asked = gemm.is_wanted.__wrapped__  # what is not remembered
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    assert asked() == is_wanted
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    assert not asked()
+    assert "our own kernel cannot be compiled: there is none" in caplog.text

@@ -119,7 +119,7 @@ def compiler() -> tuple[str, ...]:
 
 
 @lru_cache
-def _surroundings() -> bytes:
+def surroundings() -> bytes:
     """Everything that a library depends on besides its own text: headers, compiler, flags, processor."""
     words = compiler()
     real = os.stat(os.path.realpath(words[0]))
@@ -133,22 +133,26 @@ def _surroundings() -> bytes:
 
 
 @lru_cache
-def cache_folder() -> Path:
-    """The user's own folder for libraries; a new one for this process where that cannot be trusted or written."""
+def trusted_folder() -> Path | None:
+    """The cache folder if nobody but the user can write there; None if others can, or if it cannot be made."""
     try:
         home = os.environ.get("RNNLAB_CACHE")
         folder = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnlab"
         folder = folder.absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-        if (
-            found.st_uid == os.getuid()
-            and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            and os.access(folder, os.W_OK)
-        ):
-            return folder
-    except (OSError, RuntimeError):  # the second: a user without a home
-        pass
+        is_own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return folder if is_own else None
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        return None
+
+
+@lru_cache
+def cache_folder() -> Path:
+    """The folder for libraries: the trusted one, or a temporary one of this process if that cannot be written."""
+    folder = trusted_folder()
+    if folder and os.access(folder, os.W_OK):
+        return folder
     temporary = Path(tempfile.mkdtemp(prefix="rnnlab-"))
     atexit.register(_remove, temporary, os.getpid())
     return temporary
@@ -170,7 +174,7 @@ def load(text: str, *defines: str) -> ctypes.CDLL:
     Raises:
         NoCompiler: the compiler is missing or fails; the message holds its first line.
     """
-    key = hashlib.sha256(_surroundings() + repr((defines, text)).encode()).hexdigest()[:32]
+    key = hashlib.sha256(surroundings() + repr((defines, text)).encode()).hexdigest()[:32]
     folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have emptied a cache meanwhile
     for path in folder.glob(f"{key}.*.so"):

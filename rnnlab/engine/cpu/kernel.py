@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.engine.cpu import compiler, threads
+from rnnlab.engine.cpu import compiler, gemm, threads
 from rnnlab.engine.cpu.emit import Source
 from rnnlab.engine.cpu.formulas import Array
-from rnnlab.engine.cpu.gemm import SMALLEST, Product, ours
 from rnnlab.engine.cpu.lower import Lowered
+from rnnlab.engine.cpu.own_gemm import OwnGemm
 from rnnlab.engine.cpu.schedule import Function, Multiply
 
 ROWS_A_THREAD = 4
@@ -70,7 +70,8 @@ class Kernel:
         batch_size = memory[arrays[0]].shape[1]
         wanted = getattr(self.lowered, name).products
         rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)
-        own = ours(self.dtype) if rows >= ROWS_TO_PACK and rows * size >= SMALLEST else None
+        is_large = rows >= ROWS_TO_PACK and rows * size >= gemm.SMALLEST
+        own = gemm.own(self.dtype, "step") if is_large else None
         weights = [_weight(product, constants, steps, own) for product in wanted]
         matrices = array("q", [number for weight in weights for number in _matrix(weight)])
         products = (self.blas.product[self.dtype], own.multiply if own else 0, self.blas.set_threads)
@@ -128,7 +129,7 @@ def row_shares(batch_size: int) -> int:
     return max(1, min(torch.get_num_threads(), batch_size // ROWS_A_THREAD))
 
 
-def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: Product | None) -> Tensor:
+def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: OwnGemm | None) -> Tensor:
     """The weight of a product, ``[inner, outer]``, or where products are our own panels of it."""
     weight = constants[product.weight]
     weight = weight.t() if product.transposed else weight

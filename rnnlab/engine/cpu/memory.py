@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
 from rnnlab.engine.cpu import gemm
-from rnnlab.engine.cpu.gemm import mm, ours
+from rnnlab.engine.cpu.gemm import mm
 
 SMALLEST = 2**20
 """Bytes. What is smaller the C library keeps by itself."""
@@ -113,7 +113,7 @@ def reusing(inputs: Tensor) -> AbstractContextManager:
     """`Reusing` while a cell prepares these inputs, if they are so large that it pays."""
     if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN:
         return nullcontext()
-    return Reusing() if inputs.nbytes >= LARGE or ours(inputs.dtype) else nullcontext()
+    return Reusing() if inputs.nbytes >= LARGE or gemm.own(inputs.dtype, "sequence") else nullcontext()
 
 
 class Reusing(TorchFunctionMode):
@@ -135,7 +135,8 @@ def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         return False
     rows = inputs.shape[0] * inputs.shape[1]
     is_large = rows * len(weight) * weight.itemsize >= SMALLEST
-    is_large |= rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu" and bool(ours(weight.dtype))
+    if not is_large and rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu":
+        is_large = gemm.own(weight.dtype, "sequence") is not None
     return is_large and all(
         type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
     )
