@@ -28,6 +28,7 @@ ENGINE = [  # the same within the engine, where the modules of one floor do not 
     {"ir"},
     {"cpu", "gpu"},
     {"traced"},
+    {"plan"},
     {"fused", "native"},
     {"scan"},
     {"choose"},

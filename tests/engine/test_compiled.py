@@ -24,10 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from rnnlab import cells
 from rnnlab.cells import Cell
 from rnnlab.engine import fused, once
-from rnnlab.engine.cpu import compiler, memory
+from rnnlab.engine.cpu import arrays, compiler, memory
 from rnnlab.engine.cpu import threads as engine_threads
 from rnnlab.engine.traced import known
-from rnnlab.interface import tensors_of
+from rnnlab.interface import map_state, tensors_of
 from rnnlab.layers import Recurrent
 from rnnlab.layers.regularisers import VariationalDropout, WeightDrop, Zoneout
 
@@ -837,7 +837,7 @@ def test_a_layer_goes_with_its_last_name():
 def test_a_backward_pass_that_was_interrupted_does_not_go_on(monkeypatch):
     """What the forward pass kept is written over by then."""
     outputs, _ = Recurrent(make("lstm"), "fused")(draw(T, B, N))
-    monkeypatch.setattr(fused, "_gradients", Mock(side_effect=MemoryError))
+    monkeypatch.setattr(arrays, "gradients", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         outputs.backward(torch.ones_like(outputs))
     monkeypatch.undo()
@@ -1205,7 +1205,7 @@ def test_what_several_python_threads_make_at_once_is_one():
     both = threading.Barrier(2, timeout=60)
 
     class Slow:
-        @fused.once
+        @once.once
         def made(self):
             both.wait()
             return object()
@@ -1389,9 +1389,9 @@ def test_what_cannot_be_fused_goes_by_the_reference_and_is_named_once(caplog):
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 def test_the_memory_of_what_nobody_else_holds_is_used_again(name, grad):
     _, prepared = make(name).prepare(draw(T, B, N, grad=grad))
-    alone = fused.map_state(fused._like, prepared)
-    assert fused._owned(prepared, alone) == [True]
+    alone = map_state(memory.alone_like, prepared)
+    assert memory.owned(prepared, alone) == [True]
     kept = prepared.detach()
-    assert fused._owned(prepared, alone) == [False]
+    assert memory.owned(prepared, alone) == [False]
     del kept
-    assert fused._owned(prepared, alone) == [True]
+    assert memory.owned(prepared, alone) == [True]

@@ -171,6 +171,13 @@ class Formulas:
         """Say that a value is what lies in an array."""
         self.segments[value] = (self.load(array, shift=shift),)
 
+    def move(self, moved: dict[Array, Place]) -> None:
+        """Let every load of these arrays read from another place."""
+        for expr in self.unique.values():
+            if expr.place and expr.place.array in moved:
+                at = moved[expr.place.array]
+                expr.place = Place(at.array, at.offset + expr.place.offset, at.shift)
+
     def shape_of(self, value: Value) -> tuple[int, ...]:
         """The shape of a value, which must be one that loops over rows and columns can serve."""
         if len(value.shape) > 2 or 0 in value.shape:

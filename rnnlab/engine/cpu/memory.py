@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab.engine.cpu import gemm
 from rnnlab.engine.cpu.gemm import mm
+from rnnlab.interface import tensors_of
 
 SMALLEST = 2**20
 """Bytes. What is smaller the C library keeps by itself."""
@@ -107,6 +108,42 @@ def _counts() -> bool:
     del name
     free += [_is_free(block)]
     return all(free) and not any(held)
+
+
+def owned(prepared: Any, alone: Any) -> list[bool]:
+    """Return for every tensor whether nobody else holds it or its memory, so that it may be written over.
+
+    Args:
+        prepared: a nested tuple of tensors, bound to one name.
+        alone: the same nested tuple of tensors from `alone_like`, also bound to one name: the counts to compare with.
+    """
+    (tuples, held), (own_tuples, expected) = _references(prepared), _references(alone)
+    if tuples != own_tuples:
+        return [False] * len(held)
+    triples = zip(tensors_of(prepared), held, expected, strict=True)
+    return [tensor.is_contiguous() and mine == wanted for tensor, mine, wanted in triples]
+
+
+def alone_like(tensor: Tensor) -> Tensor:
+    """Make a tensor that nobody else holds, of the same kind as ``tensor``, for `owned`."""
+    other = tensor.new_empty(1)
+    return other.view(1) if tensor._is_view() else other  # as results of linear are
+
+
+def _references(tree: Any) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Count the holders of each tuple and each tensor of a tree: in Python, in torch, of its memory and its base."""
+    if tree is None:
+        return [], []
+    if isinstance(tree, Tensor):
+        memory = torch._C._storage_Use_Count(tree.untyped_storage()._cdata)
+        counts = (sys.getrefcount(tree), tree._use_count(), memory)
+        if tree._is_view():
+            base = tree._base
+            counts += (sys.getrefcount(base), base._use_count())
+        return [], [counts]
+    parts = [_references(part) for part in tree]
+    tuples = [sys.getrefcount(tree) if tree else 0, *(count for part in parts for count in part[0])]
+    return tuples, [count for part in parts for count in part[1]]
 
 
 def reusing(inputs: Tensor) -> AbstractContextManager:
