@@ -1,8 +1,8 @@
-"""The system's C compiler and the BLAS inside torch: from a text to functions that can be called.
+"""Compile C with the system's compiler, and find the BLAS inside torch.
 
-Libraries are cached in a folder of the user's own, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. Their names hold a digest
-of what they were made from (text, flags, compiler, processor) and one of their own bytes, so that a library that is not
-what it was is never loaded, and processes that build the same one at once cannot get in each other's way.
+Libraries are cached in a folder of the user, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. The name of a library holds a
+digest of everything that it was made from (text, headers, flags, compiler, processor) and a digest of its content. So a
+damaged library is never loaded, and several processes can build the same library at the same time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FLAGS = (
     "-std=gnu11",
     "-O3",
     "-march=native",
-    "-fno-math-errno",  # not -ffast-math, which breaks infinities and NaN
+    "-fno-math-errno",  # but not -ffast-math, which breaks infinities and NaN
     "-fno-trapping-math",
     "-fopenmp-simd",
     "-fPIC",
     "-shared",
-    # Compilers take half of AVX-512 where all of it once slowed a processor down, as the matrix products do anyway.
+    # By default compilers avoid full AVX-512 vectors, as they lowered the clock of older processors.
     *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []),
 )
 
@@ -41,15 +41,17 @@ SOURCES = Path(__file__).parent / "c"
 
 
 class NoCompiler(Exception):
-    """Nothing can be compiled here; the message says why, and what to do."""
+    """C cannot be compiled here; the message gives the reason and what to do."""
 
 
 class Blas:
-    """``sgemm`` and ``dgemm`` of the BLAS that torch itself uses, and its threads.
+    """Matrix products and threads of the BLAS that torch uses.
 
-    product: their addresses, by dtype. set_threads: address of a function that sets the number of threads for the
-    calling thread and returns the one before; 0 where this BLAS has none. openmp: addresses of GOMP_parallel,
-    omp_get_thread_num and omp_get_num_threads of the OpenMP that torch uses; zeros where it is another one.
+    product: the addresses of ``sgemm`` and ``dgemm``, by dtype.
+    set_threads: the address of a function that sets the number of threads for the calling thread and returns the
+        number before; 0 if this BLAS has none.
+    openmp: the addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads in torch's OpenMP; zeros if it
+        has other functions.
     """
 
     def __init__(self) -> None:
@@ -59,7 +61,7 @@ class Blas:
             library = ctypes.CDLL(str(folder / f"libtorch_cpu.{suffix}"))
             functions = {torch.float32: library.sgemm_, torch.float64: library.dgemm_}
         except (OSError, AttributeError) as error:
-            raise NoCompiler(f"torch's library does not give its matrix product away ({error})") from error
+            raise NoCompiler(f"torch's library does not export its matrix product ({error})") from error
         self.product = {dtype: _address(function) for dtype, function in functions.items()}
         self.set_threads = _address(getattr(library, "MKL_Set_Num_Threads_Local", None))
         names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -70,7 +72,7 @@ class Blas:
 
     @staticmethod
     def _check(sgemm: ctypes._CFuncPtr) -> None:
-        """One product: a BLAS whose integers have 64 bits would read others than are meant."""
+        """Compute one product: a BLAS with integers of 64 bits would read wrong sizes."""
         shapes, like = ((2, 3), (3, 4), (2, 4)), {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
         a, b, c = (torch.arange(m * n, **like).reshape(m, n) for m, n in shapes)
         one, zero = (ctypes.byref(ctypes.c_float(x)) for x in (1, 0))
@@ -87,7 +89,7 @@ def _address(function: ctypes._CFuncPtr | None) -> int:
 
 @lru_cache
 def blas() -> Blas:
-    """The BLAS inside torch.
+    """Return the BLAS inside torch.
 
     Raises:
         NoCompiler: it cannot be called from outside.
@@ -97,7 +99,7 @@ def blas() -> Blas:
 
 @lru_cache
 def compiler() -> tuple[str, ...]:
-    """The C compiler's command: ``$CC``, or the first of cc, gcc and clang.
+    """Return the command of the C compiler: ``$CC``, or the first of cc, gcc and clang that exists.
 
     Raises:
         NoCompiler: there is none.
@@ -159,7 +161,7 @@ def cache_folder() -> Path:
 
 
 def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # and no child of it
+    if os.getpid() == process:  # not in a forked process
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -176,7 +178,7 @@ def load(text: str, *defines: str) -> ctypes.CDLL:
     """
     key = hashlib.sha256(surroundings() + repr((defines, text)).encode()).hexdigest()[:32]
     folder = cache_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have emptied a cache meanwhile
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the cache may have been deleted meanwhile
     for path in folder.glob(f"{key}.*.so"):
         library = _open(path)
         if library is not None:
@@ -189,13 +191,13 @@ def load(text: str, *defines: str) -> ctypes.CDLL:
             library = ctypes.CDLL(str(made))
             os.replace(made, folder / f"{key}.{_digest(made)}.so")
         except OSError as error:
-            reason = str(error).rpartition(": ")[2]  # without the path, which is another one each time
+            reason = str(error).rpartition(": ")[2]  # without the path, which differs each time
             raise NoCompiler(f"{compiler()[0]} makes no library that can be loaded ({reason})") from error
     return library
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
-    """A library from the cache; None if it is damaged, and then it is removed, or if another process has removed it."""
+    """Load a cached library; None if another process has removed it, or if it is damaged. A damaged one is removed."""
     try:
         if _digest(path) == path.suffixes[-2][1:]:
             return ctypes.CDLL(str(path))

@@ -1,4 +1,4 @@
-"""A derived step over a sequence in Python, one operation at a time, on any device."""
+"""Run a derived step over a sequence in Python, one operation at a time, on any device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ Tree = tuple[Any, ...]
 def forward(
     steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
 ) -> tuple[Tensor, Tree, list[Tree]]:
-    """`forward`, an operation at a time."""
+    """Run the forward step over a sequence.
+
+    Args:
+        steps: the step.
+        constants: the cell's constants.
+        inputs: the prepared inputs, each ``[T, B, ...]``.
+        state: the first state.
+        live: bool ``[T, B]``, true for valid steps; None if all are valid.
+
+    Returns:
+        outputs ``[T, B, ...]``, the final state, and for every step the tensors that `backward` reads.
+    """
     outputs, kept = [], []
     for t, now in enumerate(zip(*inputs, strict=True)):
         output, new, saved = steps.forward(constants, now, state)
@@ -41,7 +52,20 @@ def backward(
     output_gradients: Tensor,
     state_gradients: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """`backward`, an operation at a time, from what `forward` kept."""
+    """Run the backward step over a sequence.
+
+    Args:
+        steps: the step.
+        constants: as for `forward`.
+        inputs: as for `forward`.
+        kept: the third result of `forward`.
+        live: as for `forward`.
+        output_gradients: ``[T, B, ...]``.
+        state_gradients: the gradients of the final state.
+
+    Returns:
+        the gradients of constants, inputs and first state; None for each that has none.
+    """
     sums: list[Tensor | None] = [None] * len(constants)
     input_gradients: list[Tree] = []
     product_gradients: list[Tree] = []
