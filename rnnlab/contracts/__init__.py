@@ -1,11 +1,11 @@
-"""Public checks of the contracts, for cells and tasks inside this package and outside it.
+"""Public checks of the contracts of cells and tasks, inside this package and outside it.
 
     from rnnlab.contracts import check_cell, check_task, fuzz
     check_cell(MyCell)
     check_task(MyTask, seq_len=20)
     print(fuzz(200))
 
-A broken contract raises AssertionError with a sentence that says which.
+A broken contract raises an AssertionError whose message says what is wrong.
 """
 
 from rnnlab.contracts.cell import CELL_CHECKS, check_cell

@@ -22,6 +22,7 @@ Modules, from the bottom up (an import only ever points down):
 
 from rnnlab.engine import fused, native, reference, scan
 from rnnlab.engine.choose import BACKENDS, Choice, backends_of, choose, identity, observed
+from rnnlab.engine.cpu import memory
 
 __all__ = [
     "BACKENDS",
@@ -30,6 +31,7 @@ __all__ = [
     "choose",
     "fused",
     "identity",
+    "memory",
     "native",
     "observed",
     "reference",

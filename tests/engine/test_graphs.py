@@ -102,7 +102,7 @@ def draw(*shape):
 def test_a_recorded_cell_keeps_the_contract(uncompiled, cell, caplog):
     contracts.check_cell(cell)
     assert recorded(uncompiled) > 1
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("rnnlab")]
 
 
 @pytest.mark.parametrize("varying", [False, True])
@@ -276,7 +276,7 @@ def test_compiled_by_torch(fresh):
 def test_a_compiled_cell_keeps_the_contract(fresh, cell, caplog):
     contracts.check_cell(cell)
     assert recorded(fresh) > 1
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("rnnlab")]
 
 
 def test_steps_are_compiled_once_for_every_number_of_rows(fresh):
