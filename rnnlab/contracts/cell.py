@@ -237,8 +237,8 @@ def not_finite(make: Callable[..., Cell]) -> None:
 
 
 def single_precision(make: Callable[..., Cell]) -> None:
-    """Over 512 steps in float32 the error of a backend is below 1e-5 of a tensor's largest magnitude, or below twice the
-    error of the reference in float32.
+    """Over 512 steps in float32 the error of a backend stays below 1e-5 of a tensor's largest magnitude, or below twice
+    the error of the reference in float32.
 
     Errors of cells that lose digits vary between draws. If one draw exceeds the limit, others follow, and the
     geometric mean decides.
