@@ -24,24 +24,35 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"command"},
     {"__main__"},
 ]
+ENGINE = [  # the same within the engine, where the modules of one floor do not import each other either
+    {"once"},
+    {"reference"},
+    {"ir"},
+    {"cpu", "gpu"},
+    {"traced"},
+    {"plan"},
+    {"fused", "native"},
+    {"scan"},
+    {"choose"},
+    {"__init__"},
+]
 FLOOR = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+ENGINE_FLOOR = {name: height for height, floor in enumerate(ENGINE) for name in floor}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def _imports(path):
-    """The parts of rnnlab that a file imports, wherever in it."""
+def _imports(path, package="rnnlab"):
+    """The parts of a package that a file imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = (
-                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "rnnlab" else [node.module]
-            )
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == package else [node.module]
         else:
             continue
         for name in names:
-            if name.startswith("rnnlab."):
-                yield name.split(".")[1]
+            if name.startswith(f"{package}."):
+                yield name.removeprefix(f"{package}.").split(".")[0]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -53,6 +64,14 @@ def test_imports_point_down(path):
     for there in _imports(path):
         if there not in ("__version__", here):
             assert FLOOR[there] < FLOOR[here], f"{here} imports {there}, which is not below it"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "engine").rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_within_the_engine_point_down(path):
+    here = path.relative_to(PACKAGE / "engine").parts[0].removesuffix(".py")
+    for there in _imports(path, "rnnlab.engine"):
+        if there != here:
+            assert ENGINE_FLOOR[there] < ENGINE_FLOOR[here], f"{here} imports {there}, which is not below it"
 
 
 def test_only_the_configuration_uses_hydra():

@@ -36,8 +36,8 @@ def test_the_fuzzer_finds_what_it_is_there_for(monkeypatch):
     monkeypatch.setattr(
         trace._Recorder, "differentiates", property(lambda self: False, lambda self, value: None), raising=False
     )
-    fuzzer = sys.modules["rnnlab.contracts.fuzz"]
-    monkeypatch.setattr(fuzzer, "UNUSUAL", {"no_grad": fuzzer.UNUSUAL["no_grad"]})
+    recipes = sys.modules["rnnlab.contracts.recipes"]
+    monkeypatch.setattr(recipes, "UNUSUAL", {"no_grad": recipes.UNUSUAL["no_grad"]})
     report = fuzz(15, compiled=0.0, unusual=1.0)
     assert any("differs" in failure for failure in report.failures)
     assert torch.is_grad_enabled()

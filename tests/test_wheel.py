@@ -140,8 +140,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab").rglob("*.py")}
     choices = {f"rnnlab/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert {"rnnlab/conf/config.yaml", "rnnlab/conf/cell/gru.yaml"} <= choices
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab" / "engine" / "cpu" / "c").iterdir()}
+    assert "rnnlab/engine/cpu/c/step.h" in sources
     held = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
-    assert sorted(held) == sorted({"rnnlab/conf/__init__.py", *modules, *choices})
+    assert sorted(held) == sorted({"rnnlab/conf/__init__.py", *modules, *choices, *sources})
 
 
 def test_it_is_the_installed_package_that_runs(programs, tmp_path):

@@ -1,12 +1,12 @@
-"""How fast cells run: their time over that of their matrix products alone, and against other ways of running them.
+"""Measure the speed of cells, relative to their floor and to peers.
 
-The *floor* of a cell is the time of the products that no way of running it can do without, measured in the same
-process: one input projection over all steps, the products of T steps forward and of T steps backward, and one product
-each for the gradients of U, W and the inputs. Which products these are is read off the cell itself.
+The *floor* of a cell is the time of its unavoidable matrix products, measured in the same process: one input projection
+over all steps, the products of T steps forward and of T steps backward, and one product each for the gradients of U, W
+and the inputs. They are derived from the trace of the cell.
 
-The *peers* are other ways to the same outputs and gradients: ``torch.nn``'s layer; ``naive``, a loop over the steps
-with autograd; ``torchrecurrent``'s layer; and a loop under ``jax.lax.scan``, compiled by JAX. One that cannot take part
-is named, with the reason.
+The *peers* are other implementations of the cell: ``torch.nn``'s layer; ``naive``, a loop over the steps with autograd;
+``torchrecurrent``'s layer; and ``jax.lax.scan`` over the equations, compiled by JAX. A peer that is missing is reported
+with the reason.
 """
 
 from rnnlab.benchmark.report import check_out, run, save

@@ -1,4 +1,4 @@
-"""Ways to the same outputs and gradients, such that they can be timed alike."""
+"""Contenders: implementations of a cell behind one interface for timing."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rnnlab.layers import Recurrent, Stack, to_torch
 
 
 class Missing(Exception):
-    """A peer, or the floor, cannot take part; the message says why."""
+    """A peer or the floor cannot be measured; the message gives the reason."""
 
 
 class Contender(NamedTuple):
-    """One way to the same outputs and gradients.
+    """One implementation of a cell.
 
-    name: what it is called.
-    module: what is put into training or evaluation before it is timed, and whose gradients are cleared.
-    training: does a training step and returns the gradient of the inputs.
+    name: its name in the tables.
+    module: set to training or evaluation mode before each call, and its gradients cleared; None if there is none.
+    training: performs a training step and returns the gradient of the inputs.
     inference: returns the outputs.
     """
 
@@ -34,7 +34,7 @@ class Contender(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What every contender gets: the cell, inputs ``[T, B, F]``, the gradient of the outputs, threads, and lengths."""
+    """The work of all contenders: cell, inputs ``[T, B, F]``, gradient of the outputs, number of threads, lengths."""
 
     cell: Cell
     inputs: Tensor
@@ -44,7 +44,7 @@ class Work(NamedTuple):
 
 
 def work_of(cell: Cell, size: Size, threads: int, device: torch.device, lengths: bool = False) -> Work:
-    """The work of a cell at a size: random inputs, gradient of the outputs and, if wanted, lengths."""
+    """Draw random inputs, a gradient of the outputs and, with ``lengths``, random lengths for a cell."""
     inputs = torch.randn(*size, device=device, requires_grad=True)
     upstream = torch.randn(*size[:2], cell.output_size, device=device)
     drawn = torch.randint(1, size.steps + 1, (size.batch_size,)) if lengths else None
@@ -52,7 +52,7 @@ def work_of(cell: Cell, size: Size, threads: int, device: torch.device, lengths:
 
 
 def of_layer(name: str, module: nn.Module, work: Work) -> Contender:
-    """A layer of torch: ``module(inputs) -> (outputs, state)``, or ``module(inputs, lengths=lengths)``."""
+    """Return the contender of a layer called as ``module(inputs)`` or ``module(inputs, lengths=lengths)``."""
     plain = work.inputs.detach()
     more = {} if work.lengths is None else {"lengths": work.lengths}
 
@@ -69,21 +69,25 @@ def of_layer(name: str, module: nn.Module, work: Work) -> Contender:
 
 
 def native(cell: Cell) -> nn.Module:
-    """``torch.nn``'s layer of a cell with its weights; raises `Missing` where there is none."""
+    """Return ``torch.nn``'s layer with the weights of a cell.
+
+    Raises:
+        Missing: ``torch.nn`` has no such layer.
+    """
     if cell.native() is None:
         raise Missing(f"torch.nn has no layer for {type(cell).__name__} as configured")
     return Packed(to_torch(Stack([Recurrent(cell, "reference")])))
 
 
 class Packed(nn.Module):
-    """A layer of ``torch.nn``, which takes lengths as a packed sequence."""
+    """A layer of ``torch.nn`` that receives lengths as a packed sequence."""
 
     def __init__(self, layer: nn.RNNBase) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Outputs ``[T, B, H]``, zero past each sequence's end, and the final state."""
+        """Return outputs ``[T, B, H]``, zero past the end of each sequence, and the final state."""
         if lengths is None:
             return self.layer(inputs)
         packed, state = self.layer(pack_padded_sequence(inputs, lengths, enforce_sorted=False))

@@ -1,4 +1,4 @@
-"""The matrix products of a cell, read off the cell, and the time that they alone take."""
+"""The floor of a cell: the matrix products that its trace contains, and their time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rnnlab.interface import InputError
 class Products(NamedTuple):
     """The products of a cell over a sequence, each ``[rows, inner]`` with ``[inner, outer]``.
 
-    whole: those over all steps at once, as (rows, inner, outer).
-    steps: those of every step, likewise.
+    whole: the products over all steps at once, as (rows, inner, outer).
+    steps: the products of each step, likewise.
     """
 
     whole: list[tuple[int, int, int]]
@@ -26,7 +26,7 @@ class Products(NamedTuple):
 
 
 class Counted(TorchDispatchMode):
-    """Notes the shapes of the products that reach torch."""
+    """Records the shapes of the matrix products that reach torch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Counted(TorchDispatchMode):
 
 
 def products(cell: Cell, inputs: Tensor) -> Products:
-    """The products that running ``cell`` over ``inputs`` ``[T, B, F]`` cannot do without.
+    """Return the unavoidable products of running ``cell`` over ``inputs`` ``[T, B, F]``.
 
     Raises:
         Missing: its step cannot be traced.
@@ -59,19 +59,23 @@ def products(cell: Cell, inputs: Tensor) -> Products:
     for product in engine.fused.traced(cell).back.products:
         outer, inner = product.weight.shape if product.transposed else product.weight.shape[::-1]
         steps.append((product.rows.shape[0] * inputs.shape[1] // 2, inner, outer))  # it was traced on two rows
-    rows = inputs.shape[0] * inputs.shape[1]  # what prepare does with weights alone is no product of the sequence
+    rows = inputs.shape[0] * inputs.shape[1]  # leaves out products of weights alone in prepare
     return Products([product for product in noted.found if product[0] == rows], steps)
 
 
 def floor(work: Work) -> Contender:
-    """The products alone, into memory that is there; raises `Missing` for a cell without any."""
+    """Return the contender that computes the products alone, into existing memory.
+
+    Raises:
+        Missing: the cell does no matrix product, or its step cannot be traced.
+    """
     found = products(work.cell, work.inputs)
     if not found.whole and not found.steps:
         raise Missing(f"{type(work.cell).__name__} does no matrix product")
     forward, backward = [], []
     for number, (rows, inner, outer) in enumerate([*found.whole, *found.steps]):
         times = 1 if number < len(found.whole) else len(work.inputs)
-        # All memory is taken here. Random numbers, as what was never written to may be faster to multiply.
+        # All memory is allocated here, with random numbers: memory never written to may be faster to multiply.
         shapes = [(times * rows, inner), (outer, inner), (times * rows, outer)]
         left, weight, result = (work.upstream.new_empty(shape).normal_() for shape in shapes)
         of_left, of_weight = left.new_empty(rows, inner), torch.empty_like(weight)

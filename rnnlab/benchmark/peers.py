@@ -1,4 +1,4 @@
-"""Other packages' ways: torchrecurrent's layers, and a loop under JAX."""
+"""The peers: layers of torch.nn and torchrecurrent, a naive loop, and a loop under JAX."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rnnlab.cells.linear.mingru import MinGRU
 from rnnlab.layers import Recurrent
 
 _CALLED = {"peephole": "PeepholeLSTM", "brc": "BR", "nbrc": "NBR", "residuallstm": "ResLSTM"}
-"""Cells that torchrecurrent has under another name, in lower case."""
+"""Names of cells in torchrecurrent that differ from ours, which are in lower case here."""
 
 
 def _torchrecurrent(work: Work) -> Contender:
@@ -46,7 +46,7 @@ def _jax(work: Work) -> Contender:
     make = _JAX.get(type(work.cell))
     if make is None:
         raise Missing(f"there is no loop in JAX for {type(work.cell).__name__}")
-    # JAX reads these once, when it is first used: its threads cannot be changed later. Nor must it take most of a GPU.
+    # JAX reads these at its first use; its number of threads cannot change later. By default it claims most of a GPU.
     with _environment(PJRT_NPROC=str(work.threads), XLA_PYTHON_CLIENT_PREALLOCATE="false"):
         jax = _installed("jax")
         try:
@@ -57,7 +57,7 @@ def _jax(work: Work) -> Contender:
     def there(tensor: Tensor) -> Any:
         return jax.device_put(tensor.detach().cpu().numpy(), place)
 
-    # Transposed, as JAX's own layers hold their weights.
+    # Transposed, as in JAX's own layers.
     parameters = {name: there(tensor.t().contiguous()) for name, tensor in work.cell.named_parameters()}
     inputs, upstream = there(work.inputs), there(work.upstream)
     first = tuple(there(state) for state in work.cell.initial_state(work.inputs.shape[1]))
@@ -160,7 +160,7 @@ def _installed(name: str) -> ModuleType:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Environment variables that are set while the context lasts; what the user set stays."""
+    """Set environment variables in this context, except those that are already set."""
     own = [name for name in values if name not in os.environ]
     os.environ.update({name: values[name] for name in own})
     try:

@@ -1,4 +1,4 @@
-"""Tables while it runs, and files when it is done."""
+"""Run a benchmark: print tables while it runs, and write files at the end."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, say: Say = print) -> dict[str, Any]:
-    """Measure everything that ``settings`` asks for.
+    """Measure what ``settings`` requests.
 
     Args:
-        settings: what to measure.
-        say: takes the lines of the tables as they are made.
+        settings: the settings.
+        say: called with each line of the tables as soon as it is complete.
 
     Returns:
-        machine, settings and results (see `measure`), first_use, memory: what is asked for, in plain containers.
+        machine, settings, results (see `measure`), and if requested first_use and memory, in plain containers.
     """
     about = describe(settings)
     say(f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, {about['device']}")
@@ -64,7 +64,7 @@ def run(settings: Settings, say: Say = print) -> dict[str, Any]:
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """The machine: what was measured on, and with."""
+    """Describe the machine and the versions of the packages."""
     versions = {}
     for package in ("torchrecurrent", "jax"):
         try:
@@ -82,7 +82,7 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """Settings as they go into a file."""
+    """Return settings as plain containers for a file."""
     return {
         **vars(settings),
         "candidates": [candidate._asdict() for candidate in settings.candidates],
@@ -94,14 +94,14 @@ Pick = Callable[[list[float]], float]
 
 
 def ratio(row: dict[str, Any], above: str, below: str, kind: str, pick: Pick) -> float | None:
-    """One contender's time over another's in a row of `measure`; None where one of them is missing.
+    """Return one contender's time divided by another's; None if one of them is missing.
 
     Args:
-        row: what `measure` returned.
-        above: the contender whose time is divided.
-        below: the contender whose time it is divided by.
+        row: a result of `measure`.
+        above: the contender in the numerator.
+        below: the contender in the denominator.
         kind: one of `KINDS`.
-        pick: makes one time of those of all rounds: `statistics.median` or `min`.
+        pick: reduces the times of all rounds to one: `statistics.median` or `min`.
     """
     seconds = row["seconds"]
     if above not in seconds or below not in seconds:
@@ -110,7 +110,7 @@ def ratio(row: dict[str, Any], above: str, below: str, kind: str, pick: Pick) ->
 
 
 class _Table:
-    """Lines of equal columns: what each row is, the floor, and two ratios for the floor and for every peer."""
+    """A table: cell and size, the floor, and the ratios of training and inference for the floor and every peer."""
 
     def __init__(self, settings: Settings) -> None:
         self.pairs = [("ours", "floor"), *((peer, "ours") for peer in settings.peers)]
@@ -131,7 +131,7 @@ class _Table:
         return f"{row['cell']:<{self.width}}{row['backend']:<11}{sizes}{time}" + "".join(map(_two, numbers))
 
     def means(self, rows: list[dict[str, Any]], pick: Pick) -> str:
-        """The geometric means over the sizes, of those where the contender is not missing."""
+        """Return a line of geometric means over the sizes at which a contender is not missing."""
         numbers = ([_mean(ratio(row, *pair, kind, pick) for row in rows) for kind in KINDS] for pair in self.pairs)
         return f"{rows[0]['cell']:<{self.width}}{'geometric mean':<39}" + "".join(map(_two, numbers))
 
@@ -142,12 +142,12 @@ def _mean(ratios: Iterable[float | None]) -> float | None:
 
 
 def _two(numbers: list[float | None]) -> str:
-    """The columns of one contender."""
+    """Print the two columns of one contender."""
     return f"{'missing':>16}" if None in numbers else f"{numbers[0]:>9.2f}{numbers[1]:>7.2f}"
 
 
 def _notes(results: list[dict[str, Any]]) -> list[str]:
-    """Why something is missing, and what to know of what is not."""
+    """Return the reasons for missing contenders, and remarks on the others."""
     missing = [(row["cell"], *reason) for row in results for reason in row["missing"].items()]
     notes = [f"{name} is missing for {cell}: {why}" for cell, name, why in dict.fromkeys(missing)]
     if any("jax" in row["seconds"] for row in results):
@@ -186,9 +186,10 @@ def _say_memory(settings: Settings, width: int, say: Say) -> list[dict[str, Any]
 
 
 def check_out(out: str) -> None:
-    """Raise an InputError if nothing can be written at ``out``; nothing is written.
+    """Check that files can be written at ``out``, without writing any. Call it first, as measuring takes minutes.
 
-    Found out before anything is measured, which takes minutes.
+    Raises:
+        InputError: they cannot.
     """
     folder = Path(out).expanduser().absolute().parent
     while not folder.exists():
@@ -198,12 +199,12 @@ def check_out(out: str) -> None:
 
 
 def save(result: dict[str, Any], out: str) -> list[str]:
-    """Write ``OUT.json`` and, where matplotlib is installed, the figure ``OUT.png``.
+    """Write ``OUT.json`` and, if matplotlib is installed, the figure ``OUT.png``.
 
-    Nothing is overwritten: where one of them exists, both are called ``OUT-2``, or whatever number is free.
+    Nothing is overwritten: if one of them exists, both are called ``OUT-2``, or the next free number.
 
     Returns:
-        sentences that say where they lie.
+        sentences that name the files.
     """
     base = Path(out.removesuffix(".json")).expanduser()
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +216,7 @@ def save(result: dict[str, Any], out: str) -> list[str]:
         if os.path.lexists(picture):
             continue
         try:
-            numbers.open("x").close()  # from here on it is ours, whatever other processes do
+            numbers.open("x").close()  # reserves the name among several processes
             break
         except FileExistsError:
             continue
@@ -230,10 +231,10 @@ def save(result: dict[str, Any], out: str) -> list[str]:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """The peers' median times over ours: a column of panels for each cell, above training and below inference.
+    """Plot the peers' median times over ours: one column for each cell, training above inference.
 
     Args:
-        result: what `run` returned.
+        result: a result of `run`.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""What is to be measured: cells, sizes, and how."""
+"""Settings of a benchmark: cells, sizes, and how to measure them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from rnnlab.training.device import pick_device
 
 PEERS = ("torch.nn", "naive", "torchrecurrent", "jax")
 KINDS = ("training", "inference")
-"""A training step: forward and backward, the gradient of the outputs given. Inference: forward, nothing kept."""
+"""Training: a forward and backward pass with a given gradient of the outputs. Inference: a forward pass alone."""
 
 Say = Callable[[str], None]
 
 
 class Candidate(NamedTuple):
-    """A cell to measure: what it is called in the tables, its name for `rnnlab.cells.create`, and its options."""
+    """A cell to measure: its label in the tables, its name for `rnnlab.cells.create`, and its options."""
 
     label: str
     name: str
     options: dict[str, Any]
 
     def create(self, hidden_size: int) -> Cell:
-        """The cell, its inputs as wide as its state."""
+        """Make the cell, with an input size equal to the hidden size."""
         return cells.create(self.name, input_size=hidden_size, hidden_size=hidden_size, **self.options)
 
 
 class Size(NamedTuple):
-    """T, B and H; the inputs are ``[T, B, H]`` too."""
+    """T, B and H; the inputs are ``[T, B, H]``, too."""
 
     steps: int
     batch_size: int
@@ -44,17 +44,17 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """The settings of a benchmark.
 
     candidates, sizes: every cell is measured at every size.
-    backend: of our layer, one of `rnnlab.engine.BACKENDS`.
-    threads: how many torch may use, and JAX.
-    rounds: how often each contender is timed.
+    backend: the backend of our layer, one of `rnnlab.engine.BACKENDS`.
+    threads: the number of threads of torch and JAX.
+    rounds: the number of times that each contender is timed.
     device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
-    peers: which of `PEERS` to measure besides.
-    first_use: also how much longer the first training step takes, in fresh processes.
-    lengths: sequences of random lengths; peers that take none are missing.
-    memory: also the peak memory of a training step, in fresh processes.
+    peers: the peers to measure, of `PEERS`.
+    first_use: whether to measure the extra time of the first training step, in new processes.
+    lengths: whether sequences have random lengths; peers that do not support them are missing.
+    memory: whether to measure the peak memory of a training step, in new processes.
 
     Raises:
         InputError: a number is below 1, there is no such device, or the backend cannot run one of the cells.
@@ -76,15 +76,15 @@ class Settings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}; it must be a whole number, at least 1")
         pick_device(self.device)
-        for candidate in self.candidates:  # before anything is measured, which takes minutes
+        for candidate in self.candidates:  # now, as measuring takes minutes
             engine.choose(candidate.create(self.sizes[0].hidden_size), self.backend)
 
 
 def read_cells(text: str) -> list[tuple[str, str, list[str]]]:
-    """``"gru,gru(reset=before)"`` as ``[("gru", "gru", []), ("gru(reset=before)", "gru", ["reset=before"])]``.
+    """Parse ``"gru,gru(reset=before)"`` to ``[("gru", "gru", []), ("gru(reset=before)", "gru", ["reset=before"])]``.
 
     Raises:
-        InputError: it is not such a list.
+        InputError: the text is not a list of cells.
     """
     found = []
     for item in re.split(r",(?![^(]*\))", text):  # at commas outside brackets
@@ -99,10 +99,10 @@ def read_cells(text: str) -> list[tuple[str, str, list[str]]]:
 
 
 def read_sizes(text: str) -> tuple[Size, ...]:
-    """``"64x32x128,100x1x256"`` as sizes.
+    """Parse sizes such as ``"64x32x128,100x1x256"``.
 
     Raises:
-        InputError: it is not such a list.
+        InputError: the text is not a list of sizes.
     """
     found = []
     for item in text.split(","):

@@ -1,4 +1,4 @@
-"""Times, interleaved; the cost of the first use; peak memory."""
+"""Measure interleaved times, the cost of the first use, and peak memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rnnlab.training.device import pick_device
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """``count`` threads of torch while the context lasts."""
+    """Set the number of torch's threads in this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -43,7 +43,7 @@ def _wait(device: torch.device) -> None:
 
 
 def time_of(contender: Contender, kind: str, inputs: Tensor) -> float:
-    """The seconds that one call takes; what is cleared between calls is no part of it."""
+    """Return the seconds of one call, without the clearing of gradients before it."""
     inputs.grad = None
     if contender.module is not None:
         contender.module.train(kind == "training").zero_grad(set_to_none=True)
@@ -56,13 +56,13 @@ def time_of(contender: Contender, kind: str, inputs: Tensor) -> float:
 
 
 def measure(candidate: Candidate, size: Size, settings: Settings) -> dict[str, Any]:
-    """The times of a cell at a size, of its floor and of its peers.
+    """Time a cell, its floor and its peers at one size.
 
-    Every contender is timed once a round, so that what else the machine does falls on all; each has been warmed up.
+    After a warm-up every contender is timed once in each round, so that other load on the machine affects all of them.
 
     Returns:
         cell, backend, T, B, H; products (see `Products`); seconds, by contender (``floor``, ``ours`` and the peers) and
-        kind, a number for every round; and missing, the reason by the name of every contender that cannot take part.
+        kind, one for every round; and missing, the reason for every contender that could not be measured.
     """
     torch.manual_seed(0)
     device = pick_device(settings.device)
@@ -97,13 +97,13 @@ def measure(candidate: Candidate, size: Size, settings: Settings) -> dict[str, A
 
 
 def first_use(candidate: Candidate, size: Size, settings: Settings) -> dict[str, Any]:
-    """How many seconds longer than later ones a process's first training step takes, making the cell included.
+    """Measure the extra seconds of a process's first training step, including the construction of the cell.
 
-    Importing torch and rnnlab is not counted.
+    The imports of torch and rnnlab are not counted.
 
     Returns:
-        cell, T, B, H; cold: with an empty cache of compiled steps; cached: again with what was cached; reference: the
-        same for the plain loop, which compiles nothing: what torch itself needs to get going.
+        cell, T, B, H; cold: with an empty cache of compiled steps; cached: with the libraries compiled before;
+        reference: with the plain loop, which compiles nothing, as a measure of torch's own initialisation.
     """
     found = {"cell": candidate.label, **dict(zip("TBH", size, strict=True))}
     with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as cache:
@@ -114,18 +114,18 @@ def first_use(candidate: Candidate, size: Size, settings: Settings) -> dict[str,
 
 
 def memory(candidate: Candidate, size: Size, settings: Settings) -> dict[str, Any]:
-    """The most memory that a training step holds at once, in bytes, beyond weights, inputs and what torch itself takes.
+    """Measure the peak memory of a training step in bytes, beyond weights, inputs and torch itself.
 
     Returns:
-        cell, T, B, H; ours; and torch.nn, None where it has no such layer.
+        cell, T, B, H; ours; and torch.nn, None if it has no such layer.
 
     Raises:
-        Missing: it cannot be measured on this system.
+        Missing: peak memory cannot be measured on this system.
     """
     if pick_device(settings.device).type == "cpu" and not os.access("/proc/self/clear_refs", os.W_OK):
         raise Missing("peak memory on the processor is read from /proc/self, as Linux has it; it was not measured")
     found = {"cell": candidate.label, **dict(zip("TBH", size, strict=True)), "torch.nn": None}
-    # Memory that is given up shall go back to the system at once: what one step leaves would hide what another takes.
+    # Freed memory must return to the system at once, or the remains of one step would hide the need of the next.
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as cache:
         found["ours"] = _in_fresh_process(
@@ -148,7 +148,7 @@ def _job(what: str, candidate: Candidate, size: Size, settings: Settings, backen
 
 
 def _in_fresh_process(job: dict[str, Any], environment: dict[str, str]) -> float:
-    """What `_do` returns for ``job`` in a process of its own."""
+    """Return the result of `_do` for ``job`` in a new process."""
     code = "import json, sys; path, job = json.loads(sys.argv[1]); sys.path[:] = path; "
     code += "from rnnlab.benchmark.timing import _do; print(_do(job))"
     command = [sys.executable, "-P", "-c", code, json.dumps([sys.path, job])]
@@ -159,7 +159,7 @@ def _in_fresh_process(job: dict[str, Any], environment: dict[str, str]) -> float
 
 
 def _do(job: dict[str, Any]) -> float:
-    """Measure something that takes a process that has done nothing else."""
+    """Perform a measurement that needs a new process."""
     candidate, size, device = Candidate(*job["candidate"]), Size(*job["size"]), pick_device(job["device"])
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
@@ -180,7 +180,7 @@ def _first_use(candidate: Candidate, size: Size, device: torch.device, job: dict
 def _peak(candidate: Candidate, size: Size, device: torch.device, job: dict[str, Any]) -> float:
     cell = candidate.create(size.hidden_size).to(device)
     module = native(cell) if job["backend"] == "torch.nn" else Recurrent(cell, job["backend"])
-    # Two steps first, so that code is loaded and threads are started.
+    # Two time steps first, to load code and start threads.
     short = work_of(cell, size._replace(steps=min(2, size.steps)), job["threads"], device)
     time_of(of_layer("short", module, short), "training", short.inputs)
     work = work_of(cell, size, job["threads"], device)
@@ -191,13 +191,13 @@ def _peak(candidate: Candidate, size: Size, device: torch.device, job: dict[str,
         before = torch.cuda.memory_allocated(device)
         contender.training()
         return torch.cuda.max_memory_allocated(device) - before
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present value
     before = _resident_peak()
     contender.training()
     return _resident_peak() - before
 
 
 def _resident_peak() -> int:
-    """The most memory that this process has held in RAM, in bytes."""
+    """Return the peak resident memory of this process in bytes."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return 1024 * int(line.split()[1])

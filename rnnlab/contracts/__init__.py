@@ -1,4 +1,4 @@
-"""Public checks of the contracts, for cells, tasks and models inside this package and outside it.
+"""Public checks of the contracts of cells, tasks and models, inside this package and outside it.
 
     from rnnlab.contracts import check_cell, check_model, check_task, fuzz
     check_cell(MyCell)
@@ -6,7 +6,7 @@
     check_model(MyModel, task=MyTask)
     print(fuzz(200))
 
-A broken contract raises AssertionError with a sentence that says which.
+A broken contract raises an AssertionError whose message says what is wrong.
 """
 
 from rnnlab.contracts.cell import CELL_CHECKS, check_cell

@@ -19,28 +19,31 @@ from rnnlab.layers import Recurrent
 
 STEPS, BATCH, INPUT, HIDDEN = 6, 3, 5, 4
 EXACT = {"rtol": 0.0, "atol": 1e-10}
-"""Float64 with values of order one: rounding alone stays below 1e-13, a wrong term does not stay below 1e-10."""
+"""For float64 and values of order one: rounding errors stay below 1e-13, an error in a term exceeds 1e-10."""
 DRAWS = 25
-"""Of inputs and weights, at most, before a cell is found imprecise in float32. LMU's error goes from 1e-6 to 1e-3 of
-the largest magnitude by draw, and its ratio to the plain loop's from 0.4 to 3: five draws told of an error that was
-none in a fifth of all cases, fifteen in a fiftieth."""
+"""Largest number of draws of inputs and weights before a cell is judged imprecise in float32. The relative error of LMU
+varies between draws from 1e-6 to 1e-3, and its ratio to the reference's error from 0.4 to 3. Five draws gave a false
+alarm in a fifth of all cases, fifteen in a fiftieth."""
 
 
 def check_cell(cell: str | type[Cell], **options: Any) -> None:
     """Check that a cell keeps the contract of `rnnlab.cells.base`, on every backend that can run it.
 
-    In float64: shapes and structure; a pure step; derivatives against finite differences, in evaluation and in
-    training; a gradient for every parameter; and in evaluation, where no masks are drawn, splitting a sequence; varying
-    lengths; independence of the sequences of a batch; causality; agreement of the backends in outputs, final states and
-    every gradient; determinism; NaN and infinity; precision in float32; copies and saved weights.
+    The checks, in float64 unless stated otherwise:
+
+    - shapes and structure of outputs and state; a step without side effects;
+    - derivatives against finite differences, in evaluation and training mode; a gradient for every parameter;
+    - splitting a sequence; varying lengths; independence of the sequences of a batch; causality;
+    - equal outputs, final states and gradients on all backends; determinism; NaN and infinity;
+    - precision in float32; copies and saved weights.
 
     Args:
         cell: a name, ``package.module:Class``, or the class itself.
         options: the cell's own options.
 
     Raises:
-        AssertionError: the contract is broken; the message says where.
-        InputError: the cell cannot be run at all, as its step returns no output and state of the given shapes, say.
+        AssertionError: the cell breaks the contract; the message says how.
+        InputError: the cell cannot run at all, for example because its step returns wrong shapes.
     """
     make = cells.find(cell) if isinstance(cell, str) else cell
     lookup.check_options(options, make, f"cell {make.__name__}")
@@ -51,13 +54,13 @@ def check_cell(cell: str | type[Cell], **options: Any) -> None:
 
 def _layer(make: Callable[..., Cell], backend: str = "reference") -> Recurrent:
     layer = Recurrent(make(INPUT, HIDDEN).double(), backend).eval()
-    for parameter in layer.parameters():  # zeros (a bias, a gate) would hide a term that is missing
+    for parameter in layer.parameters():  # zeros, such as new biases, would hide a missing term
         torch.nn.init.normal_(parameter, std=0.4)
     return layer
 
 
 def _sequence(layer: Recurrent, grad: bool = False) -> tuple[Tensor, State]:
-    """Random inputs and a random state."""
+    """Draw random inputs and a random state."""
     state = map_state(torch.randn_like, layer.initial_state(BATCH))
     inputs = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64)
     if grad:
@@ -70,7 +73,7 @@ def _backends(make: Callable[..., Cell]) -> list[str]:
 
 
 def same(found: Any, expected: Any, sentence: str, equal_nan: bool = False) -> None:
-    """Raise an AssertionError that begins with ``sentence`` where two nested tuples of tensors differ."""
+    """Raise an AssertionError that begins with ``sentence`` if two nested tuples of tensors differ."""
     pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
     for number, (ours, theirs) in enumerate(pairs):
         torch.testing.assert_close(
@@ -134,7 +137,7 @@ def derivatives(make: Callable[..., Cell], training: bool = False) -> None:
 
 
 def derivatives_in_training(make: Callable[..., Cell]) -> None:
-    """The same while training, where a cell may draw masks; one with the very same gradients then is not done again."""
+    """Check derivatives in training mode, where a cell may draw masks, unless the gradients are those of evaluation."""
     layer = _layer(make)
     inputs, state = _sequence(layer, grad=True)
     runs = []
@@ -234,11 +237,11 @@ def not_finite(make: Callable[..., Cell]) -> None:
 
 
 def single_precision(make: Callable[..., Cell]) -> None:
-    """Over 512 steps in float32 no backend is off by more than 1e-5 of a tensor's largest magnitude, or, where the
-    plain loop in float32 is, by more than twice that.
+    """Over 512 steps in float32 the error of a backend stays below 1e-5 of a tensor's largest magnitude, or below twice
+    the error of the reference in float32.
 
-    A cell that loses digits does so by luck, the plain loop's luck another than a backend's: a draw that says
-    otherwise is followed by others, and the geometric mean decides.
+    Errors of cells that lose digits vary between draws. If one draw exceeds the limit, others follow, and the
+    geometric mean decides.
     """
     for backend in _backends(make)[1:]:
         draws: list[list[tuple[float, float]]] = []
@@ -251,7 +254,7 @@ def single_precision(make: Callable[..., Cell]) -> None:
 
 
 def _errors(make: Callable[..., Cell], backend: str) -> list[tuple[float, float]]:
-    """For every output, final state and gradient the largest error of a backend and of the plain loop in float32."""
+    """Return the largest errors of a backend and of the reference in float32, for each output, state and gradient."""
     layer = _layer(make)
     state = map_state(Tensor.requires_grad_, map_state(torch.randn_like, layer.initial_state(BATCH)))
     inputs = torch.randn(512, BATCH, INPUT, dtype=torch.float64, requires_grad=True)
@@ -269,11 +272,11 @@ def _errors(make: Callable[..., Cell], backend: str) -> list[tuple[float, float]
 
 
 def _too_far(draws: list[list[tuple[float, float]]]) -> tuple[int, float, float] | None:
-    """The first tensor whose error is more than allowed, as geometric means: its number, the error, what is allowed."""
+    """Return number, error and limit (geometric means) of the first tensor whose error exceeds its limit."""
     for number, pairs in enumerate(zip(*draws, strict=True)):
-        pairs = [pair for pair in pairs if isfinite(pair[1])] or [(0.0, 0.0)]  # the plain loop itself may overflow
+        pairs = [pair for pair in pairs if isfinite(pair[1])] or [(0.0, 0.0)]  # the reference itself may overflow
         allowed = [max(1e-5, 2 * theirs) for _, theirs in pairs]
-        # One draw that comes out exact does not hide the others.
+        # A lower bound, so that one exact draw does not hide the others.
         ours = [max(mine, limit / 10) for (mine, _), limit in zip(pairs, allowed, strict=True)]
         if not geometric_mean(ours) <= geometric_mean(allowed) * (1 + 1e-9):  # also where it is NaN
             return number, geometric_mean(ours), geometric_mean(allowed)
@@ -281,7 +284,7 @@ def _too_far(draws: list[list[tuple[float, float]]]) -> tuple[int, float, float]
 
 
 def _everything(layer: Recurrent, inputs: Tensor, state: State, lengths: Tensor | None = None) -> list[Tensor]:
-    """Outputs, final state, and the gradients of everything."""
+    """Return outputs, final state, and the gradients of inputs, state and parameters."""
     results = tensors_of(layer(inputs, state, lengths))
     weights = [torch.linspace(0.5, 1.5, r.numel(), dtype=r.dtype).reshape(r.shape) for r in results]
     loss = sum((weight * result).sum() for weight, result in zip(weights, results, strict=True))

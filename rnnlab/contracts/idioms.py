@@ -1,7 +1,7 @@
-"""What the steps of `rnnlab.contracts.fuzz` are made of: documented operations, and what authors also write.
+"""The operations of the fuzzer's random cells (`rnnlab.contracts.recipes`).
 
-Each is a function of a recipe's cell and tensors ``[B, H]``. Operations in `SMOOTH` and `CORNERED` are documented ones;
-those in `UNUSUAL` need not be compiled, but must never be compiled into something else.
+Each is a function of a recipe's cell and two tensors ``[B, H]``. `SMOOTH` and `CORNERED` hold documented operations,
+the latter with derivatives that jump. A backend may refuse what is in `UNUSUAL`, but must never compute it wrongly.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from rnnlab.cells import surrogate
 
 SCALE = 0.7
-"""A module-level number that some steps read."""
+"""A module-level number that the operation "module-level number" reads."""
 
 
 class Spike(torch.autograd.Function):
-    """A step function with a triangle as its derivative."""
+    """A step function with a triangular surrogate derivative."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:  # noqa: D102

@@ -1,13 +1,39 @@
-"""How a cell is run over time: one cell, several ways, always the same numbers; see `rnnlab.engine.choice`.
+"""Backends: ways of running one cell over a sequence, which all give the same numbers.
 
-choice.py     which way to run a cell, and why
-reference.py  the plain loop; native.py, scan.py, fused.py: the other ways
-traced.py     a step, traced once and compiled; verify.py compares it with the step itself
-ir/           a step as data: traced, differentiated, printed as Python
-cpu/          the same as C: formulas, loops, memory, threads; c/ holds the C that is not generated
-gpu/          the same on a GPU
+=============  =====================================================================================
+``reference``  plain loop over the steps with autograd; runs any cell in any dtype; defines the right numbers
+``fused``      one autograd function for the whole sequence, with a derived backward step; compiled to C on a CPU
+``scan``       cells linear in their state: as ``fused`` on a CPU with a compiler, elsewhere all steps at once in blocks
+``native``     ``torch.nn``'s own kernels (oneDNN, cuDNN): RNN, LSTM and GRU
+``auto``       the backend that was measured to be fastest for the cell, the device and the call
+=============  =====================================================================================
+
+A backend is a function ``run(cell, inputs, state, lengths, **context) -> (outputs, state)``.
+
+Modules, from the bottom up (an import only ever points down):
+
+- `reference`: the plain loop.
+- `ir`: a step as data. Trace it, derive its backward step, print both as Python, check them.
+- `cpu`: the same step as loops in C, with threads, memory and matrix products. `gpu`: as CUDA graphs.
+- `traced`: finds the trace of a cell, or makes it.
+- `fused`, `scan`, `native`: the other backends.
+- `choose`: selects the backend of a cell.
 """
 
-from rnnlab.engine.choice import BACKENDS, Choice, backends_of, choose, identity, observed
+from rnnlab.engine import fused, native, reference, scan
+from rnnlab.engine.choose import BACKENDS, Choice, backends_of, choose, identity, observed
+from rnnlab.engine.cpu import memory
 
-__all__ = ["BACKENDS", "Choice", "backends_of", "choose", "identity", "observed"]
+__all__ = [
+    "BACKENDS",
+    "Choice",
+    "backends_of",
+    "choose",
+    "fused",
+    "identity",
+    "memory",
+    "native",
+    "observed",
+    "reference",
+    "scan",
+]

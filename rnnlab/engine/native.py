@@ -14,7 +14,7 @@ from rnnlab.interface import State
 def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
     """Run ``cell`` over ``inputs`` with the kernel that its ``native`` names; arguments as for the reference.
 
-    Under autocast a CPU runs the plain loop: oneDNN's kernels in half precision fail on processors without AVX-512.
+    Under autocast on a CPU the plain loop runs: oneDNN's half-precision kernels fail on processors without AVX-512.
     """
     if torch.is_autocast_enabled("cpu") and inputs.device.type == "cpu":
         return reference.run(cell, inputs, state, lengths)
@@ -25,7 +25,7 @@ def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None)
     has_biases = len(weights) == 4
     if inputs.is_cuda:
         weights = _in_one_piece(weights)
-    # layers, dropout, train, bidirectional; cuDNN keeps what its backward needs only where "train" is set
+    # layers, dropout, train, bidirectional; cuDNN saves what its backward pass needs only if "train" is set
     is_training = torch.is_grad_enabled() and not torch.jit.is_tracing()
     options = (has_biases, 1, 0.0, is_training, False)
     if lengths is None:
@@ -39,12 +39,12 @@ def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None)
 
 
 def _hidden(state: State) -> Tensor | tuple[Tensor, ...]:
-    """``torch.nn``'s initial state: ``[1, B, H]``, in a tuple only where there are several."""
+    """Return the state in the form of ``torch.nn``: ``[1, B, H]``, in a tuple only if there are several."""
     layered = tuple(part.unsqueeze(0) for part in state)
     return layered if len(layered) > 1 else layered[0]
 
 
 def _in_one_piece(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The weights one after the other in memory; otherwise cuDNN copies them so at every call, and warns each time."""
+    """Copy the weights into one piece of memory; otherwise cuDNN does so at every call, with a warning."""
     pieces = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
     return tuple(piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True))

@@ -1,4 +1,4 @@
-"""The plain loop over time: the truth that every other way of running a cell is tested against."""
+"""The reference backend: a plain loop over time, which defines the results of every other backend."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rnnlab.interface import State, map_state, pick_rows, unstack
 def run(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    """Run ``cell`` over ``inputs`` step by step; autograd follows.
+    """Run ``cell`` over ``inputs`` step by step, recorded by autograd.
 
     Args:
         cell: the cell.
         inputs: ``[T, B, input_size]``.
         state: the state before the first step.
-        lengths: ``[B]``, or None where every sequence has T steps. Past its own end a sequence's outputs are
-            zero and its state stays as it was there.
-        context: what the cell's ``prepare`` takes beyond its inputs.
+        lengths: ``[B]``, or None if every sequence has T steps. Past the end of a sequence its outputs are zero and
+            its state no longer changes.
+        context: arguments of the cell's ``prepare`` other than the inputs.
 
     Returns:
         outputs ``[T, B, output_size]`` and the state at the end of every sequence.
@@ -33,10 +33,11 @@ def run(
 
 
 def observer(inputs: Tensor) -> str | None:
-    """What looks at every operation, or changes it, so that the equations must run as they are written; else None.
+    """Return what observes or changes every operation, so that only the plain loop is right; None if nothing does.
 
-    ``trace`` (``torch.jit.trace``), ``compile`` (``torch.compile``, ``torch.export``), ``transform`` (``torch.func``,
-    forward-mode derivatives, a dispatch mode, the meta device), or ``autocast``.
+    Returns:
+        ``trace`` (``torch.jit.trace``), ``compile`` (``torch.compile``, ``torch.export``), ``transform``
+        (``torch.func``, forward-mode derivatives, a dispatch mode, the meta device), ``autocast``, or None.
     """
     if torch.jit.is_tracing():
         return "trace"
@@ -49,9 +50,9 @@ def observer(inputs: Tensor) -> str | None:
 
 
 def mask(inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Inputs without what stands in the padding, and which steps count, bool ``[T, B]``; None where all do.
+    """Zero the padding and return it with the mask of valid steps, bool ``[T, B]``; None if all steps are valid.
 
-    NaN in the padding would otherwise reach the gradients of the input weights.
+    Without zeros, NaN in the padding would reach the gradients of the input weights.
     """
     if lengths is None:
         return inputs, None
@@ -60,7 +61,15 @@ def mask(inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]
 
 
 def loop(cell: Cell, constants: Any, prepared: Any, state: State, live: Tensor | None) -> tuple[Tensor, State]:
-    """The steps themselves, on what ``prepare`` made; ``live`` is bool ``[T, B]``, None where all steps count."""
+    """Run the steps of a prepared sequence.
+
+    Args:
+        cell: the cell.
+        constants: what its ``prepare`` returned as constant over the sequence.
+        prepared: what it returned for each time step, ``[T, B, ...]``.
+        state: the state before the first step.
+        live: bool ``[T, B]``, true for valid steps; None if all are valid.
+    """
     outputs = []
     for t, inputs in enumerate(unstack(prepared)):
         result = cell.step(constants, inputs, state)

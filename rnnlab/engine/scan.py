@@ -1,9 +1,9 @@
 """Cells that are linear in their state: h_t = a_t ⊙ h_{t-1} + b_t, where a and b do not depend on h.
 
-On a CPU with a compiler the recurrence is one compiled loop (`rnnlab.engine.fused`), which touches memory once.
-Elsewhere all steps' a and b are found at once, and the recurrence is done in blocks of sqrt(T) steps (Blelloch, 1990,
-"Prefix sums and their applications", with two levels): about 2 sqrt(T) operations in a row instead of T. There is no
-form with logarithms: in single precision its gradients are wrong on long sequences.
+On a CPU with a compiler the recurrence is one compiled loop (`rnnlab.engine.fused`), which reads memory once.
+Elsewhere a and b of all steps are computed at once, and the recurrence runs in blocks of sqrt(T) steps (Blelloch, 1990,
+"Prefix sums and their applications", with two levels). That takes about 2 sqrt(T) sequential operations instead of T.
+A scan in log space is not offered: in single precision its gradients are wrong on long sequences.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor
 from rnnlab.cells import Cell
 from rnnlab.engine import fused
 from rnnlab.engine.ir.derive import derive
+from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value, values_of
-from rnnlab.engine.ir.python import Steps, emit
 from rnnlab.interface import State, map_state, tensors_of
 
 _STEPS: WeakKeyDictionary[fused.Traced, Steps] = WeakKeyDictionary()
 
 
 def check(program: Program) -> None:
-    """Whether every column of the new state is a linear function of the same column of the old.
+    """Check that every column of the new state is a linear function of the same column of the old state.
 
     Raises:
         Unsupported: it is not; the message names the operation.
     """
     linear: set[Value] = set(program.state)
-    other: dict[Value, Node] = {}  # what depends on the state in another way: through which operation
+    other: dict[Value, Node] = {}  # values that depend on the state in another way, and the operation responsible
     for node in program.nodes:
         of_state = [value for value in values_of(node.arguments) if value in linear or value in other]
         if not of_state:
@@ -48,7 +48,7 @@ def check(program: Program) -> None:
 
 
 def _keeps_linear(node: Node, linear: set[Value]) -> bool:
-    """Whether an operation on what is linear in the state, column by column, gives something of that kind."""
+    """Whether an operation maps values that are linear in the state, column by column, to such a value."""
     chosen = [isinstance(argument, Value) and argument in linear for argument in node.arguments]
     if any(value.shape != node.results[0].shape for value in values_of(node.arguments) if value in linear):
         return False  # broadcast: its columns would mix
@@ -62,7 +62,7 @@ def _keeps_linear(node: Node, linear: set[Value]) -> bool:
 
 
 def couplings(program: Program) -> list[list[bool]]:
-    """For every state, of which old states its new value is made."""
+    """Return for every new state and every old state whether the new one depends on the old one."""
     made_of = {value: {i} for i, value in enumerate(program.state)}
     for node in program.nodes:
         states = set().union(*(made_of.get(value, set()) for value in values_of(node.arguments)))
@@ -71,7 +71,7 @@ def couplings(program: Program) -> list[list[bool]]:
 
 
 def steps_of(step: fused.Traced) -> Steps:
-    """The step as Python, with the derivative by its state alone.
+    """Return the step as Python, with the derivative with respect to its state alone.
 
     Raises:
         Unsupported: the cell is not linear in its state.
@@ -111,7 +111,7 @@ def _blocked(
     first: tuple[Tensor, ...],
     live: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """All steps at once: what they add, what they multiply the state with, and the scan over that."""
+    """Compute a and b of all steps at once, and scan over them."""
     count = len(inputs[0])
     zeros = tuple(torch.zeros_like(tensor) for tensor in first)
 
@@ -135,7 +135,7 @@ def _blocked(
 
         b = [while_live(tensor, 0.0) for tensor in b]
         a = [[t if t is None else while_live(t, float(i == j)) for j, t in enumerate(row)] for i, row in enumerate(a)]
-        for i, row in enumerate(a):  # a state that is not made of its old self still stays as it is past the end
+        for i, row in enumerate(a):  # a state that does not depend on its old value still stays constant past the end
             row[i] = while_live(torch.zeros_like(b[i]), 1.0) if row[i] is None else row[i]
     states = scan(a, b, list(first))
     before = tuple(torch.cat([start.unsqueeze(0), h[:-1]]) for start, h in zip(first, states, strict=True))
@@ -149,7 +149,7 @@ def scan(a: list[list[Tensor | None]], b: list[Tensor], first: list[Tensor]) -> 
     """``h_t[i] = sum_j a_t[i][j] ⊙ h_{t-1}[j] + b_t[i]`` for all t, in blocks of sqrt(T) steps.
 
     Args:
-        a: k rows of k tensors ``[T, ...]``; None for zeros, where the shapes of the two states may differ.
+        a: k rows of k tensors ``[T, ...]``; None for zeros, in which case the shapes of the two states may differ.
         b: k tensors ``[T, ...]``.
         first: h_0, k tensors ``[...]``.
 
@@ -161,7 +161,7 @@ def scan(a: list[list[Tensor | None]], b: list[Tensor], first: list[Tensor]) -> 
     blocks = ceil(count / length)
 
     def cut(tensor: Tensor) -> tuple[Tensor, ...]:
-        """``length`` tensors ``[blocks, ...]``; what fills up the last block is never read."""
+        """Cut into ``length`` tensors ``[blocks, ...]``; the filling of the last block is never read."""
         filled = torch.cat([tensor, tensor.new_zeros(blocks * length - count, *tensor.shape[1:])])
         return filled.unflatten(0, (blocks, length)).unbind(1)
 
@@ -193,7 +193,7 @@ def scan(a: list[list[Tensor | None]], b: list[Tensor], first: list[Tensor]) -> 
 
 
 def _dot(left: list[Tensor | None], right: list[Tensor | None], total: Tensor | None = None) -> Tensor | None:
-    """``total`` and the products of what is there; None if nothing is."""
+    """Add the products of all pairs without None to ``total``; None if there is nothing to add."""
     for x, y in zip(left, right, strict=True):
         if x is not None and y is not None:
             total = x * y if total is None else torch.addcmul(total, x, y)

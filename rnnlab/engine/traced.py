@@ -1,13 +1,11 @@
-"""A cell's step, traced and compiled: what is known of it, and when it has to be traced again.
+"""Find the traced and compiled step of a cell, or make it.
 
-A traced step is used for every call that looks the same: the same shapes and types, and the same `fingerprint` of the
-cell. Before it is used it is run once beside the step itself, on random numbers, forward and backward.
+A traced step serves every call with the same shapes and dtypes and the same `fingerprint` of the cell. Before its first
+use it is compared with the cell's own step, forward and backward, on random numbers.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import combinations, count
 from typing import Any
@@ -19,41 +17,30 @@ from torch import Tensor, nn
 from rnnlab.cells import Cell
 from rnnlab.engine.cpu import compiler
 from rnnlab.engine.cpu.emit import Source
-from rnnlab.engine.cpu.loops import Kernel
+from rnnlab.engine.cpu.kernel import Kernel
 from rnnlab.engine.cpu.lower import Lowered, lower
 from rnnlab.engine.ir.derive import derive
+from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Program, Unsupported
-from rnnlab.engine.ir.python import Steps, emit
 from rnnlab.engine.ir.trace import trace
+from rnnlab.engine.ir.verify import verify
 from rnnlab.engine.ir.watch import fingerprint, without_hooks
-from rnnlab.engine.verify import verify
+from rnnlab.engine.once import once, warn_once
 from rnnlab.interface import State, map_state, tensors_of
 
-log = logging.getLogger(__name__)
-
 VARIANTS = 16
-"""A cell whose attributes take more values than this from call to call is not traced for each further one."""
-
-
-class once:  # noqa: N801 - it is used like `functools.cached_property`
-    """A property that is made once: of several threads that make it at the same time, all get the first one's."""
-
-    def __init__(self, make: Callable[[Any], Any]) -> None:
-        self.make, self.__doc__ = make, make.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, of: Any, owner: type | None = None) -> Any:
-        return self if of is None else vars(of).setdefault(self.name, self.make(of))
+"""Largest number of traces of a cell whose attributes change from call to call; further ones are refused."""
 
 
 class Traced:
-    """A cell's step as it was traced for tensors of certain shapes.
+    """A cell's step, traced for tensors of certain shapes.
 
     Args:
-        cell, constants, inputs, state: what the step is called with; tensors of constants and inputs that require no
-            gradient get none.
+        cell: the cell.
+        constants: the step's first argument; tensors in it that do not require gradients get none.
+        inputs: its second argument, likewise.
+        state: its third argument.
+        training: whether gradients are enabled.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
@@ -73,7 +60,7 @@ class Traced:
         self.training = training
         states = tensors_of(state)
         self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device.type
-        # Numbers of one type, and not complex: that is what the C has.
+        # The C knows numbers of one dtype, which is not complex.
         self.real = all(tensor.dtype == self.dtype for tensor in states)
         self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
         self.name = type(cell).__name__
@@ -88,17 +75,17 @@ class Traced:
         return emit(self.program, self.back)
 
     def c(self) -> str:
-        """The two steps as C.
+        """Print the two steps as C.
 
         Raises:
-            Unsupported: they do not come down to loops over rows and columns.
+            Unsupported: they cannot be written as loops over rows and columns.
         """
         names = ("forward", "backward", "inference")
         return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
 
     @once
     def lowered(self) -> Lowered | None:
-        """The two steps as loops; None where they cannot be compiled, and the log says why."""
+        """The two steps as loops; None if they cannot be compiled, for a reason that is logged."""
         if self.device != "cpu" or self.dtype not in (torch.float32, torch.float64) or not self.real:
             return None
         try:
@@ -117,7 +104,7 @@ class Traced:
 
     @once
     def repeated(self) -> set[int]:
-        """The inputs whose gradient lies, at least in part, where that of an earlier one does."""
+        """The numbers of the inputs whose gradient shares memory with that of an earlier input."""
         widths = [array.width for array in self.lowered.inputs]
         places = [(i, place, widths[i]) for i, place in enumerate(self.lowered.input_gradients) if place]
         return {
@@ -130,7 +117,7 @@ class Traced:
 
     @once
     def kernel(self) -> Kernel | None:
-        """What is needed of the two steps, compiled; None where that cannot be, and the log says why."""
+        """The compiled steps that calls like this one need; None if they cannot be compiled, for a logged reason."""
         try:
             names = ("forward", "backward") if self.training else ("inference",)
             return self.lowered and Kernel(self.lowered, self.dtype, names)
@@ -140,24 +127,24 @@ class Traced:
 
 
 def _program(cell: Cell, parts: tuple[Any, Any, State], training: bool) -> Program:
-    # Autograd alone: on tensors made in inference mode torch does not take its larger operations apart.
+    # Outside inference mode, in which torch does not decompose its composite operations.
     with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts), _saving(), without_hooks():
         return trace(cell, *parts)
 
 
 def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], training: bool) -> None:
-    """Trace the step on another number of sequences: it must be the same program.
+    """Check that the step has the same trace with another batch size.
 
     Raises:
-        Unsupported: it is another; a number of the one was made of the number of sequences, say.
+        Unsupported: the traces differ; the step may compute with the batch size, for example.
     """
     rows = len(tensors_of(given[2])[0])
-    if rows == 1:  # one sequence alone has a program of its own
+    if rows == 1:  # a batch of one sequence has its own trace
         return
     other = _few(cell, but=rows)
     try:
         constants, prepared = _prepared(cell, other)
-    except TypeError:  # it needs more than inputs, of which only its caller knows
+    except TypeError:  # its prepare needs arguments that only the caller has
         return
     parts = (constants, map_state(lambda tensor: tensor[0], prepared), cell.initial_state(other))
     if _nesting(parts) == _nesting(given) and str(_program(cell, _copies(*parts, training), training)) != str(program):
@@ -165,13 +152,13 @@ def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], tra
 
 
 def _few(cell: Cell, but: int = 1) -> int:
-    """A small number of sequences that is no size of a parameter, such that no axis is taken for another."""
+    """Return a small batch size that differs from every size of a parameter, so that axes cannot be confused."""
     sizes = {size for parameter in cell.parameters() for size in parameter.shape}
     return next(number for number in count(2) if number not in sizes and number != but)
 
 
 def _prepared(cell: Cell, rows: int) -> tuple[Any, Any]:
-    """What ``cell`` prepares of one step of zeros."""
+    """Return what ``cell`` prepares from one time step of zeros."""
     like = cell.like
     gpus = [like.device] if like.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(like.device.type, enabled=False), _saving():
@@ -179,7 +166,7 @@ def _prepared(cell: Cell, rows: int) -> tuple[Any, Any]:
 
 
 def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[Any, Any, State]:
-    """Copies that a step may be tried on; a constant that stands in several places is one there, too."""
+    """Copy the arguments of a step; a tensor that occurs in several places occurs in the same places of the copy."""
 
     def copy(tensor: Tensor, learns: bool) -> Tensor:
         with torch.inference_mode(False):
@@ -187,38 +174,28 @@ def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[
 
     copies = {id(tensor): copy(tensor, tensor.requires_grad) for tensor in tensors_of((constants, inputs))}
     parts = [map_state(lambda tensor: copies[id(tensor)], part) for part in (constants, inputs)]
-    # After the first step gradients reach every state; and it is no leaf then.
+    # After the first step every state receives gradients and is not a leaf.
     state = map_state(lambda tensor: copy(tensor, tensor.is_floating_point() or tensor.is_complex()), state)
     with torch.inference_mode(False), torch.set_grad_enabled(training):
         return (*parts, map_state(torch.clone, state))
 
 
 def _saving() -> AbstractContextManager:
-    """What a trial saves for backward is not for hooks on saved tensors, such as those of checkpointing."""
+    """Hide the tensors that a trial run saves from hooks on saved tensors, such as those of checkpointing."""
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _as_written(parts: Any) -> AbstractContextManager:
-    """No autocast: a trace is of one dtype."""
+    """Disable autocast: a trace has one dtype."""
     return torch.autocast(tensors_of(parts)[0].device.type, enabled=False)
 
 
 _TRACED: WeakKeyDictionary[Cell, dict[Any, dict[Any, Traced | Unsupported]]] = WeakKeyDictionary()
 
 
-def warn_once(sentence: str) -> None:
-    """Log a warning, unless it was logged before."""
-    if sentence not in _WARNED:
-        _WARNED.add(sentence)
-        log.warning(sentence)
-
-
-_WARNED: set[str] = set()
-
-
 def snapshot(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.Module:
-    """A module with the tensors and options that ``module`` holds now; later changes do not reach it."""
-    made = {} if made is None else made  # a module that stands in several places is one there, too
+    """Copy a module so that it keeps its present tensors and options when the original changes."""
+    made = {} if made is None else made  # a module that occurs twice is copied once
     if id(module) in made:
         return made[id(module)]
     found = made[id(module)] = module.__class__.__new__(module.__class__)
@@ -229,7 +206,7 @@ def snapshot(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.
 
 
 def on_trial(cell: Cell, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
-    """What ``cell`` prepares of ``inputs``, hooks included, without a trace of it in the cell or its buffers."""
+    """Return what ``cell`` prepares from ``inputs``, hooks included, without changing the cell or its buffers."""
     trial = snapshot(cell)
     for module in trial.modules():
         module._buffers.update({name: None if t is None else t.clone() for name, t in module._buffers.items()})
@@ -237,7 +214,7 @@ def on_trial(cell: Cell, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
 
 
 def traced(cell: Cell) -> Traced:
-    """The step of ``cell``, traced on a few rows of zeros.
+    """Return the step of ``cell``, traced on a few rows of zeros.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
@@ -247,12 +224,18 @@ def traced(cell: Cell) -> Traced:
 
 
 def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Traced:
-    """The step of ``cell``, traced for tensors like these, of which ``prepared`` are those of all steps.
+    """Return the step of ``cell`` for tensors of these shapes and dtypes, traced now if it was not before.
+
+    Args:
+        cell: the cell.
+        constants: what its ``prepare`` returned as constant over the sequence.
+        prepared: what it returned for each time step, ``[T, B, ...]``.
+        state: the state.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
-    # What a step does may hang on the shapes it meets, too; the number of rows is none of them.
+    # A step may also depend on the shapes of its arguments, but not on the batch size.
     fixed, states, training = tensors_of(constants), tensors_of(state), torch.is_grad_enabled()
     rows = states[0].shape[0]
 
@@ -263,13 +246,13 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
     kinds = [kind(tensor, tensor.shape) for tensor in (*fixed, *states)]
     kinds += [kind(tensor, tensor.shape[1:]) for tensor in tensors_of(prepared)]
     whole = [id(tensor) for tensor in fixed]
-    same = tuple(map(whole.index, whole))  # a constant that stands in several places is one
+    same = tuple(map(whole.index, whole))  # which constants are the same tensor
     shapes = (states[0].device, training, same, _nesting((constants, prepared)), *kinds)
     variants = _TRACED.setdefault(cell, {}).setdefault(shapes, {})
     key = fingerprint(cell)
     if key not in variants:
         if len(variants) >= VARIANTS:
-            raise Unsupported("depend on what changes from call to call; hand it over in prepare")
+            raise Unsupported("depend on a value that changes from call to call; return it from prepare instead")
         first = map_state(lambda tensor: tensor[0], prepared)
         try:
             found = Traced(cell, constants, first, state, training)
@@ -283,11 +266,11 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
 
 
 def known(cell: Cell) -> list[Traced]:
-    """Every traced step of ``cell``."""
+    """List the traced steps of ``cell``."""
     found = [step for steps in _TRACED.get(cell, {}).values() for step in steps.values()]
     return [step for step in found if isinstance(step, Traced)]
 
 
 def _nesting(tree: Any) -> Any:
-    """How tensors are nested, and where None stands for one."""
+    """Return the nesting of tensors, and where None takes the place of one."""
     return tuple(map(_nesting, tree)) if isinstance(tree, tuple | list) else tree is None

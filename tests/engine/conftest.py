@@ -2,24 +2,19 @@
 
 import pytest
 
-from rnnlab.engine.cpu import gemm, loops, memory
+from rnnlab.engine.cpu import gemm, kernel, memory
 
 
 @pytest.fixture
 def own_products(monkeypatch):
-    """``own_products(True)``: as on a processor that torch's BLAS does not make full use of, for work of any size."""
+    """``own_products(True)``: our own kernel for matrix products of any size; ``own_products(False)``: the BLAS."""
 
-    def use(are_wanted):
-        monkeypatch.setattr(gemm, "is_wanted", lambda: are_wanted)
-        gemm.ours.cache_clear()
-        if are_wanted:
-            for module, name in (
-                (memory, "LARGE_FOR_OWN"),
-                (gemm, "SMALLEST"),
-                (loops, "SMALLEST"),
-                (loops, "ROWS_TO_PACK"),
-            ):
+    def use(own):
+        monkeypatch.setenv("RNNLAB_GEMM", "own" if own else "blas")
+        gemm.own.cache_clear()
+        if own:
+            for module, name in ((memory, "LARGE_FOR_OWN"), (gemm, "SMALLEST"), (kernel, "ROWS_TO_PACK")):
                 monkeypatch.setattr(module, name, 1)
 
     yield use
-    gemm.ours.cache_clear()
+    gemm.own.cache_clear()

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from rnnlab import cells
+from rnnlab.engine import once
 from rnnlab.engine.cpu import compiler
 from rnnlab.layers import Recurrent
 
 ANSWER = "int answer(void) { return %d; }\n"
-CACHED = ("blas", "cache_folder", "compiler", "load", "_surroundings")
+CACHED = ("blas", "cache_folder", "trusted_folder", "compiler", "load", "surroundings")
 
 
 def _forget():
@@ -32,7 +33,7 @@ def _forget():
 def fresh(monkeypatch):
     """A process that has compiled, and complained about, nothing yet, and a compiler that nobody has named."""
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("rnnlab.engine.traced._WARNED", set())
+    once.forget_warnings()
     _forget()
     yield
     _forget()
@@ -51,9 +52,9 @@ def compiled(monkeypatch):
     """What the compiler was called for, so far."""
     calls, compile_ = [], compiler._compile
 
-    def counting(source, target, real):
+    def counting(source, target, defines):
         calls.append(Path(source).read_text())
-        compile_(source, target, real)
+        compile_(source, target, defines)
 
     monkeypatch.setattr(compiler, "_compile", counting)
     return calls
@@ -235,7 +236,7 @@ def test_nothing_is_compiled_twice(folder, compiled):
 
 
 def test_a_layer_is_compiled_once_for_all_processes(folder, compiled, monkeypatch):
-    monkeypatch.setattr("rnnlab.engine.cpu.loops.ours", lambda dtype: None)  # a library more, on some processors
+    monkeypatch.setenv("RNNLAB_GEMM", "blas")  # the other would be one more library
 
     def work():
         layer = Recurrent(cells.create("rnn", input_size=3, hidden_size=4), "fused")
@@ -322,6 +323,21 @@ def test_another_text_is_another_library(folder, compiled):
     assert len(compiled) == len(_libraries(folder)) == 2
 
 
+def test_other_macros_are_another_library(folder, compiled):
+    assert [compiler.load("int answer(void) { return N; }", f"N={n}").answer() for n in (1, 2)] == [1, 2]
+    assert len(compiled) == len(_libraries(folder)) == 2
+
+
+def test_another_header_is_another_library(folder, compiled, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "SOURCES", tmp_path)
+    for number in (1, 2, 1):
+        (tmp_path / "answer.h").write_text(f"enum {{ ANSWER = {number} }};")
+        _forget()
+        library = compiler.load('#include "answer.h"\nint answer(void) { return ANSWER; }')
+        assert library.answer() == number
+    assert len(compiled) == len(_libraries(folder)) == 2
+
+
 def test_other_flags_are_another_library(folder, compiled, monkeypatch):
     _answer()
     _forget()
@@ -348,8 +364,8 @@ def test_another_compiler_is_another_library(folder, compiled, tmp_path, monkeyp
 def test_another_processor_is_another_library(folder, compiled, monkeypatch):
     _answer()
     _forget()
-    surroundings = compiler._surroundings
-    monkeypatch.setattr(compiler, "_surroundings", lambda: surroundings() + b"another")
+    surroundings = compiler.surroundings
+    monkeypatch.setattr(compiler, "surroundings", lambda: surroundings() + b"another")
     _answer()
     assert len(compiled) == 2
 

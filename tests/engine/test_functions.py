@@ -57,8 +57,8 @@ def test_tanh_ends_at_one_whatever_the_compiler(compiler, monkeypatch, tmp_path)
         pytest.skip(f"{compiler} is not installed")
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path))
-    for cached in (engine_compiler.compiler, engine_compiler._surroundings, engine_compiler.cache_folder):
-        monkeypatch.setattr(engine_compiler, cached.__name__, cached.__wrapped__)
+    for name in ("compiler", "surroundings", "trusted_folder", "cache_folder"):
+        monkeypatch.setattr(engine_compiler, name, getattr(engine_compiler, name).__wrapped__)
     monkeypatch.setattr(engine_compiler, "load", engine_compiler.load.__wrapped__)
     x = torch.cat([torch.linspace(8, 100, 1000), torch.tensor([torch.inf])])
     cell = Pointwise(len(x), len(x), function=torch.tanh)

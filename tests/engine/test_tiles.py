@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rnnlab import cells
 from rnnlab.cells import Cell
-from rnnlab.engine.cpu import compiler, loops
+from rnnlab.engine.cpu import compiler, kernel
 from rnnlab.engine.traced import known
 from rnnlab.layers import Recurrent
 
@@ -50,8 +50,8 @@ def _any_work_is_worth_a_thread(monkeypatch):
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    monkeypatch.setattr(loops, "NUMBERS_A_THREAD", 1)
-    monkeypatch.setattr(loops, "COLUMNS_A_THREAD", 64)
+    monkeypatch.setattr(kernel, "NUMBERS_A_THREAD", 1)
+    monkeypatch.setattr(kernel, "COLUMNS_A_THREAD", 64)
     yield
     torch.set_num_threads(threads)
 
@@ -72,7 +72,7 @@ def _everything(cell, backend, rows, lengths, dtype) -> list[Tensor]:
     return [outputs, *final, alone, *(gradient for gradient in gradients if gradient is not None)]
 
 
-def _kernels(cell) -> list[loops.Kernel]:
+def _kernels(cell) -> list[kernel.Kernel]:
     return [step.kernel for step in known(cell) if step.kernel]
 
 
@@ -119,7 +119,7 @@ def test_a_product_keeps_columns_together():
 def test_shares_are_everything_once(rows, columns, threads):
     torch.set_num_threads(threads)
     seen = torch.zeros(rows, max(columns, 1), dtype=torch.int64)
-    parts = loops.Kernel.parts(SimpleNamespace(columns={"forward": columns}), "forward", rows, 7)
+    parts = kernel.Kernel.parts(SimpleNamespace(columns={"forward": columns}), "forward", rows, 7)
     for first, last, low, high in parts:
         seen[first:last, low : high or None] += 1
     assert (seen == 1).all()
@@ -129,7 +129,7 @@ def test_shares_are_everything_once(rows, columns, threads):
 def test_little_work_is_left_to_one_thread(monkeypatch):
     cell = Columns(STEPS["linear"])
     _everything(cell, "fused", 1, None, torch.float32)
-    monkeypatch.setattr(loops, "NUMBERS_A_THREAD", 5 * WIDTH)
+    monkeypatch.setattr(kernel, "NUMBERS_A_THREAD", 5 * WIDTH)
     torch.set_num_threads(3)
     assert {len(k.parts(way, 1, 9)) for k in _kernels(cell) for way in k.functions} == {1}
     assert {len(k.parts(way, 1, 10)) for k in _kernels(cell) for way in k.functions} == {2}

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
@@ -8,8 +9,7 @@ from torch.nn.functional import linear
 
 from rnnlab import cells, engine
 from rnnlab.cells import Cell
-from rnnlab.engine.cpu import gemm
-from rnnlab.engine.cpu.loops import Kernel
+from rnnlab.engine.cpu.kernel import Kernel
 from rnnlab.interface import InputError, tensors_of
 from rnnlab.layers import Recurrent, Stack, Zoneout, from_torch, to_torch
 
@@ -333,7 +333,7 @@ def test_a_learned_initial_state_begins_as_the_cells_own_and_is_saved():
 
 
 def test_the_choice_says_what_runs_and_why(monkeypatch):
-    monkeypatch.setattr(gemm, "is_wanted", lambda: False)
+    monkeypatch.setenv("RNNLAB_GEMM", "blas")
 
     def choice(name, backend):
         layer = make_layer(name, backend)
@@ -344,9 +344,9 @@ def test_the_choice_says_what_runs_and_why(monkeypatch):
     compiled = "its step is compiled"
     assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
     assert choice("gru-before", "auto") == ("fused", compiled)
-    monkeypatch.setattr(gemm, "is_wanted", lambda: True)
+    monkeypatch.setenv("RNNLAB_GEMM", "own")
     assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
-    monkeypatch.setattr(engine.choice, "WIDE", H)
+    monkeypatch.setattr(sys.modules["rnnlab.engine.choose"], "WIDE", H)
     few = "torch.nn's LSTM for few sequences where no gradient is needed"
     assert choice("lstm", "auto") == ("fused", f"{compiled}; {few}")
 
@@ -378,8 +378,8 @@ def test_steps_past_the_longest_sequence_are_not_run(reverse, monkeypatch):
 @pytest.mark.parametrize("is_wide", [False, True])
 def test_an_lstm_without_gradients_goes_the_faster_way(rows, threads, are_shared, is_wide, is_wanted, monkeypatch):
     ran, way = [], engine.native.run
-    monkeypatch.setattr(engine.choice, "WIDE", H if is_wide else H + 1)
-    monkeypatch.setattr(gemm, "is_wanted", lambda: is_wanted)
+    monkeypatch.setattr(sys.modules["rnnlab.engine.choose"], "WIDE", H if is_wide else H + 1)
+    monkeypatch.setenv("RNNLAB_GEMM", "own" if is_wanted else "blas")
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(engine.native, "run", lambda *given: ran.append(given) or way(*given))
     layer, inputs = make_layer("lstm", "auto"), draw(T, rows, F, seed=1)

@@ -1,1 +1,1 @@
-"""Steps on a CPU: from programs to loops, their memory and their C, and what runs them."""
+"""One time step as compiled loops on the CPU: memory layout, C, threads and matrix products."""

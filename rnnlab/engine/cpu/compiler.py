@@ -1,8 +1,8 @@
-"""The system's C compiler and the BLAS inside torch: from a text to functions that can be called.
+"""Compile C with the system's compiler, and find the BLAS inside torch.
 
-Libraries are cached in a folder of the user's own, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. Their names hold a digest
-of what they were made from (C, flags, compiler, processor) and one of their own bytes, so that a library that is not
-what it was is never loaded, and processes that build the same one at once cannot get in each other's way.
+Libraries are cached in a folder of the user, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. The name of a library holds a
+digest of everything that it was made from (text, headers, flags, compiler, processor) and a digest of its content. So a
+damaged library is never loaded, and several processes can build the same library at the same time.
 """
 
 from __future__ import annotations
@@ -27,26 +27,31 @@ FLAGS = (
     "-std=gnu11",
     "-O3",
     "-march=native",
-    "-fno-math-errno",  # not -ffast-math, which breaks infinities and NaN
+    "-fno-math-errno",  # but not -ffast-math, which breaks infinities and NaN
     "-fno-trapping-math",
     "-fopenmp-simd",
     "-fPIC",
     "-shared",
-    # Compilers take half of AVX-512 where all of it once slowed a processor down, as the matrix products do anyway.
+    # By default compilers avoid full AVX-512 vectors, as they lowered the clock of older processors.
     *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []),
 )
 
+SOURCES = Path(__file__).parent / "c"
+"""The folder of the C that is not generated."""
+
 
 class NoCompiler(Exception):
-    """Nothing can be compiled here; the message says why, and what to do."""
+    """C cannot be compiled here; the message gives the reason and what to do."""
 
 
 class Blas:
-    """``sgemm`` and ``dgemm`` of the BLAS that torch itself uses, and its threads.
+    """Matrix products and threads of the BLAS that torch uses.
 
-    product: their addresses, by dtype. set_threads: address of a function that sets the number of threads for the
-    calling thread and returns the one before; 0 where this BLAS has none. openmp: addresses of GOMP_parallel,
-    omp_get_thread_num and omp_get_num_threads of the OpenMP that torch uses; zeros where it is another one.
+    product: the addresses of ``sgemm`` and ``dgemm``, by dtype.
+    set_threads: the address of a function that sets the number of threads for the calling thread and returns the
+        number before; 0 if this BLAS has none.
+    openmp: the addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads in torch's OpenMP; zeros if it
+        has other functions.
     """
 
     def __init__(self) -> None:
@@ -56,7 +61,7 @@ class Blas:
             library = ctypes.CDLL(str(folder / f"libtorch_cpu.{suffix}"))
             functions = {torch.float32: library.sgemm_, torch.float64: library.dgemm_}
         except (OSError, AttributeError) as error:
-            raise NoCompiler(f"torch's library does not give its matrix product away ({error})") from error
+            raise NoCompiler(f"torch's library does not export its matrix product ({error})") from error
         self.product = {dtype: _address(function) for dtype, function in functions.items()}
         self.set_threads = _address(getattr(library, "MKL_Set_Num_Threads_Local", None))
         names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -67,7 +72,7 @@ class Blas:
 
     @staticmethod
     def _check(sgemm: ctypes._CFuncPtr) -> None:
-        """One product: a BLAS whose integers have 64 bits would read others than are meant."""
+        """Compute one product: a BLAS with integers of 64 bits would read wrong sizes."""
         shapes, like = ((2, 3), (3, 4), (2, 4)), {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
         a, b, c = (torch.arange(m * n, **like).reshape(m, n) for m, n in shapes)
         one, zero = (ctypes.byref(ctypes.c_float(x)) for x in (1, 0))
@@ -84,7 +89,7 @@ def _address(function: ctypes._CFuncPtr | None) -> int:
 
 @lru_cache
 def blas() -> Blas:
-    """The BLAS inside torch.
+    """Return the BLAS inside torch.
 
     Raises:
         NoCompiler: it cannot be called from outside.
@@ -94,7 +99,7 @@ def blas() -> Blas:
 
 @lru_cache
 def compiler() -> tuple[str, ...]:
-    """The C compiler's command: ``$CC``, or the first of cc, gcc and clang.
+    """Return the command of the C compiler: ``$CC``, or the first of cc, gcc and clang that exists.
 
     Raises:
         NoCompiler: there is none.
@@ -116,8 +121,8 @@ def compiler() -> tuple[str, ...]:
 
 
 @lru_cache
-def _surroundings() -> bytes:
-    """What a library depends on besides its text: the compiler, as a file, and the processor."""
+def surroundings() -> bytes:
+    """Everything that a library depends on besides its own text: headers, compiler, flags, processor."""
     words = compiler()
     real = os.stat(os.path.realpath(words[0]))
     processor = platform.processor() or platform.machine()
@@ -125,68 +130,55 @@ def _surroundings() -> bytes:
     if info.exists():
         lines = info.read_text(errors="replace").split("\n\n")[0].splitlines()
         processor += "".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU part")))
-    return repr((words, real.st_size, real.st_mtime_ns, FLAGS, platform.machine(), processor)).encode()
+    headers = [path.read_text() for path in sorted(SOURCES.glob("*.h"))]
+    return repr((words, real.st_size, real.st_mtime_ns, FLAGS, platform.machine(), processor, headers)).encode()
 
 
 @lru_cache
-def cache_folder() -> Path:
-    """The user's own folder for libraries; a new one for this process where that cannot be trusted or written."""
+def trusted_folder() -> Path | None:
+    """The cache folder if nobody but the user can write there; None if others can, or if it cannot be made."""
     try:
         home = os.environ.get("RNNLAB_CACHE")
         folder = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnlab"
         folder = folder.absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-        if (
-            found.st_uid == os.getuid()
-            and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            and os.access(folder, os.W_OK)
-        ):
-            return folder
-    except (OSError, RuntimeError):  # the second: a user without a home
-        pass
+        is_own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return folder if is_own else None
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        return None
+
+
+@lru_cache
+def cache_folder() -> Path:
+    """The folder for libraries: the trusted one, or a temporary one of this process if that cannot be written."""
+    folder = trusted_folder()
+    if folder and os.access(folder, os.W_OK):
+        return folder
     temporary = Path(tempfile.mkdtemp(prefix="rnnlab-"))
     atexit.register(_remove, temporary, os.getpid())
     return temporary
 
 
 def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # and no child of it
+    if os.getpid() == process:  # not in a forked process
         shutil.rmtree(folder, ignore_errors=True)
 
 
-C = Path(__file__).parent / "c"
-"""The folder of the C that is not generated."""
-
-
-@lru_cache
-def _included() -> bytes:
-    """The contents of `C`."""
-    files = sorted(path for path in C.iterdir() if path.suffix in (".c", ".h"))
-    return b"".join(path.name.encode() + path.read_bytes() for path in files)
-
-
-def digest(*texts: str) -> str:
-    """A digest of ``texts``, of the C in `C`, and of the compiler and the processor, 32 hexadecimal digits."""
-    return hashlib.sha256(b"\0".join([_surroundings(), _included(), *(text.encode() for text in texts)])).hexdigest()[
-        :32
-    ]
-
-
 @cache
-def load(text: str, real: str = "float") -> ctypes.CDLL:
-    """The library of a C text: from the cache, or compiled now.
+def load(text: str, *defines: str) -> ctypes.CDLL:
+    """Load the library of a C text from the cache, or compile it now.
 
     Args:
-        text: the C; it may include the files of `C`.
-        real: what ``real`` stands for in it, ``float`` or ``double``.
+        text: the C; it may include the headers in `SOURCES`.
+        defines: macros, such as ``REAL=float``.
 
     Raises:
         NoCompiler: the compiler is missing or fails; the message holds its first line.
     """
-    key = digest(real, text)
+    key = hashlib.sha256(surroundings() + repr((defines, text)).encode()).hexdigest()[:32]
     folder = cache_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have emptied a cache meanwhile
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the cache may have been deleted meanwhile
     for path in folder.glob(f"{key}.*.so"):
         library = _open(path)
         if library is not None:
@@ -194,18 +186,18 @@ def load(text: str, real: str = "float") -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as build:
         source, made = Path(build, "step.c"), Path(build, "step.so")
         source.write_text(text)
-        _compile(source, made, real)
+        _compile(source, made, defines)
         try:
             library = ctypes.CDLL(str(made))
             os.replace(made, folder / f"{key}.{_digest(made)}.so")
         except OSError as error:
-            reason = str(error).rpartition(": ")[2]  # without the path, which is another one each time
+            reason = str(error).rpartition(": ")[2]  # without the path, which differs each time
             raise NoCompiler(f"{compiler()[0]} makes no library that can be loaded ({reason})") from error
     return library
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
-    """A library from the cache; None if it is damaged, and then it is removed, or if another process has removed it."""
+    """Load a cached library; None if another process has removed it, or if it is damaged. A damaged one is removed."""
     try:
         if _digest(path) == path.suffixes[-2][1:]:
             return ctypes.CDLL(str(path))
@@ -215,8 +207,9 @@ def _open(path: Path) -> ctypes.CDLL | None:
     return None
 
 
-def _compile(source: Path, target: Path, real: str) -> None:
-    command = [*compiler(), *FLAGS, f"-I{C}", f"-Dreal={real}", str(source), "-o", str(target), "-lm"]
+def _compile(source: Path, target: Path, defines: tuple[str, ...]) -> None:
+    options = [*FLAGS, *(f"-D{define}" for define in defines), f"-I{SOURCES}"]
+    command = [*compiler(), *options, str(source), "-o", str(target), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:

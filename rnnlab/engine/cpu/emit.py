@@ -1,7 +1,7 @@
-"""Loops as C: one function for the whole sequence forward, one without keeping anything, one backward.
+"""Print the loops of a step as C: functions ``forward``, ``inference`` (which keeps nothing) and ``backward``.
 
-The C is meant to be read: ``rnnlab explain cell=lstm`` prints it; what it includes lies in ``c/`` beside this file.
-Numbers of steps, rows and columns are arguments, so one library serves every size.
+``rnnlab explain cell=lstm`` shows the result; what is common to all cells is in ``c/step.h``. The numbers of steps,
+rows and columns are arguments, so one library serves every size.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from rnnlab.engine.ir.program import Extent
 
 
 class Source:
-    """The C of a cell, and what its arguments mean.
+    """The C of a cell, and the meaning of its arguments.
 
     Args:
         lowered: the cell's step as loops.
-        single: in single precision, else in double.
-        names: which of ``forward``, ``inference`` and ``backward``.
+        single: whether the precision is single; else it is double.
+        names: the functions to print, of ``forward``, ``inference`` and ``backward``.
 
     Attributes:
         text: the C.
-        arrays: for each function, the arrays in the order of its ``arrays``.
-        sizes: the numbers behind n0, n1, ...
+        arrays: for each function the arrays in the order in which it receives them.
+        sizes: the values of n0, n1, ...
     """
 
     def __init__(self, lowered: Lowered, single: bool, names: tuple[str, ...]) -> None:
@@ -40,16 +40,15 @@ class Source:
             carried = lowered.carries if name == "backward" else lowered.states
             self.arrays[name] = list(dict.fromkeys([*carried, *function.arrays()]))
         bodies = [self.function(name, function) for name, function in functions.items()]
-        headers = ['#include "step.h"', f'#include "{"single" if single else "double"}.h"', ""]
-        self.text = "\n".join([*headers, *bodies])
+        self.text = "\n".join(['#include "step.h"', "", *bodies])
         self.sizes = list(self.symbols)
 
     def size(self, number: int) -> str:
-        """The name of a width or an offset."""
+        """Return the name of a width or an offset."""
         return self.symbols.setdefault(number, f"n{len(self.symbols)}") if number else "0"
 
     def function(self, name: str, function: Function) -> str:
-        """One of the three functions."""
+        """Print one of the three functions."""
         backward = name == "backward"
         body: list[str] = []
         for stage in range(function.stages):
@@ -68,38 +67,32 @@ class Source:
             f"copy_rows(call, &{self.struct(name, a)}, {source}, {target}, t, {self.size(a.width)});" for a in carried
         ]
         body += ["if (call->lengths) {", *_indent(copies), "}"]
-        steps = "for (long t = call->T - 1; t >= 0; t--) {" if backward else "for (long t = 0; t < call->T; t++) {"
         text = "\n".join(body)
         used = [(number, symbol) for number, symbol in self.symbols.items() if f"{symbol}" in text]
         sizes = [f"const long {symbol} = call->sizes[{list(self.symbols).index(n)}];" for n, symbol in used]
-        before = ["const int threads = call->set_threads ? call->set_threads(1) : 0;"]
-        after = ["if (call->set_threads) call->set_threads(threads);"]
-        if backward:
-            before, after = [*before, "const unsigned long mode = flush();"], ["restore(mode);", *after]
-        lines = ["const struct array *a = call->arrays;", *sizes, *before, steps, *_indent(body), "}", *after]
         names = ", ".join(f"{i} {array.name}" for i, array in enumerate(self.arrays[name]))
-        start = f"static void {name}_rows(const struct call *call) {{"
-        whole = f"void {name}(struct team *team) {{ together(team, {name}_rows); }}"
-        return "\n".join([f"/* arrays: {names} */", start, *_indent(lines), "}", "", whole, ""])
+        start = f"inlined void {name}_step(const struct call *call, const struct array *a, long t) {{"
+        loop = f"{'BACKWARD' if backward else 'FORWARD'}({name})"
+        return "\n".join([f"/* arrays: {names} */", start, *_indent([*sizes, *body]), "}", "", loop, ""])
 
     def struct(self, name: str, array: Array) -> str:
-        """The description of an array."""
+        """Return the C expression of an array's description."""
         return f"a[{self.arrays[name].index(array)}]"
 
     def product(self, name: str, product: Multiply, number: int) -> str:
-        """The product of all rows of a step with a weight."""
+        """Print the product of all rows of a time step with a weight."""
         rows, result = (self.pointer(name, place) for place in (product.rows, product.result))
         rows_array, result_array = (self.struct(name, p.array) for p in (product.rows, product.result))
         sizes = f"{self.size(product.inner)}, {self.size(product.outer)}, {int(product.accumulate)}"
         return f"multiply(call, &{rows_array}, {rows}, {number}, &{result_array}, {result}, {sizes});"
 
     def pointer(self, name: str, place: Place) -> str:
-        """The first of a place's columns at this step, in row 0."""
+        """Return the C expression of the address of a place in row 0."""
         offset = f" + {self.size(place.offset)}" if place.offset else ""
         return f"at(&{self.struct(name, place.array)}, {_time(place)}){offset}"
 
     def rows(self, name: str, function: Function, loops: list[Loop]) -> list[str]:
-        """All work of a stage on every row."""
+        """Print the loop over the rows of one stage."""
         emitted = _Row(self, function, loops)
         starts, rows, dead = [], [], []
         for (array, shift), variable in emitted.pointers.items():
@@ -120,7 +113,7 @@ class Source:
         ]
 
     def number(self, value: Any) -> str:
-        """A literal."""
+        """Print a number."""
         if isinstance(value, Extent):
             return f"(real){self.size(int(value))}"
         value = float(value)
@@ -133,7 +126,7 @@ class Source:
 
 
 class _Row:
-    """The work on one row: its loops over columns, and between them what is the same for all columns."""
+    """The work on one row: loops over columns, and between them the numbers that all columns share."""
 
     def __init__(self, source: Source, function: Function, loops: list[Loop]) -> None:
         self.source, self.function = source, function
@@ -170,7 +163,7 @@ class _Row:
         taken = {kinds[r]: self.operand(r.operands[0], local) for r in loop.reductions}
         for reduction, variable in kinds.items():
             self.lines.append(f"real {variable} = {'0' if reduction.op == 'sum' else '-INFINITY'};")
-        only_sums = all(reduction.op == "sum" for reduction in kinds)  # the largest, with NaN, is no sum of parts
+        only_sums = all(reduction.op == "sum" for reduction in kinds)  # a maximum that must pass NaN on cannot be split
         if kinds and only_sums and not loop.stores:
             self.sums(inside, taken, self.source.size(loop.width))
         else:
@@ -188,7 +181,7 @@ class _Row:
         self.scalars |= kinds
 
     def sums(self, inside: list[str], taken: dict[str, str], width: str) -> None:
-        """Sums alone: four quarters of the columns at a time, as each addition waits for the one before."""
+        """Print sums over four quarters of the columns at once, so that their additions do not wait for each other."""
         parts = {variable: [f"{variable}_{part}" for part in "abcd"] for variable in taken}
         self.lines += [f"real {', '.join(f'{name} = 0' for name in names)};" for names in parts.values()]
         self.lines += [_simd(name for names in parts.values() for name in names)]
@@ -206,7 +199,7 @@ class _Row:
         lines.append(f"const {kind} {names[expr]} = {text};")
 
     def variable(self, expr: Expr) -> str:
-        """A name that is not taken, near the one in the program."""
+        """Return an unused name, similar to the one in the program."""
         name, number = expr.name or "e", 0
         while name in self.taken:
             number += 1
@@ -222,7 +215,7 @@ class _Row:
         return local[expr] if expr in local else self.scalars[expr]
 
     def address(self, place: Place, index: str = "") -> str:
-        """An element of a row, or, without an index, where it begins."""
+        """Return the C expression of an element of a row, or of its address if there is no index."""
         key = (place.array, place.shift)
         if key not in self.pointers:
             later = "_next" if place.shift and place.array.kind == "state" else ""

@@ -1,7 +1,7 @@
-"""From tensors to formulas: what stands at row b and column j.
+"""Tensors as formulas for the number at row b and column j.
 
-A tensor ``[B, F]`` is a row of segments, each an `Expr`: a formula for one number at row b and column j. Splitting and
-joining columns only rearranges segments, so that a chunk of a sum of two tensors is the sum of two chunks.
+A tensor ``[B, F]`` is a sequence of segments of its columns, each an `Expr`: a formula for the number at row b and
+column j. ``split`` and ``cat`` only rearrange segments, so a chunk of a sum of two tensors is the sum of two chunks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rnnlab.engine.ir.program import Node, Unsupported, Value
 
 @dataclass(eq=False)
 class Array:
-    """Memory: ``width`` numbers a row. It has the rows of every step, of one step, or is the same for all rows.
+    """Memory with ``width`` numbers per row, for every time step or for one, and for every row of the batch or for all.
 
     kind: ``input``, ``constant``, ``state``, ``output``, ``kept``, ``temporary``, ``upstream`` (the gradient of the
         output), ``carry`` (the gradients of the state), ``gradient`` (of a product or an input), ``sum`` (the gradient
@@ -31,7 +31,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Place:
-    """Columns of an array, at this step (``shift`` 0) or the next (1)."""
+    """Columns of an array from ``offset`` on, at this time step (``shift`` 0) or the next (1)."""
 
     array: Array
     offset: int
@@ -39,10 +39,9 @@ class Place:
 
 
 class Expr:
-    """A formula for one number at row b and column j: a load, a number, or an operation on other formulas.
+    """A formula for the number at row b and column j: a load, a number, or an operation on other formulas.
 
-    Of every formula there is only one, so that what is the same is computed once. ``width`` 1: it is the same for all
-    columns.
+    Equal formulas are one object, so that each is computed once. A formula of ``width`` 1 is the same for all columns.
     """
 
     __slots__ = ("args", "name", "op", "place", "width")
@@ -52,12 +51,12 @@ class Expr:
 
     @property
     def operands(self) -> list[Expr]:
-        """The formulas that this one is made of."""
+        """The formulas among its arguments."""
         return [arg for arg in self.args if isinstance(arg, Expr)]
 
     @property
     def reduces(self) -> bool:
-        """Whether it is taken over all columns of a row."""
+        """Whether it reduces the columns of a row to one number."""
         return self.op in ("sum", "amax")
 
 
@@ -65,17 +64,17 @@ Segments = tuple[Expr, ...]
 
 
 class Formulas:
-    """Formulas for the values of a program, made node by node.
+    """The formulas of the values of a program, added node by node.
 
     Args:
         batch_size: the number of rows that the program was traced with.
 
     Attributes:
-        unique: every formula, by what it is made of.
+        unique: every formula, by its operation and arguments.
         segments: the formulas of each value.
-        by_row: for values of one axis, whether it is that of the rows.
-        multiplied: for the result of each product, its node and its rows.
-        cut_from: for columns that were cut out of a formula, that formula and where they begin.
+        by_row: for values with one axis, whether that is the batch axis.
+        multiplied: for the result of each product, its node and the formulas of its rows.
+        cut_from: for a part of a formula's columns, that formula and the first of the columns.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -88,25 +87,25 @@ class Formulas:
         self._cuts: dict[tuple[Expr, int, int], Expr] = {}
 
     def expr(self, op: str, *args: Any, width: int = 1, place: Place | None = None, name: str = "") -> Expr:
-        """The formula of an operation on formulas and numbers; always the same one for the same."""
+        """Return the formula of an operation on formulas and numbers; the same object for equal arguments."""
         key = (op, args, place, width)
         if key not in self.unique:
             self.unique[key] = Expr(op, args, width, place, name)
         return self.unique[key]
 
     def load(self, array: Array, offset: int = 0, width: int | None = None, shift: int = 0) -> Expr:
-        """Columns of an array."""
+        """Load columns of an array."""
         width = array.width if width is None else width
         return self.expr("load", width=width, place=Place(array, offset, shift), name=array.name)
 
     def apply(self, op: str, args: Iterable[Any], name: str = "") -> Expr:
-        """An operation, as wide as its widest operand."""
+        """Return an operation as wide as its widest operand."""
         args = tuple(args)
         width = max((arg.width for arg in args if isinstance(arg, Expr)), default=1)
         return self.expr(op, *args, width=width, name=name)
 
     def cut(self, expr: Expr, offset: int, width: int) -> Expr:
-        """Columns ``offset`` to ``offset + width`` of a formula."""
+        """Return the columns ``offset`` to ``offset + width`` of a formula."""
         if expr.width == width or expr.width == 1:
             return expr
         key = (expr, offset, width)
@@ -124,7 +123,7 @@ class Formulas:
         return self._cuts[key]
 
     def columns(self, segments: Segments, offset: int, width: int) -> Segments:
-        """Columns ``offset`` to ``offset + width`` of a tensor."""
+        """Return the columns ``offset`` to ``offset + width`` of a tensor."""
         found, start = [], 0
         for segment in segments:
             low, high = max(offset, start), min(offset + width, start + segment.width)
@@ -134,7 +133,7 @@ class Formulas:
         return tuple(found)
 
     def elementwise(self, op: str, args: Iterable[Any], name: str) -> Segments:
-        """An operation on tensors and numbers, segment by segment."""
+        """Apply an operation to tensors and numbers, segment by segment."""
         args = tuple(args)
         tensors = [arg for arg in args if isinstance(arg, tuple)]
         total = max((width_of(tensor) for tensor in tensors), default=1)
@@ -154,13 +153,13 @@ class Formulas:
                 else:
                     pieces.append(self.columns(arg, low, high - low)[0])
             one = self.apply(op, pieces, name if len(ends) == 2 else f"{name}_{len(result)}")
-            if one.width < high - low:  # numbers and row-wise values alone, repeated over the columns
+            if one.width < high - low:  # made of numbers and row-wise values alone: repeat it over the columns
                 one = self.expr("spread", one, width=high - low, name=name)
             result.append(one)
         return tuple(result)
 
     def reduce(self, op: str, segments: Segments, name: str) -> Segments:
-        """A sum or largest over the columns: over each segment, then over these."""
+        """Reduce the columns by sum or maximum: within each segment, then over the segments."""
         parts = [self.expr(op, segment, width=1, name=name) for segment in segments]
         whole = parts[0]
         for part in parts[1:]:
@@ -168,29 +167,36 @@ class Formulas:
         return (whole,)
 
     def leaf(self, value: Value, array: Array, shift: int = 0) -> None:
-        """Say that a value is what lies in an array."""
+        """Declare that a value is loaded from an array."""
         self.segments[value] = (self.load(array, shift=shift),)
 
+    def move(self, moved: dict[Array, Place]) -> None:
+        """Let every load of these arrays read from another place."""
+        for expr in self.unique.values():
+            if expr.place and expr.place.array in moved:
+                at = moved[expr.place.array]
+                expr.place = Place(at.array, at.offset + expr.place.offset, at.shift)
+
     def shape_of(self, value: Value) -> tuple[int, ...]:
-        """The shape of a value, which must be one that loops over rows and columns can serve."""
+        """Return the shape of a value; refuse shapes that are not rows and columns."""
         if len(value.shape) > 2 or 0 in value.shape:
             sizes = ["B" if size == self.batch_size and not i else str(size) for i, size in enumerate(value.shape)]
             raise Unsupported(f"work on a tensor of shape [{', '.join(sizes)}]")
         return value.shape
 
     def get(self, value: Value) -> Segments:
-        """The formulas of a value."""
+        """Return the formulas of a value."""
         if value not in self.segments:
             raise Unsupported(f"an operation on the weight {value} other than a product")
         return self.segments[value]
 
     def columns_of(self, value: Value) -> int:
-        """The width of a value's rows."""
+        """Return the number of columns of a value."""
         shape = self.shape_of(value)
         return 1 if not shape or (len(shape) == 1 and self.by_row.get(value)) else shape[-1]
 
     def node(self, node: Node, prefix: str) -> None:
-        """Formulas for the results of a node."""
+        """Add the formulas of the results of a node; ``prefix`` is that of the names of products."""
         op, args, result = node.operation, node.arguments, node.results[0]
         if op == "t":
             return
@@ -227,7 +233,7 @@ class Formulas:
             if width_of(segments) < width:
                 segments = (self.expr("spread", segments[0], width=width, name=result.name),)
             self.segments[result] = segments
-        elif op == "sum_to":  # over the rows later, where the gradient of a constant is summed up
+        elif op == "sum_to":  # the sum over the rows follows where the gradient of a constant is accumulated
             segments, width = self.get(args[0]), self.columns_of(args[1])
             narrower = width < width_of(segments)
             self.segments[result] = self.reduce("sum", segments, result.name) if narrower else segments
@@ -245,12 +251,12 @@ class Formulas:
             raise Unsupported(op)
 
     def last_axis(self, op: str, value: Value, dim: int) -> None:
-        """The axis of an operation must be that of the columns."""
+        """Refuse an operation along another axis than the columns."""
         if dim % max(len(value.shape), 1) != len(value.shape) - 1 or (len(value.shape) == 1 and self.by_row.get(value)):
             raise Unsupported(f"{op} over the sequences of a batch")
 
     def axes(self, op: str, value: Value, result: Value, dim: int) -> None:
-        """Adding or taking away the axis of the columns, or of the rows of what has none."""
+        """Check the axis that ``squeeze`` or ``unsqueeze`` removes or adds, and note which axis the vector has."""
         flat, full = (value, result) if op == "unsqueeze" else (result, value)
         if len(full.shape) == 1 and not self.by_row.get(full):
             return  # one element of a vector
@@ -264,7 +270,7 @@ class Formulas:
         self.by_row[flat] = by_row
 
     def same_rows(self, op: str, values: list[Value], result: Value) -> None:
-        """No value over the rows may meet one over the columns as if they were the same axis."""
+        """Refuse operations that would combine the batch axis of one value with the columns of another."""
         flat = [value for value in values if len(value.shape) == 1]
         kinds = {bool(self.by_row.get(value)) for value in flat if value.shape != (1,)}
         if len(kinds) > 1 or (True in kinds and len(result.shape) > 1):
@@ -272,7 +278,7 @@ class Formulas:
         self.by_row[result] = len(result.shape) == 1 and True in kinds
 
     def row_width(self, value: Value) -> int:
-        """The width of the rows of what has a value per step, or is a state."""
+        """Return the number of columns of an input or a state."""
         shape = self.shape_of(value)
         if len(shape) == 1:
             self.by_row[value] = True
@@ -283,5 +289,5 @@ class Formulas:
 
 
 def width_of(segments: Segments) -> int:
-    """How many columns segments have together."""
+    """Return the total number of columns of segments."""
     return sum(segment.width for segment in segments)

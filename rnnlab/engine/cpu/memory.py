@@ -1,8 +1,8 @@
-"""Large memory on the CPU, used again as soon as nobody holds it.
+"""A pool of large blocks of CPU memory, which are reused as soon as no tensor refers to them.
 
-The system hands new memory over page by page, at its first touch. For the arrays of a sequence that takes up to a tenth
-of the time of all matrix products, at every training step anew, as the C library gives back what is large. Here it is
-kept for the next request, as long as requests for it come.
+The C library returns large blocks to the system, which then maps new memory page by page at its first use. For the
+arrays of a sequence that takes up to a tenth of the time of all matrix products, in every training step. The pool keeps
+the blocks as long as they are requested again.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
 from rnnlab.engine.cpu import gemm
-from rnnlab.engine.cpu.gemm import mm, ours
+from rnnlab.engine.cpu.gemm import mm
+from rnnlab.interface import tensors_of
 
 SMALLEST = 2**20
-"""Bytes. What is smaller the C library keeps by itself."""
+"""Bytes. The C library itself keeps smaller blocks."""
 LARGE = 2**21
-"""Bytes of the inputs of a sequence. `Reusing` costs some 60 us, more than is won on smaller ones."""
+"""Bytes of the inputs of a sequence from which `Reusing` saves more than the 60 microseconds that it costs."""
 LARGE_FOR_OWN = 2**16
-"""The same where matrix products are our own, of which there is more to win."""
+"""The same if our own matrix product is used, which saves more."""
 PATIENCE = 256
-"""Memory that nobody wanted for so many requests is given back; a training step of ten layers makes about sixty."""
+"""A block that was not requested for so many requests is freed; a training step of ten layers makes about sixty."""
 
 
 @dataclass(slots=True, eq=False)
 class _Block:
     storage: torch.UntypedStorage
-    wanted: int  # the number of the last request that got it
+    wanted: int  # the number of the last request that it served
 
 
 _BLOCKS: list[_Block] = []
@@ -45,29 +46,29 @@ _requests = count(1)
 
 
 def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A contiguous tensor on the CPU whose numbers are not set, as from ``torch.empty``."""
+    """Return an uninitialised contiguous tensor on the CPU, as ``torch.empty`` does."""
     size = prod(shape) * dtype.itemsize
     if size < SMALLEST or not _counts():
         return torch.empty(shape, dtype=dtype, device="cpu")
     block = _free_block(size)
     tensor = torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, 0, shape)
-    _BLOCKS.append(block)  # only now, when others see that it is held
+    _BLOCKS.append(block)  # only now, as other threads can see from here on that it is held
     return tensor
 
 
 def _free_block(size: int) -> _Block:
-    """The smallest block of at least ``size`` bytes, and less than twice as many, that nobody holds; else a new one.
+    """Return the smallest free block of at least ``size`` and less than twice as many bytes; else a new one.
 
-    It is the caller's alone, as it is no more among `_BLOCKS`. A lock instead would be one that a forked child, or what
-    is done on a signal, might wait for without end.
+    The block is taken out of `_BLOCKS`, so that it belongs to the caller alone. A lock would not do: a forked process
+    or a signal handler could wait for it forever.
     """
     now, best, best_size = next(_requests), None, 2 * size
-    for block in _BLOCKS[::-1]:  # of one size the last used, so that what is not needed grows old
-        if block.wanted + PATIENCE < now:  # whoever still holds it frees it
+    for block in _BLOCKS[::-1]:  # among equal sizes the last used, so that blocks that are not needed grow old
+        if block.wanted + PATIENCE < now:  # it is freed when the last tensor releases it
             _claim(block)
         elif _is_free(block):
             there = block.storage.nbytes()
-            if block.storage.is_shared():  # another process may read it still
+            if block.storage.is_shared():  # another process may still read it
                 _claim(block)
             elif size <= there < best_size:
                 best, best_size = block, there
@@ -75,12 +76,12 @@ def _free_block(size: int) -> _Block:
         if _is_free(best):
             best.wanted = now
             return best
-        _BLOCKS.append(best)  # another thread had it meanwhile
+        _BLOCKS.append(best)  # another thread has taken it meanwhile
     return _Block(torch.UntypedStorage(size), now)
 
 
 def _claim(block: _Block) -> bool:
-    """Take a block out of `_BLOCKS`; False where another thread has done so."""
+    """Take a block out of `_BLOCKS`; return False if another thread was faster."""
     try:
         _BLOCKS.remove(block)
     except ValueError:
@@ -89,13 +90,13 @@ def _claim(block: _Block) -> bool:
 
 
 def _is_free(block: _Block) -> bool:
-    """Whether no tensor lies there, and nobody in Python has the storage itself: it counts once, whoever has it."""
+    """Whether neither a tensor nor a Python object refers to a block's storage."""
     return torch._C._storage_Use_Count(block.storage._cdata) == 1 and sys.getrefcount(block.storage) == 2
 
 
 @cache
 def _counts() -> bool:
-    """Whether this torch counts the holders of memory as `_is_free` reads it; where not, none is used again."""
+    """Whether `_is_free` reads the reference counts of this version of torch correctly; if not, no block is reused."""
     block = _Block(torch.UntypedStorage(8), 0)
     free = [_is_free(block)]
     tensor = torch.empty(0, dtype=torch.float32, device="cpu").set_(block.storage, 0, (2,))
@@ -109,18 +110,51 @@ def _counts() -> bool:
     return all(free) and not any(held)
 
 
+def owned(prepared: Any, alone: Any) -> list[bool]:
+    """Return for every tensor whether nobody else holds it or its memory, so that it may be written over.
+
+    Args:
+        prepared: a nested tuple of tensors, bound to one name.
+        alone: the same nested tuple of tensors from `alone_like`, also bound to one name: the counts to compare with.
+    """
+    (tuples, held), (own_tuples, expected) = _references(prepared), _references(alone)
+    if tuples != own_tuples:
+        return [False] * len(held)
+    triples = zip(tensors_of(prepared), held, expected, strict=True)
+    return [tensor.is_contiguous() and mine == wanted for tensor, mine, wanted in triples]
+
+
+def alone_like(tensor: Tensor) -> Tensor:
+    """Make a tensor that nobody else holds, of the same kind as ``tensor``, for `owned`."""
+    other = tensor.new_empty(1)
+    return other.view(1) if tensor._is_view() else other  # as results of linear are
+
+
+def _references(tree: Any) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Count the holders of each tuple and each tensor of a tree: in Python, in torch, of its memory and its base."""
+    if tree is None:
+        return [], []
+    if isinstance(tree, Tensor):
+        memory = torch._C._storage_Use_Count(tree.untyped_storage()._cdata)
+        counts = (sys.getrefcount(tree), tree._use_count(), memory)
+        if tree._is_view():
+            base = tree._base
+            counts += (sys.getrefcount(base), base._use_count())
+        return [], [counts]
+    parts = [_references(part) for part in tree]
+    tuples = [sys.getrefcount(tree) if tree else 0, *(count for part in parts for count in part[0])]
+    return tuples, [count for part in parts for count in part[1]]
+
+
 def reusing(inputs: Tensor) -> AbstractContextManager:
-    """`Reusing` while a cell prepares these inputs, if they are so large that it pays."""
+    """Return `Reusing` for the time in which a cell prepares these inputs, if they are large enough to benefit."""
     if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN:
         return nullcontext()
-    return Reusing() if inputs.nbytes >= LARGE or ours(inputs.dtype) else nullcontext()
+    return Reusing() if inputs.nbytes >= LARGE or gemm.own(inputs.dtype, "sequence") else nullcontext()
 
 
 class Reusing(TorchFunctionMode):
-    """While it lasts, ``linear`` of all steps of a sequence and its gradient write into memory that is used again.
-
-    Their products are torch's or ours, whichever is faster.
-    """
+    """A context in which ``linear`` over all time steps uses pooled memory and the faster matrix product."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is linear and not kwargs and _fits(*args):
@@ -129,20 +163,21 @@ class Reusing(TorchFunctionMode):
 
 
 def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether a linear map is large, and of the common kind."""
+    """Whether a linear map is large, and has plain CPU tensors of one dtype as arguments."""
     given = (inputs, weight) if bias is None else (inputs, weight, bias)
     if [tensor.dim() for tensor in given] != [3, 2, 1][: len(given)]:
         return False
     rows = inputs.shape[0] * inputs.shape[1]
     is_large = rows * len(weight) * weight.itemsize >= SMALLEST
-    is_large |= rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu" and bool(ours(weight.dtype))
+    if not is_large and rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu":
+        is_large = gemm.own(weight.dtype, "sequence") is not None
     return is_large and all(
         type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
     )
 
 
 class _Linear(torch.autograd.Function):
-    """``inputs [T, B, F] @ weight [G, F].t() + bias [G]``, in reused memory."""
+    """``inputs [T, B, F] @ weight [G, F].t() + bias [G]``, in pooled memory."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -160,7 +195,7 @@ class _Linear(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         rows, of_inputs = gradient.flatten(0, 1), None
-        if wanted[0] and torch.is_grad_enabled():  # create_graph: autograd cannot follow into given memory
+        if wanted[0] and torch.is_grad_enabled():  # create_graph: autograd does not record products into given memory
             of_inputs = gradient @ weight
         elif wanted[0]:
             of_inputs = take((*gradient.shape[:2], weight.shape[1]), weight.dtype)

@@ -1,7 +1,7 @@
-"""In which order formulas are computed: stages, levels and loops.
+"""Order formulas into loops.
 
-A product with a weight needs its rows in memory, so it cuts a step into *stages*. Within a stage, a sum over the
-columns of a row cuts the work on that row into *levels*. All formulas of one stage, level and width are one `Loop`.
+A matrix product needs its rows in memory, so it divides a step into *stages*. Within a stage, a sum over the columns of
+a row divides the work on that row into *levels*. All formulas of one stage, level and width form one `Loop`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Position = tuple[int, int]  # stage, level
 
 @dataclass(eq=False)
 class Store:
-    """Write a formula to memory, or, ``accumulate``, add it there."""
+    """Write a formula to memory, or add it there if ``accumulate``."""
 
     place: Place
     expr: Expr
@@ -26,9 +26,14 @@ class Store:
 
 @dataclass(eq=False)
 class Multiply:
-    """``result = rows @ weight`` for the rows of a step; ``accumulate`` adds it to what is there.
+    """``result = rows @ weight`` for the rows of one time step.
 
-    weight: place among the constants. transposed: with the weight's transpose. outer, inner: widths of result and rows.
+    rows, result: where they lie.
+    weight: its index among the constants.
+    transposed: whether the weight is transposed.
+    inner, outer: the widths of rows and result.
+    stage: the stage after which it is done.
+    accumulate: whether the product is added to the result.
     """
 
     rows: Place
@@ -43,7 +48,7 @@ class Multiply:
 
 @dataclass(eq=False)
 class Loop:
-    """All work of one stage, level and width on a row."""
+    """The work of one stage, level and width on a row."""
 
     stage: int
     level: int
@@ -54,10 +59,10 @@ class Loop:
 
 @dataclass
 class Function:
-    """One time step as stages: loops over rows, each followed by its products.
+    """One time step as stages; each is a loop over the rows, followed by products.
 
-    known: formulas that lie in memory once they are computed: where, and from which stage and level on.
-    position: a function that says from which stage and level on a formula can be computed.
+    known: the formulas that are written to memory, with their place and the stage and level that writes them.
+    position: returns the first stage and level in which a formula can be computed.
     """
 
     loops: list[Loop]
@@ -67,11 +72,11 @@ class Function:
 
     @property
     def stages(self) -> int:
-        """How many stages there are."""
+        """The number of stages."""
         return 1 + max([loop.stage for loop in self.loops] + [product.stage for product in self.products], default=0)
 
     def arrays(self) -> list[Array]:
-        """Every array that is touched, in order of first touch."""
+        """List the arrays that are read or written, in order of first use."""
         found: dict[Array, None] = {}
         for loop in self.loops:
             for expr in self.computed(loop):
@@ -85,12 +90,12 @@ class Function:
         return list(found)
 
     def resolve(self, expr: Expr, at: Position) -> Expr | Place:
-        """``expr``, or where to load it from at a stage and level."""
+        """Return where to load ``expr`` from at a stage and level; ``expr`` itself if it must be computed."""
         place, since = self.known.get(expr, (None, at))
         return place if place and since < at else expr
 
     def computed(self, loop: Loop) -> list[Expr]:
-        """All formulas that a loop evaluates or loads, operands first."""
+        """List the formulas that a loop computes or loads, operands first."""
         order: dict[Expr, None] = {}
         at = (loop.stage, loop.level)
 
@@ -111,7 +116,7 @@ class Function:
 
 
 def stages(multiplied: dict[Array, Segments]) -> dict[Array, int]:
-    """The stage after which each product is done: the first in which its rows are known."""
+    """Return the stage of each product: the first in which its rows are known."""
     stage: dict[Array, int] = {}
     for array, rows in multiplied.items():
         position = positions(stage)
@@ -120,7 +125,7 @@ def stages(multiplied: dict[Array, Segments]) -> dict[Array, int]:
 
 
 def positions(stage: dict[Array, int]) -> Callable[[Expr], Position]:
-    """A function that says from which stage and level on a formula can be computed."""
+    """Return a function that gives the first stage and level in which a formula can be computed."""
     memo: dict[Expr, Position] = {}
 
     def position(expr: Expr) -> Position:
@@ -137,10 +142,10 @@ def positions(stage: dict[Array, int]) -> Callable[[Expr], Position]:
 
 
 def schedule(stores: list[Store], products: list[Multiply], stage: dict[Array, int]) -> Function:
-    """Put every store into the first loop in which it can be done.
+    """Put every store into the first possible loop.
 
     Args:
-        stores: what is to be written.
+        stores: the formulas to write.
         products: the products, in order.
         stage: the stage of each product, by its result, from `stages`.
     """
@@ -155,7 +160,7 @@ def schedule(stores: list[Store], products: list[Multiply], stage: dict[Array, i
         loop_at(position(store.expr), store.expr.width).stores.append(store)
         if not store.accumulate:
             function.known.setdefault(store.expr, (store.place, position(store.expr)))
-    done: set[tuple[int, int, int]] = set()  # what a loop needs is only ever added to earlier ones
+    done: set[tuple[int, int, int]] = set()  # what a loop needs is added to earlier loops only
     while pending := [key for key in loops if key not in done]:
         key = max(pending)
         done.add(key)
@@ -165,7 +170,7 @@ def schedule(stores: list[Store], products: list[Multiply], stage: dict[Array, i
 
 
 def _fill(loop: Loop, function: Function, loop_at: Callable[[Position, int], Loop]) -> None:
-    """Find what a loop needs from earlier ones: reductions, and costly formulas, which go into memory there."""
+    """Add what a loop needs to earlier loops: reductions, and costly formulas, which are written to memory there."""
     at = (loop.stage, loop.level)
     seen: set[Expr] = set()
 
@@ -197,7 +202,7 @@ def _fill(loop: Loop, function: Function, loop_at: Callable[[Position, int], Loo
 
 
 def _is_heavy(expr: Expr, function: Function, at: Position, known: dict[Expr, bool]) -> bool:
-    """Whether computing it at ``at`` takes a costly operation."""
+    """Whether a formula takes a costly operation if it is computed at ``at``."""
     if expr not in known:
         if expr.place or isinstance(function.resolve(expr, at), Place):
             known[expr] = False
@@ -207,17 +212,17 @@ def _is_heavy(expr: Expr, function: Function, at: Position, known: dict[Expr, bo
 
 
 def is_costly(expr: Expr) -> bool:
-    """Whether a formula is better kept than computed twice: it takes an expensive function, a row or a product."""
+    """Whether keeping a formula costs less than computing it twice: an expensive function, a reduction or a product."""
     return expr.reduces or of_product(expr) or (expr.op in OPERATIONS and OPERATIONS[expr.op].costly)
 
 
 def of_product(expr: Expr) -> bool:
-    """Whether it is loaded from the result of a product."""
+    """Whether a formula is loaded from the result of a product."""
     return expr.place is not None and expr.place.array.kind == "temporary"
 
 
 def _spill(expr: Expr, function: Function, loop_at: Callable[[Position, int], Loop], here: Position) -> None:
-    """Put a formula into memory where it is first known, for those who need it later."""
+    """Write a formula to memory where it is first known, for later loops."""
     spilt = sum(place.array.name.startswith("m") for place, _ in function.known.values())
     place = Place(Array(f"m{spilt}", expr.width, "temporary"), 0)
     loop_at(here, expr.width).stores.append(Store(place, expr))
@@ -225,7 +230,7 @@ def _spill(expr: Expr, function: Function, loop_at: Callable[[Position, int], Lo
 
 
 def stores_of(array: Array, segments: Segments, shift: int = 0, accumulate: bool = False) -> list[Store]:
-    """Writing a tensor to an array, segment by segment."""
+    """Return the stores that write a tensor to an array, one for each segment."""
     stores, start = [], 0
     for segment in segments:
         stores.append(Store(Place(array, start, shift), segment, accumulate))

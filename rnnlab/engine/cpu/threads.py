@@ -1,4 +1,4 @@
-"""Shares of one piece of work, each done by a C function, side by side."""
+"""Run a C function on several threads, each with its share of the work."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 from rnnlab.engine.cpu import compiler
 
 _POOL: list[ThreadPoolExecutor] = []
-_FORKED: list[bool] = []  # threads do not survive a fork, and OpenMP's are not made again
+_FORKED: list[bool] = []  # a forked process has no threads, and OpenMP does not start them again
 os.register_at_fork(after_in_child=partial(_FORKED.append, True))
 
 
 def run(function: Any, calls: Sequence[int], held: tuple[Any, ...]) -> None:
-    """Call a C function, which takes a ``struct team``, for shares of the work.
+    """Call a C function that takes a ``struct team`` (``c/team.h``).
 
     Args:
-        function: it.
-        calls: for every share the address of its ``struct call``.
-        held: whatever it reads and writes: other threads still work there if this one is interrupted.
+        function: the C function.
+        calls: for every share of the work the address of its ``struct call``.
+        held: everything that the function reads and writes. It is kept alive until all threads are done, also if this
+            thread is interrupted.
     """
     openmp = [0, 0, 0] if _FORKED else compiler.blas().openmp
     if openmp[0] or len(calls) == 1:
@@ -41,7 +42,7 @@ def _team(function: Any, openmp: list[int], calls: Sequence[int], held: tuple[An
 
 
 def _together(tasks: list[Callable[[], None]]) -> None:
-    """Run tasks at the same time, the first in this thread."""
+    """Run tasks in parallel, the first in this thread."""
     if len(tasks) > 1 and not _POOL:
         _POOL.append(ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="rnnlab"))
     others = [_POOL[0].submit(task) for task in tasks[1:]]

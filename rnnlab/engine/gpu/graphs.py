@@ -1,13 +1,12 @@
-"""A derived step over a sequence in Python, and on a GPU the same compiled and recorded.
+"""Run a derived step over a sequence without C: in Python, and on a GPU compiled and recorded as a CUDA graph.
 
-`forward` and `backward` are the loop over time. On a GPU every operation of a step is a kernel, and to start one takes
-longer than to run it. There `torch.compile` makes few kernels of a step, and the loop with all its kernels is recorded
-once as a CUDA graph, which starts as one. Whatever fails of that, a warning says so, and the loop runs without it.
+On a GPU every operation of a step is a kernel, and launching a kernel takes longer than running it. So `torch.compile`
+fuses the step into few kernels, and the loop over time with all its kernels is recorded once as a CUDA graph, which is
+launched as a whole. If compiling or recording fails, one warning gives the reason, and the loop runs without it.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,26 +20,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.engine.ir.python import Steps
-from rnnlab.interface import map_state, pick_rows, tensors_of
-
-log = logging.getLogger(__name__)
+from rnnlab.engine.ir import loop
+from rnnlab.engine.ir.emit_python import Steps
+from rnnlab.engine.ir.loop import Tree
+from rnnlab.engine.once import warn_once
+from rnnlab.interface import map_state, tensors_of
 
 GRAPHS = 16
-"""So many graphs are kept at once; each holds the memory of its sequence."""
+"""Largest number of graphs kept at once; each holds the memory of its sequence."""
 LONGEST = 4096
-"""A longer sequence is not recorded: a graph holds every kernel of every step."""
-
-Tree = tuple[Any, ...]
-"""A nested tuple of tensors."""
+"""Largest number of time steps that is recorded: a graph holds every kernel of every step."""
 
 
 def forward(
     steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
 ) -> tuple[Tensor, Tree, Any]:
-    """Outputs ``[T, B, ...]``, the final state, and what `backward` needs; ``live`` is bool ``[T, B]`` or None."""
+    """Run the forward step; arguments and results as for `rnnlab.engine.ir.loop.forward`."""
     if inputs[0].device.type not in RECORDERS:
-        return plain_forward(steps, constants, inputs, state, live)
+        return loop.forward(steps, constants, inputs, state, live)
     masks = () if live is None else (live,)
     return _run(_forward_of_trees, steps, (tuple(constants), tuple(inputs), tuple(state), masks))
 
@@ -48,7 +45,7 @@ def forward(
 def inference(
     steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
 ) -> tuple[Tensor, Tree]:
-    """Outputs and final state alone."""
+    """Run the forward step and return outputs and final state alone."""
     masks = () if live is None else (live,)
     return _run(_inference_of_trees, steps, (tuple(constants), tuple(inputs), tuple(state), masks))
 
@@ -62,104 +59,40 @@ def backward(
     output_gradients: Tensor,
     state_gradients: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """The gradients of constants, inputs and state; None where there is none."""
+    """Run the backward step; arguments and results as for `rnnlab.engine.ir.loop.backward`."""
     if isinstance(kept, list):
-        return plain_backward(steps, constants, inputs, kept, live, output_gradients, state_gradients)
+        return loop.backward(steps, constants, inputs, kept, live, output_gradients, state_gradients)
     masks = () if live is None else (live,)
     gradients = (output_gradients, tuple(state_gradients))
     found = _run(_backward_of_trees, steps, (tuple(constants), tuple(inputs), kept, masks, gradients))
     return [gradient if isinstance(gradient, Tensor) else None for gradient in found]
 
 
-def plain_forward(
-    steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
-) -> tuple[Tensor, Tree, list[Tree]]:
-    """`forward`, an operation at a time."""
-    outputs, kept = [], []
-    for t, now in enumerate(zip(*inputs, strict=True)):
-        output, new, saved = steps.forward(constants, now, state)
-        kept.append((*state, *saved))
-        if live is not None:
-            output = pick_rows(live[t], output, torch.zeros_like(output))
-            new = tuple(pick_rows(live[t], a, b) for a, b in zip(new, state, strict=True))
-        outputs.append(output)
-        state = new
-    # Copies: a result that the backward step also reads would keep itself alive through its own graph.
-    return torch.stack(outputs), tuple(tensor.clone() for tensor in state), kept
-
-
-def plain_backward(
-    steps: Steps,
-    constants: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    kept: list[Tree],
-    live: Tensor | None,
-    output_gradients: Tensor,
-    state_gradients: Sequence[Tensor],
-) -> list[Tensor | None]:
-    """`backward`, an operation at a time, from what `plain_forward` kept."""
-    sums: list[Tensor | None] = [None] * len(constants)
-    input_gradients: list[Tree] = []
-    product_gradients: list[Tree] = []
-    count = len(state_gradients)
-    states, saved = [step[:count] for step in kept], [step[count:] for step in kept]
-    rows = list(zip(*inputs, strict=True))
-    for t in reversed(range(len(rows))):
-        output_gradient = output_gradients[t]
-        if live is not None:
-            now = live[t]
-            output_gradient = pick_rows(now, output_gradient, torch.zeros_like(output_gradient))
-            passed_on = [pick_rows(now, torch.zeros_like(g), g) for g in state_gradients]
-            state_gradients = [pick_rows(now, g, torch.zeros_like(g)) for g in state_gradients]
-        of_constants, of_inputs, of_state, of_products = steps.backward(
-            constants, rows[t], states[t], saved[t], output_gradient, tuple(state_gradients)
-        )
-        of_state = [torch.zeros_like(s) if g is None else g for g, s in zip(of_state, states[t], strict=True)]
-        if live is not None:
-            of_state = [g + past for g, past in zip(of_state, passed_on, strict=True)]
-        for i, gradient in enumerate(of_constants):
-            if gradient is not None:
-                sums[i] = gradient.clone() if sums[i] is None else sums[i].add_(gradient)
-        input_gradients.append(of_inputs)
-        product_gradients.append(of_products)
-        state_gradients = of_state
-    input_gradients.reverse()
-    product_gradients.reverse()
-    for i, (weight, (kind, place)) in enumerate(zip(steps.weights, steps.rows, strict=True)):
-        source = {"saved": saved, "state": states, "inputs": rows}[kind]
-        factor = torch.cat([step[place] for step in source])
-        gradient = torch.cat([step[i] for step in product_gradients]).t() @ factor
-        gradient = gradient if steps.transposed[i] else gradient.t()
-        sums[weight] = gradient if sums[weight] is None else sums[weight] + gradient
-    of_inputs = [None if column[0] is None else torch.stack(column) for column in zip(*input_gradients, strict=True)]
-    return [*sums, *of_inputs, *state_gradients]
-
-
-# What is recorded takes and returns nested tuples of tensors: no lists, and () where there is none.
+# A recorded function takes and returns nested tuples of tensors, with () in the place of None.
 
 
 def _forward_of_trees(steps: Steps, constants: Tree, inputs: Tree, state: Tree, masks: Tree) -> Tree:
-    outputs, final, kept = plain_forward(steps, constants, inputs, state, *masks or (None,))
+    outputs, final, kept = loop.forward(steps, constants, inputs, state, *masks or (None,))
     return outputs, final, tuple(torch.stack(column) for column in zip(*kept, strict=True))
 
 
 def _inference_of_trees(steps: Steps, constants: Tree, inputs: Tree, state: Tree, masks: Tree) -> Tree:
-    return plain_forward(steps, constants, inputs, state, *masks or (None,))[:2]
+    return loop.forward(steps, constants, inputs, state, *masks or (None,))[:2]
 
 
 def _backward_of_trees(
     steps: Steps, constants: Tree, inputs: Tree, kept: Tree, masks: Tree, gradients: tuple[Tensor, Tree]
 ) -> Tree:
     by_step = list(zip(*(column.unbind() for column in kept), strict=True))
-    found = plain_backward(steps, constants, inputs, by_step, *masks or (None,), *gradients)
+    found = loop.backward(steps, constants, inputs, by_step, *masks or (None,), *gradients)
     return tuple(() if gradient is None else gradient for gradient in found)
 
 
 class CudaGraphs:
-    """Records what is launched on a GPU and launches it again: the one part that needs CUDA.
+    """Records the kernels of a function and launches them again; the only part that needs CUDA.
 
-    All graphs are recorded on one stream and share one pool of memory: they run one after the other, and their results
-    are copied out before the next one runs.
+    All graphs are recorded on one stream and share one memory pool: they run one after the other, and their results
+    are copied before the next one runs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -168,40 +101,40 @@ class CudaGraphs:
         self.done = torch.cuda.Event()
 
     def record(self, function: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
-        """What ``function`` returned, in memory of its own, and what computes it again from what it read."""
+        """Record a function, and return its results and a function that computes them again in the same memory."""
         function()  # libraries and kernels are loaded at their first use, which cannot be recorded
         graph = torch.cuda.CUDAGraph()
         try:
             with (
-                torch.cuda.stream(torch.cuda.current_stream(self.stream.device)),  # to which a failure does not return
+                torch.cuda.stream(torch.cuda.current_stream(self.stream.device)),  # restores the stream after a failure
                 torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"),
             ):
                 results = function()
         except Exception:
             with suppress(Exception), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self.stream):
-                torch.zeros(1, device=self.stream.device)  # one that succeeds, or torch could draw no numbers any more
+                torch.zeros(1, device=self.stream.device)  # until a capture succeeds torch draws no numbers
             raise
         return results, graph.replay
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """No other graph runs meanwhile, on whatever stream it was started."""
+        """Wait for graphs on other streams, and make them wait until this context ends."""
         stream = torch.cuda.current_stream(self.stream.device)
         stream.wait_event(self.done)
         yield
         self.done.record(stream)
 
     def wait(self) -> None:
-        """Wait until every graph has run."""
+        """Wait until all graphs have run."""
         torch.cuda.synchronize(self.stream.device)
 
 
 RECORDERS: dict[str, type] = {"cuda": CudaGraphs}
-"""What records on a type of device."""
+"""The recorder of each device type."""
 
 
 class _Recorded:
-    """A function recorded on arguments in memory of its own."""
+    """A function recorded with arguments in private memory."""
 
     def __init__(self, recorder: Any, function: Callable[..., Tree], arguments: Tree) -> None:
         self.arguments = arguments
@@ -215,11 +148,11 @@ class _Recorded:
 
 
 class Graphs:
-    """The functions recorded on one device, by what they were given.
+    """The recorded functions of one device, by function and shapes.
 
-    What comes for the first time runs as it is: sequences of ever new lengths would be recorded for nothing. When there
-    are too many graphs all are dropped at once, since a graph that is dropped alone can take memory of its neighbours
-    with it (pytorch/pytorch#193402), and from then on twice as many calls have to come before one is recorded.
+    The first call with new shapes is not recorded, as every sequence may have another length. If there are too many
+    graphs, all are dropped at once: dropping a single one can free memory of the others (pytorch/pytorch#193402). From
+    then on twice as many calls must come before one is recorded.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -230,7 +163,7 @@ class Graphs:
         self.patience = 1
 
     def run(self, function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
-        """``function(steps, *arguments)``, in memory that nobody else holds."""
+        """Return ``function(steps, *arguments)`` in memory that nobody else holds."""
         counts = tuple(len(tensors_of(part)) for part in arguments)
         key = (function, steps, counts, *((tensor.shape, tensor.dtype) for tensor in tensors_of(arguments)))
         if key in self.recorded:
@@ -246,33 +179,32 @@ class Graphs:
                     self.recorded[key] = _Recorded(self.recorder, partial(function, steps), own)
                     return self.recorded[key](arguments)
             except Exception as error:
-                _warn(f"fused cells run without CUDA graphs, slower: recording one failed with {_said(error)}")
+                warn_once(f"fused cells run without CUDA graphs, slower: recording one failed with {_said(error)}")
                 self.drop(patience=inf)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the compiler's; what matters it raises
+            warnings.simplefilter("ignore")  # those of the compiler; its errors are raised
             return function(steps, *own)
 
     def drop(self, patience: float) -> None:
-        """Forget every graph; more than ``patience`` calls with the same shapes have to come for a new one."""
+        """Drop all graphs; a new one is recorded after more than ``patience`` calls with the same shapes."""
         self.recorder.wait()
         self.recorded.clear()
         self.seen.clear()
-        self.recorder = RECORDERS[self.device.type](self.device)  # a pool without graphs takes no new ones
+        self.recorder = RECORDERS[self.device.type](self.device)  # the old pool accepts no graphs
         self.patience = patience
 
 
 _GRAPHS: dict[torch.device, Graphs] = {}
 _LOCK = RLock()  # a forward pass and a backward pass may come from two threads
 _NOT_COMPILED: set[Steps] = set()
-_WARNED: set[str] = set()
 
 
 def _run(function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
-    """``function(steps, *arguments)``, compiled and recorded as far as that can be done."""
+    """Return ``function(steps, *arguments)``, compiled and recorded as far as possible."""
     device = arguments[1][0].device
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False), _LOCK:
         if torch.is_anomaly_enabled() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-            return function(steps, *arguments)  # somebody looks for a mistake, or records a graph of his own
+            return function(steps, *arguments)  # for debugging, or within a user's own graph
         if device not in _GRAPHS:
             _GRAPHS[device] = Graphs(device)
         if steps not in _NOT_COMPILED:
@@ -285,25 +217,25 @@ def _run(function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
                 raise
             except Exception as error:
                 _NOT_COMPILED.add(steps)
-                _warn(f"a fused cell runs without torch.compile, slower: it failed with {_said(error)}")
+                warn_once(f"a fused cell runs without torch.compile, slower: it failed with {_said(error)}")
         return _GRAPHS[device].run(function, steps, arguments)
 
 
 @lru_cache(maxsize=64)
 def compiled(steps: Steps, widths: Any) -> Steps:
-    """The same steps, whose operations ``torch.compile`` fuses, for any number of rows of certain widths."""
+    """Return the same steps compiled by ``torch.compile``, for any batch size and certain widths."""
     return replace(steps, forward=_compiled(steps.forward), backward=_compiled(steps.backward))
 
 
 def _compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    # Code of its own: torch counts how often a piece of code is compiled, and at some time refuses.
+    # A copy of the code: torch limits how often one code object is compiled.
     own = FunctionType(function.__code__.replace(), function.__globals__)
-    # Products are not padded where that is timed to be faster: a run that goes on tomorrow shall give the same numbers.
+    # Padding of products is off, as torch decides it by timing: a resumed run must give the same numbers.
     fast = torch.compile(own, fullgraph=True, dynamic=False, options={"shape_padding": False})
     met: set[int] = set()
 
     def any_rows(tensor: Tensor) -> Tensor:
-        copy = tensor.clone()  # what is a piece of another tensor would be compiled for that place in it
+        copy = tensor.clone()  # a view would be compiled for its offset
         if copy.dim():
             torch._dynamo.maybe_mark_dynamic(copy, 0)
         return copy
@@ -320,9 +252,3 @@ def _compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def _warn(sentence: str) -> None:
-    if sentence not in _WARNED:
-        _WARNED.add(sentence)
-        log.warning(sentence)

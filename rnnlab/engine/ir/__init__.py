@@ -1,1 +1,1 @@
-"""A step as data: a program of operations, traced from the step, differentiated, and printed as Python."""
+"""One time step as data: trace it, derive its backward step, print both as Python, check and run them."""

@@ -1,7 +1,7 @@
-"""The backward step of a program: reverse-mode differentiation, an operation at a time.
+"""Derive the backward step of a program by reverse-mode differentiation, one operation at a time.
 
-`rnnlab.engine.ir.operations` has one rule for each operation. A product of something with a weight gives the weight no
-gradient here: its two factors are kept, and one product over all steps at the end gives the same, faster
+`rnnlab.engine.ir.operations` has one rule for each operation. The gradient of a weight is not part of the backward
+step: the two factors of its product are kept, and one matrix product over all steps computes the gradient at the end
 (`Backward.products`).
 """
 
@@ -16,7 +16,7 @@ from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value,
 
 @dataclass
 class Product:
-    """``rows @ weight.t()`` of a step, or ``rows @ weight``; ``gradient`` is that of its result."""
+    """A product ``rows @ weight.t()`` if ``transposed``, else ``rows @ weight``, and the gradient of its result."""
 
     weight: Value
     transposed: bool
@@ -28,10 +28,10 @@ class Product:
 class Backward:
     """The backward step.
 
-    nodes: what to compute, in order, from the forward step's values and the gradients of its results.
-    output_gradient, state_gradients: the leaves: gradients of the output and of the new state.
-    gradients: of the forward step's leaves, by leaf; a leaf that gets none is missing.
-    products: the products with weights, whose weight gradients are left for the end.
+    nodes: its operations in order; they read the forward step's values and the gradients of its results.
+    output_gradient, state_gradients: its leaves, the gradients of the output and of the new state.
+    gradients: the gradient of each leaf of the forward step; leaves without one are missing.
+    products: the products with weights, whose gradients are computed after the last step.
     """
 
     nodes: list[Node]
@@ -42,11 +42,11 @@ class Backward:
 
 
 def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
-    """The backward step of ``program``.
+    """Derive the backward step of ``program``.
 
     Args:
         program: the step.
-        unwanted: leaves whose gradient nobody needs.
+        unwanted: leaves that need no gradient.
 
     Raises:
         Unsupported: the weight of a product is not a constant.
@@ -100,7 +100,7 @@ def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
 
 
 def _needed(nodes: list[Node], results: list[Value]) -> list[Node]:
-    """The nodes that ``results`` depend on: a rule also says what a number would get, which nobody asks for."""
+    """Return the nodes that ``results`` depend on: rules also give gradients for arguments that need none."""
     wanted, kept = set(results), []
     for node in reversed(nodes):
         if wanted.intersection(node.results):

@@ -1,7 +1,7 @@
-"""What a step may do: the operations that programs are made of, and what others are made of.
+"""The operations that a step may use.
 
-`OPERATIONS` are the ones a program has, each with how it is written and its derivative. `EXPANSIONS` say for every
-other operation that is understood how it is put together from those.
+`OPERATIONS` holds those that a program consists of, each with its derivative and its form in C and Python.
+`EXPANSIONS` expresses the other supported torch operations in terms of these.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Rule = Callable[[Builder, Node, Value], list[Any]]
 class Operation:
     """One operation.
 
-    rule: (builder, node, gradient of the result) -> gradient of each argument, in their order, of the result's shape
-        where the argument was broadcast; what is left out gets none.
-    c: how it is written in C, for numbers; None where it is no matter of single numbers.
-    infix: whether that is how it is written in Python, too.
-    costly: whether it is worth keeping its result rather than doing it twice.
+    rule: (builder, node, gradient of the result) -> gradients of the arguments, in order. The gradient of an argument
+        that was broadcast has the result's shape. Arguments without gradient may be left out at the end.
+    c: its form in C for single numbers; None if it does not work number by number.
+    infix: whether Python uses the same form.
+    costly: whether keeping its result costs less than computing it twice.
     """
 
     rule: Rule
@@ -40,7 +40,7 @@ def _none(b: Builder, n: Node, g: Value) -> list[Any]:
 
 
 def _halves(larger: str) -> Rule:
-    """Of the larger or smaller of two: all to the one that is, half to each where they are equal."""
+    """Rule of ``maximum`` and ``minimum``: all to the selected argument, half to each if they are equal."""
 
     def rule(b: Builder, n: Node, g: Value) -> list[Any]:
         x, y = n.arguments
@@ -61,9 +61,10 @@ def _cat(b: Builder, n: Node, g: Value) -> list[Any]:
 
 
 def _standardise(b: Builder, n: Node, g: Value) -> list[Any]:
-    """Of ``y = (x - mean) * scale`` by x alone, whose mean and scale they are (Ba et al., 2016, arXiv:1607.06450):
-    what is left of the gradient without its mean and without its part along y, scaled. One pass over a row less than
-    through the mean and the scale.
+    """Rule of ``y = (x - mean) * scale``, with the mean and scale of x (Ba et al., 2016, arXiv:1607.06450).
+
+    The gradient of x is that of y without its mean and without its component along y, scaled. That takes one pass over
+    a row less than separate gradients of mean and scale.
     """
     x, _, scale = n.arguments
     y, size = n.results[0], Extent(x.shape[-1])
@@ -123,7 +124,7 @@ OPERATIONS: dict[str, Operation] = {
     "zeros_like": Operation(_none, "0"),
     "ones_like": Operation(_none, "1"),
     "sum": Operation(lambda b, n, g: [b.expand_as(g, n.arguments[0])]),
-    "amax": Operation(_none),  # of softmax, where it cancels out
+    "amax": Operation(_none),  # in softmax only, where its gradient cancels
     "expand_as": Operation(lambda b, n, g: [g]),
     "expand": Operation(lambda b, n, g: [g]),
     "as_number": Operation(_none, "{}"),
@@ -131,14 +132,14 @@ OPERATIONS: dict[str, Operation] = {
     "squeeze": Operation(lambda b, n, g: [b.unsqueeze(g, n.arguments[1])]),
     "unsqueeze": Operation(lambda b, n, g: [b.squeeze(g, n.arguments[1])]),
     "cat": Operation(_cat),
-    "split": Operation(_none),  # several results: derive joins their gradients
-    "mm": Operation(_none),  # derive keeps the factors
+    "split": Operation(_none),  # derive concatenates the gradients of its results
+    "mm": Operation(_none),  # see derive
     "t": Operation(_none),
 }
 
 
 def _axes(name: str, x: Value, dims: Any) -> list[int]:
-    """The axes of a reduction; over all of them, or over the rows, it would mix the sequences of a batch."""
+    """Return the axes of a reduction; one over all axes would mix the sequences of a batch."""
     if dims is None or dims == []:
         raise Unsupported(f"{name} over all axes")
     return [dim % len(x.shape) for dim in (dims if isinstance(dims, list) else [dims])]
@@ -171,7 +172,7 @@ def _norm(b: Builder, x: Value, order: float = 2, dims: Any = None, keepdim: boo
 
 
 def _root(b: Builder, x: Value) -> Value:
-    """The square root, whose gradient at 0 is none, as torch has it for norms and deviations."""
+    """Square root with gradient 0 at 0, as in torch's norms and standard deviations."""
     zero = b.eq(x, 0)
     return b.where(zero, 0.0, b.sqrt(b.where(zero, 1.0, x)))
 
@@ -207,9 +208,9 @@ def _power(b: Builder, x: Any, exponent: Any) -> Value:
 
 
 def _gradient_at_bound(of_tensor: bool) -> float:
-    """The gradient of ``clamp`` exactly at a bound, which depends on the version of torch.
+    """Return the gradient of ``clamp`` exactly at a bound in this version of torch.
 
-    It is 1 up to 2.13; from 2.14 on it is 0, or 0.5 where the bound is a tensor.
+    It is 1 up to 2.13; from 2.14 on it is 0, or 0.5 if the bound is a tensor.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.zeros(1, device="cpu", requires_grad=True)
@@ -221,7 +222,7 @@ AT_BOUND, AT_TENSOR_BOUND = _gradient_at_bound(False), _gradient_at_bound(True)
 
 
 def _clamp(b: Builder, x: Value, low: Any = None, high: Any = None) -> Value:
-    """Written so that NaN passes, and at the bounds a gradient as the torch at hand has it."""
+    """Clamp that passes NaN on, with this torch's gradient at the bounds."""
     for bound, beyond, extreme in ((low, "lt", "maximum"), (high, "gt", "minimum")):
         if bound is None:
             continue
@@ -234,7 +235,7 @@ def _clamp(b: Builder, x: Value, low: Any = None, high: Any = None) -> Value:
 
 
 def _hardtanh(b: Builder, x: Value, low: float = -1, high: float = 1) -> Value:
-    """A clamp whose gradient stops at the bounds."""
+    """Clamp with gradient 0 at the bounds."""
     return b.where(b.le(x, low), low, b.where(b.ge(x, high), high, x))
 
 
@@ -276,7 +277,7 @@ def _select(b: Builder, x: Value, dim: int, index: int) -> Value:
 
 
 def _piece(b: Builder, x: Value, dim: int, start: int, size: int) -> Value:
-    """``size`` elements along an axis, from ``start`` on."""
+    """Take ``size`` elements along an axis, beginning at ``start``."""
     if size == x.shape[dim]:
         return x
     sizes = [start, size, x.shape[dim] - start - size]
@@ -288,13 +289,13 @@ def _expand(b: Builder, x: Value, shape: list[int]) -> Value:
     sizes = [-1 if wanted in (-1, size) else wanted for size, wanted in zip((*new, *x.shape), shape, strict=True)]
     if sizes == [-1] * len(x.shape):
         return x
-    if new or sizes[0] != -1:  # the first axis is the batch's, whose size is not the program's
+    if new or sizes[0] != -1:  # the first axis is the batch, whose size a program does not know
         raise Unsupported("expand over the sequences of a batch")
     return b.expand(x, sizes)
 
 
 def _where(b: Builder, mask: Value, x: Any, y: Any) -> Value:
-    if not isinstance(x, Value) and not isinstance(y, Value):  # torch would give them its default type
+    if not isinstance(x, Value) and not isinstance(y, Value):  # torch would use its default dtype
         x = b.mul(b.ones_like(b.as_number(mask)), x)
     return b.where(mask, x, y)
 
@@ -322,7 +323,7 @@ def _scaled(b: Builder, y: Any, alpha: float) -> Any:
     return y if alpha == 1 else b.mul(y, alpha)
 
 
-# For each operation: (builder, *its arguments) -> what it is in terms of OPERATIONS.
+# For each operation of torch a function (builder, *arguments) -> its result in terms of OPERATIONS.
 EXPANSIONS: dict[str, Callable[..., Value | tuple[Value, ...]]] = {
     "add": lambda b, x, y, *, alpha=1: b.add(x, _scaled(b, y, alpha)),
     "sub": lambda b, x, y, *, alpha=1: b.sub(x, _scaled(b, y, alpha)),
@@ -379,5 +380,5 @@ EXPANSIONS: dict[str, Callable[..., Value | tuple[Value, ...]]] = {
     "clone": lambda b, x, *, memory_format=None: x,
     "abs": lambda b, x: b.abs(x),
 }
-for _name in ("not", "and", "or", "xor"):  # of masks, the trace sees to it
+for _name in ("not", "and", "or", "xor"):  # on masks only; the trace refuses integers
     EXPANSIONS[f"bitwise_{_name}"] = EXPANSIONS[f"logical_{_name}"]

@@ -1,7 +1,7 @@
-"""A step as data: values, and the operations that make them, in order.
+"""A step as data: an ordered list of operations and the values that they compute.
 
-`rnnlab.engine.ir.trace` makes a `Program` of a cell, `rnnlab.engine.ir.derive` differentiates it, and it is written out
-as Python (`rnnlab.engine.ir.python`) or C (`rnnlab.engine.cpu.emit`).
+`rnnlab.engine.ir.trace` makes a `Program` of a cell, `rnnlab.engine.ir.derive` differentiates it, and
+`rnnlab.engine.ir.emit_python` and `rnnlab.engine.cpu.emit` print it as Python and as C.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 
 
 class Unsupported(Exception):
-    """The step does something that cannot be noted down or derived; the message names the operation."""
+    """The step does something that cannot be traced or differentiated; the message, a verb phrase, names it."""
 
 
 class Extent(int):
-    """A whole number that is a size: it changes with the width of the layer, unlike the other numbers of a step."""
+    """An integer that is a size of a tensor: unlike other numbers in a step it changes with the width of the layer."""
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """One tensor of a program: what it is called, and its shape when it was traced."""
+    """One tensor of a program: its name, and its shape when the step was traced."""
 
     name: str
     shape: tuple[int, ...] = field(repr=False)
@@ -44,7 +44,7 @@ class Node:
 
 @dataclass
 class Program:
-    """A step in order: its leaves (constant over the sequence, per step, state), its nodes, its results."""
+    """A step: its leaves (constants of the sequence, inputs of one step, state), its operations, its results."""
 
     constants: list[Value]
     inputs: list[Value]
@@ -55,10 +55,10 @@ class Program:
 
 
 class Builder:
-    """Adds nodes to a program; its methods are named after the operations: ``b.add(x, y)``.
+    """Builds a program: each method adds the operation of that name, such as ``b.add(x, y)``, and returns its value.
 
     Args:
-        prefix: what the names of the values begin with.
+        prefix: the prefix of the names of new values.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -67,11 +67,11 @@ class Builder:
         self._numbers: Iterator[int] = count()
 
     def fresh(self, shape: tuple[int, ...], prefix: str | None = None) -> Value:
-        """A new value that no node makes yet."""
+        """Return a new value without a node."""
         return Value(f"{self.prefix if prefix is None else prefix}{next(self._numbers)}", tuple(shape))
 
     def node(self, operation: str, arguments: tuple[Any, ...], *shapes: tuple[int, ...]) -> tuple[Value, ...]:
-        """Add a node with results of these shapes."""
+        """Add a node with results of these shapes and return its values."""
         results = tuple(self.fresh(shape) for shape in shapes)
         self.nodes.append(Node(operation, arguments, results))
         return results
@@ -84,62 +84,62 @@ class Builder:
         return add
 
     def sum(self, x: Value, dim: int) -> Value:
-        """The sum over an axis, which stays, with one element."""
+        """Sum over an axis, which is kept with size 1."""
         return self.node("sum", (x, dim), _at(x.shape, dim, 1))[0]
 
     def amax(self, x: Value, dim: int) -> Value:
-        """The largest over an axis, which stays, with one element."""
+        """Take the maximum over an axis, which is kept with size 1."""
         return self.node("amax", (x, dim), _at(x.shape, dim, 1))[0]
 
     def squeeze(self, x: Value, dim: int) -> Value:
-        """``x`` without an axis of one element."""
+        """Remove an axis of size 1."""
         dim %= len(x.shape)
         return self.node("squeeze", (x, dim), x.shape[:dim] + x.shape[dim + 1 :])[0]
 
     def unsqueeze(self, x: Value, dim: int) -> Value:
-        """``x`` with a further axis of one element."""
+        """Insert an axis of size 1."""
         dim %= len(x.shape) + 1
         return self.node("unsqueeze", (x, dim), (*x.shape[:dim], 1, *x.shape[dim:]))[0]
 
     def expand_as(self, x: Value, like: Value) -> Value:
-        """``x`` repeated to the shape of ``like``."""
+        """Broadcast ``x`` to the shape of ``like``."""
         return self.node("expand_as", (x, like), like.shape)[0]
 
     def expand(self, x: Value, sizes: list[int]) -> Value:
-        """``x`` repeated along axes of one element; -1 for an axis that stays."""
+        """Broadcast axes of size 1 to new sizes; -1 keeps an axis."""
         shape = tuple(old if size == -1 else size for old, size in zip(x.shape, sizes, strict=True))
         return self.node("expand", (x, sizes), shape)[0]
 
     def sum_to(self, x: Value, like: Value) -> Value:
-        """``x`` summed over what ``like`` was broadcast along."""
+        """Sum ``x`` over the axes along which ``like`` was broadcast."""
         return self.node("sum_to", (x, like), like.shape)[0]
 
     def split(self, x: Value, sizes: list[int], dim: int) -> tuple[Value, ...]:
-        """``x`` in pieces along an axis."""
+        """Split ``x`` along an axis."""
         return self.node("split", (x, list(sizes), dim), *(_at(x.shape, dim, size) for size in sizes))
 
     def cat(self, pieces: list[Value], dim: int) -> Value:
-        """Pieces joined along an axis."""
+        """Concatenate along an axis."""
         size = sum(piece.shape[dim] for piece in pieces)
         return self.node("cat", (list(pieces), dim), _at(pieces[0].shape, dim, size))[0]
 
     def t(self, x: Value) -> Value:
-        """A matrix transposed."""
+        """Transpose a matrix."""
         return self.node("t", (x,), x.shape[::-1])[0]
 
     def mm(self, rows: Value, weight: Value) -> Value:
-        """A matrix product."""
+        """Multiply two matrices."""
         return self.node("mm", (rows, weight), (rows.shape[0], weight.shape[1]))[0]
 
 
 def values_of(argument: Any) -> list[Value]:
-    """The Values in an argument of a node, however nested."""
+    """List the Values in an argument of a node, at any depth of nesting."""
     if isinstance(argument, list | tuple):
         return [value for item in argument for value in values_of(item)]
     return [argument] if isinstance(argument, Value) else []
 
 
 def _at(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
-    """``shape`` with another size at ``dim``."""
+    """Replace the size at ``dim``."""
     dim %= len(shape)
     return (*shape[:dim], size, *shape[dim + 1 :])

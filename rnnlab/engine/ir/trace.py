@@ -1,12 +1,12 @@
-"""Read a cell's step as a program: the list of operations it does, in order, whatever Python wrote them.
+"""Trace a cell's step into a program: the ordered list of the operations that it performs.
 
-The step is run once on tensors, and each operation that reaches torch is recorded in terms of
-`rnnlab.engine.ir.operations`. The record is enough to run the step again without the cell, and to derive its backward
-step (`rnnlab.engine.ir.derive`).
+The step runs once on example tensors. Every operation that reaches torch is recorded in terms of
+`rnnlab.engine.ir.operations`. The recorded program can run without the cell and can be differentiated
+(`rnnlab.engine.ir.derive`).
 
-What a step tells autograd is noted too: a result computed under ``torch.no_grad()`` is detached. What cannot be noted
-is refused with `Unsupported`: a custom ``autograd.Function``, a hook, a value that leaves torch, a number that depends
-on the size of the batch.
+The trace also follows autograd: a result computed under ``torch.no_grad()`` is detached. A step is refused with
+`Unsupported` if it applies a custom ``autograd.Function``, registers a hook, reads a value out of torch, or computes
+with the batch size.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from rnnlab.interface import State, tensors_of
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes down every operation that reaches torch."""
+    """Records every operation that reaches torch."""
 
     def __init__(self, rows: int, differentiates: bool) -> None:
         super().__init__()
         self.rows, self.differentiates = rows, differentiates
         self.builder = Builder("v")
         self.values: dict[int, Value | float] = {}
-        self.alive: list[Tensor] = []  # an id may be used again once its tensor is gone
-        self.constant: set[Value] = set()  # the constants, and what is made of nothing else
+        self.alive: list[Tensor] = []  # keeps the ids in `values` from being reused
+        self.constant: set[Value] = set()  # the constants, and values computed from nothing else
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # True, the default, imports torch's compiler at the first use, which takes seconds
 
     def note(self, tensor: Tensor, value: Value) -> Value:
-        """Remember that ``tensor`` is ``value``."""
+        """Record that ``tensor`` is ``value``."""
         self.values[id(tensor)] = value
         self.alive.append(tensor)
         return value
 
     def leaf(self, tensor: Tensor, prefix: str) -> Value:
-        """The Value of a tensor that the step receives; the same one where it receives it twice."""
+        """Return the Value of an argument of the step; a tensor that is passed twice has one Value."""
         if id(tensor) in self.values:
             return self.values[id(tensor)]
         return self.note(tensor, self.builder.fresh(tensor.shape, prefix))
@@ -55,11 +55,11 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         results = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if name == "scalar_tensor":  # of a number that stands where torch wants a tensor
+        if name == "scalar_tensor":  # a number in the place of a tensor
             self.alive.append(results)
             self.values[id(results)] = args[0]
             return results
-        if torch.Tag.nondeterministic_seeded in function.tags:  # a step draws nothing; run again it would draw anew
+        if torch.Tag.nondeterministic_seeded in function.tags:  # every run of the trace would draw the same numbers
             raise Unsupported(name)
         made = results if isinstance(results, tuple | list) else (results,)
         arguments = [self.argument(argument, name) for argument in args]
@@ -69,7 +69,7 @@ class _Recorder(TorchDispatchMode):
             values = tuple(self.builder.detach(value) for value in values)
         self.check_rows(name, self.builder.nodes[first:])
         for tensor, value in zip(made, values, strict=True):
-            if tensor.numel() and value.shape != tensor.shape:  # never: what is noted would differ from what was done
+            if tensor.numel() and value.shape != tensor.shape:  # the record would differ from what was computed
                 raise Unsupported(f"{name} to {list(tensor.shape)}")
             self.note(tensor, value)
         return results
@@ -77,9 +77,9 @@ class _Recorder(TorchDispatchMode):
     def expand(
         self, name: str, arguments: list[Any], options: dict[str, Any], given: tuple, made: tuple
     ) -> tuple[Value, ...]:
-        """The Values of what ``name`` made, in terms of the operations that a program may have."""
+        """Record an operation in terms of those that a program may have, and return the Values of its results."""
         b = self.builder
-        if name == "_to_copy":  # only ever from masks to numbers
+        if name == "_to_copy":  # allowed from masks to numbers only
             if given[0].dtype == made[0].dtype:
                 return (arguments[0],)
             if given[0].dtype == torch.bool and made[0].is_floating_point():
@@ -97,12 +97,12 @@ class _Recorder(TorchDispatchMode):
                 values = getattr(b, name)(*arguments)
             else:
                 raise Unsupported(name)
-        except TypeError as error:  # another form of the operation, with arguments that are not foreseen
+        except TypeError as error:  # a variant of the operation with other arguments
             raise Unsupported(name) from error
         return values if isinstance(values, tuple) else (values,)
 
     def check_rows(self, name: str, nodes: list[Node]) -> None:
-        """Refuse what combines or takes apart the sequences of a batch; a program runs on any number of them."""
+        """Refuse operations along the batch axis: a program must run with any batch size."""
         for node in nodes:
             read = values_of(node.arguments)
             if all(value in self.constant for value in read):
@@ -117,7 +117,7 @@ class _Recorder(TorchDispatchMode):
                 raise Unsupported(f"{name} over the sequences of a batch")
 
     def argument(self, argument: Any, name: str) -> Any:
-        """What stands for an argument: Values for tensors, also within lists, anything else as it is."""
+        """Replace the tensors in an argument by their Values, also within lists."""
         if isinstance(argument, list | tuple):
             return [self.argument(item, name) for item in argument]
         if isinstance(argument, Tensor):
@@ -127,7 +127,7 @@ class _Recorder(TorchDispatchMode):
         return argument
 
 
-# Where the axis stands among the arguments of operations that have one.
+# The position of the axis among the arguments of operations that have one.
 _AXES = {"sum": 1, "amax": 1, "squeeze": 1, "unsqueeze": 1, "split": 2, "cat": 1}
 
 
@@ -136,7 +136,7 @@ _UNARY = ("neg", "pos", "abs", "invert", "float", "bool", "round", "trunc", "lt"
 
 
 class _Rows(int):
-    """The number of sequences in a batch, as a step reads it off a shape: it may be passed on, not computed with."""
+    """The batch size as a step reads it from a shape: it may be passed on, but not computed with."""
 
     def _refuse(self, *others: Any) -> Any:
         raise Unsupported("compute with the number of sequences in the batch")
@@ -159,7 +159,7 @@ class _Rows(int):
 
 
 class _Watch(TorchFunctionMode):
-    """Looks at what a step asks of torch that is no operation, and refuses what a program cannot repeat."""
+    """Observes calls of torch that are not operations, and refuses those that a program cannot repeat."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class _Watch(TorchFunctionMode):
         return result
 
     def shape(self, tensor: Tensor, result: Any, dim: tuple[int, ...]) -> Any:
-        """A shape, or one size, in which the number of sequences is a `_Rows`."""
+        """Return a shape or a size in which the batch size is a `_Rows`."""
         if not self.varies(tensor):
             return result
         if isinstance(result, int):
@@ -192,7 +192,7 @@ class _Watch(TorchFunctionMode):
         return torch.Size((_Rows(result[0]), *result[1:]))
 
     def varies(self, tensor: Tensor) -> bool:
-        """Whether the first axis of a tensor is that of the batch. One sequence alone has a program of its own."""
+        """Whether the first axis of a tensor is the batch axis. A batch of one sequence has its own program."""
         value = self.recorder.values.get(id(tensor))
         if value in self.recorder.constant or self.recorder.rows == 1:
             return False
@@ -214,17 +214,17 @@ _REFUSED_ATTRIBUTES = {
 
 
 def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
-    """The program of ``cell.step``.
+    """Trace ``cell.step``. If gradients are enabled, the trace follows autograd, too.
 
     Args:
         cell: the cell.
-        constants: what a step would receive as constant over the sequence.
-        inputs: what it would receive of one step.
-        state: what it would receive as state. Where gradients are enabled, what autograd would do is traced as well.
+        constants: example constants of a sequence.
+        inputs: example inputs of one step.
+        state: an example state.
 
     Raises:
-        Unsupported: the step does something that cannot be noted down.
-        InputError: what the step returns does not fit.
+        Unsupported: the step does something that a program cannot represent.
+        InputError: the step returns an output or a state of a wrong shape.
     """
     states = tensors_of(state)
     recorder = _Recorder(len(states[0]), torch.is_grad_enabled())
@@ -243,7 +243,7 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
 
 
 def _check_graph(functions: list[Any]) -> None:
-    """Refuse a graph with a derivative that the step itself defines."""
+    """Refuse an autograd graph with a custom ``autograd.Function``."""
     left, seen = [function for function in functions if function is not None], set()
     while left:
         function = left.pop()

@@ -1,8 +1,9 @@
-"""What a step may depend on besides its tensors: the cell's attributes, its code, and what that code refers to.
+"""Detect changes of everything that a step depends on besides its tensors.
 
-A trace is valid for as long as `fingerprint` stays the same. It covers the attributes of the cell and of every module
-in it, containers and objects included, and the functions that a step runs: their code, default values, closures, class
-attributes, and the module-level names that they use. Functions of rnnlab and of installed packages are not looked into.
+A trace is valid as long as `fingerprint` stays the same. The fingerprint covers the attributes of the cell and of every
+module in it, containers and objects included. It also covers the functions that a step runs: their code, defaults,
+closures, class attributes, and the module-level names that they use. Functions of rnnlab and of installed packages are
+assumed not to change.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rnnlab.cells import Cell
 from rnnlab.engine.ir.program import Unsupported
 
 LARGEST = 10_000
-"""Values that a fingerprint looks at; a cell that holds more cannot be checked at every call."""
+"""Largest number of values in a fingerprint; a cell that holds more cannot be checked at every call."""
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()).keys() - {"training"})
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -34,7 +35,7 @@ _EXACT = (int, bool, str, bytes, type(None), complex, torch.dtype, torch.device,
 
 
 class _Same:
-    """An object compared by identity, kept alive so that its identity is not reused."""
+    """An object compared by identity, and kept alive so that its id is not reused."""
 
     __slots__ = ("value",)
 
@@ -49,17 +50,17 @@ class _Same:
 
 
 def fingerprint(cell: Cell) -> tuple[Any, ...]:
-    """A hashable value that changes when anything changes that ``cell.step`` may depend on, its tensors aside.
+    """Return a hashable value that changes when anything changes that ``cell.step`` may depend on, except tensors.
 
     Raises:
-        Unsupported: the cell holds more than can be looked at in every call.
+        Unsupported: the cell holds too many values to check at every call.
     """
     return _Fingerprint(list(cell.modules())).of_cell()
 
 
 @contextmanager
 def without_hooks() -> Iterator[None]:
-    """Refuse, while the context lasts, to call a module with hooks: they would run at every step, a trace runs once.
+    """Refuse calls of modules with hooks in this context: hooks must run at every time step, but a trace runs once.
 
     Raises:
         Unsupported: such a module is called.
@@ -98,7 +99,7 @@ class _Fingerprint:
         return tuple(found)
 
     def of(self, value: Any) -> Any:
-        """What stands for a value; mutable ones by their content, tensors by identity."""
+        """Return what represents a value: the content of mutable ones, the identity of types and modules."""
         kind = value.__class__
         if kind in _EXACT:
             return (kind, value)
@@ -110,7 +111,7 @@ class _Fingerprint:
         if self.left < 0:
             raise Unsupported(f"depend on a cell that holds more than {LARGEST} values")
         if isinstance(value, Tensor):
-            return kind  # a step that reads it other than through its arguments is not traced
+            return kind  # a step that reads a tensor of the cell directly is refused anyway
         if isinstance(value, FunctionType):
             return self.of_function(value)
         if isinstance(value, ModuleType | type | BuiltinFunctionType | enum.Enum):
@@ -119,7 +120,7 @@ class _Fingerprint:
         return (kind, *self.content(value))
 
     def content(self, value: Any) -> Iterator[Any]:
-        """The parts of a mutable or composite value."""
+        """Yield what represents the parts of a mutable or composite value."""
         if isinstance(value, MethodType):
             yield self.of(value.__self__)
             yield self.of(value.__func__)
@@ -147,7 +148,7 @@ class _Fingerprint:
             yield tuple(map(self.of, parts)) if parts else _Same(value)
 
     def of_function(self, function: FunctionType) -> Any:
-        """A function by what it would do: code, defaults, closure, and for the user's own what it refers to."""
+        """Represent a function by its code, and a user's function also by defaults, closure and what it refers to."""
         if id(function) in self.seen:
             return ("seen", self.seen[id(function)])
         self.seen[id(function)] = len(self.seen)
@@ -159,7 +160,7 @@ class _Fingerprint:
         for cell in function.__closure__ or ():
             try:
                 found.append(self.of(cell.cell_contents))
-            except ValueError:  # a name that has no value yet
+            except ValueError:  # the name has no value yet
                 found.append(None)
         names, home = _names(function.__code__), function.__globals__
         for name in names:
@@ -169,7 +170,7 @@ class _Fingerprint:
         return tuple(found)
 
     def of_global(self, value: Any, names: tuple[str, ...]) -> Any:
-        """A value that code refers to by a module-level name; of a user's module, those of its names that are used."""
+        """Represent a module-level value that code refers to; for a user's module, only the names that are used."""
         if isinstance(value, ModuleType) and not is_library(value.__name__):
             return tuple(self.of(vars(value)[name]) for name in names if name in vars(value))
         if isinstance(value, type) and not is_library(value.__module__):
@@ -189,23 +190,23 @@ class _Fingerprint:
 
 @lru_cache(maxsize=4096)
 def _names(code: CodeType) -> tuple[str, ...]:
-    """The names that code refers to, functions defined within it included."""
+    """List the names that code refers to, including those in functions defined within it."""
     inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
     return tuple(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
 
 
 @lru_cache(maxsize=4096)
 def _is_own(kind: type) -> bool:
-    """Whether a class, or one that it derives from, is a user's; torch derives from it to parametrize a module."""
+    """Whether a class or one of its bases is a user's; torch derives from a module's class to parametrize it."""
     return any(not is_library(base.__module__) for base in kind.__mro__)
 
 
 @lru_cache(maxsize=4096)
 def is_library(module: str | None) -> bool:
-    """Whether a module is of rnnlab, of Python itself or of an installed package, whose functions do not change."""
+    """Whether a module belongs to rnnlab, Python or an installed package, whose functions do not change."""
     root, _, rest = (module or "").partition(".")
     if root == "rnnlab":
-        return not rest.startswith("contracts")  # the fuzzer's cells stand for those of users
+        return not rest.startswith("contracts")  # the fuzzer's cells take the place of a user's
     if root in sys.stdlib_module_names:
         return root != "__main__"
     file = getattr(sys.modules.get(root), "__file__", None)

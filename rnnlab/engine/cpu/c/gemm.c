@@ -1,8 +1,18 @@
-/* Matrix products. `real` is float or double, by -Dreal=. */
+/* Matrix products for the processor at hand (Goto and van de Geijn, 2008, "Anatomy of high-performance matrix
+   multiplication"). The right matrix is packed into panels, which are read from front to back, while one block of the
+   result stays in registers.
+
+   Compile with -DREAL=float or -DREAL=double. */
+
 #include <string.h>
 
-/* A block of the result is ROWS x WIDTH, WIDTH two vectors: together they just fit into the registers. TALL rows are
-   done before the next panel's turn, DEPTH of the inner numbers before the next, so that what is read stays near. */
+#include "team.h"
+
+typedef REAL real;
+
+/* A block of the result is ROWS x WIDTH, with a WIDTH of two vectors: that just fits into the registers. TALL rows are
+   multiplied with one panel before the next panel, and DEPTH of the inner dimension before the next DEPTH, so that
+   what is read stays in the caches. */
 #if defined(__AVX512F__)
 enum { BYTES = 64, ROWS = 8 };
 #elif defined(__AVX__)
@@ -17,15 +27,14 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)))
 /* Element [i, j] is at[i * row + j * column]. */
 struct matrix { real *at; long row, column; };
 
-/* result = left right, or added to what is there: [rows, inner] times [inner, outer]. Panels: room for DEPTH rows. */
+/* result [rows, outer] = left [rows, inner] right [inner, outer], added to the result if add is 1. panels: memory for
+   DEPTH rows of the right matrix. */
 struct call { struct matrix left, right, result; long rows, inner, outer, add; real *panels; };
-
-#include "team.h"
 
 long width(void) { return WIDTH; }
 long depth(void) { return DEPTH; }
 
-/* As panels: columns 0 to WIDTH - 1 as [inner, WIDTH], then the next; the last is filled up with zeros. */
+/* Pack a matrix [inner, outer] into panels [inner, WIDTH], one for every WIDTH columns; zeros fill up the last. */
 void pack(const real *from, long row, long column, long inner, long outer, real *panels) {
   for (long j = 0; j < outer; j += WIDTH, from += WIDTH * column, panels += inner * WIDTH) {
     const long width = outer - j < WIDTH ? outer - j : WIDTH;
@@ -38,7 +47,7 @@ void pack(const real *from, long row, long column, long inner, long outer, real 
   }
 }
 
-/* So many rows of so many panels, both constants where it is called. */
+/* Multiply `rows` rows with `panels` panels. Both are constants at every call, so that the loops are unrolled. */
 static inline __attribute__((always_inline)) void block(const int rows, const int panels, long inner, const real *left,
                                                         long row, long column, const real *right, real *result,
                                                         long result_row, int add) {
@@ -58,12 +67,12 @@ static inline __attribute__((always_inline)) void block(const int rows, const in
     }
 }
 
-/* Rows times panels, each of inner * WIDTH numbers. However many rows there are, each is added up in one order. */
+/* Multiply rows with panels. The terms of a sum are added in the same order for any number of rows. */
 void multiply(long rows, long inner, long outer, const real *left, long row, long column, const real *panels,
               real *result, long result_row, int add) {
   real rest[ROWS * WIDTH];
   long j = 0;
-  if (rows == 1) /* four panels at once: one alone would wait for its additions */
+  if (rows == 1) /* four panels at once, as the additions of one panel would wait for each other */
     for (; j + 4 * WIDTH <= outer; j += 4 * WIDTH)
       block(1, 4, inner, left, row, column, panels + j * inner, result + j, result_row, add);
   for (; j < outer; j += WIDTH) {
@@ -98,4 +107,5 @@ static void share_of_rows(const struct call *call) {
   }
 }
 
+/* The whole product, the rows shared out over the threads of the team. */
 void whole(struct team *team) { together(team, share_of_rows); }

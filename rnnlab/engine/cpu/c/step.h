@@ -1,33 +1,40 @@
-/* The part that the compiled steps of all cells share. `real` is float or double, by -Dreal=. */
+/* What every compiled step needs; the loops of one step are generated (rnnlab/engine/cpu/emit.py).
+
+   Compile with -DREAL=float -DSINGLE or -DREAL=double. */
+
 #include <math.h>
 #include <string.h>
 
-/* Memory over the sequence: row b of step t begins at at[(t & mask) * step + b * row]. The mask is -1 where every step
-   has memory of its own, 0 where all share theirs, and 1 where two take turns. total: see add_up. */
+#include "team.h"
+
+typedef REAL real;
+
+/* Memory of one array over the sequence: row b of step t begins at at[(t & mask) * step + b * row]. The mask is -1 if
+   every step has its own memory, 0 if all steps share one, and 1 if two alternate. total: see add_up. */
 struct array { real *at; long step, row, mask; double *total; };
 
-/* The weight of a product: [inner, outer], or [outer, inner] where transposed; ld from row to row. Or panels of it. */
+/* The weight of a product: [inner, outer], or [outer, inner] if transposed, with leading dimension ld; or packed panels
+   (see gemm.c), whose address is enough. */
 struct weight { const real *at; long ld, transposed; };
 
-typedef void (*gemm)(const char *, const char *, const int *, const int *, const int *, const real *, const real *,
-                     const int *, const real *, const int *, const real *, real *, const int *);
-typedef void (*panels)(long, long, long, const real *, long, long, const real *, real *, long, int);
+typedef void (*blas_gemm)(const char *, const char *, const int *, const int *, const int *, const real *, const real *,
+                          const int *, const real *, const int *, const real *, real *, const int *);
+typedef void (*own_gemm)(long, long, long, const real *, long, long, const real *, real *, long, int);
 
-/* Rows first to last of a batch, over T steps; row b has lengths[b] of them, or all where lengths is null. */
+/* One thread's share: rows first to last - 1 of the batch, over T time steps. Row b has lengths[b] steps, or T if
+   lengths is null. sizes: the numbers behind n0, n1, ... of the generated code. */
 struct call {
   long T, first, last;
   const long *lengths, *sizes;
   const struct array *arrays;
   const struct weight *weights;
-  gemm product;               /* sgemm or dgemm of the BLAS that torch uses */
-  panels multiply;            /* ours; null where the BLAS is as fast */
-  int (*set_threads)(int);    /* of that BLAS, for this thread; null where it has no such function */
+  blas_gemm product;          /* sgemm or dgemm of the BLAS that torch uses */
+  own_gemm multiply;          /* the kernel of gemm.c; null if the BLAS was measured to be faster */
+  int (*set_threads)(int);    /* sets the BLAS's threads for this thread; null if the BLAS has no such function */
 };
 
-#include "team.h"
-
-/* On the way back, numbers too small to have all their digits are zero: gradients over many steps become such numbers,
-   and each operation on one takes a hundred times as long. */
+/* In the backward pass denormal numbers are flushed to zero. Gradients that vanish over many steps become denormal, and
+   an operation on a denormal takes a hundred times as long. */
 #if defined(__SSE__)
 static inline unsigned long flush(void) {
   const unsigned before = __builtin_ia32_stmxcsr();
@@ -50,7 +57,8 @@ static inline void restore(unsigned long before) { (void)before; }
 
 static inline real *at(const struct array *a, long t) { return a->at + (t & a->mask) * a->step; }
 
-/* result [rows, outer] = rows [rows, inner] times weight, added to what is there if add is 1; BLAS thinks in columns */
+/* result [rows, outer] = rows [rows, inner] times weight; added to the result if add is 1. A BLAS counts in columns, so
+   the factors change places. */
 static void multiply(const struct call *call, const struct array *a, const real *rows, int weight,
                      const struct array *c, real *result, long inner, long outer, real add) {
   const struct weight *w = &call->weights[weight];
@@ -61,13 +69,14 @@ static void multiply(const struct call *call, const struct array *a, const real 
   call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, w->at, &ld, rows, &lda, &add, result, &ldc);
 }
 
+/* Copy the state of every sequence that has ended from one time step to another. */
 static void copy_rows(const struct call *call, const struct array *a, long from, long to, long t, long width) {
   for (long b = call->first; b < call->last; b++)
     if (t >= call->lengths[b])
       memcpy(at(a, to) + b * a->row, at(a, from) + b * a->row, width * sizeof(real));
 }
 
-/* The gradient of what is constant: the rows of a step are summed up in single precision, the steps in double. */
+/* The gradient of a constant: the rows of one step are summed in the array's precision, the steps in double. */
 static void add_up(const struct call *call, const struct array *a, long width) {
   const long rows = a->row ? call->last : call->first + 1;
   for (long b = call->first; b < rows; b++)
@@ -78,8 +87,37 @@ static void add_up(const struct call *call, const struct array *a, long width) {
     }
 }
 
-static inline real abs_(real x) { return x < 0 ? -x : x + 0; }
-static inline real sgn_(real x) { return x > 0 ? 1 : x < 0 ? -1 : 0; }
-static inline real relu_(real x) { return x < 0 ? 0 : x; }
-static inline real maximum_(real x, real y) { return x > y || x != x ? x : y; }
-static inline real minimum_(real x, real y) { return x < y || x != x ? x : y; }
+/* Define `void name(struct team *)`, which runs the generated `name_step` for every time step of each thread's share:
+   FORWARD from the first step to the last, BACKWARD from the last to the first. */
+#define FORWARD(name)                                                               \
+  static void name##_share(const struct call *call) {                               \
+    const int threads = call->set_threads ? call->set_threads(1) : 0;               \
+    for (long t = 0; t < call->T; t++) name##_step(call, call->arrays, t);          \
+    if (call->set_threads) call->set_threads(threads);                              \
+  }                                                                                 \
+  void name(struct team *team) { together(team, name##_share); }
+
+#define BACKWARD(name)                                                              \
+  static void name##_share(const struct call *call) {                               \
+    const int threads = call->set_threads ? call->set_threads(1) : 0;               \
+    const unsigned long mode = flush();                                             \
+    for (long t = call->T - 1; t >= 0; t--) name##_step(call, call->arrays, t);     \
+    restore(mode);                                                                  \
+    if (call->set_threads) call->set_threads(threads);                              \
+  }                                                                                 \
+  void name(struct team *team) { together(team, name##_share); }
+
+/* Inlining is forced because a compiler does not vectorise a loop that calls a function. */
+#define inlined static inline __attribute__((always_inline))
+
+inlined real abs_(real x) { return x < 0 ? -x : x + 0; }
+inlined real sgn_(real x) { return x > 0 ? 1 : x < 0 ? -1 : 0; }
+inlined real relu_(real x) { return x < 0 ? 0 : x; }
+inlined real maximum_(real x, real y) { return x > y || x != x ? x : y; }
+inlined real minimum_(real x, real y) { return x < y || x != x ? x : y; }
+
+#ifdef SINGLE
+#include "float32.h"
+#else
+#include "float64.h"
+#endif

@@ -1,5 +1,12 @@
-/* Shares of the work, done by OpenMP's threads where they are known. These are torch's: threads of ours would have to
-   share the processors with them, as they wait busily for torch's next piece of work. */
+/* A team of threads: each runs one function for its share of the work, described by a `struct call`. */
+
+#ifndef TEAM_H
+#define TEAM_H
+
+struct call;
+
+/* parallel, number and size are GOMP_parallel, omp_get_thread_num and omp_get_num_threads of the OpenMP that torch uses,
+   or null. Threads of our own would compete with torch's, which wait busily for their next piece of work. */
 struct team {
   void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
   int (*number)(void), (*size)(void);
@@ -13,6 +20,7 @@ static void share(void *pointer) {
   for (long i = team->number(); i < team->count; i += team->size()) team->work(team->calls[i]);
 }
 
+/* Run `work` for every call of the team, in parallel if there are several. */
 static void together(struct team *team, void (*work)(const struct call *)) {
   team->work = work;
   if (team->count > 1)
@@ -20,3 +28,5 @@ static void together(struct team *team, void (*work)(const struct call *)) {
   else
     work(team->calls[0]);
 }
+
+#endif

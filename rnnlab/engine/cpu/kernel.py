@@ -1,4 +1,4 @@
-"""Running a compiled step: memory for the sequence, each thread's share, and the arguments of the C functions."""
+"""Run a compiled step: compile and load it, divide the work among threads, and fill in the arguments of the C."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.engine.cpu import compiler, threads
+from rnnlab.engine.cpu import compiler, gemm, threads
 from rnnlab.engine.cpu.emit import Source
 from rnnlab.engine.cpu.formulas import Array
-from rnnlab.engine.cpu.gemm import SMALLEST, Product, ours
 from rnnlab.engine.cpu.lower import Lowered
+from rnnlab.engine.cpu.own_gemm import OwnGemm
 from rnnlab.engine.cpu.schedule import Function, Multiply
 
 ROWS_A_THREAD = 4
-"""Fewer rows than this are not worth a thread of their own."""
+"""Fewest rows of the batch for each thread."""
 COLUMNS_A_THREAD = 128
-"""Columns that are made each by itself are shared out in blocks of so many. Memory is what they wait for, and half of a
-narrow row takes nearly as long as all of it: 0.9 of the time at 128 columns, 0.6 at 1024."""
+"""Columns that do not depend on each other are divided among threads in blocks of this size. Memory limits such loops,
+and half of a narrow row takes nearly as long as all of it: 0.9 of the time at 128 columns, 0.6 at 1024."""
 NUMBERS_A_THREAD = 2**18
-"""Less work than on so many of these numbers is not worth a further thread."""
+"""Fewest of these numbers for each thread."""
 STEPS_TO_TRANSPOSE = 16
-"""From so many steps on, a transposed copy of the weights pays: products with it are 1.1 to 1.6 times faster."""
+"""From this number of time steps on, the weights are copied transposed: products are then 1.1 to 1.6 times as fast."""
 ROWS_TO_PACK = 32
-"""From so many rows on, over all steps, it pays to lay weights out for products of our own."""
+"""From this number of rows on, over all time steps, packing the weights for our own matrix product pays."""
 
 Memory = dict[Array, Any]
 
 
 class Kernel:
-    """A cell's step, compiled.
+    """A cell's step as compiled C functions.
 
     Args:
         lowered: the step and its backward step, as loops.
         dtype: float32 or float64.
-        names: the functions to have: ``forward`` and ``backward``, or ``inference``.
+        names: the functions to compile: ``forward`` and ``backward``, or ``inference``.
 
     Raises:
         NoCompiler: there is no compiler, or it fails.
@@ -47,7 +47,8 @@ class Kernel:
     def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str]) -> None:
         self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
         self.source = Source(lowered, dtype == torch.float32, names)
-        library = compiler.load(self.source.text, "float" if dtype == torch.float32 else "double")
+        defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
+        library = compiler.load(self.source.text, *defines)
         self.columns = {name: _columns(getattr(lowered, name), self.source.arrays[name]) for name in names}
         self.functions = {name: getattr(library, name) for name in names}
         for function in self.functions.values():
@@ -58,9 +59,9 @@ class Kernel:
 
         Args:
             name: ``forward``, ``inference`` or ``backward``.
-            memory: a tensor for every array of the function but the constants: ``[T, B, width]``, ``[1, B, width]``
-                where every step uses the same, ``[T + 1, B, width]`` for what is carried; and for sums what `sums`
-                gives.
+            memory: a tensor for every array of the function except constants: ``[T, B, width]``, ``[1, B, width]`` if
+                all steps share it, ``[T + 1, B, width]`` or ``[2, B, width]`` for states and their gradients, and for
+                sums what `sums` returns.
             constants: the cell's constants.
             steps: T.
             lengths: int64 ``[B]`` or None.
@@ -69,7 +70,8 @@ class Kernel:
         batch_size = memory[arrays[0]].shape[1]
         wanted = getattr(self.lowered, name).products
         rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)
-        own = ours(self.dtype) if rows >= ROWS_TO_PACK and rows * size >= SMALLEST else None
+        is_large = rows >= ROWS_TO_PACK and rows * size >= gemm.SMALLEST
+        own = gemm.own(self.dtype, "step") if is_large else None
         weights = [_weight(product, constants, steps, own) for product in wanted]
         matrices = array("q", [number for weight in weights for number in _matrix(weight)])
         products = (self.blas.product[self.dtype], own.multiply if own else 0, self.blas.set_threads)
@@ -93,7 +95,7 @@ class Kernel:
         threads.run(function, pointers, (memory, constants, weights, calls))
 
     def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
-        """Each thread's share: rows from the first to before the last, columns from the first to before the last."""
+        """Return the share of each thread: first and last row, first and last column, the last ones exclusive."""
         available, columns = torch.get_num_threads(), self.columns[name]
         rows = row_shares(batch_size)
         blocks = -(-columns // COLUMNS_A_THREAD)
@@ -110,7 +112,7 @@ class Kernel:
         ]
 
     def sums(self, batch_size: int, steps: int) -> Memory:
-        """Zeros for the gradients of constants: for every thread the sums of a step, and of all steps."""
+        """Return zeros for the gradients of constants: for every thread the sums of one time step, and of all."""
         shares = len(self.parts("backward", batch_size, steps))
         found = {}
         for one in self.lowered.constant_gradients:
@@ -123,12 +125,12 @@ class Kernel:
 
 
 def row_shares(batch_size: int) -> int:
-    """Over how many threads the rows of a batch are shared out."""
+    """Return the number of threads among which the rows of a batch are divided."""
     return max(1, min(torch.get_num_threads(), batch_size // ROWS_A_THREAD))
 
 
-def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: Product | None) -> Tensor:
-    """The weight of a product, ``[inner, outer]``, or where products are our own panels of it."""
+def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: OwnGemm | None) -> Tensor:
+    """Return the weight of a product, ``[inner, outer]``, or its panels for our own matrix product."""
     weight = constants[product.weight]
     weight = weight.t() if product.transposed else weight
     if own is not None:
@@ -141,7 +143,7 @@ def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: Pro
 def _described(
     one: Array, memory: Memory, constants: Sequence[Tensor], names: list[str], batch_size: int
 ) -> tuple[int, ...]:
-    """Address, distances of steps and rows, and mask of the steps, as the C has them, of an array."""
+    """Return address, strides of steps and rows, and step mask of an array: a ``struct array`` of ``c/step.h``."""
     if one.kind == "sum":
         return ()
     if one.kind == "constant":
@@ -153,7 +155,7 @@ def _described(
 
 
 def _matrix(weight: Tensor) -> tuple[int, int, int]:
-    """Address, leading dimension, and whether it lies transposed; of panels the address is enough."""
+    """Return address, leading dimension and whether it is transposed: a ``struct weight`` of ``c/step.h``."""
     if weight.dim() == 3:
         return weight.data_ptr(), 0, 0
     if weight.stride(1) == 1 or weight.shape[1] == 1:
@@ -162,7 +164,7 @@ def _matrix(weight: Tensor) -> tuple[int, int, int]:
 
 
 def _columns(function: Function, arrays: list[Array]) -> int:
-    """The width of all that is done, if every column is made of that column alone; else 0."""
+    """Return the number of columns if each depends on the same column alone; else 0."""
     if function.products or len(function.loops) != 1 or function.loops[0].reductions:
         return 0
     (loop,) = function.loops

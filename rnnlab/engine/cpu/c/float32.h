@@ -1,6 +1,4 @@
-/* Functions of a number in single precision, written so that loops over them become SIMD instructions. */
-/* Always, as a loop that calls a function is not made of vectors. */
-#define inlined static inline __attribute__((always_inline))
+/* Elementary functions in single precision, written so that a compiler can vectorise loops over them. */
 
 /* Cody-Waite reduction to |r| <= log(2)/2, then a polynomial (Moshier's Cephes); two factors, as 2^128 is no float. */
 inlined real exp_(real x) {
@@ -20,8 +18,9 @@ inlined real exp_(real x) {
   return p * low.f * high.f;
 }
 
-/* Rational minimax of degrees 13 and 6, within 3e-7 (the one of Eigen and XLA). Far out, where it ends depends on how
-   a compiler rounds its products: it is 1 there, as 1 - tanh(x) may be multiplied with something large. */
+/* Rational minimax approximation of degrees 13 and 6, error below 3e-7 (that of Eigen and XLA). Beyond 7.9 the result
+   is exactly 1: there the rounding of the polynomial depends on the compiler, and 1 - tanh(x) may be multiplied with
+   something large. */
 inlined real tanh_(real x) {
   float y = x > 7.9f ? 7.9f : x;
   y = y < -7.9f ? -7.9f : y;
@@ -44,7 +43,7 @@ inlined real tanh_(real x) {
 
 inlined real sigmoid_(real x) { return 1.0f / (1.0f + exp_(-x)); }
 
-/* 2^n (q + 1) - 1, q = exp(r) - 1 the polynomial of exp_ without its 1, which would round q away. */
+/* 2^n (q + 1) - 1 with q = exp(r) - 1, the polynomial of exp_ without its final + 1, which would round q away. */
 inlined real expm1_(real x) {
   const float low = x < -30.0f ? -30.0f : x;
   const float n = (low * 1.44269504f + 12582912.0f) - 12582912.0f;
@@ -84,24 +83,25 @@ inlined real log_(real x) {
   return x == x ? result : x;
 }
 
-/* What 1 + x rounds away is added again, to first order. */
+/* log(1 + x), plus a first-order correction for what 1 + x rounds away. */
 inlined real log1p_(real x) {
   const float u = 1.0f + x, lost = (x - (u - 1.0f)) / u;
   return log_(u) + (lost - lost == 0 ? lost : 0);
 }
 
-/* log(1 + e), e in [0, 1], as in log1p_ but without its infinities. */
+/* max(x, 0) + log(1 + e), e = exp(-|x|) in [0, 1], with the correction of log1p_; infinities cannot occur. */
 inlined real softplus_(real x) {
   const float e = exp_(-abs_(x)), u = 1.0f + e;
   return relu_(x) + (log_(u) + (e - (u - 1.0f)) / u);
 }
-static inline real sqrt_(real x) { return sqrtf(x); }
-static inline real pow_(real x, real y) { return powf(x, y); }
-static inline real round_(real x) { return rintf(x); }
-static inline real floor_(real x) { return floorf(x); }
-static inline real ceil_(real x) { return ceilf(x); }
-static inline real trunc_(real x) { return truncf(x); }
-static inline real sin_(real x) { return sinf(x); }
-static inline real cos_(real x) { return cosf(x); }
-static inline real atan_(real x) { return atanf(x); }
-static inline real erf_(real x) { return erff(x); }
+
+inlined real sqrt_(real x) { return sqrtf(x); }
+inlined real pow_(real x, real y) { return powf(x, y); }
+inlined real round_(real x) { return rintf(x); }
+inlined real floor_(real x) { return floorf(x); }
+inlined real ceil_(real x) { return ceilf(x); }
+inlined real trunc_(real x) { return truncf(x); }
+inlined real sin_(real x) { return sinf(x); }
+inlined real cos_(real x) { return cosf(x); }
+inlined real atan_(real x) { return atanf(x); }
+inlined real erf_(real x) { return erff(x); }

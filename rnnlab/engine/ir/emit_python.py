@@ -1,7 +1,7 @@
-"""Programs as Python: a step and its backward step, written out as two functions one can read.
+"""Print a step and its backward step as two readable Python functions.
 
-The functions call torch an operation at a time, on any device and in any precision. Given tensors with a further axis
-in front, ``[T, B, F]``, they do all steps at once.
+The functions call one torch operation after the other, on any device and in any dtype. Given tensors with an additional
+first axis, ``[T, B, F]``, they compute all steps at once.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from rnnlab.engine.ir.program import Node, Program, Value, values_of
 class Steps:
     """The two functions of a cell.
 
-    source: what they were made from.
+    source: their source code.
     forward: ``(constants, inputs, state) -> (output, new state, saved)``, every one a tuple but the output.
     backward: ``(constants, inputs, state, saved, output gradient, state gradients) -> (constant, input and state
-        gradients, product gradients)``, every one a tuple; None where a leaf gets no gradient.
-    rows: for every product, where its rows are: ``("saved" | "inputs" | "state", place)``.
-    weights: for every product, the place of its weight among the constants.
-    transposed: for every product, whether it is with the transposed weight.
+        gradients, product gradients)``, every one a tuple; None for a leaf without gradient.
+    rows: for every product, where its rows are: ``("saved" | "inputs" | "state", index)``.
+    weights: for every product, the index of its weight among the constants.
+    transposed: for every product, whether the weight is transposed.
     """
 
     source: str
@@ -41,7 +41,7 @@ class Steps:
 
 
 def emit(program: Program, back: Backward) -> Steps:
-    """Write out a program and its backward step."""
+    """Print a program and its backward step, and compile the two functions."""
     leaves = {"inputs": program.inputs, "state": program.state}
     place = {value: (kind, i) for kind, values in leaves.items() for i, value in enumerate(values)}
     made = [result for node in program.nodes for result in node.results]
@@ -56,7 +56,7 @@ def emit(program: Program, back: Backward) -> Steps:
     lines += [f"    {_pack(saved)} = saved"] if saved else []
     lines += [f"    {back.output_gradient} = output_gradient", f"    {_pack(back.state_gradients)} = state_gradients"]
     lines += [_line(node) for node in back.nodes]
-    left = dict(back.gradients)  # a tensor that a cell hands over twice gets its gradient once
+    left = dict(back.gradients)  # a tensor that a cell returns twice gets its gradient once
     parts = (program.constants, program.inputs, program.state)
     gradients = [[left.pop(leaf, None) for leaf in part] for part in parts]
     packed = [*map(_pack, gradients), _pack([product.gradient for product in back.products])]
@@ -118,7 +118,7 @@ def _call(node: Node) -> str:
         return f"{first}.expand(*{first}.shape[: -{len(rest[0])}], {', '.join(sizes)})"
     if node.operation == "as_number":
         return f"{first}.to(dtype)"
-    if node.operation == "softplus":  # torch's own cuts off what is above 20
+    if node.operation == "softplus":  # torch's own is the identity above 20
         return f"torch.logaddexp({first}, torch.zeros_like({first}))"
     if node.operation == "mm":
         return f"{first} @ {rest[0]}"
@@ -127,5 +127,5 @@ def _call(node: Node) -> str:
 
 
 def _from_last(value: Value, dim: int) -> int:
-    """An axis counted from the last, so that the functions also take tensors of all steps at once."""
+    """Count an axis from the last one, so that the functions also take tensors of all steps at once."""
     return dim % len(value.shape) - len(value.shape)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rnnlab import cells, contracts
-from rnnlab.engine.cpu import compiler, gemm
-from rnnlab.interface import InputError
+from rnnlab.engine import once
+from rnnlab.engine.cpu import compiler, gemm, own_gemm
 from rnnlab.layers import Recurrent
 
 DTYPES = [torch.float32, torch.float64]
@@ -16,7 +16,7 @@ SHAPES = [(1, 1, 1), (1, 9, 200), (2, 3, 5), (8, 16, 32), (13, 300, 31), (33, 7,
 def wanted(monkeypatch, own_products):
     """Products of our own, shared out over threads whatever their size."""
     own_products(True)
-    monkeypatch.setattr(gemm, "MULTIPLICATIONS_A_THREAD", 1)
+    monkeypatch.setattr(own_gemm, "MULTIPLICATIONS_A_THREAD", 1)
 
 
 @pytest.fixture
@@ -83,99 +83,28 @@ def test_cells_keep_the_contract_with_them(name):
     contracts.check_cell(name)
 
 
-@pytest.mark.parametrize("is_wanted", [False, True])
-def test_a_layer_uses_them_where_they_are_wanted(is_wanted, wanted, monkeypatch):
-    monkeypatch.setattr(gemm, "is_wanted", lambda: is_wanted)
+@pytest.mark.parametrize("own", [False, True])
+def test_a_layer_uses_them_where_they_are_wanted(own, own_products, monkeypatch):
+    own_products(True)
+    own_products(own)
     steps, wholes = [], []
-    own = gemm.Product
-    monkeypatch.setattr(own, "pack", lambda self, weight, pack=own.pack: steps.append(weight) or pack(self, weight))
-    monkeypatch.setattr(
-        own, "__call__", lambda self, *given, call=own.__call__: wholes.append(given) or call(self, *given)
-    )
+    kernel = own_gemm.OwnGemm
+    pack, call = kernel.pack, kernel.__call__
+    monkeypatch.setattr(kernel, "pack", lambda self, weight: steps.append(weight) or pack(self, weight))
+    monkeypatch.setattr(kernel, "__call__", lambda self, *given: wholes.append(given) or call(self, *given))
     layer = Recurrent(cells.create("lstm", input_size=3, hidden_size=4), "fused")
     inputs = torch.randn(5, 2, 3, requires_grad=True)
     layer(inputs)[0].sum().backward()
-    assert len(steps) == 2 * is_wanted, "a product forward and one backward"
-    assert len(wholes) == 4 * is_wanted, "of the inputs, of their gradient, of those of W and U"
+    assert len(steps) == 2 * own, "a product forward and one backward"
+    assert len(wholes) == 4 * own, "of the inputs, of their gradient, of those of W and U"
 
 
-def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch):
-    def fails(*given):
+def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch, caplog):
+    def fails(text, *defines):
         raise compiler.NoCompiler("there is none")
 
     monkeypatch.setattr(compiler, "load", fails)
-    assert gemm.ours(torch.float32) is None
+    once.forget_warnings()
     left, right = torch.randn(5, 6), torch.randn(6, 7)
     assert torch.equal(gemm.mm(left, right), left @ right)
-
-
-@pytest.fixture
-def undecided(tmp_path, monkeypatch):
-    """A machine on which nothing has been measured, and how often it is from then on."""
-    monkeypatch.delenv("RNNLAB_GEMM", raising=False)
-    monkeypatch.setenv("RNNLAB_CACHE", str(tmp_path / "cache"))
-    compiler.cache_folder.cache_clear()
-    measured = []
-
-    def decide(advantage):
-        def measure():
-            measured.append(advantage)
-            return advantage
-
-        monkeypatch.setattr(gemm, "measure", measure)
-        return gemm.is_wanted.__wrapped__()
-
-    yield decide, measured
-    compiler.cache_folder.cache_clear()
-
-
-@pytest.mark.parametrize(("advantage", "is_wanted"), [(2.0, True), (1.0, False), (0.5, False)])
-def test_the_faster_one_is_taken_and_once_is_enough(undecided, advantage, is_wanted):
-    decide, measured = undecided
-    assert decide(advantage) == is_wanted
-    assert decide(0.7 if is_wanted else 3.0) == is_wanted, "a later process must decide alike"
-    assert len(measured) == 1
-
-
-def test_a_damaged_measurement_is_made_anew(undecided):
-    decide, measured = undecided
-    assert decide(2.0)
-    (file,) = compiler.cache_folder().glob("gemm-*.json")
-    for content in ("", "{", '{"advantage": null}', "[]"):
-        file.write_text(content)
-        assert decide(2.0)
-    assert len(measured) == 5
-    assert [path.name for path in compiler.cache_folder().iterdir()] == [file.name]
-
-
-def test_the_first_of_several_processes_decides_for_all(undecided, monkeypatch):
-    decide, _ = undecided
-    path = []
-
-    def overtaken():
-        path.append(compiler.cache_folder() / f"gemm-{compiler.digest(torch.__version__)}.json")
-        path[0].write_text('{"advantage": 3.0}')
-        return 0.5
-
-    decide(1.0)
-    for file in compiler.cache_folder().glob("gemm-*.json"):
-        file.unlink()
-    monkeypatch.setattr(gemm, "measure", overtaken)
-    assert gemm.is_wanted.__wrapped__()
-
-
-@pytest.mark.parametrize(("value", "is_wanted"), [("own", True), ("blas", False)])
-def test_the_environment_decides(undecided, value, is_wanted, monkeypatch):
-    decide, measured = undecided
-    monkeypatch.setenv("RNNLAB_GEMM", value)
-    assert decide(0.5 if is_wanted else 3.0) == is_wanted
-    assert not measured
-    monkeypatch.setenv("RNNLAB_GEMM", "mkl")
-    with pytest.raises(InputError, match="RNNLAB_GEMM='mkl' must be own, blas or unset"):
-        decide(1.0)
-
-
-def test_both_are_really_timed():
-    threads = torch.get_num_threads()
-    assert 0.1 < gemm.measure() < 10
-    assert torch.get_num_threads() == threads
+    assert "our own kernel cannot be compiled: there is none" in caplog.text

@@ -1,18 +1,4 @@
-"""How a cell is run over time: one cell, several ways, always the same numbers.
-
-=============  =====================================================================================
-``reference``  a plain loop over the steps with autograd: any cell, any dtype; the truth for the others
-``fused``      one autograd function for the sequence: the step traced, its backward step derived, both compiled to
-               C where there is a compiler; any cell that does what `rnnlab.engine.ir.operations` knows; written out by
-               ``rnnlab explain``
-``scan``       for cells linear in their state: compiled like ``fused``, or, without a compiler and on other devices,
-               all steps at once in blocks
-``native``     ``torch.nn``'s own kernel (oneDNN, cuDNN), for cells whose mathematics it has
-``auto``       whichever was measured to be fastest: see `choose`
-=============  =====================================================================================
-
-A way of running is a function ``run(cell, inputs, state, lengths, **context) -> (outputs, state)``.
-"""
+"""Select the backend of a cell: the requested one, or the one that was measured to be fastest."""
 
 from __future__ import annotations
 
@@ -25,24 +11,28 @@ from torch import Tensor
 from rnnlab.cells import Cell
 from rnnlab.cells.base import Native
 from rnnlab.engine import fused, native, reference, scan
-from rnnlab.engine.cpu import gemm, loops
+from rnnlab.engine.cpu import tune
+from rnnlab.engine.cpu.kernel import row_shares
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.ir.watch import fingerprint
-from rnnlab.engine.traced import warn_once
+from rnnlab.engine.once import warn_once
 from rnnlab.interface import InputError, State
 
 BACKENDS = ("auto", "reference", "fused", "scan", "native")
 FEW_STEPS = 4
-"""With fewer steps than this, preparing a fused call takes longer than the steps."""
+"""Below this number of time steps the set-up of a fused call takes longer than the steps themselves."""
 WIDE = 256
-"""Where matrix products are our own, an LSTM of this width or more is faster without gradients than ``torch.nn``'s,
-1.05 to 1.1 times; with a width of 128 it is 0.85 to 0.98."""
+"""Hidden size from which our compiled LSTM is faster than ``torch.nn``'s in inference, if it uses our own matrix
+product: 1.05 to 1.1 times as fast. With a hidden size of 128 it is 0.85 to 0.98 times as fast."""
 
 
 class Choice(NamedTuple):
-    """The way chosen for a cell: its name, its function, and why it was chosen.
+    """The backend of a cell.
 
-    ``follows`` says whether the function itself follows changes of the cell, so that the choice stands.
+    name: one of `BACKENDS` other than ``auto``.
+    run: its function.
+    reason: why it was chosen.
+    follows: whether ``run`` itself reacts to changes of the cell, so that the choice need not be made again.
     """
 
     name: str
@@ -52,23 +42,24 @@ class Choice(NamedTuple):
 
 
 def choose(cell: Cell, backend: str = "auto") -> Choice:
-    """How to run ``cell`` where its parameters are now.
+    """Select the backend of ``cell`` on the device of its parameters.
 
-    ``auto`` goes by what was measured (docs/engine.md). On a CPU it is ``fused`` where that is compiled, but the plain
-    loop for fewer than `FEW_STEPS` steps, and ``torch.nn``'s LSTM for an LSTM that needs no gradient; where matrix
-    products are our own (`rnnlab.engine.cpu.gemm`) only below a width of `WIDE` or for fewer sequences than threads can
-    share. Elsewhere, where nothing was measured, it is ``native`` where the cell has it, then ``scan`` where it is
-    linear in its state, then on CUDA ``fused`` where that can run it, then ``reference``.
+    ``auto`` follows measurements (docs/engine.md). On a CPU it selects ``fused`` if the step can be compiled, with two
+    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference runs as ``torch.nn.LSTM``,
+    unless our own matrix product is used, the hidden size is at least `WIDE`, and there are enough sequences for all
+    threads. On other devices nothing was measured; there ``auto`` selects ``native`` if the cell has it, then ``scan``
+    if the cell is linear in its state, then on CUDA ``fused``, then ``reference``.
 
     Args:
         cell: the cell.
         backend: one of `BACKENDS`.
 
     Raises:
-        InputError: there is no such backend, or it cannot run this cell.
+        InputError: there is no such backend, or it cannot run this cell, or ``RNNLAB_GEMM`` has an unknown value.
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; the choices are {', '.join(BACKENDS)}")
+    tune.requested()  # a mistake in it is reported even if no product is large enough to need it
     if backend == "auto":
         return _measured(cell)
     if backend == "native" and _native(cell) is None:
@@ -77,7 +68,7 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
             "'reference' can, and 'auto' picks what is fastest"
         )
     if backend in ("fused", "scan") and cell.like.is_meta:
-        return Choice(backend, _RUN[backend], "asked for; whether it can is seen once there are numbers")
+        return Choice(backend, _RUN[backend], "asked for; checked at the first call with real tensors")
     if backend == "fused" and (obstacle := _obstacle(cell)):
         raise InputError(f"backend 'fused' cannot run {type(cell).__name__}, {obstacle}; 'reference' can")
     if backend == "scan" and (obstacle := _obstacle(cell, linear=True)):
@@ -86,10 +77,15 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
 
 
 def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
-    """How to run ``cell`` while something looks at every operation (`reference.observer`); None while nothing does.
+    """Return the function that runs ``cell`` while PyTorch has to see every operation; None if it does not have to.
 
-    As its equations are written, or by ``torch.nn``'s kernel where that was asked for or where it serves better: under
-    autocast on a GPU, and in a trace, which then holds for any number of steps.
+    The result is the plain loop. It is ``torch.nn``'s kernel if that backend was requested, and with ``auto`` under
+    autocast on a GPU and in a trace, which then holds for any number of steps.
+
+    Args:
+        cell: the cell.
+        backend: the requested backend.
+        inputs: ``[T, B, input_size]``; see `reference.observer`.
     """
     by = reference.observer(inputs)
     if by is None:
@@ -99,7 +95,7 @@ def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
 
 
 def identity(cell: Cell) -> tuple[Any, ...] | None:
-    """What a choice for ``cell`` rests on, to be compared; None for a cell that holds too much to look at."""
+    """Return a value that changes when the choice for ``cell`` may change; None if the cell holds too much to check."""
     try:
         return fingerprint(cell)
     except Unsupported:
@@ -107,7 +103,7 @@ def identity(cell: Cell) -> tuple[Any, ...] | None:
 
 
 def _measured(cell: Cell) -> Choice:
-    """The choice of ``auto``."""
+    """Select the backend for ``auto``."""
     like = cell.like
     kernel = _native(cell)
     if like.device.type != "cpu":
@@ -138,7 +134,7 @@ def _measured(cell: Cell) -> Choice:
 
 
 def _native(cell: Cell) -> Native | None:
-    """What the cell says that ``torch.nn`` has, unless its equations were replaced without it, by a subclass say."""
+    """Return the cell's ``native()``; None if a subclass replaced the equations but not ``native``."""
     order = type(cell).__mro__
 
     def place(name: str) -> int:
@@ -148,7 +144,7 @@ def _native(cell: Cell) -> Native | None:
 
 
 def _obstacle(cell: Cell, linear: bool = False) -> str | None:
-    """Why ``cell`` cannot be fused, or, ``linear``, scanned; None where it can."""
+    """Return why ``cell`` cannot run fused, or with ``linear`` as a scan; None if it can."""
     if cell.required_context:
         return "its prepare takes more than the inputs"
     try:
@@ -170,7 +166,7 @@ def _fused(
 def _with_native(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    shared = loops.row_shares(inputs.shape[1]) == torch.get_num_threads()
+    shared = row_shares(inputs.shape[1]) == torch.get_num_threads()
     is_short = len(inputs) < FEW_STEPS
     if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or is_short:
         return _fused(cell, inputs, state, lengths, **context)
@@ -178,12 +174,12 @@ def _with_native(
 
 
 def _is_wide(cell: Cell) -> bool:
-    """Whether most of an LSTM's time without gradients is products of our own."""
-    return gemm.is_wanted() and cell.hidden_size >= WIDE
+    """Whether an LSTM is wide enough to be faster than ``torch.nn``'s in inference."""
+    return cell.hidden_size >= WIDE and tune.prefers_own(cell.like.dtype, "step")
 
 
 def backends_of(cell: Cell) -> list[str]:
-    """The backends, other than ``auto``, that can run ``cell``; the reference first."""
+    """List the backends other than ``auto`` that can run ``cell``, the reference first."""
     found = []
     for backend in BACKENDS[1:]:
         try:

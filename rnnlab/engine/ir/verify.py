@@ -1,7 +1,6 @@
-"""Run a traced step once beside the step itself: what was traced must be what autograd sees.
+"""Check a traced step against the cell's own step and autograd, forward and backward, on random numbers.
 
-`rnnlab.engine.ir.trace` refuses what it knows that it cannot note. This is the net below it: forward and backward on
-random numbers, against the cell's own step and autograd.
+`rnnlab.engine.ir.trace` refuses steps that it cannot represent; this check catches what it overlooks.
 """
 
 from __future__ import annotations
@@ -13,31 +12,31 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.engine.gpu import graphs
+from rnnlab.engine.ir import loop
+from rnnlab.engine.ir.emit_python import Steps
 from rnnlab.engine.ir.program import Unsupported
-from rnnlab.engine.ir.python import Steps
 from rnnlab.interface import State, map_state, tensors_of
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-"""Largest error allowed, as a share of a tensor's largest magnitude; that of other types is `LOOSE`."""
+"""Largest allowed error relative to a tensor's largest magnitude; for other dtypes it is `LOOSE`."""
 LOOSE = 0.1
 ROUNDING = 1e-3
-"""The same of the largest tensor among those compared, as a share of that."""
+"""Share of the largest magnitude among all tensors that is allowed in addition: some are zero but for rounding."""
 
 
 def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, training: bool) -> None:
-    """Compare one step of a traced program, and its gradients, with the cell's own.
+    """Compare one traced step and its gradients with the cell's own step and autograd.
 
     Args:
         cell: the cell.
         steps: the traced step and its backward step.
-        constants: as the step receives them.
-        inputs: the same, for shapes and types; their values are drawn.
-        state: the same as for inputs.
-        training: whether gradients are compared, too.
+        constants: the constants of the step.
+        inputs: its inputs; only shapes and dtypes matter, the values are drawn.
+        state: its state, likewise.
+        training: whether to compare gradients, too.
 
     Raises:
-        Unsupported: they differ, or the step fails on numbers like these.
+        Unsupported: the results differ, or the cell's step fails on random numbers.
     """
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -60,13 +59,13 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     parts = [[tensor.detach() for tensor in tensors_of(part)] for part in (constants, inputs, state)]
     with torch.no_grad():
         rows = [tensor.unsqueeze(0) for tensor in parts[1]]
-        ours, final, kept = graphs.plain_forward(steps, parts[0], rows, parts[2], None)
+        ours, final, kept = loop.forward(steps, parts[0], rows, parts[2], None)
         _compare([ours[0], *final], results, "give other results")
         if not wanted:
             return
-        found = graphs.plain_backward(steps, parts[0], rows, kept, None, upstream[0].unsqueeze(0), tuple(upstream[1:]))
+        found = loop.backward(steps, parts[0], rows, kept, None, upstream[0].unsqueeze(0), tuple(upstream[1:]))
     first, last = len(parts[0]), len(parts[0]) + len(parts[1])
-    totals: dict[int, Tensor] = {}  # of a tensor that stands in several places the gradients add up
+    totals: dict[int, Tensor] = {}  # the gradients of a tensor that occurs twice add up
     for place, (tensor, gradient) in enumerate(zip(leaves, found, strict=True)):
         if gradient is not None:
             gradient = gradient[0] if first <= place < last else gradient
@@ -78,7 +77,7 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
 
 
 def _random(tensor: Tensor, draw: torch.Generator) -> Tensor:
-    """Random numbers like ``tensor``; a mask or a count stays as it is."""
+    """Draw random numbers like ``tensor``; return a mask or an integer tensor as it is."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
     dtype = torch.complex128 if tensor.is_complex() else torch.float64
@@ -90,7 +89,6 @@ def _compare(ours: Sequence[Tensor], truth: Sequence[Tensor], fault: str) -> Non
     truth = [true.detach() for true in truth]
     size = max((_size(true) for true in truth), default=0.0)
     for mine, true in zip(ours, truth, strict=True):
-        # What is zero but for rounding is seen by the size of the others.
         allowed = TOLERANCES.get(true.dtype, LOOSE) * (_size(true) + ROUNDING * size)
         alike = mine.shape == true.shape and mine.dtype == true.dtype
         if alike and (true.is_floating_point() or true.is_complex()):
@@ -102,7 +100,7 @@ def _compare(ours: Sequence[Tensor], truth: Sequence[Tensor], fault: str) -> Non
 
 
 def _size(tensor: Tensor) -> float:
-    """The largest magnitude among finite numbers; 0 where there is none."""
+    """Return the largest magnitude among finite numbers; 0 if there is none."""
     if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
         return 0.0
     return float(tensor.nan_to_num(0, 0, 0).abs().max())

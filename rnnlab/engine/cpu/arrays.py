@@ -1,0 +1,181 @@
+"""The arrays of one call of a compiled step: their memory, and results and gradients read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rnnlab.engine.cpu.formulas import Array, Place
+from rnnlab.engine.cpu.gemm import mm
+from rnnlab.engine.cpu.kernel import Kernel, Memory
+from rnnlab.engine.cpu.memory import take
+
+
+def ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a constant as the C functions read it: of one dtype, contiguous within a row."""
+    tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
+    tensor = tensor.resolve_neg()  # the memory of a negated view holds the numbers before negation
+    return tensor if tensor.dim() == 0 or tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+
+
+def _rows(tensor: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of all time steps as the C functions and matrix products read it, ``[T, rows, width]``."""
+    if tensor.dim() == 3 and tensor.shape[1] == rows and tensor.dtype == dtype and tensor.is_contiguous():
+        return tensor.resolve_neg()  # the usual case
+    tensor = ready(tensor if tensor.dim() == 3 else tensor.unsqueeze(-1), dtype).expand(-1, rows, -1)
+    return tensor.contiguous() if rows > 1 and tensor.stride(1) < tensor.shape[2] else tensor
+
+
+def forward_memory(
+    kernel: Kernel, name: str, inputs: Sequence[Tensor], state: Sequence[Tensor], free: Sequence[bool]
+) -> Memory:
+    """Lay out the memory of a forward pass.
+
+    Args:
+        kernel: the compiled step.
+        name: ``forward`` or ``inference``.
+        inputs: the prepared inputs, ``[T, B, ...]``.
+        state: the first state, ``[B, ...]``.
+        free: for every input, whether its memory may be written over.
+    """
+    lowered, dtype = kernel.lowered, kernel.dtype
+    steps, rows = len(inputs[0]), state[0].shape[0]
+    memory: Memory = {}
+    for array, tensor in zip(lowered.inputs, inputs, strict=True):
+        memory[array] = _rows(tensor, rows, dtype)
+    if name == "forward":
+        for array, i in lowered.overwrites.items():
+            if free[i]:
+                memory[array] = memory[lowered.inputs[i]].detach()
+    for array, tensor in zip(lowered.states, state, strict=True):
+        whole = name == "forward" or lowered.output.array is array
+        memory[array] = states = take((steps + 1 if whole else 2, rows, array.width), dtype)
+        states[0] = tensor if tensor.dim() == 2 else tensor.reshape(rows, array.width)
+    for array in kernel.source.arrays[name]:
+        if array not in memory and array.kind not in ("constant", "sum"):
+            shape = (1 if array.kind == "temporary" else steps, rows, array.width)
+            memory[array] = take(shape, dtype)
+    return memory
+
+
+def results(
+    kernel: Kernel, memory: Memory, steps: int, live: Tensor | None, shapes: Sequence[torch.Size]
+) -> tuple[Tensor, ...]:
+    """Read the outputs and the final states after a forward pass.
+
+    Args:
+        kernel: the compiled step.
+        memory: from `forward_memory`.
+        steps: T.
+        live: bool ``[T, B]``; outputs where it is false are zero. None if all sequences have T steps.
+        shapes: those of the states.
+    """
+    lowered = kernel.lowered
+    place = lowered.output
+    outputs = memory[place.array][place.shift :]
+    if live is not None and place.shift:
+        outputs = outputs.where(live.unsqueeze(-1), 0)
+    # Copies: a result that the backward step also reads would keep itself alive through its own graph.
+    final = []
+    for array, shape in zip(lowered.states, shapes, strict=True):
+        states = memory[array]
+        last = states[steps % states.shape[0]].clone()
+        final.append(last if len(shape) == 2 else last.reshape(shape))
+    return outputs, *final
+
+
+def add_backward_memory(
+    kernel: Kernel,
+    memory: Memory,
+    inputs: Sequence[Tensor],
+    output_gradients: Tensor,
+    state_gradients: Sequence[Tensor],
+    keep: bool,
+) -> None:
+    """Add the arrays of a backward pass to those that the forward pass has left.
+
+    Args:
+        kernel: the compiled step.
+        memory: the saved arrays of the forward pass.
+        inputs: the prepared inputs that the backward step reads.
+        output_gradients: ``[T, B, output_size]``.
+        state_gradients: those of the final state.
+        keep: whether another backward pass will read what the forward pass kept; else it is written over.
+    """
+    lowered, dtype = kernel.lowered, kernel.dtype
+    steps, rows = output_gradients.shape[:2]
+    for i, tensor in zip(lowered.kept_inputs, inputs, strict=True):
+        memory[lowered.inputs[i]] = _rows(tensor, rows, dtype)
+    for array in kernel.source.arrays["backward"]:
+        if array.kind == "upstream":
+            memory[array] = _rows(output_gradients, rows, dtype)
+        elif array.kind == "temporary":
+            memory[array] = take((1, rows, array.width), dtype)
+        elif array.kind == "gradient":
+            if array not in memory:
+                memory[array] = take((steps, rows, array.width), dtype)
+            elif keep:
+                memory[array] = memory[array].clone()
+    for array, gradient in zip(lowered.carries, state_gradients, strict=True):
+        memory[array] = carried = take((2, rows, array.width), dtype)
+        carried[steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
+    memory |= kernel.sums(rows, steps)
+
+
+def gradients(
+    kernel: Kernel, memory: Memory, constants: Sequence[Tensor], shapes: Sequence[torch.Size], repeated: set[int]
+) -> list[Tensor | None]:
+    """Read the gradients of constants and prepared inputs after a backward pass.
+
+    Args:
+        kernel: the compiled step.
+        memory: from `add_backward_memory`.
+        constants: the cell's constants.
+        shapes: those of the prepared inputs.
+        repeated: the inputs whose gradient shares memory with that of another one.
+
+    Returns:
+        a gradient for each, None where it has none; those of weights are one product over all time steps.
+    """
+    lowered, steps = kernel.lowered, shapes[0][0]
+    found = [_total(memory, array, one) for array, one in zip(lowered.constant_gradients, constants, strict=True)]
+    for weight, transposed, rows, gradient in lowered.products:
+        outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
+        left = _columns(memory, gradient, steps, outer).flatten(0, 1)
+        right = _columns(memory, rows, steps, inner).flatten(0, 1)
+        product = mm(left.t(), right) if transposed else mm(right.t(), left)
+        found[weight] = product if found[weight] is None else found[weight] + product
+    for i, (place, shape) in enumerate(zip(lowered.input_gradients, shapes, strict=True)):
+        if place is None:
+            found.append(None)
+            continue
+        gradient = _columns(memory, place, steps, lowered.inputs[i].width)
+        gradient = gradient if len(shape) == 3 else gradient.reshape(shape)
+        # A copy, as autograd may add to a gradient in place.
+        found.append(gradient.clone() if i in repeated else gradient)
+    return found
+
+
+def state_gradients(kernel: Kernel, memory: Memory, state: Sequence[Tensor]) -> list[Tensor | None]:
+    """Read the gradients of the first state after a backward pass; None for a state that requires none."""
+    pairs = zip(kernel.lowered.carries, state, strict=True)
+    return [memory[array][0].reshape(one.shape) if one.requires_grad else None for array, one in pairs]
+
+
+def _total(memory: Memory, array: Array | None, constant: Tensor) -> Tensor | None:
+    """The gradient of a constant, summed over the threads."""
+    if array is None:
+        return None
+    totals = memory[array][1]
+    total = totals[0] if len(totals) == 1 else totals.sum(0)
+    return total.to(constant.dtype).reshape(constant.shape)
+
+
+def _columns(memory: Memory, place: Place, steps: int, width: int) -> Tensor:
+    """Columns of an array for all time steps."""
+    whole = memory[place.array]
+    if whole.shape[::2] == (steps, width):
+        return whole
+    return whole[place.shift : place.shift + steps, :, place.offset : place.offset + width]

@@ -1,0 +1,217 @@
+"""Decide by measurement which matrix product is faster on this processor: torch's BLAS or the kernel of ``c/gemm.c``.
+
+The decision has two parts for each dtype: products of one time step, with few rows and a packed weight, and products
+over all time steps. Each is timed once, in some tens of milliseconds, on one thread. The speed-ups are stored beside
+the compiled libraries, and every later process reads them there. So a run that is resumed on the same machine rounds
+as it did before.
+
+``RNNLAB_GEMM=blas`` or ``RNNLAB_GEMM=own`` overrides the measurement.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from statistics import geometric_mean
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from rnnlab.engine.cpu import compiler
+from rnnlab.engine.cpu.own_gemm import OwnGemm, source
+from rnnlab.engine.once import warn_once
+from rnnlab.interface import InputError
+
+VARIABLE = "RNNLAB_GEMM"
+CHOICES = ("blas", "own")
+FASTER = 1.05
+"""Our own kernel is used from this speed-up on: a difference within the noise leaves the decision to torch's BLAS."""
+SHAPES = {
+    "step": ((1, 256, 1024), (16, 256, 1024), (64, 128, 512)),
+    "sequence": ((512, 128, 512),),
+}
+"""Rows, inner and outer sizes that are timed for each use; the geometric mean of their speed-ups counts."""
+ROUNDS = 5
+"""Both products take turns this often, and the fastest time of each counts, which other processes disturb least."""
+
+
+def requested() -> str | None:
+    """Return what ``RNNLAB_GEMM`` asks for: ``blas``, ``own``, or None if it is not set.
+
+    Raises:
+        InputError: it is set to something else.
+    """
+    value = os.environ.get(VARIABLE)
+    if value and value not in CHOICES:
+        raise InputError(f"{VARIABLE}={value} must be blas or own; unset it to measure which is faster")
+    return value or None
+
+
+def prefers_own(dtype: torch.dtype, use: str) -> bool:
+    """Whether our own kernel is to be used instead of torch's BLAS.
+
+    Args:
+        dtype: float32 or float64.
+        use: a key of `SHAPES`.
+    """
+    asked = requested()
+    return asked == "own" if asked else _stored_speedups(dtype).get(use, 0.0) >= FASTER
+
+
+@cache
+def _stored_speedups(dtype: torch.dtype) -> dict[str, float]:
+    """Return the speed-ups of our own kernel by use, measured now if nobody did so before; empty if it cannot be used.
+
+    A measurement that cannot be stored is of no use: the next process could come to another result.
+    """
+    folder = compiler.trusted_folder()
+    try:
+        path = folder / f"gemm-{_key(dtype)}.json" if folder else None
+        found = _read(path) if path else None
+        if found is not None:
+            return found
+        if folder is None or folder != compiler.cache_folder():
+            warn_once(
+                "matrix products use torch's BLAS, as the folder for a measurement of the faster kernel cannot be "
+                f"written; set RNNLAB_CACHE to a folder of your own, or {VARIABLE}=own"
+            )
+            return {}
+        return _store(path, measure(dtype))
+    except compiler.NoCompiler:
+        return {}  # the warning that cells run without C has the reason
+
+
+def _key(dtype: torch.dtype) -> str:
+    """Digest everything that a measurement depends on: processor, compiler, torch, kernel, and what is timed."""
+    parts = (compiler.surroundings(), torch.__version__, source(), str(dtype), SHAPES)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, float] | None:
+    """Read stored speed-ups; None if there are none, or if the file is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, dict) and found.keys() == SHAPES.keys()
+    if whole and all(type(value) is float and isfinite(value) and value > 0 for value in found.values()):
+        return found
+    return None
+
+
+def _store(path: Path, speedups: dict[str, float]) -> dict[str, float]:
+    """Store speed-ups and return those that are stored: of several processes the first one's hold for all."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix="build-")
+        with os.fdopen(handle, "w") as file:
+            json.dump(speedups, file)
+        if path.exists() and _read(path) is None:
+            os.replace(name, path)  # a damaged file
+        else:
+            try:
+                os.link(name, path)  # unlike a replacement, it fails if another process was faster
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                os.replace(name, path)
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        warn_once(f"matrix products use torch's BLAS, as {path} cannot be written ({error.strerror})")
+        return {}
+    return _read(path) or {}
+
+
+def measure(dtype: torch.dtype) -> dict[str, float]:
+    """Time both products on one thread and return, by use, how many times as fast our own kernel is.
+
+    Args:
+        dtype: float32 or float64.
+
+    Raises:
+        NoCompiler: our own kernel cannot be compiled, or the BLAS cannot be called.
+    """
+    own, blas = OwnGemm(dtype), compiler.blas()
+    with torch.inference_mode(False), torch.no_grad(), _one_thread(blas):
+        return {
+            use: geometric_mean([_speedup(*_contenders(own, blas, use, *shape)) for shape in shapes])
+            for use, shapes in SHAPES.items()
+        }
+
+
+def _contenders(
+    own: OwnGemm, blas: compiler.Blas, use: str, rows: int, inner: int, outer: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return two functions that do the same work, with our own kernel and with the BLAS."""
+    like = {"dtype": own.dtype, "device": "cpu"}
+    left, weight = torch.ones(rows, inner, **like), torch.ones(outer, inner, **like)
+    if use == "step":
+        return _step(own, blas, left, weight.t())
+    mine, theirs = (lambda a, b, out: own(a, b, out, False, 1)), (lambda a, b, out: torch.mm(a, b, out=out))
+    return _layer(mine, left, weight), _layer(theirs, left, weight)
+
+
+def _layer(mm: Callable[[Tensor, Tensor, Tensor], object], inputs: Tensor, weight: Tensor) -> Callable[[], object]:
+    """Return a function that does the three products of a linear layer: outputs and the gradients of both factors."""
+    outputs, of_inputs, of_weight = inputs @ weight.t(), torch.empty_like(inputs), torch.empty_like(weight)
+    products = [(inputs, weight.t(), outputs), (outputs, weight, of_inputs), (outputs.t(), inputs, of_weight)]
+    return lambda: [mm(*product) for product in products]
+
+
+def _step(
+    own: OwnGemm, blas: compiler.Blas, left: Tensor, weight: Tensor
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return two functions that multiply the rows of one time step with a weight, as compiled steps do."""
+    (rows, inner), outer = left.shape, weight.shape[1]
+    out, panels, right = left.new_empty(rows, outer), own.pack(weight), weight.contiguous()
+    real, size = (ctypes.c_float if own.dtype == torch.float32 else ctypes.c_double), ctypes.c_long
+    pointer = ctypes.c_void_p
+    multiply = ctypes.CFUNCTYPE(None, *[size] * 3, pointer, size, size, pointer, pointer, size, ctypes.c_int)(
+        own.multiply
+    )
+    mine = (rows, inner, outer, left.data_ptr(), inner, 1, panels.data_ptr(), out.data_ptr(), outer, 0)
+    gemm = ctypes.CFUNCTYPE(None, *[pointer] * 13)(blas.product[own.dtype])
+    m, n, k = (ctypes.c_int(number) for number in (outer, rows, inner))
+    one, zero, letter = real(1), real(0), ctypes.c_char(b"N")
+    held = (letter, letter, m, n, k, one, right, m, left, k, zero, out, m)
+    theirs = [part.data_ptr() if isinstance(part, Tensor) else ctypes.addressof(part) for part in held]
+
+    def by_blas(held: tuple = held) -> None:  # holds what the addresses point to
+        gemm(*theirs)
+
+    def by_own(held: tuple = (left, panels, out)) -> None:
+        multiply(*mine)
+
+    return by_own, by_blas
+
+
+def _speedup(own: Callable[[], object], blas: Callable[[], object]) -> float:
+    """Return the time of ``blas`` over that of ``own``, of each the fastest of `ROUNDS`."""
+    times: dict[Callable[[], object], list[float]] = {own: [], blas: []}
+    for function in times:
+        function()  # warms the caches up, and the BLAS
+    for _ in range(ROUNDS):
+        for function, taken in times.items():
+            start = perf_counter()
+            function()
+            taken.append(perf_counter() - start)
+    return min(times[blas]) / max(min(times[own]), 1e-9)
+
+
+@contextmanager
+def _one_thread(blas: compiler.Blas) -> Iterator[None]:
+    """Let the BLAS use one thread, where it can be told so for the calling thread alone."""
+    set_threads = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(blas.set_threads) if blas.set_threads else int
+    before = set_threads(1)
+    try:
+        yield
+    finally:
+        set_threads(before)

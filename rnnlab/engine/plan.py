@@ -1,0 +1,161 @@
+"""What the autograd functions of `rnnlab.engine.fused` need besides tensors, and gradients that they cannot derive.
+
+The derived backward step gives first derivatives. A gradient with ``create_graph=True``, or several gradients at once,
+is computed by autograd through the plain loop, with the cell as it was when it was called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rnnlab.cells import Cell
+from rnnlab.engine import reference
+from rnnlab.engine.traced import Traced, on_trial, snapshot
+from rnnlab.interface import State, map_state, tensors_of
+
+
+class Again:
+    """A cell as it was when it was called, for a second forward pass over the same sequence.
+
+    By the time that a gradient is differentiated, the weights, options and mode of the cell may have changed:
+    `torch.func.functional_call`, for one, restores the weights as soon as the call ends.
+
+    Args:
+        cell: the cell.
+        context: what its ``prepare`` received beyond the inputs.
+        random: the state of the random number generators before; None if the cell draws nothing.
+    """
+
+    def __init__(self, cell: Cell, context: dict[str, Any], random: list[Tensor] | None) -> None:
+        self.cell, self.context, self.random = snapshot(cell), context, random
+        self.versions = [(tensor, tensor._version) for tensor in self.cell.parameters()]
+
+    def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
+        """Prepare the inputs once more, with the same random numbers.
+
+        Raises:
+            RuntimeError: a parameter was changed in place since.
+        """
+        for tensor, version in self.versions:
+            if tensor._version != version:
+                raise RuntimeError(
+                    f"a parameter {list(tensor.shape)} of {type(self.cell).__name__} was changed in place between the "
+                    "forward pass and a gradient with create_graph=True; take the gradient first"
+                )
+        gpus = _gpus(inputs.device)
+        with torch.random.fork_rng(gpus, enabled=self.random is not None):
+            if self.random is not None:  # the same masks
+                torch.set_rng_state(self.random[0])
+                for gpu, random in zip(gpus, self.random[1:], strict=False):
+                    torch.cuda.set_rng_state(random, gpu)
+            return on_trial(self.cell, inputs, **self.context)
+
+
+class Plan(NamedTuple):
+    """One call of a cell over a sequence.
+
+    step: the traced step.
+    state: the first state, which shows how the cell nests it.
+    counts: the number of constants, and that of prepared inputs.
+    shapes: those of the prepared inputs.
+    live: bool ``[T, B]``, true where a sequence has not ended; None if all have T steps.
+    lengths: int64 ``[B]``, the same as lengths.
+    again: the cell as it was called; None if gradients are disabled.
+    free: for every prepared input, whether its memory may be written over.
+    """
+
+    step: Traced
+    state: State
+    counts: tuple[int, int]
+    shapes: list[torch.Size]
+    live: Tensor | None
+    lengths: Tensor | None
+    again: Again | None
+    free: list[bool]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.shapes[0][0]
+
+    def parts(self, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
+        """Split a flat sequence of tensors into constants, prepared inputs and state."""
+        a, b = self.counts[0], sum(self.counts)
+        return tensors[:a], tensors[a:b], tensors[b:]
+
+
+def is_training(cell: Cell) -> bool:
+    """Whether any module of a cell is in training mode."""
+    return any(module.training for module in cell.modules())
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Return the state of the CPU's random number generator, and of the device's if that is a GPU."""
+    gpus = [] if device.type == "cuda" and torch.cuda.is_current_stream_capturing() else _gpus(device)
+    return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
+
+
+def _gpus(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def is_observed_backward(*gradients: Tensor) -> bool:
+    """Whether the gradient itself is to be differentiated, or several gradients are computed at once."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or _are_batched(gradients)
+
+
+def _are_batched(gradients: Sequence[Tensor]) -> bool:
+    """Whether each tensor stands for several, as with ``is_grads_batched=True``."""
+    return any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
+
+
+@contextmanager
+def _drawing(gradients: Sequence[Tensor]) -> Iterator[None]:
+    """Allow random masks where several gradients are computed at once; the masks are the same for all of them."""
+    is_batched = _are_batched(gradients)
+    if is_batched:
+        torch._C._vmapmode_decrement_nesting()
+    try:
+        yield
+    finally:
+        if is_batched:
+            torch._C._vmapmode_increment_nesting()
+
+
+def through_reference(
+    plan: Plan, inputs: Tensor, constants: Sequence[Tensor], state: Sequence[Tensor], gradients: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """Compute the gradients through the plain loop, so that they can be differentiated.
+
+    Args:
+        plan: the call.
+        inputs: ``[T, B, input_size]``.
+        constants: the cell's constants in this call.
+        state: the first state in this call.
+        gradients: those of the outputs and of the final state.
+
+    Returns:
+        the gradients of constants, prepared inputs and first state; None for what requires none.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Prepared inputs may have been written over and are made again; constants and states are those of the call.
+        with _drawing(gradients):
+            like, prepared = plan.again.prepare(inputs)
+        flat = iter((*constants, *state))
+        constants, state = (map_state(lambda _: next(flat), part) for part in (like, plan.state))
+        # Views, so that a constant from which an input was prepared does not receive the input's gradient as well.
+        parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
+        outputs, final = reference.loop(plan.again.cell, *parts, plan.live)
+        pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
+        pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state that takes no gradient gives none
+        tensors = tensors_of(parts)
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        results, gradients = ([pair[i] for pair in pairs] for i in range(2))
+        found = iter(torch.autograd.grad(results, wanted, gradients, create_graph=create_graph, allow_unused=True))
+    return [next(found) if tensor.requires_grad else None for tensor in tensors]
