@@ -3,7 +3,7 @@
 A plain name is a file in the folder of its kind (or a function in its module); ``package.module:Name``
 is a class or function from anywhere on the Python path. There is no other registry.
 
-The options of whatever is found are its keyword-only parameters; what rnnlab itself supplies is positional.
+The options of a class or function are its keyword-only parameters; rnnlab passes its own arguments by position.
 """
 
 from __future__ import annotations

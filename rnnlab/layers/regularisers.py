@@ -222,9 +222,10 @@ _REFUSES: ContextVar[bool] = ContextVar("refuses", default=True)
 
 @contextmanager
 def as_trained() -> Iterator[None]:
-    """Return a context that accepts refused dropout options, to evaluate models of earlier versions.
+    """Return a context that accepts dropout that is refused in new runs, for runs that earlier versions began.
 
-    Evaluation is safe, because dropout is active in training only.
+    They trained with ``recurrent_dropout`` on cells without a recurrent matrix, where it has no effect, and on cells
+    whose state it makes explode. Such runs are evaluated and resumed.
     """
     token = _REFUSES.set(False)
     try:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab import cells, lookup
 from rnnlab.interface import Batch, InputError
+from rnnlab.layers.regularisers import as_trained
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import flops
@@ -63,10 +64,11 @@ def _counted(kind: str, config: Config, task: Task) -> int:
     plain = {**config, "engine": {"backend": "reference"}}  # whose operations can be counted
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"), _NormalLeftOut():
+            with torch.device("meta"), _NormalLeftOut(), as_trained():
                 found = _count(build_model(plain, task), batch, "meta")
         except Exception:  # a model that reads numbers needs some; whatever else is wrong raises its error here too
-            found = _count(build_model(plain, task), batch, "cpu")
+            with as_trained():  # whether dropout is refused is decided where the model is built to be trained
+                found = _count(build_model(plain, task), batch, "cpu")
     return round(found / batch.num_tokens) if kind == "flops_per_token" else found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,8 @@ def train(config: Config) -> dict[str, Any]:
         check_tensorboard()
     seed_everything(config["seed"])
     task = _task(directory, config)
-    model = build_model(config, task)
+    with as_trained() if directory.is_begun() else nullcontext():
+        model = build_model(config, task)
     trainer = Trainer(
         task,
         model,
@@ -243,11 +245,9 @@ def load(
     if backend is not None:
         content["config"]["engine"] = {**content["config"]["engine"], "backend": backend}
     task = find_task(content, directory.path, data_root, check_data)
-    if which == "initial":
-        model = _as_it_began(content, task)
-    else:
-        with as_trained():
-            model = build_model(content["config"], task)
+    with as_trained():
+        model = _as_it_began(content, task) if which == "initial" else build_model(content["config"], task)
+    if which != "initial":
         load_weights(model, content)
     return task, model.to(pick_device(device)).eval(), content
 

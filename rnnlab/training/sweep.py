@@ -18,6 +18,7 @@ from typing import Any
 from rnnlab import files
 from rnnlab.interface import InputError
 from rnnlab.training.directory import RunDirectory, find_runs, flatten
+from rnnlab.training.settings import complete
 
 STATES = ("finished", "diverged", "running", "stopped", "waiting", "refused")
 
@@ -126,7 +127,10 @@ def progress(place: Path, folder: Path) -> Progress:
     directory, name = RunDirectory(place), _relative(place, folder)
     if not directory.is_begun():
         return Progress(name, "waiting")
-    options = flatten(directory.config())
+    stored = directory.config()
+    if "steps" not in (stored.get("trainer") or {}):  # defaults load PyTorch
+        stored = complete(stored)
+    options = flatten(stored)
     steps = options.get("trainer.steps")
     summary = directory.summary()
     if summary and summary["status"] in ("finished", "diverged"):

@@ -11,7 +11,7 @@ import yaml
 from rnnlab import analysis, config
 from rnnlab.interface import InputError
 from rnnlab.layers import regularisers
-from rnnlab.training import checkpoint, evaluate_run, train
+from rnnlab.training import checkpoint, evaluate_run, sweep, train
 from rnnlab.training.directory import FREE_KEYS, RunDirectory, differences, flatten, run_name
 from rnnlab.training.trainer import Trainer
 
@@ -190,3 +190,35 @@ def test_a_run_with_dropout_that_is_refused_now_is_still_evaluated(folder, optio
     with pytest.raises(InputError, match=r"(nothing to drop|explode)"):
         run("run_dir=b", *options)
     assert not (folder / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["cell=mingru", "model.recurrent_dropout=0.2"], ["cell=orthogonal", "model.weight_drop=0.2"]], ids=str
+)
+def test_a_run_with_dropout_that_is_refused_now_is_still_resumed(folder, options, monkeypatch):
+    def stop_at_three(self):
+        if self.progress.step == 2:
+            raise KeyboardInterrupt
+        step_on(self)
+
+    step_on = Trainer.set_learning_rate
+    with regularisers.as_trained():  # as an earlier version trained it
+        whole = run("run_dir=whole", *options)
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "set_learning_rate", stop_at_three)
+            with pytest.raises(KeyboardInterrupt):
+                run("run_dir=a", *options)
+    summary = run("run_dir=a", *options)
+    assert (summary["status"], summary["steps"]) == ("finished", 4)
+    assert summary["test"] == whole["test"]
+    with pytest.raises(InputError, match=r"(nothing to drop|explode)"):
+        run("run_dir=b", *options)
+    assert not (folder / "b").exists()
+
+
+def test_the_length_of_a_run_that_does_not_store_it_is_the_default(folder):
+    run("run_dir=runs/a")
+    (folder / "runs" / "a" / "summary.json").unlink()
+    make_older(folder / "runs" / "a", "trainer.steps")
+    (found,), _ = sweep.survey("runs")
+    assert (found.state, found.step, found.steps) == ("stopped", 4, 1500)
