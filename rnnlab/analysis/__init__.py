@@ -1,6 +1,7 @@
 """Many runs: read, grouped, compared with honest statistics, shown on one page."""
 
-from rnnlab.analysis.groups import Comparison, compare
+from rnnlab.analysis.comparison import Comparison
+from rnnlab.analysis.groups import compare
 from rnnlab.analysis.report import markdown, write
 from rnnlab.analysis.runs import Run, read
 

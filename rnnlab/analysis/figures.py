@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnlab import report
-from rnnlab.analysis.groups import Comparison, Group, Section
+from rnnlab.analysis.comparison import Comparison, Group, Section
 from rnnlab.analysis.statistics import pareto
 
 if TYPE_CHECKING:

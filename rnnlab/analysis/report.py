@@ -15,8 +15,8 @@ from urllib.parse import quote
 import numpy as np
 
 from rnnlab import files, report
+from rnnlab.analysis.comparison import CLOSE_TO_BASELINE, Comparison, Group, Section, Tuning
 from rnnlab.analysis.figures import OVERVIEW, figures, looks_of, overview
-from rnnlab.analysis.groups import CLOSE_TO_BASELINE, Comparison, Group, Section, Tuning
 from rnnlab.analysis.runs import Run
 from rnnlab.analysis.statistics import FEWEST_FOR_TEST
 from rnnlab.analysis.verdict import and_, in_words, pairs_are, runs_of, verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rnnlab.analysis.groups import Group, Section
+from rnnlab.analysis.comparison import Group, Section
 from rnnlab.analysis.statistics import FEWEST_FOR_TEST
 from rnnlab.interface import Metric
 from rnnlab.report import number

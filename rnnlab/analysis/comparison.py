@@ -1,0 +1,215 @@
+"""The result of a comparison: groups of runs, their scores, and sections that are compared."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf, isfinite, nan
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from rnnlab.analysis.runs import Curve, Run
+from rnnlab.analysis.statistics import Interval, Paired, interquartile_mean, interval, pareto
+from rnnlab.interface import Metric
+
+MOST_IN_ALL_PAIRS = 12
+"""Of more groups than this only the best is compared with each other: nobody reads hundreds of pairs."""
+
+CLOSE_TO_BASELINE = 0.05
+"""A group whose score is better than a baseline's by less than this share of it is not told apart from the baseline."""
+
+
+@dataclass
+class Group:
+    """Runs that have the same values of the keys of a comparison.
+
+    label: the group's name for people.
+    values: the value of each key.
+    runs: the runs that count: finished or diverged.
+    unfinished: those that do not.
+    """
+
+    label: str
+    values: dict[str, Any]
+    runs: list[Run]
+    unfinished: list[Run]
+    metric: str
+    better: str
+
+    @property
+    def worst(self) -> float:
+        """The score of a run that diverged."""
+        return inf if self.better == "lower" else -inf
+
+    def _counted(self, run: Run, value: float) -> float:
+        return self.worst if run.status == "diverged" or not isfinite(value) else value
+
+    @cached_property
+    def scores(self) -> list[float]:
+        """The metric of every run, on test where there is one."""
+        return [self._counted(run, run.score(self.metric)) for run in self.runs]
+
+    @property
+    def selections(self) -> list[float]:
+        """The metric of every run on valid, which choices go by."""
+        return [self._counted(run, run.selection(self.metric)) for run in self.runs]
+
+    @property
+    def diverged(self) -> int:
+        """How many runs diverged, or ended with what is no number."""
+        return sum(not isfinite(score) for score in self.scores)
+
+    @property
+    def solved(self) -> int | None:
+        """How many runs reached the target; None where there was none."""
+        aimed = [run for run in self.runs if run.config.get("trainer.target") is not None]
+        return sum(run.summary.get("solved") is not None for run in aimed) if aimed else None
+
+    @property
+    def solved_after(self) -> float | None:
+        """The median of the steps at which the runs reached the target; None unless all of them did."""
+        if not self.runs or self.solved != len(self.runs):
+            return None
+        return float(median(run.summary["solved"] for run in self.runs))
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean of the scores."""
+        return float(np.mean(self.scores)) if self.runs else nan
+
+    @property
+    def median(self) -> float:
+        """Median of the scores."""
+        return float(median(self.scores)) if self.runs else nan
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the scores."""
+        return interquartile_mean(self.scores) if self.runs else nan
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """Bootstrap interval of the interquartile mean."""
+        return interval(self.scores)
+
+    def beats(self, baseline: float) -> bool:
+        """Whether the interquartile mean is clearly better than a baseline, and all of its interval where there is one.
+
+        Clearly: by more than `CLOSE_TO_BASELINE` of the baseline's magnitude.
+        """
+        sign = 1 if self.better == "lower" else -1
+        if not sign * (baseline - self.iqm) > CLOSE_TO_BASELINE * abs(baseline):
+            return False
+        return self.interval is None or sign * (baseline - (self.interval.high if sign > 0 else self.interval.low)) > 0
+
+    @property
+    def off_budget(self) -> float | None:
+        """By which share of its budget the farthest run is off; None without a budget."""
+        found = [run.budget[2] for run in self.runs if run.budget]
+        return max(found, key=abs) if found else None
+
+    def typical(self, key: str) -> float:
+        """The median of a number of the summaries, ``seconds`` say; NaN where none has it."""
+        values = [run.summary.get(key) for run in self.runs]
+        return float(median(numbers)) if (numbers := [v for v in values if isinstance(v, int | float)]) else nan
+
+
+@dataclass
+class Section:
+    """A comparison on one task and one set of data; nothing is ever compared across sections.
+
+    task: the task's name.
+    digest: of the data.
+    name: the metric.
+    metric: its unit and direction.
+    splits: which splits the scores are from.
+    keys: what the groups differ by.
+    groups: best first.
+    pairs: every two groups, or the best and each other where there are more than `MOST_IN_ALL_PAIRS`; with p-values
+        corrected for their number.
+    differences: every key that differs within the section: its values in each group, in the groups' order.
+    """
+
+    task: str
+    digest: str | None
+    name: str
+    metric: Metric
+    splits: list[str]
+    keys: list[str]
+    groups: list[Group]
+    pairs: list[tuple[Group, Group, Paired, float | None]]
+    differences: dict[str, list[list[Any]]]
+
+    @property
+    def budgets(self) -> set[tuple[str, float] | None]:
+        """What widths were solved for, and the goals; None among them where there was no budget."""
+        return {run.budget and run.budget[:2] for group in self.groups for run in group.runs}
+
+    def baselines(self, split: str | None = None) -> dict[str, float]:
+        """The metric of the task's baselines, best first; without those on which the runs do not agree.
+
+        Args:
+            split: ``valid``, say; None for the split of the scores, and no baselines where those are of several.
+        """
+        if split is None:
+            return self.baselines(self.splits[0]) if len(self.splits) == 1 else {}
+        found: dict[str, set[float]] = defaultdict(set)
+        for run in (run for group in self.groups for run in group.runs):
+            for who, value in run.baselines(self.name, split).items():
+                found[who].add(value)
+        agreed = {who: value for who, (value, *others) in found.items() if not others}
+        return dict(sorted(agreed.items(), key=lambda pair: pair[1], reverse=self.metric.better == "higher"))
+
+    @property
+    def is_of_one_size(self) -> bool:
+        """Whether all runs were given the same budget of parameters: what they still differ by says nothing."""
+        (first, *others) = self.budgets or {None}
+        return not others and first is not None and first[0] == "parameters"
+
+    @property
+    def front(self) -> list[bool]:
+        """Which groups no other beats in score, parameters (unless all are of one size) and seconds at once."""
+        sign = 1 if self.metric.better == "lower" else -1
+        sizes = [0.0 if self.is_of_one_size else group.typical("parameters") for group in self.groups]
+        found = [(sign * g.median, size, g.typical("seconds")) for g, size in zip(self.groups, sizes, strict=True)]
+        return pareto(found)
+
+    def curves(self, group: Group) -> list[Curve]:
+        """The metric over every run of a group; ``value`` is the worst from where a run diverged."""
+        return [run.curve(self.name) for run in group.runs]
+
+
+@dataclass
+class Tuning:
+    """How a value was picked for a group before it was reported.
+
+    keys: what was tuned.
+    seeds: the seeds of the runs that it was picked by.
+    rows: for each group and value: label, value, runs, median of the best score on valid, whether it was picked.
+    seconds: training time of all runs of these seeds.
+    set_aside: how many runs of other seeds have a value that was not picked; they chose nothing and are not reported.
+    """
+
+    keys: list[str]
+    seeds: list[Any]
+    rows: list[tuple[str, str, list[Run], float, bool]]
+    seconds: float
+    set_aside: int
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those that the choice was made by."""
+        return [run for _, _, members, _, _ in self.rows for run in members]
+
+
+@dataclass
+class Comparison:
+    """All sections, and what was set aside on the way."""
+
+    sections: list[Section]
+    problems: list[str]
+    tuning: Tuning | None = None
+    runs: list[Run] = field(default_factory=list)
