@@ -14,6 +14,7 @@ import torch
 
 import rnnlab
 from rnnlab import files, lookup
+from rnnlab.engine import Choice
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
 from rnnlab.layers.regularisers import as_trained
@@ -144,29 +145,12 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     """Train in a directory that is ours, and write the summary."""
     task, model, at, config = trainer.task, trainer.model, trainer.progress, identity["config"]
     logger = Logger(directory, task.metrics, task.length_metric, **config["logger"])
-    size = budget.measure(config, task)
-    choices = {layer.choice for layer in model.modules() if isinstance(layer, Recurrent)}
-    summary = {
-        "status": "stopped",
-        "task": config["task"]["name"],
-        "model": config["model"]["name"],
-        "cell": config["cell"]["name"],
-        "seed": config["seed"],
-        "config": config,
-        "parameters": size.parameters,
-        "flops_per_token": size.flops_per_token,
-        "budget": budget.deviation(config, task),
-        "backend": "+".join(sorted({choice.name for choice in choices})),
-        "device": str(trainer.device),
-        "data_digest": identity["data_digest"],
-        "machine": machine(trainer.device),
-        "versions": {"rnnlab": rnnlab.__version__, "python": platform.python_version(), "torch": torch.__version__},
-    }
+    summary = _described(trainer, identity)
     console.info("run directory: %s", directory.path)
     for line in task.describe():
         console.info("%s", line)
     console.info("%d parameters on %s", summary["parameters"], trainer.device)
-    for choice in choices:
+    for choice in _choices(model):
         console.info("backend %s: %s", choice.name, choice.reason)
     if at.step:
         console.info("going on at step %d of %d", at.step, trainer.steps)
@@ -208,6 +192,33 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     files.write_json(directory.summary_file, summary)
     console.info("%s: %s", directory.path, _tell(summary))
     return summary
+
+
+def _described(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's summary that is known before it is trained."""
+    config, task = identity["config"], trainer.task
+    size = budget.measure(config, task)
+    return {
+        "status": "stopped",
+        "task": config["task"]["name"],
+        "model": config["model"]["name"],
+        "cell": config["cell"]["name"],
+        "seed": config["seed"],
+        "config": config,
+        "parameters": size.parameters,
+        "flops_per_token": size.flops_per_token,
+        "budget": budget.deviation(config, task),
+        "backend": "+".join(sorted({choice.name for choice in _choices(trainer.model)})),
+        "device": str(trainer.device),
+        "data_digest": identity["data_digest"],
+        "machine": machine(trainer.device),
+        "versions": {"rnnlab": rnnlab.__version__, "python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def _choices(model: Model) -> set[Choice]:
+    """How the cells of a model are run."""
+    return {layer.choice for layer in model.modules() if isinstance(layer, Recurrent)}
 
 
 def load(
