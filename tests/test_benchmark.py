@@ -263,6 +263,7 @@ def test_all_the_cells(here, capsys):
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow
 def test_first_use_and_memory_are_measured_in_fresh_processes(here, capsys):
     size = "64x8x64"
     bench("cells=rnn", f"sizes={size}", "rounds=2", "first_use=true", "memory=true", "out=fresh")

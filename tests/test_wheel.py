@@ -187,6 +187,7 @@ def test_a_sweep_does_not_train_again_what_is_done(command, folder):
     assert {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*")} == written
 
 
+@pytest.mark.slow
 def test_stopped_with_a_cell_of_ones_own_and_taken_up_again(command, programs, folder):
     train = [
         "train",

@@ -26,3 +26,16 @@ def every(stride: int, cases: Iterable[Any]) -> list[Any]:
         pytest.param(*_values(case), marks=[pytest.mark.slow] if number % stride else [])
         for number, case in enumerate(cases)
     ]
+
+
+CORE = frozenset(
+    {"rnn", "lstm", "gru", "indrnn", "mingru", "s4d", "mlstm", "orthogonal", "clockwork", "layernorm_lstm"}
+    | {"lif", "ltc", "qrnn", "slstm", "peephole", "lmu"}
+)
+"""Cells of all kinds: plain, gated, element by element, linear, with matrix states, constrained, ticking, normalised,
+spiking, continuous in time."""
+
+
+def core(cells: Iterable[str]) -> list[Any]:
+    """The names of cells as parameters, those that are not in `CORE` marked slow."""
+    return quick_if(cells, CORE.__contains__)

@@ -5,6 +5,7 @@ import sys
 from itertools import product
 
 import pytest
+import tiers
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,7 +40,7 @@ def test_the_width_is_the_nearest_to_the_parameters(cell):
     assert abs(by_formula(cell, width) / 20_000 - 1) <= 0.02
 
 
-@pytest.mark.parametrize("cell", cells.available())
+@pytest.mark.parametrize("cell", tiers.core(cells.available()))
 def test_every_cell_can_be_given_a_budget(cell):
     found = solved(f"cell={cell}", "budget.parameters=3000", "budget.tolerance=0.1")
     _, model = build(found)
@@ -94,7 +95,7 @@ def test_depth_and_directions_by_formula(options):
     assert size == (parameters, 3 * 2 * products)
 
 
-@pytest.mark.parametrize("cell", cells.available())
+@pytest.mark.parametrize("cell", tiers.core(cells.available()))
 def test_a_model_without_numbers_is_counted_as_one_with_numbers(cell):
     """The cost is counted on the meta device, on one step; here PyTorch counts the products of a whole forward pass.
 
