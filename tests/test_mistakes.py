@@ -349,14 +349,14 @@ def test_a_mistake_of_rnnlab_itself_is_not_put_on_the_user(here, monkeypatch):
 def test_traceback_shows_all_to_who_wants_it(here):
     done = _command("train", "model.hidden_size=0", "--traceback")
     assert "Traceback" in done.stderr
-    assert "hidden_size is 0" in done.stderr
+    assert "hidden_size=0 must be" in done.stderr
     assert "Traceback" not in _command("train", "model.hidden_size=0").stderr
 
 
 def test_a_mistake_in_a_sweep_does_not_stop_the_others(here):
     done = _command("train", "-m", *TINY, "model.hidden_size=0,5")
     assert done.returncode == 2
-    assert "hidden_size is 0" in done.stderr
+    assert "hidden_size=0 must be" in done.stderr
     assert len(list(here.glob("runs/hello/*/summary.json"))) == 1
 
 

@@ -18,7 +18,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
 from rnnlab import config
-from rnnlab.interface import InputError, Metric
+from rnnlab.interface import InputError, Metric, Sample
 from rnnlab.training import train
 from rnnlab.training.directory import RunDirectory
 from rnnlab.training.logger import Logger
@@ -140,7 +140,7 @@ def test_a_sample_is_verbatim_whatever_it_says(tmp_path):
     said = "a `word`, ``two``\n```\n# no heading\n\n* no list\n</code></pre><b>bold</b> & done\n    x = 1"
     (tmp_path / "samples").mkdir()
     logger = Logger(RunDirectory(tmp_path), {"loss": Metric("nats")})
-    logger.sample(7, said)
+    logger.sample(7, Sample(said))
     logger.close()
     [event] = EventAccumulator(str(tmp_path)).Reload().Tensors("sample/text_summary")
     text = event.tensor_proto.string_val[0].decode()

@@ -141,7 +141,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     choices = {f"rnnlab/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert {"rnnlab/conf/config.yaml", "rnnlab/conf/cell/gru.yaml"} <= choices
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab" / "engine" / "cpu" / "c").iterdir()}
-    assert "rnnlab/engine/cpu/c/step.h" in sources
+    sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab" / "report").glob("page.*")}
+    assert {"rnnlab/engine/cpu/c/step.h", "rnnlab/report/page.css", "rnnlab/report/page.js"} <= sources
     held = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert sorted(held) == sorted({"rnnlab/conf/__init__.py", *modules, *choices, *sources})
 
@@ -158,8 +159,8 @@ def test_it_is_the_installed_package_that_runs(programs, tmp_path):
 
 def test_help_and_cells(command, folder):
     said = command(folder, "--help")
-    assert "rnnlab generate run=DIR prompt=TEXT" in said
-    for name, remark in {"gru": "", "hello": "The lecture's first example", "repeat": "Say what is heard"}.items():
+    assert "rnnlab generate run=DIR " in said
+    for name, remark in {"gru": "", "hello": "Minimal example", "repeat": "Say what is heard"}.items():
         assert re.search(rf"\n  {name} +{remark}", said)
     listed = command(folder, "cells")
     assert listed.startswith("family")
