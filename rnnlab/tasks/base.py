@@ -1,4 +1,4 @@
-"""The contract of a task: all that training, evaluation and generation ask of it."""
+"""The contract of a task: what training, evaluation and generation use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVALUATION_SEED = 1_000_003
 
 
 def check_least(least: int, **sizes: int) -> None:
-    """Nothing, if all of a task's options ``sizes`` are at least ``least``.
+    """Raise an InputError unless all of a task's options ``sizes`` are at least ``least``.
 
     Raises:
         InputError: one is not.
@@ -32,7 +32,7 @@ def check_least(least: int, **sizes: int) -> None:
 
 
 def check_shares(split: Sequence[float]) -> None:
-    """Nothing, if ``split`` are the shares of train, valid and test, or of train and valid.
+    """Raise an InputError unless ``split`` are the shares of train, valid and test, or of train and valid.
 
     Raises:
         InputError: they are not.
@@ -255,9 +255,9 @@ class Regression(Task):
 
 
 class Finite(Task):
-    """A task with so many examples and no more.
+    """A task with a finite number of examples.
 
-    Training shuffles them anew in every epoch, evaluations take them as they stand.
+    Training shuffles them in each epoch; evaluations take them in order.
 
     batch_size: examples in a batch.
     """
@@ -265,16 +265,16 @@ class Finite(Task):
     batch_size: int
 
     def count(self, split: str) -> int:
-        """How many examples a split has."""
+        """Number of examples of a split."""
         raise NotImplementedError
 
     def num_batches(self, split: str) -> int:
-        """For training those of an epoch, which are full."""
+        """Number of batches of an epoch; training batches are full."""
         count = self.count(split)
         return max(1, count // self.batch_size) if split == "train" else -(-count // self.batch_size)
 
     def chosen(self, split: str, step: int) -> Tensor:
-        """Which examples are in a batch, int64 ``[B]``; those that an epoch leaves over come in another."""
+        """Indices of the examples of a batch, int64 ``[B]``; an epoch leaves the last incomplete batch out."""
         order, place = torch.arange(self.count(split)), step
         if split == "train":
             epoch, place = divmod(step, self.num_batches(split))
@@ -283,9 +283,9 @@ class Finite(Task):
 
 
 class Generated(Task):
-    """Sequences drawn anew for every batch; those of one batch have one length.
+    """A task whose sequences are drawn for each batch; all sequences of a batch have one length.
 
-    What a sequence's length is each task says: not always its number of steps. ``ranges`` has the lengths of every
+    Each task defines what its length is, which is not always the number of steps. ``ranges`` has the lengths of each
     split.
 
     Args:

@@ -60,7 +60,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def check_seed(seed: int) -> None:
-    """Nothing, if torch takes ``seed``.
+    """Raise an InputError unless torch accepts ``seed``.
 
     Raises:
         InputError: it is too large.

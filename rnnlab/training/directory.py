@@ -1,7 +1,7 @@
-"""A run's directory: what lies where, who may write into it, and how it goes back to a checkpoint.
+"""The directory of a run: its files, its lock, and how it is rewound to a checkpoint.
 
 config.yaml        the resolved configuration
-metrics.jsonl      every measurement, one JSON object a line: the truth
+metrics.jsonl      all measurements, one JSON object a line: the source of truth
 summary.json       how the run ended
 events.out.*       the same for TensorBoard
 checkpoints/       last.pt and best.pt
@@ -39,7 +39,7 @@ FREE_KEYS = (
     "logger.progress",
     "logger.diagnostics",
 )
-"""What may differ when a run is taken up again: it says where things lie and what is told, not what is computed."""
+"""Options that may differ when a run is resumed: they change paths and output, not results."""
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
@@ -49,7 +49,7 @@ _WRITTEN = {
     "checkpoints": r"(last|best)\.pt",
     "samples": rf"([0-9]{{8}}|[1-9][0-9]{{8,}})({'|'.join(map(re.escape, SAMPLE_SUFFIXES))})",
 }
-"""The names of the files that a run writes, by folder; a file of any other name is the user's and is left alone."""
+"""Names of the files that a run writes, by folder; all other files belong to the user and are never touched."""
 
 _TAGS = ("train/", "train_eval/", "valid/", "test/", "diagnostics/", "sample/", "custom_scalars__config__", "_hparams_")
 """The beginnings of the tags that a run writes for TensorBoard."""
@@ -63,7 +63,7 @@ class RunDirectory:
     """The directory of one run.
 
     Args:
-        path: where it is or will be.
+        path: the directory, which need not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -94,9 +94,9 @@ class RunDirectory:
 
     @contextmanager
     def claim(self, config: dict[str, Any]) -> Iterator[None]:
-        """Make the directory if need be and keep every other process out while the context lasts.
+        """Create the directory if needed, and lock it against other processes while the context lasts.
 
-        The operating system gives the lock back however the process ends.
+        The operating system releases the lock when the process ends, however it ends.
 
         Raises:
             Busy: another process has it.
@@ -118,15 +118,15 @@ class RunDirectory:
             yield
 
     def is_begun(self) -> bool:
-        """Whether a run lies here."""
+        """Whether the directory holds a run."""
         return self.config_file.is_file()
 
     def is_trained(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Whether there is a checkpoint to resume from."""
         return self.last.exists() or self.best.exists()
 
     def is_claimed(self) -> bool:
-        """Whether a process is training here now."""
+        """Whether a process is training in this directory now."""
         try:
             with (self.path / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -164,7 +164,7 @@ class RunDirectory:
             raise InputError(f"{self.summary_file} is not JSON ({error}); delete it, and the run goes on") from None
 
     def rewind(self, step: int) -> None:
-        """Remove every measurement past ``step``, and the test, so that going on from there repeats none."""
+        """Remove all measurements after ``step`` and the test result, so that resuming repeats none."""
         if self.metrics_file.exists():
             kept = [line for line in self.metrics_file.read_bytes().splitlines() if _is_before(line, step)]
             files.write_bytes(self.metrics_file, b"".join(line + b"\n" for line in kept))

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl (the truth), TensorBoard beside it, sample files, the console."""
+"""Output of a run: metrics.jsonl (the source of truth), TensorBoard events, sample files and the console."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ console = logging.getLogger("rnnlab")
 
 
 def check_tensorboard() -> None:
-    """Nothing, if TensorBoard is installed.
+    """Raise an InputError unless TensorBoard is installed.
 
     Raises:
         InputError: it is not.
@@ -37,16 +37,16 @@ def check_tensorboard() -> None:
 
 
 class Logger:
-    """Writes what a run measures and says.
+    """Writes the measurements and samples of a run.
 
     Args:
         directory: of the run.
         metrics: the task's metrics, for their units.
-        length_metric: which of them is shown against length, if any.
+        length_metric: the metric that is plotted against length, if any.
         tensorboard: whether to write TensorBoard events too.
         progress: whether to show a progress bar where the console is one; in a pipe there is none.
-        diagnostics: whether every evaluation also looks into the model, see `rnnlab.diagnostics`: it costs some seconds
-            each time and changes nothing that is computed.
+        diagnostics: whether each evaluation also diagnoses the model, see `rnnlab.diagnostics`. It takes some seconds
+            each time and changes no result.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class Logger:
         except InputError:
             return
         for kind, (figure, _, _) in drawn.items():
-            figure.patch.set_alpha(1)  # TensorBoard knows no transparency
+            figure.patch.set_alpha(1)  # TensorBoard shows no transparency
             self.writer.add_figure(f"{name}/{kind}", figure, step, close=False)
 
     def remark(self, sentence: str) -> None:
-        """Say something on the console."""
+        """Print a sentence to the console."""
         console.info(sentence)
 
     def evaluation(
@@ -120,7 +120,7 @@ class Logger:
         remark: str = "",
         baselines: dict[str, dict[str, float]] | None = None,
     ) -> None:
-        """Say the result of an evaluation, with units, and what a model that learned nothing would have."""
+        """Print the result of an evaluation, with units, next to trivial baselines."""
         named = []
         for name, value in values.items():
             others = [f"{who} {given[name]:.4g}" for who, given in (baselines or {}).items() if name in given]
@@ -170,7 +170,7 @@ class Logger:
         self.writer.file_writer.add_summary(Summary(value=[value]), step)
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Write what TensorBoard needs once: the configuration as hyperparameters, and how to group the curves.
+        """Write the configuration as hyperparameters and the layout of the curves, once for each run.
 
         ``SummaryWriter.add_hparams`` would make a second run below this one, named by the clock.
         """
@@ -195,7 +195,7 @@ class Logger:
                 self.writer.file_writer.add_summary(summary)
 
     def flush(self) -> None:
-        """Put everything written so far on the disk, so that a checkpoint is never ahead of it."""
+        """Flush everything written so far to the disk, so that a checkpoint is never ahead of it."""
         os.fsync(self.lines.fileno())
         if self.writer:
             self.writer.flush()

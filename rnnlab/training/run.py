@@ -1,4 +1,4 @@
-"""One run: from a resolved configuration to a trained model in a directory, and back."""
+"""Train, load and evaluate one run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rnnlab.training.trainer import Diverged, Trainer, load_weights
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Train what ``config`` describes in its ``run_dir``, going on where an earlier process stopped.
+    """Train the run that ``config`` describes in its ``run_dir``, or resume it.
 
     Args:
         config: resolved, as ``rnnlab.config`` makes it.
@@ -84,7 +84,7 @@ def train(config: Config) -> dict[str, Any]:
 
 
 def _task(directory: RunDirectory, config: Config) -> Task:
-    """The task of a run; one that goes on from a checkpoint reads its data as they were read when it began."""
+    """The task of a run; a resumed run reads its data as when it was started."""
     if directory.is_trained():
         return find_task({**_read(directory.last, directory.best), "config": config}, directory.path)
     task = build_task(config)
@@ -96,7 +96,7 @@ def _task(directory: RunDirectory, config: Config) -> Task:
 
 
 def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint of another run to begin with, once it is sure that this run can go on from it."""
+    """The checkpoint of ``trainer.init_from``, after checking that this run can continue from it."""
     path, config = trainer.init_from, identity["config"]
     content = checkpoint.load(Path(path).expanduser())
     parts = ("task", "model", "cell", "optimizer")
@@ -123,7 +123,7 @@ def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path, other: Path) -> dict[str, Any]:
-    """A run's checkpoint, or the ``other`` one where it is not there; damage is reported with the way out."""
+    """A checkpoint of a run, or the ``other`` one if it does not exist; an error about damage says what to do."""
     if not path.exists():
         return checkpoint.load(other)
     try:
@@ -142,7 +142,7 @@ def _check_data(content: dict[str, Any], identity: dict[str, Any]) -> None:
 
 
 def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any], is_new: bool) -> dict[str, Any]:
-    """Train in a directory that is ours, and write the summary."""
+    """Train in a locked directory, and write the summary."""
     task, model, at, config = trainer.task, trainer.model, trainer.progress, identity["config"]
     logger = Logger(directory, task.metrics, task.length_metric, **config["logger"])
     summary = _described(trainer, identity)
@@ -264,7 +264,7 @@ def load(
 
 
 def _as_it_began(content: dict[str, Any], task: Task) -> Model:
-    """The model of a checkpoint's run as it was before its first step."""
+    """The model of a run before its first step."""
     config = content["config"]
     if origin := config["trainer"]["init_from"]:
         raise InputError(f"this run began with the checkpoint {origin}, not anew; look into the run that it is from")
@@ -294,7 +294,7 @@ def evaluate_run(run: str | Path, split: str, device: str = "auto", *, data_root
 
 
 def _tell(summary: dict[str, Any]) -> str:
-    """How a run ended, in words."""
+    """How a run ended, for the console."""
     if summary["status"] == "diverged":
         return f"diverged at step {summary['diverged_at']}"
     return f"{summary['status']} at step {summary['steps']}"

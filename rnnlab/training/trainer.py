@@ -1,4 +1,4 @@
-"""The training loop. Nothing in it knows the name of a task, a model or a cell."""
+"""The training loop; it does not depend on any particular task, model or cell."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from rnnlab.training.signals import stop_signals
 
 @dataclass
 class Progress:
-    """Where a run is; all of it is in the checkpoint.
+    """Progress of a run, stored in each checkpoint.
 
-    step: optimizer steps done.
+    step: number of optimizer steps.
     tokens: input steps trained on.
     seconds: training time, evaluation aside, over all resumes.
     solved: the step at which the target was reached; None before.
@@ -52,7 +52,7 @@ class Progress:
     window_seconds: float = 0.0
 
     def forget_evaluations(self) -> None:
-        """Go on as a run that has not been evaluated, nor found to be solved."""
+        """Reset the evaluations, and whether the target was reached."""
         self.best = self.final = self.solved = None
 
 
@@ -72,18 +72,18 @@ class Trainer:
         model: the model.
         optimizer: makes the optimizer from the model's parameters.
         schedule: ``(step, steps) -> factor`` on the optimizer's learning rate.
-        seconds: training time after which the run ends; None for no limit.
+        seconds: training time in seconds after which the run ends; None for no limit.
         steps: optimizer steps of the whole run.
-        target: the run is solved, and ends, at the first evaluation that finds ``task.monitor`` at least this good.
+        target: the run ends at the first evaluation whose ``task.monitor`` is at least this good.
         log_every: steps between two records of the training metrics.
         eval_every: steps between two evaluations on valid (on train where there is no valid).
         checkpoint_every: steps between two checkpoints; evaluations and stops save one too.
         clip_norm: gradients of a larger total norm are scaled down to it (Pascanu et al., 2013); 0 leaves them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32`` or ``bf16``.
-        init_from: the checkpoint of another run to go on from, its weights, optimizer, step and all.
-        lr_factors: parameters whose name, as in ``model.named_parameters()``, holds a key learn with the learning rate
-            times its value: ``{recurrent: 0.1}``.
+        init_from: the checkpoint of another run to continue from, with its weights, optimizer state and step.
+        lr_factors: factors on the learning rate for parameters whose name, as in ``model.named_parameters()``, contains
+            the key: ``{recurrent: 0.1}``.
         prefetch: prepare the next batch in another thread while the model trains on the current one; it changes no
             result.
 
@@ -147,12 +147,12 @@ class Trainer:
         self.signal: int | None = None
 
     def fit(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> str:
-        """Train to the last step, or until told to stop.
+        """Train to the last step, or until a signal stops the run.
 
         Args:
             directory: where checkpoints go.
-            logger: what is told of the run.
-            identity: what every checkpoint says of the run, in plain containers: its configuration, its data.
+            logger: writes measurements and samples.
+            identity: stored in each checkpoint: the configuration and the digest of the data, in plain containers.
 
         Returns:
             ``finished`` or ``stopped``.
@@ -199,7 +199,7 @@ class Trainer:
 
     @property
     def ended(self) -> str | None:
-        """Why there is nothing more to train: ``target``, ``steps`` or ``seconds``; None where there is."""
+        """Why training has ended: ``target``, ``steps`` or ``seconds``; None if it has not."""
         if self.progress.solved is not None:
             return "target"
         if self.progress.step >= self.steps:
@@ -207,13 +207,13 @@ class Trainer:
         return "seconds" if self.seconds and self.progress.seconds >= self.seconds else None
 
     def set_learning_rate(self) -> None:
-        """Set what the schedule says for the step about to be taken."""
+        """Set the learning rate of the next step from the schedule."""
         factor = self.schedule(self.progress.step, self.steps)
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
 
     def collect(self) -> None:
-        """Move the losses and gradient norms since the last reading to the host, where they are checked.
+        """Move the losses and gradient norms since the last call to the host, and check them.
 
         Raises:
             Diverged: one of them is not finite.
@@ -229,7 +229,7 @@ class Trainer:
         self.progress.window += values
 
     def log(self, logger: Logger) -> None:
-        """Record the training metrics over the window, and begin a new one."""
+        """Record the training metrics of the window, and start a new window."""
         self.collect()
         at = self.progress
         losses, norms = zip(*at.window, strict=True)
@@ -244,7 +244,7 @@ class Trainer:
         at.window, at.window_tokens, at.window_seconds = [], at.tokens, at.seconds
 
     def validate(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> None:
-        """Evaluate, keep the model if it is the best so far, and show a sample."""
+        """Evaluate the model, save it if it is the best so far, and show a sample."""
         self.collect()
         at, task = self.progress, self.task
         split = "valid" if "valid" in task.splits else "train"
@@ -267,7 +267,7 @@ class Trainer:
             self.save(directory.best, identity)
 
     def look_inside(self, logger: Logger, split: str) -> None:
-        """Log what `rnnlab.diagnostics` sees in the model on the first batch of a split; nothing of the run changes."""
+        """Log a diagnosis of the model on the first batch of a split; no result of the run changes."""
         before, started = checkpoint.random_states(), perf_counter()
         try:
             found = diagnostics.diagnose(self.model, self.task, split, diagnostics.LIGHT)
@@ -282,7 +282,7 @@ class Trainer:
         logger.remark(f"step {at.step}  diagnostics took {perf_counter() - started:.1f} s")
 
     def show_sample(self, logger: Logger) -> None:
-        """Log what the model makes at this step, if the task has a way to show it."""
+        """Log a sample of the model, if the task makes one."""
         self.model.eval()
         try:
             found = self.task.sample(self.model)
@@ -295,7 +295,7 @@ class Trainer:
             logger.sample(self.progress.step, sample)
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write everything that going on from here needs."""
+        """Write a checkpoint with everything that resuming needs."""
         self.collect()
         with without_compiler():
             optimizer = self.optimizer.state_dict()
@@ -311,7 +311,7 @@ class Trainer:
         checkpoint.save(path, content)
 
     def load(self, content: dict[str, Any]) -> None:
-        """Go on from what `save` wrote.
+        """Restore what `save` wrote.
 
         Raises:
             InputError: it is of a model of other shapes.
@@ -325,7 +325,7 @@ class Trainer:
         checkpoint.restore_random_states(content["random"])
 
     def has_groups_of(self, lr_factors: dict[str, float]) -> bool:
-        """Whether ``lr_factors`` divide the model's parameters as the optimizer has them."""
+        """Whether ``lr_factors`` give the parameter groups that the optimizer has."""
         groups = [group["params"] for group in parameter_groups(self.model, lr_factors)]
         return [list(map(id, group)) for group in groups] == [
             list(map(id, group["params"])) for group in self.optimizer.param_groups
@@ -333,7 +333,7 @@ class Trainer:
 
 
 def load_weights(model: Model, content: dict[str, Any]) -> None:
-    """Give a model the weights of a checkpoint.
+    """Load the weights of a checkpoint into a model.
 
     Raises:
         InputError: they do not fit, as where a class from outside has changed.
@@ -348,7 +348,7 @@ def load_weights(model: Model, content: dict[str, Any]) -> None:
 
 
 def parameter_groups(model: Model, lr_factors: dict[str, float]) -> list[dict[str, Any]]:
-    """The parameters of a model, those with a learning rate of their own in groups that say its factor.
+    """The parameters of a model in groups: one group for each factor on the learning rate, and one for the others.
 
     Raises:
         InputError: a factor is not positive, or no name holds its key.

@@ -249,7 +249,7 @@ def _is_increasing(values: Iterable[float]) -> bool:
 
 
 def _check_order(path: Path, times: Times, lines: list[int]) -> None:
-    """Nothing, if every row is later than the one before.
+    """Raise an InputError unless each row is later than the previous one.
 
     Raises:
         InputError: a row is not.
