@@ -1,4 +1,4 @@
-"""Where data sets lie, and how they get there: under ``data.root``, in the layout of their public download."""
+"""Find data sets under ``data.root``, in the layout of their public download, and download them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: nothing here ever leaves half a file behind."""
+"""Atomic file operations: a file is either complete or absent."""
 
 from __future__ import annotations
 

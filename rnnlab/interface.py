@@ -19,7 +19,7 @@ State = tuple[Any, ...]
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one sentence that says what to do."""
+    """An input that cannot be used; the message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means: its unit, and which direction is better."""
+    """The unit of a number, and which direction is better."""
 
     unit: str
     better: str = "lower"
@@ -56,7 +56,7 @@ class Metric:
 
 
 class Mean(NamedTuple):
-    """A mean that can be continued over batches: the sum of what was measured, and how many there were.
+    """A sum and a count, from which a mean over batches is computed.
 
     Both are numbers, or ``[B]``, one for each sequence; only then can the mean be shown against length.
     """
@@ -67,7 +67,7 @@ class Mean(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """What a task hands to a model and to its own loss.
+    """A batch of a task.
 
     inputs: what the model reads step by step: ``[T, B]`` tokens, ``[T, B, F]`` vectors or ``[T, B, C, H, W]`` images.
         Where the model writes the targets, its inputs are the targets shifted by one step (teacher forcing).
@@ -112,7 +112,7 @@ def _num_steps(sequences: Tensor | None, lengths: Tensor | None) -> int:
 
 
 class Sample(NamedTuple):
-    """Something that a model made.
+    """The content of a file that a model made, with its suffix.
 
     content: text, or the bytes of a file.
     suffix: of the file's name, one of `SAMPLE_SUFFIXES`.

@@ -1,4 +1,4 @@
-"""Standard streams that end no command: closed, broken or full ones, and encodings that lack characters."""
+"""Standard streams that cannot fail: closed, broken or full ones, and encodings that lack characters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Unbreakable:
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Within the context all three standard streams can be used.
+    """Make all three standard streams usable while the context lasts.
 
     A stream that is closed is an empty one. A character that the encoding of an output lacks is written as an escape.
     What cannot be written to the standard error is dropped.
@@ -63,7 +63,7 @@ def prepared() -> Iterator[None]:
 
 
 def keep_going() -> None:
-    """Let the rest of this process go on though the standard output cannot be written any more."""
+    """Ignore errors on the standard output for the rest of this process."""
     _set_errors(sys.stdout, "backslashreplace")
     if not isinstance(sys.stdout, Unbreakable):
         sys.stdout = Unbreakable(sys.stdout)
@@ -77,7 +77,7 @@ def _set_errors(stream: Any, errors: str) -> None:
 
 
 def _drop(stream: TextIO) -> None:
-    """Let everything that ``stream`` still holds, and all that follows, go nowhere."""
+    """Discard what ``stream`` has buffered and everything written to it from now on."""
     with suppress(OSError, ValueError):  # it may be no file at all
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

@@ -14,7 +14,7 @@ from rnnlab.interface import InputError, State
 
 
 class Vocabulary:
-    """The characters a model knows, in order; a token is a character's place among them.
+    """The characters of a model, in order; a token is the index of a character.
 
     Args:
         characters: each once.

@@ -1,4 +1,4 @@
-"""Many runs: read, grouped, compared with honest statistics, shown on one page."""
+"""Read many runs, group them, compare them statistically, and report them on one page."""
 
 from rnnlab.analysis.comparison import Comparison
 from rnnlab.analysis.groups import compare

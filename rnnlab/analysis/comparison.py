@@ -49,22 +49,22 @@ class Group:
 
     @cached_property
     def scores(self) -> list[float]:
-        """The metric of every run, on test where there is one."""
+        """The metric of each run, on test if the task has a test split."""
         return [self._counted(run, run.score(self.metric)) for run in self.runs]
 
     @property
     def selections(self) -> list[float]:
-        """The metric of every run on valid, which choices go by."""
+        """The validation metric of each run, by which choices are made."""
         return [self._counted(run, run.selection(self.metric)) for run in self.runs]
 
     @property
     def diverged(self) -> int:
-        """How many runs diverged, or ended with what is no number."""
+        """Number of runs that diverged or whose metric is NaN."""
         return sum(not isfinite(score) for score in self.scores)
 
     @property
     def solved(self) -> int | None:
-        """How many runs reached the target; None where there was none."""
+        """Number of runs that reached the target; None if there was no target."""
         aimed = [run for run in self.runs if run.config.get("trainer.target") is not None]
         return sum(run.summary.get("solved") is not None for run in aimed) if aimed else None
 
@@ -107,7 +107,7 @@ class Group:
 
     @property
     def off_budget(self) -> float | None:
-        """By which share of its budget the farthest run is off; None without a budget."""
+        """Largest relative deviation of a run from its budget; None without a budget."""
         found = [run.budget[2] for run in self.runs if run.budget]
         return max(found, key=abs) if found else None
 
@@ -119,7 +119,7 @@ class Group:
 
 @dataclass
 class Section:
-    """A comparison on one task and one set of data; nothing is ever compared across sections.
+    """A comparison on one task and one data set; nothing is compared across sections.
 
     task: the task's name.
     digest: of the data.
@@ -171,7 +171,7 @@ class Section:
 
     @property
     def front(self) -> list[bool]:
-        """Which groups no other beats in score, parameters (unless all are of one size) and seconds at once."""
+        """Groups on the Pareto front of score, seconds and, unless all are of one size, parameters."""
         sign = 1 if self.metric.better == "lower" else -1
         sizes = [0.0 if self.is_of_one_size else group.typical("parameters") for group in self.groups]
         found = [(sign * g.median, size, g.typical("seconds")) for g, size in zip(self.groups, sizes, strict=True)]
@@ -184,7 +184,7 @@ class Section:
 
 @dataclass
 class Tuning:
-    """How a value was picked for a group before it was reported.
+    """How the value of a tuned option was chosen for a group.
 
     keys: what was tuned.
     seeds: the seeds of the runs that it was picked by.
@@ -201,13 +201,13 @@ class Tuning:
 
     @property
     def runs(self) -> list[Run]:
-        """Those that the choice was made by."""
+        """The runs by which the choice was made."""
         return [run for _, _, members, _, _ in self.rows for run in members]
 
 
 @dataclass
 class Comparison:
-    """All sections, and what was set aside on the way."""
+    """All sections, and the problems found."""
 
     sections: list[Section]
     problems: list[str]

@@ -38,7 +38,7 @@ OVERVIEW = "Every task: the metric on valid against training steps, medians, fro
 
 
 def overview(comparison: Comparison, looks: Looks) -> Figure | None:
-    """A panel for each section, up to four: curves against steps; None where there are fewer than two."""
+    """Curves against steps, one panel for each of up to four sections; None for fewer than two sections."""
     sections = [section for section in comparison.sections if any(group.runs for group in section.groups)]
     if not 2 <= len(sections) <= MOST_PANELS:
         return None
@@ -63,7 +63,7 @@ def _told(section: Section) -> str:
 
 
 def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
-    """Every figure of a section by name, with what it shows in words; the order is that of the page."""
+    """The figures of a section by name, each with a description, in the order of the page."""
     groups = [group for group in section.groups if group.runs]
     if not groups:
         return {}
@@ -125,7 +125,7 @@ def _draw_baseline(
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:
-    """Medians and bands, into axes; whether there was anything to draw."""
+    """Draw medians and bands into axes; return whether there was anything to draw."""
     seen: list[float] = []
     for place, group in enumerate(groups):
         of_runs = [

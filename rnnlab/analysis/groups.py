@@ -66,7 +66,7 @@ def compare(
 
 
 def _without_duplicates(runs: Sequence[Run], problems: list[str]) -> list[Run]:
-    """Each configuration once: a copy of a run is no further evidence."""
+    """The runs without copies: each configuration once."""
     first: dict[str, Run] = {}
     for run in runs:
         name = json.dumps({k: v for k, v in run.config.items() if k not in FREE_KEYS}, sort_keys=True, default=str)
@@ -99,7 +99,7 @@ def _differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _fewest(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    """As few of ``keys`` as tell apart what all of them do."""
+    """The fewest of ``keys`` that distinguish the same groups as all of them."""
     goal = len({_value(run, keys) for run in runs})
     # One name is enough to tell most sweeps apart: model=rnn,lstm,gru changes the cell and more.
     for key in keys[:4]:
@@ -247,7 +247,7 @@ def _tuned(
 
 
 def _seeds_with_several(runs: Sequence[Run], keys: Sequence[str], tune: Sequence[str]) -> set[Any]:
-    """The seeds that some group was run with for several values of ``tune``."""
+    """Seeds for which some group was run with several values of ``tune``."""
     values = defaultdict(set)
     for run in runs:
         values[_value(run, keys), run.seed].add(_value(run, tune))

@@ -173,7 +173,7 @@ def _summary_row(group: Group) -> list[tuple[str, Any]]:
 
 
 def _metrics_table(made: Page, section: Section, index: int) -> None:
-    """Medians of what else the task measures, so that a loss is not all that is seen."""
+    """A table of medians of the task's other metrics."""
     runs = [run for group in section.groups for run in group.runs]
     declared = dict.fromkeys(name for run in runs for name in run.summary.get("metrics") or {})
     others = [name for name in declared if name != section.name]
@@ -287,7 +287,7 @@ def _problems(made: Page, comparison: Comparison) -> None:
 
 
 def problems(comparison: Comparison) -> Iterable[str]:
-    """What is wrong with the runs or was left out, by name."""
+    """A section that names the runs that have problems or were left out."""
     yield from comparison.problems
     for run in comparison.runs:
         for text in run.problems:
@@ -375,5 +375,5 @@ def tables(comparison: Comparison) -> dict[str, list[list[Any]]]:
 
 
 def _md(text: str) -> str:
-    """Text that Markdown leaves as it is, in a table too."""
+    """Text with the special characters of Markdown escaped, also for tables."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

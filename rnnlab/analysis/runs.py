@@ -1,4 +1,4 @@
-"""Run directories as they are found: whole, unfinished or damaged, none dropped without a word."""
+"""Read run directories, whether finished, unfinished or damaged; each one that cannot be used is reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Curve = dict[str, np.ndarray]
 
 @dataclass
 class Run:
-    """One run, as its directory tells it.
+    """One run, read from its directory.
 
     path: the directory, as it was given.
     options: the configuration, as it was stored or with the defaults of options that it lacks.

@@ -1,4 +1,4 @@
-"""What can honestly be said of a handful of runs: robust means, intervals, paired tests, corrections.
+"""Statistics for few runs: robust means, intervals, paired tests, corrections.
 
 A run that diverged has a score of infinity on the bad side: it counts in medians, interquartile means and ranks, and
 makes a mean infinite instead of vanishing from it.

@@ -1,4 +1,4 @@
-"""What a section of a comparison shows, in sentences."""
+"""Sentences on the result of a section of a comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_LISTED = 4
 
 
 def verdict(section: Section) -> str:
-    """What the section shows, in a sentence or two, and no more than it shows."""
+    """One or two sentences on the result of a section, limited to what the statistics support."""
     groups = [group for group in section.groups if group.runs]
     if not groups:
         return "No run has finished yet."
@@ -34,7 +34,7 @@ def verdict(section: Section) -> str:
 
 
 def _best_and_second(section: Section, groups: Sequence[Group], text: str) -> str:
-    """The two best groups, and whether they are told apart."""
+    """A sentence on the two best groups and whether they differ significantly."""
     best = groups[0]
     second = groups[1]
     text += f", the best of {len(groups)} groups, ahead of {second.label} with {number(second.iqm)}."

@@ -70,7 +70,7 @@ def current_job() -> CurrentJob:
 
 
 def launch(arguments: Sequence[str], task: Callable[[DictConfig], None], begin: Callable[[Sweep], None]) -> None:
-    """Do what a command line of ``rnnlab train`` says.
+    """Run a command line of ``rnnlab train``.
 
     Args:
         arguments: the command line, flags and overrides.

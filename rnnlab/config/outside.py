@@ -1,4 +1,4 @@
-"""Where choices are found besides the package's own files: classes from outside, and the folder ``conf``."""
+"""Find choices outside the package: classes from other modules, and the folder ``conf``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was meant by a name that does not exist: the ends of error sentences."""
+"""Suggestions for names that do not exist, as the ends of error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model looked into: gradients through time, step Jacobians, Lyapunov exponents, memory, gates."""
+"""Diagnose one model: gradients through time, step Jacobians, Lyapunov exponents, memory, gates."""
 
 from rnnlab.diagnostics.gates import gates, saturation, time_scales
 from rnnlab.diagnostics.gradients import gradient_flow

@@ -337,7 +337,7 @@ def _prefix(found: dict[str, Any], name: str) -> str:
 
 
 def _sentence(name: str, layer: dict[str, Any], layers: int) -> str:
-    """What is seen at a glance."""
+    """A summary of the most important numbers."""
     ratio, life = layer["gradients"]["log10_ratio"], layer["memory"]["half_life"]
     distance = len(next(iter(layer["gradients"]["last"].values()))) - 1
     which = f"In {name}, the" if layers > 1 else "The"

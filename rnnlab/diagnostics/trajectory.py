@@ -1,4 +1,4 @@
-"""What a cell did over a sequence: every state it passed through, with what is needed to take any step again.
+"""The trajectory of a cell over a sequence: all states, and what is needed to repeat any step.
 
 Whatever backend a layer runs on, it is watched with the plain loop over the cell's own equations, the truth that every
 backend is tested against.
@@ -22,7 +22,7 @@ from rnnlab.layers import Recurrent
 
 @dataclass
 class Trajectory:
-    """A cell's way through T steps of B sequences.
+    """The states of a cell over T steps of B sequences.
 
     cell: the cell.
     inputs: what the cell read, ``[T, B, input_size]``.

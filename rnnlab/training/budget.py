@@ -1,4 +1,4 @@
-"""Fair budgets: the width at which a model has as many parameters, or costs as many operations, as was asked for.
+"""Budgets: solve the width at which a model has a given number of parameters or operations.
 
 Cells of one width differ several times over in size. To compare them fairly, the width is solved for each by
 counting: the model is built, and its parameters or operations are counted, not estimated from a formula. It is built on
@@ -49,7 +49,7 @@ def count_parameters(model: Model) -> int:
 
 
 def measure(config: Config, task: Task) -> Size:
-    """What the model of a configuration costs; no random generator is touched.
+    """The cost of the model of a configuration; no random generator changes.
 
     Args:
         config: resolved.

@@ -1,4 +1,4 @@
-"""Where and how exactly a run computes: device, precision, seeds."""
+"""Device, precision and seeds of a run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A fresh context in which models compute in ``fp32`` or, where torch deems it safe, in ``bf16``.
+    """A context in which models compute in ``fp32`` or, where PyTorch's autocast allows it, in ``bf16``.
 
     Raises:
         InputError: the precision is unknown or the device lacks it.

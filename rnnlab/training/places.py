@@ -1,4 +1,4 @@
-"""Where the data of a run lie now: they may have moved, or the run is looked at from another folder."""
+"""Find the data of a run, which may have moved since it was trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Being told to stop: by a signal, or by the end of the process that began this one."""
+"""Stop a run on a signal, or when its parent process ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have this process told to stop, by SIGTERM, when its parent is gone, killed even.
+    """Send SIGTERM to this process when its parent process ends, even if that was killed.
 
     Where the parent is gone already, this process ends at once. Being told needs Linux; elsewhere a worker ends before
     its next run.

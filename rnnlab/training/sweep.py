@@ -1,4 +1,4 @@
-"""A sweep: which runs it is made of, and how far each of them is.
+"""The runs of a sweep and their progress.
 
 Beside the runs of a sweep lies ``sweep-DIGEST.json``, the plan: written before the first run, it says what was asked
 for, so that what has not begun yet is known too.
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     name: its directory within the sweep's, or its command line where it has none.
     state: one of `STATES`; ``stopped`` is begun and not being trained by any process.
@@ -146,7 +146,7 @@ def progress(place: Path, folder: Path) -> Progress:
 
 
 def table(found: Sequence[Progress]) -> str:
-    """The survey for people: a line a run, and how long it will take."""
+    """The progress of a sweep as a table, with the estimated time left."""
     width = max(len(one.name) for one in found)
     lines = []
     for one in sorted(found, key=lambda one: (STATES.index(one.state), one.name)):
