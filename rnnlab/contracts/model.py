@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from rnnlab.contracts.cell import same
 from rnnlab.interface import Batch, InputError, Tokens, map_state, tensors_of
 from rnnlab.models import Model
 from rnnlab.tasks import Task
+from rnnlab.training.build import model_arguments
 
 
 def check_model(
@@ -40,8 +40,7 @@ def check_model(
     make = models.find(model) if isinstance(model, str) else model
     lookup.check_options(options, make, f"model {make.__name__}")
     owner = (tasks.find(task) if isinstance(task, str) else task)(0, data_root)
-    given: list[Any] = [owner.input, owner.output_size, partial(cells.find(cell)), "auto"]
-    given += [owner.source] if owner.source is not None else []
+    given = model_arguments(owner, cells.find(cell))
     sizes = {"hidden_size": 8, "num_layers": 1} | options
 
     def create() -> Model:
@@ -57,7 +56,7 @@ def check_model(
         outputs = _check_outputs(built, owner, batch)
         _check_independence(built, batch, outputs)
         _check_padding(built, owner, batch, outputs)
-        _check_steps(built, batch, outputs)
+        _check_steps(built, batch)
         other = make(*given, **sizes).double().eval()
         other.load_state_dict(built.state_dict())
         same(other(batch)[0], outputs, "a model that loads the weights of another gives other outputs")
@@ -115,6 +114,9 @@ def _check_independence(model: Model, batch: Batch, outputs: Tensor) -> None:
 
 def _check_padding(model: Model, task: Task, batch: Batch, outputs: Tensor) -> None:
     """Outputs within the lengths do not change with what stands past them, in the inputs or in the source."""
+    counts = torch.ones(outputs.shape[:2], dtype=torch.bool)
+    if batch.lengths is not None:
+        counts = torch.arange(len(outputs)).unsqueeze(1) < batch.lengths
     for name, lengths_name, kind in (("inputs", "lengths", task.input), ("source", "source_lengths", task.source)):
         sequences, lengths = getattr(batch, name), getattr(batch, lengths_name)
         if lengths is None:
@@ -123,14 +125,10 @@ def _check_padding(model: Model, task: Task, batch: Batch, outputs: Tensor) -> N
         past = past.view(*past.shape, *[1] * (sequences.dim() - 2))
         other = (sequences + 1) % kind.size if isinstance(kind, Tokens) else sequences + 1
         found, _ = model(replace(batch, **{name: torch.where(past, other, sequences)}))
-        steps = torch.arange(len(outputs)).unsqueeze(1)
-        counts = steps < (lengths if name == "inputs" or batch.lengths is None else batch.lengths)
-        if name == "source" and batch.lengths is None:
-            counts = torch.ones_like(counts)
         same(found[counts], outputs[counts], f"the outputs depend on what stands in {name} past its end")
 
 
-def _check_steps(model: Model, batch: Batch, outputs: Tensor) -> None:
+def _check_steps(model: Model, batch: Batch) -> None:
     try:
         model.check_carrying()
     except InputError:

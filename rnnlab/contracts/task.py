@@ -18,6 +18,7 @@ from rnnlab.interface import Batch, Images, Tokens, Vectors, samples_of
 from rnnlab.models import Model
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.tasks import Task
+from rnnlab.training.build import model_arguments
 from rnnlab.training.device import autocast
 from rnnlab.training.evaluation import evaluate
 
@@ -58,9 +59,7 @@ def check_task(
     assert first.data_digest() == create(1).data_digest(), "data_digest depends on the seed; it tells data from data"
 
     cell = partial(cells.find("gru"))
-    given = [first.input, first.output_size, cell]
-    given += ["auto", first.source] if first.source is not None else []
-    built = model(*given, hidden_size=8, num_layers=1)
+    built = model(*model_arguments(first, cell), hidden_size=8, num_layers=1)
     _check_learning(first, built)
     _check_memory(first, create(0), built)
 

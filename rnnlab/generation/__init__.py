@@ -3,7 +3,7 @@
 Any model with ``begin`` and ``step`` and any head with ``draw`` will do. One step's state is all that is kept.
 """
 
-from rnnlab.generation.beam import Hypothesis, beam_search
-from rnnlab.generation.stream import Stream, generate, sequences, write
+from rnnlab.generation.beam import Hypothesis, beam_search, write
+from rnnlab.generation.stream import Stream, generate, sequences
 
 __all__ = ["Hypothesis", "Stream", "beam_search", "generate", "sequences", "write"]

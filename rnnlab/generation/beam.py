@@ -1,4 +1,4 @@
-"""Beam search over a model with a categorical head."""
+"""Beam search over a model with a categorical head, and the most probable continuation by either way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rnnlab.generation.stream import NO_PROMPT, Stream, generate, sequences
 from rnnlab.heads import Categorical, Head
 from rnnlab.heads.base import NOT_FINITE
 from rnnlab.interface import InputError, State, map_state
@@ -66,15 +67,14 @@ def beam_search(
         raise InputError(f"beam search needs a categorical head; {type(head).__name__} has no classes to search")
     if beam_size < 1:
         raise InputError(f"beam_size={beam_size} must be at least 1")
-    if not len(prompt):
-        raise InputError("the prompt is empty; give at least one step to begin with")
-    search = _Search(prompt.shape[1], beam_size, end, length_penalty)
-    device = next(model.parameters()).device
-    state = model.begin(source, source_lengths, prompt.shape[1])
-    for one in prompt.to(device):
-        outputs, state = model.step(one, state)
-    rows = torch.arange(prompt.shape[1]).repeat_interleave(beam_size)
-    outputs, state = _picked(outputs, state, rows, device)
+    batch_size = prompt.shape[1]
+    stream = Stream(model, head, model.begin(source, source_lengths, batch_size))
+    stream.read(prompt)
+    if stream.outputs is None:
+        raise InputError(NO_PROMPT)
+    search, device = _Search(batch_size, beam_size, end, length_penalty), stream.device
+    rows = torch.arange(batch_size).repeat_interleave(beam_size)
+    outputs, state = _picked(stream.outputs, stream.state, rows, device)
     for _ in range(steps):
         origins, tokens = search.advance(outputs)
         if search.is_done():
@@ -166,3 +166,27 @@ class _Search:
             ]
             found.append(sorted(finished or unfinished, key=lambda one: -one.score))
         return found
+
+
+def write(
+    model: nn.Module,
+    head: Head,
+    prompt: Tensor,
+    *,
+    steps: int,
+    source: Tensor | None = None,
+    source_lengths: Tensor | None = None,
+    end: int | None = None,
+    beam_size: int = 1,
+) -> list[Tensor]:
+    """The most probable continuation of each prompt: greedy, or with ``beam_size`` above 1 by beam search.
+
+    See `generate` for the arguments and `beam_search` for the beam.
+
+    Returns:
+        ``[length, ...]`` for each sequence, without its ``end``.
+    """
+    given = {"steps": steps, "source": source, "source_lengths": source_lengths, "end": end}
+    if beam_size == 1:
+        return sequences(generate(model, head, prompt, **given), prompt.shape[1], end)
+    return [found[0].tokens for found in beam_search(model, head, prompt, beam_size=beam_size, **given)]

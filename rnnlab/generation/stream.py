@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from rnnlab.generation.beam import beam_search
 from rnnlab.heads import Head
 from rnnlab.interface import InputError, State
+
+NO_PROMPT = "the prompt is empty; give at least one step to begin with"
 
 
 class Stream:
@@ -25,6 +26,7 @@ class Stream:
 
     state: the state after all that was read and written.
     outputs: the outputs ``[B, features]`` at the last step; None before the first.
+    device: that of the model.
     """
 
     def __init__(
@@ -41,12 +43,12 @@ class Stream:
         self.temperature, self.top_k = temperature, top_k
         self.outputs: Tensor | None = None
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._device = next(model.parameters()).device
+        self.device = next(model.parameters()).device
 
     @torch.inference_mode()
     def read(self, inputs: Tensor) -> None:
         """Read ``inputs``, tokens ``[T, B]`` or vectors ``[T, B, F]``, one step after the other."""
-        for one in inputs.to(self._device):
+        for one in inputs.to(self.device):
             self.outputs, self.state = self.model.step(one, self.state)
 
     @torch.inference_mode()
@@ -57,9 +59,9 @@ class Stream:
             InputError: nothing has been read yet, or the outputs are not finite.
         """
         if self.outputs is None:
-            raise InputError("the prompt is empty; give at least one step to begin with")
+            raise InputError(NO_PROMPT)
         drawn = self._draw(self.outputs)
-        self.outputs, self.state = self.model.step(drawn.to(self._device), self.state)
+        self.outputs, self.state = self.model.step(drawn.to(self.device), self.state)
         return drawn
 
     def _draw(self, outputs: Tensor) -> Tensor:
@@ -136,27 +138,3 @@ def sequences(written: Iterable[Tensor], batch_size: int, end: int | None = None
         return list(together.unbind(1))
     lengths = ((together == end).cumsum(0) == 0).sum(0).tolist()
     return [sequence[:length] for sequence, length in zip(together.unbind(1), lengths, strict=True)]
-
-
-def write(
-    model: nn.Module,
-    head: Head,
-    prompt: Tensor,
-    *,
-    steps: int,
-    source: Tensor | None = None,
-    source_lengths: Tensor | None = None,
-    end: int | None = None,
-    beam_size: int = 1,
-) -> list[Tensor]:
-    """The most probable continuation of each prompt: greedy, or with ``beam_size`` above 1 by beam search.
-
-    See `generate` for the arguments and `beam_search` for the beam.
-
-    Returns:
-        ``[length, ...]`` for each sequence, without its ``end``.
-    """
-    given = {"steps": steps, "source": source, "source_lengths": source_lengths, "end": end}
-    if beam_size == 1:
-        return sequences(generate(model, head, prompt, **given), prompt.shape[1], end)
-    return [found[0].tokens for found in beam_search(model, head, prompt, beam_size=beam_size, **given)]

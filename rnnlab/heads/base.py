@@ -72,9 +72,10 @@ class Density(Head):
     def loss(  # noqa: D102
         self, outputs: Tensor, targets: Tensor, lengths: Tensor | None = None, target_lengths: Tensor | None = None
     ) -> Mean:
+        outputs = precise(outputs)
         scored = ~targets.isnan().any(-1)
         # Replaced before the density is computed: the gradient of a NaN that is masked afterwards is NaN all the same.
-        nats = self.log_density(precise(outputs), targets.nan_to_num(0.0).to(precise(outputs).dtype))
+        nats = self.log_density(outputs, targets.nan_to_num(0.0).to(outputs.dtype))
         return Mean(-torch.where(scored, nats, 0.0).sum(), scored.sum())
 
 

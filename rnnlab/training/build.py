@@ -9,7 +9,7 @@ from typing import Any
 
 from rnnlab import cells, lookup, models, tasks
 from rnnlab.interface import Images, InputError, Tokens, Vectors
-from rnnlab.models import Model
+from rnnlab.models import CellFactory, Model
 from rnnlab.tasks import Task
 
 Config = dict[str, Any]
@@ -36,11 +36,21 @@ def build_task(config: Config) -> Task:
 def build_model(config: Config, task: Task) -> Model:
     """The model of a resolved configuration, for the inputs and outputs of ``task``."""
     cell = maker(config["cell"], cells.find)
-    given = [task.input, task.output_size, cell, config["engine"]["backend"]]
-    if isinstance(task.source, Tokens | Vectors | Images):
+    arguments = model_arguments(task, cell, config["engine"]["backend"])
+    if task_source(task) is not None:
         _check_source(config, task)
-        given.append(task.source)
-    return maker(config["model"], models.find)(*given)
+    return maker(config["model"], models.find)(*arguments)
+
+
+def model_arguments(task: Task, cell: CellFactory, backend: str = "auto") -> list[Any]:
+    """The positional arguments of a model that learns ``task``: the source of the task only if it has one."""
+    source = task_source(task)
+    return [task.input, task.output_size, cell, backend, *([] if source is None else [source])]
+
+
+def task_source(task: Task) -> Tokens | Vectors | Images | None:
+    """The source of a task; None also where a task written for earlier versions uses the name for something else."""
+    return task.source if isinstance(task.source, Tokens | Vectors | Images) else None
 
 
 def _check_source(config: Config, task: Task) -> None:
