@@ -121,6 +121,11 @@ class Sample(NamedTuple):
     content: str | bytes
     suffix: str = ".txt"
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text to read, which SVG and BVH files are not."""
+        return isinstance(self.content, str) and self.suffix == ".txt"
+
     def data(self) -> bytes:
         """The content of the file: text as UTF-8 with a line break at its end."""
         return (self.content + "\n").encode() if isinstance(self.content, str) else self.content

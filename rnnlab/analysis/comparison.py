@@ -29,7 +29,7 @@ class Group:
     label: the group's name for people.
     values: the value of each key.
     runs: the runs that count: finished or diverged.
-    unfinished: those that do not.
+    unfinished: the runs that do not count.
     """
 
     label: str

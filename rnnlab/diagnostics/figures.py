@@ -77,7 +77,7 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     drawn["units"] = (
         units(**layer["units"]),
         "Outputs of single units over the inputs of one sequence, as a heat map",
-        "Single units over one sequence, those that move most.",
+        "The units whose outputs vary most over one sequence.",
     )
     return drawn
 
@@ -119,7 +119,7 @@ def eigenvalues(real: Numbers, imaginary: Numbers) -> Figure:
 
 
 def lyapunov(exponents: Numbers) -> Figure:
-    """Exponents in order, largest first; those that are infinitely negative have no bar."""
+    """Exponents in order, largest first; exponents of minus infinity have no bar."""
     made, axes = figure(xlabel="number", ylabel="exponent (nats a step)")
     numbers = [n for n, value in enumerate(exponents, 1) if _is_finite(value)]
     axes.axhline(0, color=MUTED, linewidth=0.8)

@@ -145,7 +145,7 @@ class _Watch(TorchFunctionMode):
 
 
 class _Part(NamedTuple):
-    """A gate among those that one sigmoid computes."""
+    """One of the gates that a sigmoid computes."""
 
     name: str
     keeps: int | None

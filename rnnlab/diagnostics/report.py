@@ -152,7 +152,7 @@ SCALARS = (
 
 
 def scalars(found: dict[str, Any]) -> dict[str, float]:
-    """The `SCALARS` of a diagnosis, of every layer, with its name where there are several; those that it has."""
+    """The `SCALARS` that a diagnosis has, for each layer, with the name of the layer if there are several."""
     values = {}
     for name, layer in found["layers"].items():
         of_layer = (

@@ -135,7 +135,7 @@ class Logger:
             console.warning("the sample is not written: %s is a folder", path)
         else:
             files.write_bytes(path, sample.data())
-        if isinstance(sample.content, str):
+        if sample.is_text:
             console.info("--- sample at step %d ---\n%s\n---", step, sample.content)
         else:
             console.info("sample at step %d: %s", step, path)
@@ -146,13 +146,13 @@ class Logger:
         """A sample in TensorBoard, as it is encoded; TensorBoard shows texts, PNG, GIF and WAV."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if isinstance(sample.content, str) and sample.suffix == ".txt":
-            # Indented, a text is shown verbatim by Markdown.
+        if sample.is_text:  # indented, it is shown verbatim by Markdown
             self.writer.add_text("sample", indent(sample.content, "    ", lambda line: True), step)
-        elif sample.suffix in (".png", ".gif"):
+            return
+        if sample.suffix in (".png", ".gif"):
             width, height = _picture_size(sample)
             image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=sample.data())
-            self._add(step, Summary.Value(tag="sample/picture", image=image))
+            value = Summary.Value(tag="sample/picture", image=image)
         elif sample.suffix == ".wav":
             with wave.open(io.BytesIO(sample.data())) as sound:
                 audio = Summary.Audio(
@@ -162,11 +162,9 @@ class Logger:
                     encoded_audio_string=sample.data(),
                     content_type="audio/wav",
                 )
-            self._add(step, Summary.Value(tag="sample/sound", audio=audio))
-
-    def _add(self, step: int, value: Any) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
+            value = Summary.Value(tag="sample/sound", audio=audio)
+        else:
+            return
         self.writer.file_writer.add_summary(Summary(value=[value]), step)
 
     def begin(self, config: dict[str, Any]) -> None:

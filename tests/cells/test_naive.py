@@ -64,7 +64,10 @@ def test_the_cell_computes_the_equations(backends, name):
     inputs = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64)
     state = map_state(lambda tensor: tensor + 0.5 * torch.rand_like(tensor), cell.initial_state(BATCH))
     expected, states = by_hand(name, cell, inputs, state)
-    for backend in [b for b in engine.backends_of(cell) if (b == "reference") == (backends == "reference")]:
+    chosen = [backend for backend in engine.backends_of(cell) if (backend == "reference") == (backends == "reference")]
+    if not chosen:
+        pytest.skip("only the reference runs this cell")
+    for backend in chosen:
         outputs, final = Recurrent(cell, backend)(inputs, state)
         for ours, theirs in zip([outputs, *tensors_of(final)], [expected, *states], strict=True):
             # Sums of some ten float64 terms over six steps: off by some 1e-15 of the largest number. A term that is

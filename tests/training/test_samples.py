@@ -91,6 +91,16 @@ def test_samples_are_files_of_their_kind(run):
         assert content == (sample.content if isinstance(sample.content, bytes) else sample.content.encode() + b"\n")
 
 
+def test_the_console_shows_texts_and_names_other_files(tmp_path, caplog):
+    caplog.set_level("INFO", "rnnlab")
+    options = [f"task={__name__}:Maker", "model.hidden_size=4", "trainer.steps=1", "logger.tensorboard=false"]
+    train(config.compose([*options, f"run_dir={tmp_path}/run", "logger.progress=false"]))
+    assert "a text" in caplog.text
+    assert "00000000.svg" in caplog.text
+    assert "<svg/>" not in caplog.text
+    assert "HIERARCHY" not in caplog.text
+
+
 def test_tensorboard_shows_what_it_can(run):
     events = EventAccumulator(str(run), size_guidance={"images": 0, "audio": 0})
     events.Reload()
