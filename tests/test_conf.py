@@ -10,6 +10,9 @@ import tiers
 import yaml
 
 from rnnlab import cells, config, lookup, models, tasks
+from rnnlab.command import cells as cells_command
+from rnnlab.command import overview
+from rnnlab.interface import InputError
 from rnnlab.training import optimizers, schedulers
 from rnnlab.training.build import build
 from rnnlab.training.logger import Logger
@@ -20,8 +23,8 @@ FILES = [
     (path.parts[0], "/".join(path.with_suffix("").parts[1:]))
     for path in sorted(file.relative_to(CONF) for file in CONF.glob("*/**/*.yaml"))
 ]
-CELLS = [file for file in FILES if file[0] == "cell"]
-QUICK = [*(file for file in FILES if file[0] != "cell"), *tiers.every(6, CELLS)]
+CELLS = [("cell", name) for name in cells.available()]
+QUICK = [*FILES, *tiers.every(6, CELLS)]
 HOMES = {"task": tasks, "cell": cells, "model": models, "optimizer": optimizers, "scheduler": schedulers}
 BASES = {"task": tasks.Task, "cell": cells.Cell, "model": models.Model}
 
@@ -49,10 +52,37 @@ def test_a_file_says_exactly_what_the_signature_says(group, choice):
         }
 
 
-@pytest.mark.parametrize("group", HOMES)
+@pytest.mark.parametrize("group", sorted(HOMES.keys() - {"cell"}))
 def test_every_built_in_has_a_file_and_every_file_is_found(group):
     files = {choice for folder, choice in FILES if folder == group}
     assert set(lookup.available(HOMES[group])) <= files | {"sequence_model"}
+
+
+def test_a_built_in_without_a_file_has_the_options_of_its_signature(capsys):
+    composed = config.compose(["cell=lstm", "cell.bias=false"])["cell"]
+    assert composed == {"name": "lstm", "bias": False, "forget_bias": 0.0, "recurrent_init": "orthogonal"}
+    with pytest.raises(InputError, match="unknown cell 'lsmt'; did you mean 'lstm'"):
+        config.compose(["cell=lsmt"])
+    assert cells_command.run(["lstm"]) == 0
+    said = capsys.readouterr().out
+    assert "f_t = σ(W_f x_t + U_f h_{t-1} + b_f)" in said
+    assert said.endswith('Defaults: cell.bias=true cell.forget_bias=0.0 cell.recurrent_init="orthogonal"\n')
+
+
+def test_a_file_of_the_user_may_change_the_defaults_of_a_cell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "cell").mkdir(parents=True)
+    for name in ("lstm", "patient"):
+        (tmp_path / "conf" / "cell" / f"{name}.yaml").write_text(f"name: {name}\nclass: lstm\nforget_bias: 1.0\n")
+        composed = config.compose([f"cell={name}"])["cell"]
+        assert composed["forget_bias"] == 1.0
+        assert composed["recurrent_init"] == "orthogonal"
+
+
+def test_the_help_has_a_line_for_every_cell():
+    lines = overview.overview().partition("\ncell=\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == cells.available()
+    assert all(len(line.split(maxsplit=1)[1]) > 15 and len(line) <= 160 for line in lines)
 
 
 @pytest.mark.parametrize(("group", "choice"), QUICK)
@@ -121,11 +151,9 @@ def test_the_presets_are_what_their_names_say():
 
 
 def test_every_option_is_documented_where_it_is_defined():
-    for group, choice in FILES:
-        if group == "experiment":
-            continue
-        section = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
-        function = _function(group, section)
+    files = [(group, CONF / group / f"{choice}.yaml") for group, choice in FILES if group != "experiment"]
+    functions = [(group, _function(group, yaml.safe_load(file.read_text()))) for group, file in files]
+    for group, function in [*functions, *(("cell", cells.find(name)) for name in cells.available())]:
         if inspect.isclass(function):
             for option in lookup.options(function):
                 documented = "".join(base.__doc__ or "" for base in function.__mro__)  # options may be inherited

@@ -71,26 +71,27 @@ def _lines_of_code(text):
     return [line for number, line in lines if line.strip() and number not in docstrings and line.lstrip()[0] != "#"]
 
 
-def test_two_short_files_make_a_cell_part_of_rnnlab(tmp_path):
+def test_one_short_file_makes_a_cell_part_of_rnnlab(tmp_path):
     page = (ROOT / "docs" / "first_cell.md").read_text()
     (cell,) = (text for language, text in BLOCK.findall(page) if language == "python" and "class " in text)
-    (options,) = (text for language, text in BLOCK.findall(page) if language == "yaml")
     assert len(_lines_of_code(cell)) <= 25
-    assert len(options.splitlines()) <= 5
-    python, yaml = re.search(r"`(rnnlab/cells/\S+\.py)`, and add\s+`(conf/cell/\S+\.yaml)`", page).groups()
+    (file,) = set(re.findall(r"`(rnnlab/cells/\S+\.py)`", page))
     shutil.copytree(ROOT / "rnnlab", tmp_path / "rnnlab")
     shutil.copytree(ROOT / "conf", tmp_path / "rnnlab" / "conf")
-    (tmp_path / python).write_text(cell)
-    (tmp_path / "rnnlab" / yaml).write_text(options)
-    name = Path(python).stem
+    (tmp_path / file).write_text(cell)
+    name = Path(file).stem
     commands = f"""
         python -c "import rnnlab.contracts; print(rnnlab.__file__); rnnlab.contracts.check_cell('{name}')"
         python -m rnnlab cells
+        python -m rnnlab cells {name}
+        python -m rnnlab --help
         python -m rnnlab train task=hello cell={name} cell.bias=false trainer.steps=2 run_dir=run
     """
     said = _run(["bash", "-euc", commands], tmp_path, Path(sys.executable).parent)  # imports the copy
     assert str(tmp_path / "rnnlab") in said
-    assert re.search(rf"{python.split('/')[2]} +2017 +{name} ", said)
+    assert re.search(rf"{file.split('/')[2]} +2017 +{name} ", said)
+    assert "f_t = σ(U_f h_{t-1})" in said
+    assert re.search(rf"  {name} +{re.escape(cell.splitlines()[0].strip(chr(34)))}", said)
 
 
 def test_the_table_of_cells_is_that_of_the_code():

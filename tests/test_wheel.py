@@ -139,7 +139,7 @@ def read(path):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab").rglob("*.py")}
     choices = {f"rnnlab/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
-    assert {"rnnlab/conf/config.yaml", "rnnlab/conf/cell/gru.yaml"} <= choices
+    assert {"rnnlab/conf/config.yaml", "rnnlab/conf/model/gru.yaml"} <= choices
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab" / "engine" / "cpu" / "c").iterdir()}
     sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab" / "report").glob("page.*")}
     assert {"rnnlab/engine/cpu/c/step.h", "rnnlab/report/page.css", "rnnlab/report/page.js"} <= sources

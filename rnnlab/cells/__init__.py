@@ -1,6 +1,7 @@
 """Recurrent cells: one published cell per file, each written as the equations of one time step.
 
-To add a cell, add a file here and a YAML file of the same name in ``conf/cell``; nothing else.
+To add a cell, add a file here. A YAML file in ``conf/cell`` is only needed for a preset: other defaults under a new
+name, with ``class: NAME``.
 """
 
 import re

@@ -78,8 +78,7 @@ class Fixed(nn.Module):
 class Cell(Fixed):
     """Base class of cells: one time step of a recurrent network. Subclasses define `prepare` and `step`.
 
-    The constructor of a cell takes ``input_size`` and ``hidden_size``, and its options as keyword-only parameters. If
-    the cell has a file in ``conf/cell``, the file has the same names and defaults.
+    The constructor of a cell takes ``input_size`` and ``hidden_size``, and its options as keyword-only parameters.
     """
 
     states: ClassVar[tuple[str, ...]] = ("h",)

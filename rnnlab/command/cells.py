@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from rnnlab.command import options
+import inspect
+import json
 
-SYNOPSIS = (("cells", "list the recurrent cells by family, oldest first; takes no options"),)
+SYNOPSIS = (("cells [NAME ...]", "list the recurrent cells by family, or print the equations and options of some"),)
 
 HEADS = ("family", "year", "cell", "states", "parameters", "backends", "verified against", "paper")
 
 
 def run(arguments: list[str]) -> int:
-    """Print the table."""
-    options.read_none("cells", arguments)
-    from rnnlab import cells as home
-    from rnnlab import engine
+    """Print the table, or the documentation of the given cells."""
+    from rnnlab import cells, config
+
+    for number, kind in enumerate([cells.find(name) for name in arguments]):
+        given = config.compose([f"cell={arguments[number]}"])["cell"].items()
+        defaults = " ".join(f"cell.{key}={json.dumps(value)}" for key, value in given if key != "name")
+        print("\n" * (number > 0) + inspect.getdoc(kind), f"\nDefaults: {defaults or 'none'}", sep="\n")
+    if not arguments:
+        _print_table()
+    return 0
+
+
+def _print_table() -> None:
+    from rnnlab import cells, engine
 
     rows = []
-    for name in home.available():
-        kind, about = home.find(name), home.describe(name)
+    for name in cells.available():
+        kind, about = cells.find(name), cells.describe(name)
         parameters = sum(p.numel() for p in kind(128, 128).parameters())
         states, backends = ",".join(kind.states), ",".join(engine.backends_of(kind(4, 4)))
         rows.append((about.family, about.year, name, states, f"{parameters:,}", backends, kind.verified, about.paper))
@@ -26,4 +37,3 @@ def run(arguments: list[str]) -> int:
     for row in table:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     print("\nparameters: with 128 inputs and 128 units. Tests also compare each cell with a loop over its equations.")
-    return 0

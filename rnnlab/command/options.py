@@ -64,12 +64,6 @@ def read(kind: type[Options], arguments: list[str]) -> Options:
     return kind(**given)
 
 
-def read_none(command: str, arguments: list[str]) -> None:
-    """Raise an InputError if there are any arguments."""
-    if arguments:
-        raise InputError(f"unknown option {arguments[0]!r}; rnnlab {command} takes no options")
-
-
 def usage(name: str, command: ModuleType) -> str:
     """The help of a command.
 

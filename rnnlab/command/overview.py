@@ -31,24 +31,34 @@ def overview() -> str:
 
 
 def _choices() -> str:
-    """Every choice of every group, each with the first line of its file."""
+    """Return every choice of every group with its description."""
     folders = [Path(str(files("rnnlab.conf")))]
     if Path("conf").is_dir() and not Path("conf").samefile(folders[0]):
         folders.append(Path("conf"))
     lines, width = [], 39  # of the longest name and two spaces
     for group in GROUPS:
         lines += ["", f"{group}="]
-        homes = [folder / group for folder in folders]
-        found = sorted(
-            (file.relative_to(home).with_suffix("").as_posix(), file) for home in homes for file in home.rglob("*.yaml")
-        )
-        for name, file in sorted(found, key=lambda pair: (pair[0].count("/"), pair)):
-            first = [
-                line
-                for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
-                if not line.startswith("# @package")
-            ][:1]
-            lines.append(f"  {name:<{width}}{''.join(first).removeprefix('# ')}")
+        found = _described_cells() if group == "cell" else []
+        for home in (folder / group for folder in folders):
+            for file in home.rglob("*.yaml"):
+                found.append((file.relative_to(home).with_suffix("").as_posix(), _comment(file)))
+        for name, about in sorted(found, key=lambda pair: (pair[0].count("/"), pair)):
+            lines.append(f"  {name:<{width}}{about}")
     lines += ["", "All options and their values: rnnlab train --cfg job. Your own files: conf/GROUP/NAME.yaml here, or"]
     lines += ["--config-dir DIR; your own classes: cell=my_module:MyCell, and likewise for the first five groups.", ""]
     return "\n".join(lines)
+
+
+def _comment(file: Path) -> str:
+    """Return the comment in the first line of a YAML file."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.removeprefix("# ") for line in lines if not line.startswith("# @package")), "")
+
+
+def _described_cells() -> list[tuple[str, str]]:
+    """Return each built-in cell, which needs no YAML file, with the first line of its file's docstring.
+
+    The files are not imported: that would load PyTorch.
+    """
+    modules = Path(str(files("rnnlab.cells"))).glob("*/[a-z]*.py")
+    return [(file.stem, file.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]) for file in modules]

@@ -7,9 +7,9 @@ from hydra.core.plugins import Plugins
 
 from rnnlab.config.command import CurrentJob, Sweep, current_job, launch, plan
 from rnnlab.config.compose import compose, resolve
-from rnnlab.config.outside import Outside, SearchPath
+from rnnlab.config.signatures import SearchPath, Signatures
 
-Plugins.instance().register(Outside)
+Plugins.instance().register(Signatures)
 Plugins.instance().register(SearchPath)
 
 __all__ = ["CurrentJob", "Sweep", "compose", "current_job", "launch", "plan", "resolve"]

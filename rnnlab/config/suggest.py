@@ -8,9 +8,8 @@ from difflib import get_close_matches
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 
-from rnnlab import cells, lookup, tasks
-from rnnlab.training import optimizers, schedulers
-from rnnlab.training.settings import GROUPS, find
+from rnnlab import lookup
+from rnnlab.training.settings import GROUPS, NAMED, available, find
 
 WORDS = {
     **dict.fromkeys(("epoch", "epochs", "num_epochs", "max_epochs", "iterations", "max_steps"), "trainer.steps"),
@@ -22,8 +21,6 @@ WORDS = {
     "batch": "task.batch_size",
 }
 """Words for options that have another name here."""
-
-HOMES = {"task": tasks, "cell": cells, "optimizer": optimizers, "scheduler": schedulers}
 
 
 def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
@@ -47,7 +44,8 @@ def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
         here = [other for other in known if _last(other) in words] or here
         if words:
             return f"; did you mean {' or '.join(map(repr, here))}?"
-    return lookup.nearest(name, [other for other in [*here, *known] if other != name])
+    others = [other for other in known if other != name]
+    return lookup.nearest(name, others if get_close_matches(name, others, n=1) else list(here))
 
 
 def choice_hint(group: str, name: str, choices: Sequence[str]) -> str:
@@ -87,9 +85,9 @@ def _choices(group: str) -> list[str]:
 def _owners(group: str, option: str) -> list[str]:
     """``group=choices`` for the built-in choices that have an option, in one group or in all."""
     found = []
-    for other, home in HOMES.items():
+    for other in NAMED:
         if group in ("", other):
-            names = [name for name in lookup.available(home) if option in lookup.options(find(other, name))]
+            names = [name for name in available(other) if option in lookup.options(find(other, name))]
             if names:
                 shown = names if len(names) <= 4 else [*names[:3], "..."]
                 found.append(f"{other}={','.join(shown)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from types import ModuleType
 from typing import Any
 
 from rnnlab import lookup
@@ -82,17 +83,26 @@ def find(group: str, name: str = "") -> Callable[..., Any]:
     Raises:
         InputError: there is nothing of that name.
     """
+    if group in ("trainer", "logger"):
+        from rnnlab.training import logger, trainer
+
+        return trainer.Trainer if group == "trainer" else logger.Logger
+    home = _home(group)
+    return lookup.find(name, home) if group in ("optimizer", "scheduler") else home.find(name)
+
+
+def available(group: str) -> list[str]:
+    """Return the built-in names of a group, one of `NAMED`."""
+    return lookup.available(_home(group))
+
+
+def _home(group: str) -> ModuleType:
+    """Return the package or module with the built-in classes or functions of a group."""
     # Imported here: they load PyTorch, which reading runs without training one does not need.
     from rnnlab import cells, models, tasks
-    from rnnlab.training import logger, optimizers, schedulers, trainer
+    from rnnlab.training import optimizers, schedulers
 
-    if group == "trainer":
-        return trainer.Trainer
-    if group == "logger":
-        return logger.Logger
-    if group in ("optimizer", "scheduler"):
-        return lookup.find(name, optimizers if group == "optimizer" else schedulers)
-    return {"task": tasks, "cell": cells, "model": models}[group].find(name)
+    return {"task": tasks, "cell": cells, "model": models, "optimizer": optimizers, "scheduler": schedulers}[group]
 
 
 def defaults(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The gated recurrent unit (GRU), in both published forms."""
+"""Gated recurrent unit; the reset gate is applied after or before the recurrent product."""
 
 import torch
 from torch import Tensor

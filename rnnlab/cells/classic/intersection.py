@@ -1,4 +1,4 @@
-"""The intersection RNN, with coupled gates for the output to the next layer and for the state."""
+"""Intersection RNN: coupled gates for the output to the next layer and for the state."""
 
 from torch import Tensor, nn
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""JANET: an LSTM with the forget gate as its only gate."""
+"""JANET: LSTM with the forget gate as its only gate."""
 
 from torch import Tensor
 from torch.nn.functional import linear

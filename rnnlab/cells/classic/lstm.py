@@ -1,4 +1,4 @@
-"""Long short-term memory (LSTM)."""
+"""Long short-term memory with forget gate."""
 
 import torch
 from torch import Tensor, nn

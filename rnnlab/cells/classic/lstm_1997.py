@@ -1,4 +1,4 @@
-"""The LSTM as first published, without a forget gate."""
+"""Long short-term memory without forget gate, as first published."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The LSTM with peepholes, and ablations of each of its parts."""
+"""LSTM with peepholes and its ablations: without gates, activations or peepholes; coupled or recurrent gates."""
 
 from typing import Any
 

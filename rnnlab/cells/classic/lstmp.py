@@ -1,4 +1,4 @@
-"""The LSTM with a recurrent projection layer."""
+"""LSTM with a recurrent projection layer."""
 
 from torch import Tensor
 from torch.nn.functional import linear

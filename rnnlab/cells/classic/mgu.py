@@ -1,4 +1,4 @@
-"""The minimal gated unit (MGU)."""
+"""Minimal gated unit: GRU with one gate for reset and update."""
 
 from torch import Tensor
 from torch.nn.functional import linear

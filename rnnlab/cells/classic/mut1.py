@@ -1,4 +1,4 @@
-"""MUT1: a GRU-like cell with an update gate that depends on the input only."""
+"""MUT1: GRU variant with an update gate that depends on the input only."""
 
 from torch import Tensor
 from torch.nn.functional import linear

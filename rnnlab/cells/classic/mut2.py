@@ -1,4 +1,4 @@
-"""MUT2: a GRU-like cell with a reset gate that reads the input without weights."""
+"""MUT2: GRU variant with a reset gate that reads the input without weights."""
 
 import torch
 from torch import Tensor

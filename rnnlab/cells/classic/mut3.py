@@ -1,4 +1,4 @@
-"""MUT3: a GRU-like cell with an update gate that reads the tanh of the state."""
+"""MUT3: GRU variant with an update gate that reads the tanh of the state."""
 
 from torch import Tensor
 from torch.nn.functional import linear

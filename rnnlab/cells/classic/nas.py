@@ -1,4 +1,4 @@
-"""The NAS cell, found by neural architecture search."""
+"""NAS cell: found by neural architecture search."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The LSTM with peepholes."""
+"""Long short-term memory with peepholes."""
 
 import torch
 from torch import Tensor, nn

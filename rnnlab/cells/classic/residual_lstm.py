@@ -1,4 +1,4 @@
-"""The residual LSTM, with a shortcut from the input to the output gate."""
+"""Residual LSTM: a shortcut from the input to the output gate."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The vanilla recurrent network."""
+"""Vanilla recurrent network: h = tanh(W x + U h + b)."""
 
 import torch
 from torch import Tensor

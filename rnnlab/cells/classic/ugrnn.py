@@ -1,4 +1,4 @@
-"""The update gate network (UGRNN)."""
+"""Update gate RNN: vanilla network with one update gate."""
 
 from torch import Tensor, nn
 from torch.nn.functional import linear

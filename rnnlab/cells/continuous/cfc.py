@@ -1,4 +1,4 @@
-"""The closed-form continuous-time network (CfC)."""
+"""CfC: closed-form continuous-time network, an LTC without a solver."""
 
 import torch
 from torch import Tensor, nn

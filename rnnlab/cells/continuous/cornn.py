@@ -1,4 +1,4 @@
-"""The coupled oscillatory recurrent network (coRNN)."""
+"""coRNN: coupled, damped and driven oscillators."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Long expressive memory (LEM)."""
+"""LEM: long expressive memory, two states with learned time steps."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The Lipschitz recurrent network."""
+"""Lipschitz RNN: linear part plus tanh, with weights between symmetric and skew-symmetric."""
 
 import torch
 from torch import Tensor, nn

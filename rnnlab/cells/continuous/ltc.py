@@ -1,4 +1,4 @@
-"""The liquid time-constant network (LTC)."""
+"""LTC: liquid time-constant network with the fused solver."""
 
 from math import expm1, log
 

@@ -1,4 +1,4 @@
-"""The undamped independent controlled oscillatory RNN (UnICORNN)."""
+"""UnICORNN: undamped uncoupled oscillators with learned time steps."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The antisymmetric recurrent network."""
+"""Antisymmetric RNN: Euler steps with skew-symmetric recurrent weights."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The addition-subtraction twin-gated recurrent network (ATR)."""
+"""ATR: input and forget gate from the sum and the difference of the same two products."""
 
 from torch import Tensor
 from torch.nn.functional import linear

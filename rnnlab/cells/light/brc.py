@@ -1,4 +1,4 @@
-"""The bistable recurrent cell (BRC)."""
+"""BRC: bistable recurrent cell with an elementwise recurrence."""
 
 import torch
 from torch import Tensor, nn

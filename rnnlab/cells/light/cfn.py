@@ -1,4 +1,4 @@
-"""The chaos-free network (CFN)."""
+"""CFN: chaos-free network; the state decays to zero without input."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""FastGRNN, a gated network whose gate and candidate share their weights."""
+"""FastGRNN: gate and candidate share their weights, which may have low rank."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""FastRNN, a vanilla network with a weighted residual connection."""
+"""FastRNN: vanilla network with a weighted residual connection."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The antisymmetric recurrent network with an input gate."""
+"""Antisymmetric RNN with an input gate."""
 
 import torch
 from torch import Tensor, nn

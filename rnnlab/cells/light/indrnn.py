@@ -1,4 +1,4 @@
-"""The independently recurrent network (IndRNN)."""
+"""IndRNN: elementwise recurrence with a weight vector."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The light recurrent unit."""
+"""Light recurrent unit: one gate, and a candidate that depends on the input only."""
 
 from torch import Tensor
 from torch.nn.functional import linear

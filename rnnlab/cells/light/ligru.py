@@ -1,4 +1,4 @@
-"""The light gated recurrent unit (Li-GRU)."""
+"""Li-GRU: GRU without reset gate, with ReLU and normalisation."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""MinimalRNN, with one update gate between the state and the mapped input."""
+"""MinimalRNN: one update gate between the state and the mapped input."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The neuromodulated bistable recurrent cell (nBRC)."""
+"""nBRC: neuromodulated bistable recurrent cell."""
 
 from torch import Tensor
 from torch.nn.functional import linear

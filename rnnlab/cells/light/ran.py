@@ -1,4 +1,4 @@
-"""The recurrent additive network (RAN)."""
+"""RAN: recurrent additive network, an LSTM whose cell state is a weighted sum of inputs."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The stackable recurrent cell (STAR)."""
+"""STAR: stackable recurrent cell, for deep stacks."""
 
 import torch
 from torch import Tensor, nn

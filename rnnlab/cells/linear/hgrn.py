@@ -1,4 +1,4 @@
-"""The recurrence of the hierarchically gated recurrent network (HGRN)."""
+"""HGRN: complex linear recurrence with a lower bound on the forget gate."""
 
 import torch
 from torch import Tensor, nn

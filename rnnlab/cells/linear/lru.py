@@ -1,4 +1,4 @@
-"""The linear recurrent unit (LRU)."""
+"""LRU: diagonal complex linear recurrence, with eigenvalues initialised on a ring in the unit disc."""
 
 from math import tau
 

@@ -1,4 +1,4 @@
-"""minGRU: a GRU whose gate and candidate depend on the input only."""
+"""minGRU: linear in the state; gate and candidate depend on the input only."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""minLSTM: an LSTM whose gates and candidate depend on the input only."""
+"""minLSTM: linear in the state; two normalised gates depend on the input only."""
 
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid

@@ -1,4 +1,4 @@
-"""mLSTM: the cell of xLSTM with a matrix memory."""
+"""mLSTM: cell of xLSTM with a matrix memory that is accessed by key and query."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The quasi-recurrent network (QRNN)."""
+"""QRNN: convolution over the last inputs, and gated pooling that is linear in the state."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit (RG-LRU) of Griffin."""
+"""RG-LRU: gated linear recurrence of Griffin and Hawk, normalised by sqrt(1 - a²)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The diagonal state space model (S4D)."""
+"""S4D: diagonal complex state space model per channel, linear in the state."""
 
 from math import log, pi
 

@@ -1,4 +1,4 @@
-"""The simple recurrent unit (SRU)."""
+"""SRU: elementwise recurrence, gates that read their own unit, highway connection."""
 
 from math import exp
 

@@ -1,4 +1,4 @@
-"""The simple recurrent unit as first published, with gates that depend on the input only."""
+"""SRU as first published: linear in the state; gates depend on the input only."""
 
 import torch
 from torch import Tensor, nn

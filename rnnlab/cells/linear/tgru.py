@@ -1,4 +1,4 @@
-"""The strongly typed gated recurrent unit (T-GRU)."""
+"""T-GRU: strongly typed GRU; gates depend on the last two inputs."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The strongly typed LSTM (T-LSTM)."""
+"""T-LSTM: strongly typed LSTM; gates depend on the last two inputs."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The strongly typed recurrent network (T-RNN)."""
+"""T-RNN: strongly typed vanilla network, linear in the state."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The clockwork RNN, whose modules run at different clock rates."""
+"""Clockwork RNN: modules that run every 1, 2, 4, ... steps."""
 
 import torch
 from torch import Tensor

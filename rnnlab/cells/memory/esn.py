@@ -1,4 +1,4 @@
-"""The echo state network (ESN)."""
+"""Echo state network: a fixed random reservoir with a learned linear output."""
 
 import torch
 from torch import Tensor

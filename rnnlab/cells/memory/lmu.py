@@ -1,4 +1,4 @@
-"""The Legendre memory unit (LMU)."""
+"""LMU: linear memory of the last theta steps as Legendre coefficients, and a nonlinear state."""
 
 from math import sqrt
 

@@ -1,4 +1,4 @@
-"""The structurally constrained recurrent network (SCRN), with slow context units."""
+"""Structurally constrained network: hidden units and slow linear context units."""
 
 from torch import Tensor, cat
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""sLSTM: the cell of xLSTM with a scalar memory per unit."""
+"""sLSTM: cell of xLSTM with an exponential input gate and a normalised memory."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""τ-GRU: a gated network with delayed feedback."""
+"""τ-GRU: gated recurrent unit with delayed feedback."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The deep simple gated unit (DSGU)."""
+"""Deep simple gated unit: SGU with one more matrix product and a bounded candidate."""
 
 from torch import Tensor
 from torch.nn.functional import linear

@@ -1,4 +1,4 @@
-"""The recurrent highway network, with several layers within a step."""
+"""Recurrent highway network: several layers within a step."""
 
 from typing import Any
 

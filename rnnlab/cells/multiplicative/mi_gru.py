@@ -1,4 +1,4 @@
-"""The GRU with multiplicative integration."""
+"""GRU with multiplicative integration of input and state."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The LSTM with multiplicative integration."""
+"""LSTM with multiplicative integration of input and state."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The vanilla network with multiplicative integration."""
+"""Vanilla network with multiplicative integration of input and state."""
 
 import torch
 from torch import Tensor, nn

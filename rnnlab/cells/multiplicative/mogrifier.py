@@ -1,4 +1,4 @@
-"""The Mogrifier LSTM, in which input and state gate each other before the step."""
+"""Mogrifier LSTM: input and state gate each other several times before the step."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The LSTM with input-dependent recurrent weights."""
+"""Multiplicative LSTM: input-dependent recurrent weights."""
 
 from torch import Tensor
 from torch.nn.functional import linear

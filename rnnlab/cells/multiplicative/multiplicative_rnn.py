@@ -1,4 +1,4 @@
-"""The vanilla network with input-dependent recurrent weights."""
+"""Multiplicative RNN: input-dependent recurrent weights."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The simple gated unit (SGU)."""
+"""Simple gated unit: input and state are multiplied; one gate."""
 
 from torch import Tensor
 from torch.nn.functional import linear, softplus

@@ -1,4 +1,4 @@
-"""The LSTM with working memory connections, whose gates read a projection of the cell state."""
+"""LSTM with working memory connections: gates read a projection of the cell state."""
 
 from torch import Tensor
 from torch.nn.functional import linear

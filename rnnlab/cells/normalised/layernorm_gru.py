@@ -1,4 +1,4 @@
-"""The GRU with layer normalisation."""
+"""GRU with layer normalisation."""
 
 from torch import Tensor, nn, ones
 from torch.nn.functional import layer_norm, linear

@@ -1,4 +1,4 @@
-"""The LSTM with layer normalisation."""
+"""LSTM with layer normalisation of both projections and of the cell state."""
 
 from typing import Any
 

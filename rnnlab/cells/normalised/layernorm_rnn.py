@@ -1,4 +1,4 @@
-"""The vanilla network with layer normalisation."""
+"""Vanilla network with layer normalisation."""
 
 from torch import Tensor, nn, ones
 from torch.nn.functional import layer_norm, linear

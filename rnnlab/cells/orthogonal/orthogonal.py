@@ -1,4 +1,4 @@
-"""The recurrent network with learned orthogonal recurrent weights."""
+"""Orthogonal RNN (expRNN, scoRNN): orthogonal recurrent weights from a skew-symmetric matrix."""
 
 from math import ceil, factorial, isfinite, log2, pi
 

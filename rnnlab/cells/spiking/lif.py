@@ -1,4 +1,4 @@
-"""Leaky integrate-and-fire (LIF) neurons with a surrogate gradient."""
+"""Leaky integrate-and-fire neurons with a surrogate gradient."""
 
 from math import exp
 

@@ -1,4 +1,4 @@
-"""Find choices outside the package: classes from other modules, and the folder ``conf``."""
+"""Choices without a YAML file: built-in classes and classes from other modules, with their signatures as options."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from rnnlab.config.schema import schema
-from rnnlab.training.settings import NAMED, find
+from rnnlab.training.settings import NAMED, available, find
 
 
-class Outside(ConfigSource):
-    """Lets ``cell=package.module:Class``, and the like for every group in `NAMED`, stand wherever a file's name can.
+class Signatures(ConfigSource):
+    """Provides ``GROUP=NAME`` for every group in `NAMED`: built-in names, and ``package.module:Class``.
 
-    Its options are those of the class's signature, as they would stand in a file.
+    The options and their defaults are those of the signature. A YAML file of the same name takes precedence.
     """
 
     @staticmethod
     def scheme() -> str:
-        """The scheme of the entry in Hydra's search path."""
-        return "outside"
+        """Return the scheme of the entry in Hydra's search path."""
+        return "signature"
 
     def available(self) -> bool:  # noqa: D102
         return True
 
     def is_group(self, config_path: str) -> bool:  # noqa: D102
-        return False
+        return config_path in NAMED
 
     def is_config(self, config_path: str) -> bool:  # noqa: D102
-        group, _, name = config_path.rpartition("/")
-        return group in NAMED and ":" in name
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+        return group in NAMED and (":" in name or name in available(group))
 
     def list(self, config_path: str, results_filter: Any) -> list[str]:  # noqa: D102
-        return []
+        is_listed = config_path in NAMED and results_filter in (None, ObjectType.CONFIG)
+        return available(config_path) if is_listed else []
 
     def load_config(self, config_path: str) -> ConfigResult:  # noqa: D102
-        group, _, name = config_path.rpartition("/")
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         options = OmegaConf.to_container(schema(find(group, name)))
         return ConfigResult(
             config=OmegaConf.create({"name": name, **options}),
@@ -50,9 +52,9 @@ class Outside(ConfigSource):
 
 
 class SearchPath(SearchPathPlugin):
-    """Adds to where choices are found: classes from outside, and the folder ``conf`` where the command is given."""
+    """Adds the directory ``conf`` of the working directory, and signatures, to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:  # noqa: D102
-        search_path.append("outside", f"{Outside.scheme()}://")
         if Path("conf").is_dir():
             search_path.append("here", f"file://{Path('conf').absolute()}")
+        search_path.append("signatures", f"{Signatures.scheme()}://")
