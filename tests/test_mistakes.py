@@ -77,7 +77,7 @@ def mistake(capsys, *arguments):
         (["data.rot=x"], "unknown option 'data.rot'; did you mean 'data.root'?"),
         (["optimizer.momentun=0.9", "optimizer=sgd"], "did you mean 'optimizer.momentum'?"),
         (["cell=lstn"], "unknown cell 'lstn'; did you mean 'lstm'?"),
-        (["model=transformer"], "unknown model 'transformer' (choices: gru, lstm, rnn, stacked_rnn)"),
+        (["model=transformer"], "unknown model 'transformer' (choices: gru, lstm, rnn, sequence_model, stacked_rnn)"),
         (["task=helo"], "unknown task 'helo'; did you mean 'hello'?"),
         (["experiment=none_such"], "unknown experiment 'none_such'"),
         (["experiment=parity"], "did you mean 'acceptance/parity' or 'compare/parity'?"),
@@ -183,7 +183,7 @@ def test_a_corpus_that_is_none(here, capsys, bytes_, says):
         (["diagnose", "nowhere"], "nowhere is not the directory of a run"),
         (["evaluate", "run=done", "device=abacus"], "'abacus' is not one of"),
         (["trian"], "unknown command 'trian'; the commands are train, status, compare, "),
-        (["cells", "all"], "unknown option 'all'"),
+        (["cells", "all"], "unknown cell 'all'"),
     ],
 )
 def test_a_mistake_with_a_run(run, capsys, arguments, says):

@@ -60,5 +60,5 @@ def _described_cells() -> list[tuple[str, str]]:
 
     The files are not imported: that would load PyTorch.
     """
-    modules = Path(str(files("rnnlab.cells"))).glob("*/[a-z]*.py")
+    modules = Path(str(files("rnnlab")), "cells").glob("*/[a-z]*.py")
     return [(file.stem, file.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]) for file in modules]

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -94,7 +95,7 @@ def launch(arguments: Sequence[str], task: Callable[[DictConfig], None], begin: 
         elif (composed := _composed(own, request)).hydra.mode == RunMode.MULTIRUN:
             _sweep(own, composed, task, begin)
         else:
-            own.run(name, task, overrides)
+            _run(own, composed, task)
 
 
 def plan(arguments: Sequence[str]) -> Sweep:
@@ -155,23 +156,21 @@ def opened(request: Namespace) -> Iterator[Hydra]:
 
 
 def _composed(own: Hydra, request: Namespace) -> DictConfig:
-    """The configuration with Hydra's part, without the values that are swept over; adds the mode to the overrides."""
+    """Return the configuration with Hydra's part, without the swept values; add the mode to the overrides."""
 
-    def composed() -> DictConfig:
-        return own.compose_config(
-            request.config_name,
-            request.overrides,
-            RunMode.MULTIRUN,
-            with_log_configuration=False,
-            validate_sweep_overrides=False,
-        )
+    def composed(mode: RunMode, **options: Any) -> DictConfig:
+        return own.compose_config(request.config_name, request.overrides, mode, **options)
 
-    found = composed()
+    found = composed(RunMode.MULTIRUN, validate_sweep_overrides=False)
     is_sweep = request.multirun or found.hydra.mode == RunMode.MULTIRUN
-    request.overrides.append(f"hydra.mode={'MULTIRUN' if is_sweep else 'RUN'}")
+    mode = RunMode.MULTIRUN if is_sweep else RunMode.RUN
+    given = [f"hydra.mode={mode.name}"]
+    found.hydra.mode = mode  # and not composed again with the override, which would take a fifth of a second
     folder = Path(found.hydra.sweep.dir).expanduser()
     if folder != Path(found.hydra.sweep.dir):  # as an override, which the launchers' processes have too
-        request.overrides.append(f'hydra.sweep.dir="{folder}"')
+        given.append(f'hydra.sweep.dir="{folder}"')
+        found.hydra.sweep.dir = str(folder)
+    request.overrides.extend(given)
     plain = OmegaConf.to_container(found.hydra, resolve=False)
     for (section, key), instead in WITHOUT_EFFECT.items():
         if plain[section][key] not in (False, None, "."):
@@ -179,7 +178,21 @@ def _composed(own: Hydra, request: Namespace) -> DictConfig:
     of_sweeps = [o for o in request.overrides if o.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper"))]
     if of_sweeps and not is_sweep:
         raise InputError(f"{of_sweeps[0]} has no effect on a single run; add -m")
-    return composed()
+    overrides = OverridesParser.create(config_loader=own.config_loader).parse_overrides(request.overrides)
+    if not is_sweep and any(override.is_sweep_override() for override in overrides):
+        composed(mode)  # raises the error of Hydra for several values without -m
+    found.hydra.overrides.hydra.extend(given)
+    return found
+
+
+def _run(own: Hydra, composed: DictConfig, task: Callable) -> None:
+    """Run a single run."""
+    callbacks = Callbacks(composed)
+    callbacks.on_run_start(config=composed, config_name=composed.hydra.job.config_name)
+    context = HydraContext(config_loader=own.config_loader, callbacks=callbacks)
+    result = run_job(task, composed, "hydra.run.dir", None, context)
+    callbacks.on_run_end(config=composed, config_name=composed.hydra.job.config_name, job_return=result)
+    _ = result.return_value  # raises what the run raised
 
 
 def _sweep(own: Hydra, composed: DictConfig, task: Callable, begin: Callable[[Sweep], None]) -> None:
