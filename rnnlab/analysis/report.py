@@ -212,7 +212,7 @@ def _pairs_table(made: Page, section: Section, index: int) -> None:
                 Cell(number(p, 2), 2 if p is None else p, None, "good" if p is not None and p < 0.05 else None),
             ]
         )
-    made.heading("Pair by pair, by seed")
+    made.heading("Pairs of groups, paired by seed")
     columns = ("first", "second", "pairs", "first better", "mean difference", "95% interval", "effect", "p", "p (Holm)")
     made.table(columns, rows, f"First minus second, in {section.metric.unit}.")
     if all(result.p is None for *_, result, _ in section.pairs):

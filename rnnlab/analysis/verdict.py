@@ -80,7 +80,7 @@ def _solved_after(group: Group) -> float:
 def _solvers(solvers: Sequence[Group]) -> str:
     """Return a sentence on the groups that reached the target in every run, fastest first.
 
-    Training ends at the target, so a score beyond it is not meaningful.
+    Training ends at the target, so differences between scores beyond it are not meaningful.
     """
     told = [f"{group.label} after {number(group.solved_after, 3)} steps" for group in solvers]
     targets = {run.config.get("trainer.target") for group in solvers for run in group.runs}
@@ -89,11 +89,12 @@ def _solvers(solvers: Sequence[Group]) -> str:
 
 
 def _others(groups: Sequence[Group], solvers: Sequence[Group]) -> str:
+    """Return a sentence on the groups that reached the target in some runs or none; empty if there are no others."""
     others = [group for group in groups if group not in solvers]
     told = [f"{group.label} in {group.solved} of {len(group.runs)}" for group in others if group.solved]
     if never := [group.label for group in others if not group.solved]:
         told.append(f"{and_(never) if len(never) <= MOST_LISTED else f'{len(never)} more'} in none")
-    return f" {and_(told)} did." if told else ""
+    return f" The other groups reached it in fewer runs: {and_(told)}." if told else ""
 
 
 def and_(words: Sequence[str]) -> str:
