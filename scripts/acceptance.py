@@ -48,7 +48,7 @@ def directory(name: str, run: str, seed: int) -> Path:
 
 
 def train(name: str, run: str, overrides: list[str], seed: int) -> None:
-    """Train one run with one thread in its own process, and print how it ended."""
+    """Train one run with one thread in its own process, and print its status."""
     place = directory(name, run, seed)
     command = [sys.executable, "-m", "rnnlab", "train", f"experiment=acceptance/{name}", *overrides, f"seed={seed}"]
     command += [f"run_dir={place}", "logger.progress=false"]
@@ -164,9 +164,7 @@ def main(arguments: list[str]) -> None:
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     wrong = [name for name in names if name not in known] + [key for key in given if key not in options]
     if wrong:
-        sys.exit(
-            f"unknown: {', '.join(wrong)}; the experiments are {', '.join(known)}, the options {', '.join(options)}"
-        )
+        sys.exit(f"unknown: {', '.join(wrong)}; experiments: {', '.join(known)}; options: {', '.join(options)}")
     options |= given
     chosen = names or [name for name in known if options["long"] == "true" or not read(name).get("long")]
     with ThreadPoolExecutor(int(options["jobs"])) as pool:

@@ -21,7 +21,7 @@ from rnnlab.training.evaluation import carry
 def milliseconds(resolved: dict, steps: int) -> tuple[float, float]:
     """Return the median times in ms of generating a batch and of a training step on it.
 
-    The first of each is left out, because it reads data and compiles.
+    The first batch and the first training step are left out, because they include reading data and compiling.
     """
     task, model = build(resolved)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -42,9 +42,9 @@ def milliseconds(resolved: dict, steps: int) -> tuple[float, float]:
 
 
 def main(steps: str = "10", tasks_: str = "") -> None:
-    """Measure all tasks, or the given ones, and print the table."""
+    """Measure all tasks or the given tasks, and print the table."""
     torch.set_num_threads(1)
-    print(f"{'task':28}{'ms a batch':>12}{'ms a step':>12}{'share':>9}")
+    print(f"{'task':28}{'ms per batch':>12}{'ms per step':>12}{'share':>9}")
     print()
     for name in tasks_.split(",") if tasks_ else lookup.available(tasks):
         making, training = milliseconds(config.compose([f"task={name}"]), int(steps))

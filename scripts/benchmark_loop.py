@@ -95,7 +95,7 @@ def main() -> None:
     rounds, steps = int(options.get("rounds", 5)), int(options.get("steps", 200))
     logging.disable(logging.INFO)
     print(f"{torch.get_num_threads()} threads, {rounds} rounds of {steps} steps, medians")
-    print("cell   ours char/s   bare char/s   ours / bare   of the fastest rounds")
+    print("cell   ours char/s   bare char/s   ours / bare   ratio, fastest rounds")
     for cell in options.get("cells", "rnn,lstm,gru").split(","):
         resolved = config.compose([f"model={cell}", f"trainer.steps={steps}", f"trainer.eval_every={steps}"])
         characters = steps * resolved["task"]["batch_size"] * resolved["task"]["seq_len"]
@@ -106,7 +106,7 @@ def main() -> None:
             bare.append(bare_loop(resolved, steps))
         ratio = statistics.median(b / o for o, b in zip(ours[1:], bare[1:], strict=True))
         fast, plain = (characters / statistics.median(times[1:]) for times in (ours, bare))
-        best = min(bare[1:]) / min(ours[1:])  # other load can only add time
+        best = min(bare[1:]) / min(ours[1:])  # other load can only make a round slower
         print(f"{cell:<5}{fast:>13,.0f}{plain:>14,.0f}{ratio:>14.3f}{best:>24.3f}", flush=True)
 
 

@@ -236,10 +236,10 @@ def test_what_is_not_installed_is_named(here, capsys, monkeypatch):
     bench("cells=lstm", *QUICK, "out=bench.json")
     said = capsys.readouterr().out
     for name in ("torchrecurrent", "jax"):
-        assert f"{name} is missing for lstm: {name} is not installed; pip install 'rnnlab[bench]' brings it" in said
+        assert f"{name} is missing for lstm: {name} is not installed; use pip install 'rnnlab[bench]'" in said
     line = next(line for line in said.splitlines() if line.startswith("lstm"))
     assert line.split()[-2:] == ["missing", "missing"]
-    assert said.endswith("No figure: matplotlib is not installed; pip install 'rnnlab[plots]' brings it\n")
+    assert said.endswith("No figure: matplotlib is not installed; use pip install 'rnnlab[plots]'\n")
     assert [path.name for path in here.iterdir()] == ["bench.json"]
 
 
@@ -272,10 +272,7 @@ def test_first_use_and_memory_are_measured_in_fresh_processes(here, capsys):
     (first,) = result["first_use"]
     assert set(first) == {"cell", "T", "B", "H", "cold", "cached", "reference"}
     assert all(math.isfinite(first[name]) for name in ("cold", "cached", "reference"))
-    assert (
-        f"first use: seconds that the first training step takes beyond later ones, in fresh processes, at {size}"
-        in said
-    )
+    assert f"first use: extra seconds of the first training step over later ones, in new processes, at {size}" in said
     if result["memory"] is None:
         assert "it was not measured" in said
         return
@@ -290,7 +287,7 @@ def test_memory_where_it_cannot_be_measured(monkeypatch):
     said = []
     settings = Settings((candidate("rnn"),), (SIZE,), rounds=1, peers=(), memory=True)
     assert benchmark.run(settings, said.append)["memory"] is None
-    assert said[-1].endswith("as Linux has it; it was not measured")
+    assert said[-1].endswith("which needs Linux; it was not measured")
 
 
 @pytest.mark.parametrize(
@@ -298,8 +295,8 @@ def test_memory_where_it_cannot_be_measured(monkeypatch):
     [
         (["rouns=3"], "unknown option 'rouns=3'; did you mean 'rounds'?"),
         (["rounds=many"], "rounds='many' is not of type int"),
-        (["rounds=0"], "rounds=0; it must be a whole number, at least 1"),
-        (["threads=-1"], "threads=-1; it must be a whole number, at least 1"),
+        (["rounds=0"], "rounds=0 must be at least 1"),
+        (["threads=-1"], "threads=-1 must be at least 1"),
         (["memory=maybe"], "memory='maybe' is not of type bool"),
         (["sizes=64x32"], "cannot read the size '64x32'; give steps x batch x hidden size, as in sizes=64x32x128"),
         (["sizes=64x0x128"], "cannot read the size '64x0x128'"),
@@ -314,7 +311,7 @@ def test_memory_where_it_cannot_be_measured(monkeypatch):
         (["backend=fast"], "unknown backend 'fast'; the choices are"),
         (["cells=gru(reset=before)", "backend=native"], "backend 'native' cannot run GRU as configured"),
         (["device=abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N"),
-        (["out=text.txt/bench"], "text.txt is not a folder that can be written to"),
+        (["out=text.txt/bench"], "text.txt is not a writable folder"),
         (["--all", "cells=rnn"], "unknown option 'cells=rnn'"),
     ],
 )

@@ -344,7 +344,7 @@ class _LeavesSomething(SequenceModel):
     [
         (_LooksAhead, "hello", "step by step"),
         (_LooksAside, "vowels", "other sequences"),
-        (_ReadsPadding, Reversal, "past its end"),
+        (_ReadsPadding, Reversal, "depend on the padding of"),
         (_LeavesSomething, "hello", "unused"),
     ],
 )

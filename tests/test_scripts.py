@@ -103,7 +103,7 @@ def test_acceptance_names_what_it_does_not_know(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert "unknown: subtracting; the experiments are adding, " in done.stderr
+    assert "unknown: subtracting; experiments: adding, " in done.stderr
 
 
 @pytest.mark.parametrize("name", ["benchmark_loop.py", "benchmark_data.py"])

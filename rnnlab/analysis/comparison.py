@@ -16,20 +16,22 @@ from rnnlab.analysis.statistics import Interval, Paired, interquartile_mean, int
 from rnnlab.interface import Metric
 
 MOST_IN_ALL_PAIRS = 12
-"""Of more groups than this only the best is compared with each other: nobody reads hundreds of pairs."""
+"""With more groups than this, only the best is compared with every other, to limit the number of pairs."""
 
 CLOSE_TO_BASELINE = 0.05
-"""A group whose score is better than a baseline's by less than this share of it is not told apart from the baseline."""
+"""Smallest improvement over a baseline, as a share of the baseline, with which a group counts as better."""
 
 
 @dataclass
 class Group:
-    """Runs that have the same values of the keys of a comparison.
+    """Runs with the same values of the keys of a comparison.
 
-    label: the group's name for people.
+    label: the group's name.
     values: the value of each key.
-    runs: the runs that count: finished or diverged.
-    unfinished: the runs that do not count.
+    runs: finished and diverged runs, which count.
+    unfinished: unfinished runs, which do not count.
+    metric: name of the metric.
+    better: ``lower`` or ``higher``.
     """
 
     label: str
@@ -54,7 +56,7 @@ class Group:
 
     @property
     def selections(self) -> list[float]:
-        """The validation metric of each run, by which choices are made."""
+        """The metric of each run on valid, for the choice of options."""
         return [self._counted(run, run.selection(self.metric)) for run in self.runs]
 
     @property
@@ -96,9 +98,10 @@ class Group:
         return interval(self.scores)
 
     def beats(self, baseline: float) -> bool:
-        """Whether the interquartile mean is clearly better than a baseline, and all of its interval where there is one.
+        """Return whether the group is clearly better than a baseline.
 
-        Clearly: by more than `CLOSE_TO_BASELINE` of the baseline's magnitude.
+        The interquartile mean must be better by more than `CLOSE_TO_BASELINE` of the baseline's magnitude, and its
+        whole interval, if any, must be better.
         """
         sign = 1 if self.better == "lower" else -1
         if not sign * (baseline - self.iqm) > CLOSE_TO_BASELINE * abs(baseline):
@@ -112,7 +115,7 @@ class Group:
         return max(found, key=abs) if found else None
 
     def typical(self, key: str) -> float:
-        """The median of a number of the summaries, ``seconds`` say; NaN where none has it."""
+        """Return the median of a number of the summaries, such as ``seconds``; NaN if no run has it."""
         values = [run.summary.get(key) for run in self.runs]
         return float(median(numbers)) if (numbers := [v for v in values if isinstance(v, int | float)]) else nan
 
@@ -122,15 +125,15 @@ class Section:
     """A comparison on one task and one data set; nothing is compared across sections.
 
     task: the task's name.
-    digest: of the data.
-    name: the metric.
-    metric: its unit and direction.
-    splits: which splits the scores are from.
-    keys: what the groups differ by.
-    groups: best first.
-    pairs: every two groups, or the best and each other where there are more than `MOST_IN_ALL_PAIRS`; with p-values
-        corrected for their number.
-    differences: every key that differs within the section: its values in each group, in the groups' order.
+    digest: SHA-256 of the data.
+    name: name of the metric.
+    metric: unit and direction of the metric.
+    splits: the splits of the scores.
+    keys: the keys that define the groups.
+    groups: the groups, best first.
+    pairs: comparisons of each pair of groups, or of the best group with every other if there are more than
+        `MOST_IN_ALL_PAIRS`, with corrected p-values.
+    differences: for every key that differs within the section its values in each group, in the order of the groups.
     """
 
     task: str
@@ -145,14 +148,15 @@ class Section:
 
     @property
     def budgets(self) -> set[tuple[str, float] | None]:
-        """What widths were solved for, and the goals; None among them where there was no budget."""
+        """Quantities and goals of the budgets of all runs; contains None if a run has no budget."""
         return {run.budget and run.budget[:2] for group in self.groups for run in group.runs}
 
     def baselines(self, split: str | None = None) -> dict[str, float]:
-        """The metric of the task's baselines, best first; without those on which the runs do not agree.
+        """Return the metric of the task's baselines, best first, without baselines whose value differs between runs.
 
         Args:
-            split: ``valid``, say; None for the split of the scores, and no baselines where those are of several.
+            split: name of a split; None for the split of the scores. If the scores have several splits, the result is
+                empty.
         """
         if split is None:
             return self.baselines(self.splits[0]) if len(self.splits) == 1 else {}
@@ -165,20 +169,20 @@ class Section:
 
     @property
     def is_of_one_size(self) -> bool:
-        """Whether all runs were given the same budget of parameters: what they still differ by says nothing."""
+        """Whether all runs have the same parameter budget, so that their numbers of parameters are not compared."""
         (first, *others) = self.budgets or {None}
         return not others and first is not None and first[0] == "parameters"
 
     @property
     def front(self) -> list[bool]:
-        """Groups on the Pareto front of score, seconds and, unless all are of one size, parameters."""
+        """Whether each group is on the Pareto front of score, seconds and, unless all have one size, parameters."""
         sign = 1 if self.metric.better == "lower" else -1
         sizes = [0.0 if self.is_of_one_size else group.typical("parameters") for group in self.groups]
         found = [(sign * g.median, size, g.typical("seconds")) for g, size in zip(self.groups, sizes, strict=True)]
         return pareto(found)
 
     def curves(self, group: Group) -> list[Curve]:
-        """The metric over every run of a group; ``value`` is the worst from where a run diverged."""
+        """Return the curve of the metric for every run of a group."""
         return [run.curve(self.name) for run in group.runs]
 
 
@@ -186,11 +190,11 @@ class Section:
 class Tuning:
     """How the value of a tuned option was chosen for a group.
 
-    keys: what was tuned.
-    seeds: the seeds of the runs that it was picked by.
-    rows: for each group and value: label, value, runs, median of the best score on valid, whether it was picked.
-    seconds: training time of all runs of these seeds.
-    set_aside: how many runs of other seeds have a value that was not picked; they chose nothing and are not reported.
+    keys: the tuned keys.
+    seeds: seeds of the tuning runs.
+    rows: for each group and value: label, value, tuning runs, median of their scores on valid, whether it was picked.
+    seconds: training time of all tuning runs.
+    set_aside: number of runs with other seeds and a value that was not picked; they are not reported.
     """
 
     keys: list[str]
@@ -201,7 +205,7 @@ class Tuning:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs by which the choice was made."""
+        """The tuning runs."""
         return [run for _, _, members, _, _ in self.rows for run in members]
 
 

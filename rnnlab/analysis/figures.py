@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 AXES = {"step": "training steps", "tokens": "input steps trained on", "seconds": "seconds", "flops": "FLOPs"}
 MOST_NAMED = 8
-"""More series than this in one figure are drawn, but only the best are named."""
+"""Largest number of groups in a legend; further groups are drawn without an entry."""
 MOST_PANELS = 4
-"""With more tasks than this there is no figure of all."""
+"""Largest number of sections in the overview; with more there is none."""
 FEW_POINTS = 50
-"""With more points than this on a line they have no markers."""
+"""Lines with fewer points than this have markers."""
 
 Looks = dict[str, int]
-"""The number, for `rnnlab.report.style`, of every group's label."""
+"""Style number, for `rnnlab.report.style`, of every group label."""
 
 
 def looks_of(comparison: Comparison) -> Looks:
-    """A look for every label: in every section the same group has the same colour."""
+    """Assign a style number to every group label, so that a group has the same colour in every section."""
     labels = dict.fromkeys(group.label for section in comparison.sections for group in section.groups)
     return {label: number for number, label in enumerate(labels)}
 
 
-OVERVIEW = "Every task: the metric on valid against training steps, medians, from the lowest to the highest run."
+OVERVIEW = "Every task: the metric on valid against training steps, median over runs; bands from lowest to highest run."
 
 
 def overview(comparison: Comparison, looks: Looks) -> Figure | None:
-    """Curves against steps, one panel for each of up to four sections; None for fewer than two sections."""
+    """Plot curves against training steps, one panel per section; None for fewer than two or more than four sections."""
     sections = [section for section in comparison.sections if any(group.runs for group in section.groups)]
     if not 2 <= len(sections) <= MOST_PANELS:
         return None
@@ -63,7 +63,7 @@ def _told(section: Section) -> str:
 
 
 def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
-    """The figures of a section by name, each with a description, in the order of the page."""
+    """Return the figures of a section by name, each with a description, in the order of the page."""
     groups = [group for group in section.groups if group.runs]
     if not groups:
         return {}
@@ -93,7 +93,7 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
             )
     made = _by_length(groups, looks)
     if made:
-        drawn["length"] = (made, "On test, against length: medians over runs.")
+        drawn["length"] = (made, "Metric on test against length, median over runs.")
     return drawn
 
 
@@ -119,13 +119,13 @@ def _points(section: Section, groups: Sequence[Group], told: str, looks: Looks) 
 def _draw_baseline(
     line: Callable[..., Any], section: Section, split: str | None = None, label: str | None = "baseline"
 ) -> None:
-    """The best of the task's baselines as a dotted line across the axes."""
+    """Draw the task's best baseline as a dotted line across the axes."""
     for who, value in list(section.baselines(split).items())[:1]:
         line(value, color=report.MUTED, linestyle=":", linewidth=1, label=label and _short(f"{label} {who}"), zorder=0)
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:
-    """Draw medians and bands into axes; return whether there was anything to draw."""
+    """Draw medians and bands into axes; return whether any median is finite."""
     seen: list[float] = []
     for place, group in enumerate(groups):
         of_runs = [
@@ -152,13 +152,11 @@ def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any
 
 
 def _stepped(grid: np.ndarray, x: np.ndarray, y: np.ndarray, beyond: float | None) -> np.ndarray:
-    """A run's values on a grid: between two evaluations on the line between them, beyond the last as it was there, or
-    ``beyond``.
-    """
+    """Return a run's values on a grid, interpolated between evaluations; after the last, its value or ``beyond``."""
     finite = np.isfinite(y)
     if finite.all():
         values = np.interp(grid, x, y)
-    else:  # the last value known at each point: nothing can be interpolated with infinity
+    else:  # infinite values cannot be interpolated: take the last value at each point
         values = y[np.clip(np.searchsorted(x, grid, side="right") - 1, 0, len(y) - 1)]
     return values if beyond is None else np.where(grid > x[-1], beyond, values)
 
@@ -208,23 +206,23 @@ def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
 
 
 def _in_thousands(axes: Axes) -> None:
-    """Numbers below the axis as 20k, 300M or 4G."""
+    """Write the numbers of the x axis as 20k, 300M or 4G."""
     from matplotlib.ticker import EngFormatter
 
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _maybe_logarithmic(axes: Any, values: Sequence[float], which: str) -> None:
-    """A logarithmic axis where the values span more than a factor of 30."""
+    """Use a logarithmic axis if all finite values are positive and span more than a factor of 30."""
     finite = [value for value in values if isfinite(value)]
     if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
         axes.set(**{f"{which}scale": "log"})
         axis = getattr(axes, f"{which}axis")
-        axis.set_major_formatter("{x:g}")  # setting powers as mathematics takes longer than all the lines
+        axis.set_major_formatter("{x:g}")  # rendering powers as mathematics takes longer than drawing the lines
         axis.set_minor_formatter("")
 
 
 def _short(label: str, most: int = 28) -> str:
-    """A label that fits beside a figure."""
-    label = label.replace("$", r"\$")  # matplotlib would set it as mathematics
+    """Shorten a label to fit into a figure."""
+    label = label.replace("$", r"\$")  # matplotlib renders text between dollars as mathematics
     return label if len(label) <= most else label[: most - 1] + "…"

@@ -16,10 +16,10 @@ from rnnlab.lookup import nearest
 from rnnlab.training.directory import FREE_KEYS
 
 Key = tuple[str, ...]
-"""Values of keys, each as JSON, so that lists and numbers can be compared and shown."""
+"""Values of keys, each as its ``repr``, so that lists can be hashed and compared."""
 
 _FIRST = ("task.name", "model.name", "cell.name", "optimizer.name")
-"""What a group is named by before anything else."""
+"""Keys that come first in a group's label, without ``key=``."""
 
 
 def compare(
@@ -29,18 +29,19 @@ def compare(
     tune: Sequence[str] = (),
     tune_seeds: Sequence[Any] = (),
 ) -> Comparison:
-    """Put ``runs`` into sections and groups.
+    """Divide ``runs`` into sections and groups, and compare the groups.
 
     Args:
-        runs: as `rnnlab.analysis.read` finds them.
-        by: the keys by whose values the groups differ; without any, every key that differs but those that only say
-            where things lie, and the seed.
-        metric: what is compared; without one, the task's own.
-        tune: keys whose value is picked for each group by the median on valid of runs with other seeds.
-        tune_seeds: those seeds; without any, the seeds that were run with several values.
+        runs: runs returned by `rnnlab.analysis.read`.
+        by: keys whose values define the groups; by default the fewest keys that distinguish the configurations, without
+            the seed, ``tune``, and keys that do not affect the result.
+        metric: name of the metric to compare; by default the metric that the task monitors.
+        tune: keys whose value is picked for each group by the median on valid of the runs with ``tune_seeds``.
+        tune_seeds: seeds of the tuning runs, which are not reported; by default the seeds with several values of
+            ``tune`` in one group.
 
     Raises:
-        InputError: a key or a metric is not known, or there is nothing left to report.
+        InputError: a key or the metric is unknown, or no run is left to report.
     """
     problems: list[str] = []
     known = sorted({key for run in runs for key in run.config})
@@ -66,7 +67,7 @@ def compare(
 
 
 def _without_duplicates(runs: Sequence[Run], problems: list[str]) -> list[Run]:
-    """The runs without copies: each configuration once."""
+    """Return the runs without repetitions of a configuration; a completed run is kept before an unfinished one."""
     first: dict[str, Run] = {}
     for run in runs:
         name = json.dumps({k: v for k, v in run.config.items() if k not in FREE_KEYS}, sort_keys=True, default=str)
@@ -74,12 +75,12 @@ def _without_duplicates(runs: Sequence[Run], problems: list[str]) -> list[Run]:
         if other is not run and other.status == "unfinished" != run.status:
             first[name], run, other = run, other, run
         if other is not run:
-            problems.append(f"{run.path} repeats the configuration of {other.path}, seed and all; left out")
+            problems.append(f"{run.path} has the same configuration and seed as {other.path}; left out")
     return list(first.values())
 
 
 def _place_unfinished(sections: dict[tuple[str, str | None], list[Run]]) -> None:
-    """Put runs that do not say what their data were beside those of their task, if there is one set of data only."""
+    """Assign runs without a data digest to the section of their task, if the task has only one data set."""
     for name in [name for name in sections if name[1] is None]:
         homes = [other for other in sections if other[0] == name[0] and other[1] is not None]
         if len(homes) == 1:
@@ -91,7 +92,7 @@ def _value(run: Run, keys: Sequence[str]) -> Key:
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
-    """The keys whose values differ, but for the seed and those of `FREE_KEYS`; names first."""
+    """Return the keys whose values differ, except the seed and `FREE_KEYS`; the keys of `_FIRST` come first."""
     keys = dict.fromkeys([*_FIRST, *(key for run in runs for key in run.config)])
     return [
         key for key in keys if key != "seed" and key not in FREE_KEYS and len({_value(run, [key]) for run in runs}) > 1
@@ -99,9 +100,9 @@ def _differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _fewest(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    """The fewest of ``keys`` that distinguish the same groups as all of them."""
+    """Return few of ``keys``, chosen greedily, that distinguish the same groups as all of them."""
     goal = len({_value(run, keys) for run in runs})
-    # One name is enough to tell most sweeps apart: model=rnn,lstm,gru changes the cell and more.
+    # One name distinguishes the groups of most sweeps: model=rnn,lstm,gru also changes the cell and its options.
     for key in keys[:4]:
         if len({_value(run, [key]) for run in runs}) == goal:
             return [key]
@@ -114,7 +115,7 @@ def _fewest(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
 
 
 def _label(values: dict[str, Any]) -> str:
-    """A group's name: names as they are, other keys as ``key=value``, short where that is clear."""
+    """Return a group's label: values of `_FIRST` alone, others as ``key=value`` with the key shortened if unique."""
     short = Counter(key.rpartition(".")[2] for key in values)
     words = []
     for key, value in values.items():
@@ -125,7 +126,7 @@ def _label(values: dict[str, Any]) -> str:
 
 
 def _groups(runs: Sequence[Run], keys: Sequence[str]) -> list[tuple[str, dict[str, Any], list[Run]]]:
-    """Label, values and runs of each group."""
+    """Return label, values and runs of each group."""
     members: dict[Key, list[Run]] = defaultdict(list)
     for run in runs:
         members[_value(run, keys)].append(run)
@@ -170,18 +171,19 @@ def _section(
 def _pairs(
     groups: Sequence[Group], keys: Sequence[str], better: str, problems: list[str]
 ) -> list[tuple[Group, Group, Paired, float | None]]:
-    """Every two groups, or of many groups the best against every other, paired by seed and by whatever else differs
-    inside both.
+    """Compare each pair of groups, or the best with every other if there are more than `MOST_IN_ALL_PAIRS`.
+
+    Runs are paired by the seed and by the other ``keys`` that vary within the groups.
     """
     scores = []
     for group in groups:
-        # A key that has one value in each group (the width that a budget solved) pairs nothing.
+        # A key with one value in the group, such as a width solved for a budget, is not used for pairing.
         varying = [key for key in keys if key == "seed" or len({_value(run, [key]) for run in group.runs}) > 1]
         named = defaultdict(list)
         for run, score in zip(group.runs, group.scores, strict=True):
             named[tuple(zip(varying, _value(run, varying), strict=True))].append(score)
         if repeated := [key for key, several in named.items() if len(several) > 1]:
-            problems.append(f"{group.label}: several runs have {dict(repeated[0])}; they are not paired with others")
+            problems.append(f"{group.label}: several runs have {dict(repeated[0])}; they are left out of the pairs")
         scores.append({key: several[0] for key, several in named.items() if len(several) == 1})
     found = []
     for i, a in enumerate(groups[: len(groups) if len(groups) <= MOST_IN_ALL_PAIRS else 1]):
@@ -202,7 +204,7 @@ def _tuned(
     tune_seeds: Sequence[Any],
     problems: list[str],
 ) -> tuple[dict[tuple[str, str | None], list[Run]], Tuning]:
-    """The runs to report, each group's with the value that was picked for it, and how it was picked."""
+    """Return the runs to report, which have the value picked for their group, and the record of the tuning."""
     kept: dict[tuple[str, str | None], list[Run]] = {}
     rows, seeds, spent, set_aside = [], set(), 0.0, 0
     for name, runs in sections.items():
@@ -216,7 +218,10 @@ def _tuned(
             spent += sum(run.summary.get("seconds") or 0.0 for run in inside if run.seed in chosen)
             options = _groups(searched, tune)
             if not options:
-                problems.append(f"{name[0]}: {label} has no runs to tune {', '.join(tune)} by; left out")
+                problems.append(
+                    f"{name[0]}: {label} has no completed run with a tuning seed, so {', '.join(tune)} cannot be "
+                    "picked; left out"
+                )
                 continue
             kind = searched[0].metric(metric or searched[0].monitor)
             sign = 1 if kind.better == "lower" else -1
@@ -231,23 +236,23 @@ def _tuned(
             with_picked = [run for run in reported if _value(run, tune) == picked]
             if not with_picked:
                 problems.append(
-                    f"{name[0]}: {label} was tuned to {options[best][0]}, but no run with other seeds than "
-                    f"{', '.join(map(str, sorted(chosen, key=str)))} has it; left out"
+                    f"{name[0]}: {label} was tuned to {options[best][0]}, but no run with this value has a seed other "
+                    f"than {', '.join(map(str, sorted(chosen, key=str)))}; left out"
                 )
             kept[name] += with_picked
             set_aside += len(reported) - len(with_picked)
     if not any(kept.values()):
         raise InputError(
-            f"nothing is left to report after tuning {', '.join(tune)} on seeds "
+            f"no run is left to report after tuning {', '.join(tune)} on seeds "
             f"{', '.join(map(str, sorted(seeds, key=str))) or 'none'}; train the picked values with other seeds, or "
-            "say with --tune-seeds which seeds are for tuning"
+            "give the tuning seeds with --tune-seeds"
         )
     tuning = Tuning(list(tune), sorted(seeds, key=str), rows, spent, set_aside)
     return {name: runs for name, runs in kept.items() if runs}, tuning
 
 
 def _seeds_with_several(runs: Sequence[Run], keys: Sequence[str], tune: Sequence[str]) -> set[Any]:
-    """Seeds for which some group was run with several values of ``tune``."""
+    """Return the seeds with which a group has runs with several values of ``tune``."""
     values = defaultdict(set)
     for run in runs:
         values[_value(run, keys), run.seed].add(_value(run, tune))

@@ -1,4 +1,4 @@
-"""A comparison as a page, as Markdown, as tables in CSV and as figures."""
+"""Write a comparison as an HTML page, as Markdown, as CSV tables and as figures."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from rnnlab.report import Cell, Page, number
 COLUMNS = ("runs", "diverged", "solved", "mean", "median", "IQM", "95% interval", "best", "parameters", "off budget")
 COLUMNS += ("seconds",)
 _WHERE_KNOWN = ("solved", "off budget")
-"""Columns that only appear where a group has something there."""
+"""Columns that are shown only if at least one group has a value."""
 
 
 def write(comparison: Comparison, out: str | Path) -> Path:
     """Write ``index.html``, ``report.md``, CSV tables and ``figures/`` into a new folder.
 
     Args:
-        comparison: what to show.
-        out: the folder; where it exists, the next free of ``out-2``, ``out-3`` and so on.
+        comparison: the comparison to report.
+        out: path of the new folder; if it exists, the next free path of ``out-2``, ``out-3`` and so on is used.
 
     Returns:
-        the folder.
+        path of the folder.
     """
     folder = files.new_folder(Path(out).expanduser())
     (folder / "figures").mkdir()
@@ -58,11 +58,11 @@ def write(comparison: Comparison, out: str | Path) -> Path:
 
 
 Shown = tuple[str, str]
-"""A figure as SVG, and what it shows in words."""
+"""A figure as SVG, and its description."""
 
 
 def _page(comparison: Comparison, first: Shown | None, shown: Sequence[Sequence[Shown]], folder: Path) -> Page:
-    """The page, with the figure of all sections and those of each; links are relative to ``folder``."""
+    """Return the page with the overview figure and the figures of each section; links are relative to ``folder``."""
     count = sum(len(group.runs) for section in comparison.sections for group in section.groups)
     waiting = sum(len(group.unfinished) for section in comparison.sections for group in section.groups)
     names = " · ".join(dict.fromkeys(section.task for section in comparison.sections))
@@ -70,8 +70,8 @@ def _page(comparison: Comparison, first: Shown | None, shown: Sequence[Sequence[
     made = Page(f"Comparison: {names}", lead)
     if len(comparison.sections) > 1:
         made.text(
-            f"The runs are of {len(comparison.sections)} tasks or sets of data. Each has a section of its own; "
-            "nothing is compared across them.",
+            f"The runs belong to {len(comparison.sections)} tasks or data sets. Each has its own section; "
+            "runs of different sections are not compared.",
             "note",
         )
     if first:
@@ -100,23 +100,25 @@ def _page(comparison: Comparison, first: Shown | None, shown: Sequence[Sequence[
 
 
 _READING = (
-    "A score is the metric of a run's best checkpoint, chosen on valid and measured once on test (on valid where the "
-    "task has no test). A run that diverged has the worst score there is: it counts in median, interquartile mean "
-    "(IQM) and ranks, and makes a mean infinite.",
+    "A score is the metric of a run's best checkpoint, which is chosen on valid and measured once on test (on valid if "
+    "the task has no test split). The score of a diverged run is infinitely bad: it counts in median, interquartile "
+    "mean (IQM) and ranks, and makes the mean infinite.",
     "The IQM is the mean of the middle half of the runs (Agarwal et al., 2021). Its 95% interval is a percentile "
-    "bootstrap over runs; below 4 runs there is none, and the points themselves are all that can be shown.",
-    "The interval is too narrow for few runs: for normal data it contains the true value in 88% of all cases with 4 "
-    "runs, 91% with 5, 94% with 10 and 94% with 20, not in 95%.",
-    "A baseline is what a model scores that has learned nothing or next to nothing. A group does better than that if "
-    f"its IQM is better by more than {CLOSE_TO_BASELINE:.0%} of the baseline, and the whole interval is better too.",
-    "Pairs of groups are compared run by run with the same seed: Wilcoxon's signed-rank test, exact and two-sided, "
-    f"p-values corrected by Holm's method for all pairs of a section. Below {FEWEST_FOR_TEST} pairs there is none, "
-    "since the smallest it could have is above 0.05. The effect size is the matched-pairs rank-biserial correlation: 1 "
-    "where the first is better in every pair, -1 where it is worse.",
-    "Curves are medians over runs; where a run ended early its last value stands on, where it diverged its value is "
-    "the worst. Bands go from the lowest to the highest run. FLOPs are those of the matrix products and of "
-    "states that are matrices, forward and backward.",
-    "Seconds are training time on the machines named above, other work on it included.",
+    "bootstrap over runs and requires at least 4 runs.",
+    "The interval is too narrow for few runs: for normally distributed data it contains the true value in 88% of all "
+    "cases with 4 runs, 91% with 5, 94% with 10 and 94% with 20, not in 95%.",
+    "A baseline is the score of a trivial predictor, such as the mean of the targets. A group is better than a "
+    f"baseline if its IQM is better by more than {CLOSE_TO_BASELINE:.0%} of the baseline and its whole interval is "
+    "better.",
+    "Two groups are compared on pairs of runs with the same seed. The test is Wilcoxon's signed-rank test, exact and "
+    "two-sided; its p-values are corrected by Holm's method for all pairs of groups of a section. With fewer than "
+    f"{FEWEST_FOR_TEST} pairs of runs there is no test, because the smallest possible p-value is above 0.05. The "
+    "effect size is the matched-pairs rank-biserial correlation: 1 if the first group is better in every pair, -1 if "
+    "it is worse in every pair.",
+    "Curves are medians over runs. A run that ended early keeps its last value; a diverged run has the worst possible "
+    "value after its end. Bands go from the lowest to the highest run. FLOPs count matrix products and operations on "
+    "matrix-valued states, forward and backward.",
+    "Seconds are training time on the machines named above; other load on a machine makes it longer.",
 )
 
 
@@ -132,24 +134,24 @@ def _groups_table(made: Page, section: Section, index: int) -> None:
     ]
     goods = "median and seconds" if section.is_of_one_size else "median, parameters and seconds"
     told = [
-        f"{section.name} ({in_words(section.metric)}), best first; every number leads to its runs.",
-        f"Pareto: yes where no other group is at least as good in {goods}.",
+        f"{section.name} ({in_words(section.metric)}), best first; every number links to its runs.",
+        f"Pareto: yes if no other group is at least as good in {goods} and better in one of them.",
     ]
     goals = [f"{number(goal)} {kind.replace('_', ' ')}" for kind, goal in sorted(filter(None, section.budgets))]
     if goals:
-        told.append(f"Budget: {and_(goals)}; of each group the run that is farthest off.")
+        told.append(f"Budget: {and_(goals)}; off budget: the largest deviation of a run of the group.")
     made.table(["group", *columns, "Pareto"], rows, " ".join(told))
 
 
 def summary(section: Section) -> tuple[list[str], list[list[tuple[str, Any]]]]:
-    """The columns of the table of groups, and the numbers of each: as they are shown, and what they are sorted by."""
+    """Return the columns of the table of groups, and for each group one (text, sort key) pair per column."""
     rows = [_summary_row(group) for group in section.groups]
     shown = [i for i, name in enumerate(COLUMNS) if name not in _WHERE_KNOWN or any(row[i][0] != "–" for row in rows)]
     return [COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
 
 def baseline_rows(section: Section, columns: Sequence[str]) -> list[tuple[str, list[tuple[str, float]]]]:
-    """The task's baselines in the table of groups: the name, and the numbers as `summary` has them."""
+    """Return the task's baselines as rows of the table of groups: name, and (text, sort key) pairs as in `summary`."""
     return [
         (who, [(number(value), value) if column in ("mean", "median", "IQM") else ("–", nan) for column in columns])
         for who, value in section.baselines().items()
@@ -173,7 +175,7 @@ def _summary_row(group: Group) -> list[tuple[str, Any]]:
 
 
 def _metrics_table(made: Page, section: Section, index: int) -> None:
-    """A table of medians of the task's other metrics."""
+    """Add a table of the medians of the task's other metrics."""
     runs = [run for group in section.groups for run in group.runs]
     declared = dict.fromkeys(name for run in runs for name in run.summary.get("metrics") or {})
     others = [name for name in declared if name != section.name]
@@ -188,7 +190,7 @@ def _metrics_table(made: Page, section: Section, index: int) -> None:
         rows.append([Cell(group.label, href=link), *(Cell(number(value), value, link) for value in medians)])
     columns = [f"{name} ({in_words(kind)})" for name, kind in kinds.items()]
     made.heading("Other metrics")
-    made.table(["group", *columns], rows, "Medians over the runs that have them.")
+    made.table(["group", *columns], rows, "Medians over the runs with a finite value.")
 
 
 def _pairs_table(made: Page, section: Section, index: int) -> None:
@@ -210,7 +212,7 @@ def _pairs_table(made: Page, section: Section, index: int) -> None:
                 Cell(number(p, 2), 2 if p is None else p, None, "good" if p is not None and p < 0.05 else None),
             ]
         )
-    made.heading("Pair by pair, by seed")
+    made.heading("Pairs of groups, paired by seed")
     columns = ("first", "second", "pairs", "first better", "mean difference", "95% interval", "effect", "p", "p (Holm)")
     made.table(columns, rows, f"First minus second, in {section.metric.unit}.")
     if all(result.p is None for *_, result, _ in section.pairs):
@@ -223,7 +225,7 @@ def _differences_table(made: Page, section: Section) -> None:
         return
     rows = []
     for key, per_group in section.differences.items():
-        # As JSON, words in quotes: here they can do without, and what a cell does not have at all is nothing.
+        # Values are JSON: strings lose their quotes, and null, an option that the group does not have, is a dash.
         per_group = [[value.strip('"') if value != "null" else "–" for value in values] for values in per_group]
         cells = [", ".join(values[:4]) + (f", … ({len(values)})" if len(values) > 4 else "") for values in per_group]
         rows.append([key, *cells])
@@ -259,7 +261,7 @@ def _tuning_table(made: Page, comparison: Comparison, folder: Path) -> None:
         ]
         for label, value, runs, score, picked in tuning.rows
     ]
-    made.table(["group", "value", "runs", "median on valid", ""], rows, "What was tried.")
+    made.table(["group", "value", "runs", "median on valid", ""], rows, "Values tried.")
     listed = [
         (f"{label}, {value}, seed {run.seed}, {run.status} — {run.path}", _href(run, folder))
         for label, value, runs, _, _ in tuning.rows
@@ -270,9 +272,9 @@ def _tuning_table(made: Page, comparison: Comparison, folder: Path) -> None:
 
 def _tuning_told(tuning: Tuning) -> str:
     text = (
-        f"{', '.join(tuning.keys)} was picked for each group by the median on valid of runs with the seeds "
-        f"{', '.join(map(str, tuning.seeds))}, which are not among those reported. It cost {len(tuning.runs)} runs and "
-        f"{number(tuning.seconds, 3)} seconds of training."
+        f"{', '.join(tuning.keys)} was picked for each group by the median on valid of the runs with seeds "
+        f"{', '.join(map(str, tuning.seeds))}. These runs are not reported. The search took {len(tuning.runs)} runs "
+        f"and {number(tuning.seconds, 3)} seconds of training."
     )
     if tuning.set_aside:
         text += f" {tuning.set_aside} runs of other seeds have values that were not picked; they are not reported."
@@ -282,12 +284,12 @@ def _tuning_told(tuning: Tuning) -> str:
 def _problems(made: Page, comparison: Comparison) -> None:
     told = list(problems(comparison))
     made.section(f"Problems ({len(told)})", "problems")
-    for text in told or ["None: every run was read whole."]:
+    for text in told or ["None: every run could be read completely."]:
         made.text(text, "warning" if told else "")
 
 
 def problems(comparison: Comparison) -> Iterable[str]:
-    """A section that names the runs that have problems or were left out."""
+    """Yield a sentence for each problem of the comparison and of its runs."""
     yield from comparison.problems
     for run in comparison.runs:
         for text in run.problems:
@@ -295,7 +297,7 @@ def problems(comparison: Comparison) -> Iterable[str]:
 
 
 def _environment(made: Page, comparison: Comparison) -> None:
-    made.section("Where it ran", "environment")
+    made.section("Environment", "environment")
     seen: dict[str, set[str]] = {}
     for run in comparison.runs:
         about = {**(run.summary.get("versions") or {}), **(run.summary.get("machine") or {})}
@@ -303,13 +305,13 @@ def _environment(made: Page, comparison: Comparison) -> None:
         for key, value in about.items():
             if value is not None:
                 seen.setdefault(key, set()).add(str(value))
-    made.table(["", "of these runs"], [[key, ", ".join(sorted(values))] for key, values in seen.items()])
+    made.table(["", "values of the runs"], [[key, ", ".join(sorted(values))] for key, values in seen.items()])
     if len(seen.get("processor", ())) > 1 or len(seen.get("device", ())) > 1 or len(seen.get("threads", ())) > 1:
-        made.text("The runs are from machines or settings that differ: their seconds cannot be compared.", "warning")
+        made.text("The runs differ in processor, device or threads: their seconds cannot be compared.", "warning")
 
 
 def markdown(comparison: Comparison) -> str:
-    """The tables and verdicts as Markdown."""
+    """Return the verdicts and tables as Markdown."""
     lines = ["# Comparison"]
     for section in comparison.sections:
         lines += ["", f"## {_md(section.task)}", "", _md(verdict(section)), ""]
@@ -341,7 +343,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def tables(comparison: Comparison) -> dict[str, list[list[Any]]]:
-    """What goes into CSV files, by name: ``groups``, ``runs``, ``pairs`` and ``baselines``, with a head each."""
+    """Return the CSV tables ``groups``, ``runs``, ``pairs`` and ``baselines`` by name, each with a header row."""
     groups: list[list[Any]] = [["task", "data", "metric", "unit", "better", "group", "runs", "unfinished", "diverged"]]
     groups[0] += ["solved", "mean", "median", "iqm", "iqm_low", "iqm_high", "parameters", "off_budget", "seconds"]
     runs: list[list[Any]] = [["task", "data", "group", "seed", "status", "metric", "score", "valid", "steps", "tokens"]]
@@ -375,5 +377,5 @@ def tables(comparison: Comparison) -> dict[str, list[list[Any]]]:
 
 
 def _md(text: str) -> str:
-    """Text with the special characters of Markdown escaped, also for tables."""
+    """Escape the special characters of Markdown and its tables."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

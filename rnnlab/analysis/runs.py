@@ -1,4 +1,4 @@
-"""Read run directories, whether finished, unfinished or damaged; each one that cannot be used is reported."""
+"""Read run directories, whether finished, unfinished or damaged; directories that cannot be read are reported."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rnnlab.training.directory import YAML_LOADER, find_runs, flatten
 from rnnlab.training.settings import complete
 
 Curve = dict[str, np.ndarray]
-"""A metric over a run: ``step``, ``tokens``, ``seconds``, ``flops`` and ``value``, one entry an evaluation."""
+"""A metric over a run: arrays ``step``, ``tokens``, ``seconds``, ``flops`` and ``value``, one entry per evaluation."""
 
 
 @dataclass
 class Run:
     """One run, read from its directory.
 
-    path: the directory, as it was given.
-    options: the configuration, as it was stored or with the defaults of options that it lacks.
-    summary: how it ended; empty where it has not, or where that cannot be read.
-    problems: what is wrong with its files, a sentence each.
-    config: the configuration, keys joined by dots.
+    path: the run directory.
+    options: the nested configuration; options that an older run lacks may be set to their defaults.
+    summary: the contents of summary.json; empty if the run has not ended or the file cannot be read.
+    problems: sentences about missing or damaged files.
+    config: the flat configuration, with keys joined by dots.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def digest(self) -> str | None:
-        """SHA-256 of the data; None where the run does not say."""
+        """SHA-256 of the data; None if the run did not record it."""
         return self.summary.get("data_digest")
 
     @property
@@ -64,11 +64,11 @@ class Run:
 
     @property
     def monitor(self) -> str:
-        """The metric by which its best checkpoint was chosen."""
+        """The metric by which the best checkpoint was chosen."""
         return self.summary.get("monitor") or getattr(self._task_class(), "monitor", "loss")
 
     def metric(self, name: str) -> Metric:
-        """Unit and direction of a metric.
+        """Return unit and direction of a metric.
 
         Raises:
             InputError: the run has no such metric.
@@ -82,16 +82,16 @@ class Run:
         return known[name]
 
     def score(self, name: str) -> float:
-        """A metric of the best checkpoint on test, or on valid where the task has no test; NaN where it is missing."""
+        """Return a metric of the best checkpoint on test, or on valid if the task has no test split; NaN if missing."""
         return self._number(self.summary.get("test") or self.summary.get("best"), name)
 
     def selection(self, name: str) -> float:
-        """A metric of the best checkpoint on valid, by which choices are made; NaN where it is missing."""
+        """Return a metric of the best checkpoint on valid, for the choice of options; NaN if missing."""
         return self._number(self.summary.get("best"), name)
 
     @property
     def budget(self) -> tuple[str, float, float] | None:
-        """What its width was solved for, the goal, and by which share of it the run is off; None without a budget."""
+        """Quantity, goal and relative deviation of the budget for which the width was solved; None without a budget."""
         found = self.summary.get("budget")
         if not isinstance(found, dict) or not isinstance(found.get("deviation"), int | float):
             return None
@@ -99,17 +99,17 @@ class Run:
 
     @property
     def split(self) -> str:
-        """Which split `score` is from."""
+        """The split of `score`."""
         return "test" if self.summary.get("test") else "valid"
 
     def baselines(self, name: str, split: str) -> dict[str, float]:
-        """A metric of the task's trivial baselines on a split, by the baseline's name."""
+        """Return a metric of the task's trivial baselines on a split, by the baseline's name."""
         given = self.summary.get("baselines", {}).get(split)
         values = {who: self._number(record, name) for who, record in given.items()} if isinstance(given, dict) else {}
         return {who: value for who, value in values.items() if isfinite(value)}
 
     def curve(self, name: str) -> Curve:
-        """A metric at every evaluation on valid; what cannot be read is added to ``problems``."""
+        """Return a metric at every evaluation on valid; unreadable records are reported in ``problems``."""
         if name in self._curves:
             return self._curves[name]
         keys = ("step", "tokens", "seconds", name)
@@ -118,7 +118,7 @@ class Run:
         step, tokens, seconds, value = (_column([record.get(key) for record in records]) for key in keys)
         if not np.isfinite(value).all():
             steps = ", ".join(f"{at:.0f}" for at in step[~np.isfinite(value)][:3])
-            self.problems.append(f"{name} on valid is not a number at step {steps}")
+            self.problems.append(f"{name} on valid is not a finite number at step {steps}")
         flops = tokens * _float(self.summary.get("flops_per_token"))
         self._curves[name] = {"step": step, "tokens": tokens, "seconds": seconds, "flops": flops, "value": value}
         return self._curves[name]
@@ -127,25 +127,25 @@ class Run:
         return _float(record.get(name)) if isinstance(record, dict) else nan
 
     def _task_class(self) -> Any:
-        from rnnlab import tasks  # loads PyTorch, and is only wanted of runs that do not say it themselves
+        from rnnlab import tasks  # imports PyTorch; needed only if summary.json lacks the metrics
 
         try:
             return tasks.find(self.task)
-        except InputError:  # a task from outside, which is not at hand
+        except InputError:  # an external task that cannot be imported here
             return None
 
 
 def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
-    """Every run at or below ``paths``, each once, in the order of their paths; and what could not be taken for one.
+    """Return every run at or below ``paths``, each once and in this order, and the problems of unreadable directories.
 
     Raises:
-        InputError: a path does not exist, or there is no run anywhere.
+        InputError: a path is not a directory, or no run was found.
     """
     runs, problems, seen = [], [], set()
     paths = [Path(path).expanduser() for path in paths]
     for path in paths:
         if not path.is_dir():
-            raise InputError(f"{path} is no directory; give run directories, or folders that hold some")
+            raise InputError(f"{path} is not a directory; give run directories or folders that contain run directories")
         for folder in find_runs(path, problems):
             place = folder.resolve()
             if place in seen:
@@ -155,15 +155,16 @@ def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
             (runs if isinstance(run, Run) else problems).append(run)
     if not runs:
         given = ", ".join(map(str, paths))
-        raise InputError(f"there is no run in {given}" + (f" ({problems[0]})" if problems else ""))
+        raise InputError(f"no run found in {given}" + (f" ({problems[0]})" if problems else ""))
     _complete(runs)
     return runs, problems
 
 
 def _complete(runs: list[Run]) -> None:
-    """Give runs of an older version the defaults of the options that they lack.
+    """Add the defaults of options that runs of an older version lack.
 
-    Only where runs of one task, cell, model and so on differ in which options they have: defaults load PyTorch.
+    Only if runs with the same task, cell, model and so on have different sets of options, because the lookup of
+    defaults imports PyTorch.
     """
     known: dict[Any, set[frozenset[str]]] = {}
     for run in runs:
@@ -177,7 +178,7 @@ def _complete(runs: list[Run]) -> None:
 
 
 def _read(folder: Path) -> Run | str:
-    """The run in a folder, or why there is none that can be used."""
+    """Return the run in a folder, or the reason why it cannot be used."""
     problems: list[str] = []
     summary: dict[str, Any] = {}
     file = folder / "summary.json"
@@ -197,12 +198,12 @@ def _read(folder: Path) -> Run | str:
                 f"{folder}: neither summary.json nor config.yaml can be read ({str(error).splitlines()[0]}); left out"
             )
     if not isinstance(config, dict) or not isinstance(config.get("task"), dict):
-        return f"{folder}: its configuration names no task; left out"
+        return f"{folder}: the configuration has no task; left out"
     run = Run(folder, config, summary, problems)
     if not summary and not problems:
-        problems.append("there is no summary yet: it is running, or was stopped")
+        problems.append("summary.json is missing: the run is in progress or was stopped")
     if run.status == "finished" and not isfinite(run.score(run.monitor)):
-        problems.append(f"{run.monitor} on {run.split} is not a number; it counts as diverged")
+        problems.append(f"{run.monitor} on {run.split} is not a finite number; the run counts as diverged")
     return run
 
 
@@ -211,22 +212,22 @@ _KINDS: dict[type, tuple[str, ...]] = {
     dict: ("config", "metrics", "best", "test", "budget", "versions", "machine", "baselines"),
     float: ("steps", "tokens", "seconds", "parameters", "flops_per_token", "solved"),
 }
-"""What a summary's parts are, if they are there and not null."""
+"""Types of the entries of a summary that are present and not null."""
 
 
 def _sound(summary: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """A summary without nulls, and without what is not of its kind, each of which is named."""
+    """Return a summary without null entries and without entries of a wrong type, which are added to ``problems``."""
     sound = {key: value for key, value in summary.items() if value is not None}
     for kind, keys in _KINDS.items():
         for key in keys:
             if key in sound and not isinstance(sound[key], int | float if kind is float else kind):
                 problems.append(
-                    f"{key} in summary.json is {json.dumps(sound.pop(key))[:40]}, which it cannot be; left out"
+                    f"{key} in summary.json is {json.dumps(sound.pop(key))[:40]}, which is invalid; left out"
                 )
     declared = sound.get("metrics", {})
     sound["metrics"] = {name: about for name, about in declared.items() if _is_metric(about)}
     if lost := [name for name in declared if name not in sound["metrics"]]:
-        problems.append(f"summary.json does not say what {', '.join(lost)} means")
+        problems.append(f"summary.json has no valid unit and direction of the metrics {', '.join(lost)}")
     return sound if summary else {}
 
 
@@ -238,19 +239,19 @@ _OF_TRAINING = '"split": "train",'
 
 
 def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
-    """The records of a metrics file but those of training; broken lines are named."""
+    """Return the records of a metrics file without those of training; broken lines are added to ``problems``."""
     try:
         text = file.read_text(errors="replace")
     except OSError:
-        problems.append("there is no metrics.jsonl")
+        problems.append("metrics.jsonl is missing or cannot be read")
         return []
     lines = text.split("\n")[: -1 if text.endswith("\n") else None]
-    # Those of training are most of the lines and of no use here; they are looked at, not parsed.
+    # Training records are most of the lines and not needed: skip them without parsing.
     if _OF_TRAINING in text:
         kept = [(at, line) for at, line in enumerate(lines, 1) if not (_OF_TRAINING in line and line.endswith("}"))]
     else:
         kept = list(enumerate(lines, 1))
-    try:  # all at once, which takes half as long as one by one
+    try:  # parsing all lines at once takes half the time of parsing each
         records = json.loads(f"[{','.join([line for _, line in kept])}]")
         if len(records) == len(kept) and {type(record) for record in records} <= {dict}:
             return records

@@ -1,7 +1,7 @@
 """Statistics for few runs: robust means, intervals, paired tests, corrections.
 
-A run that diverged has a score of infinity on the bad side: it counts in medians, interquartile means and ranks, and
-makes a mean infinite instead of vanishing from it.
+A diverged run has an infinite score on the bad side: it counts in medians, interquartile means and ranks, and makes
+the mean infinite.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from scipy import stats
 
 FEWEST_FOR_INTERVAL = 4
-"""With fewer, an interquartile mean trims nothing, and there are too few resamples to speak of an interval."""
+"""Fewest values for an interval. With fewer, the interquartile mean trims nothing, and few resamples are distinct."""
 
 FEWEST_FOR_TEST = 6
-"""With fewer pairs, the smallest p of the exact paired Wilcoxon test, 2 / 2^n, is above 0.05."""
+"""Fewest pairs for a test. With fewer, the smallest p-value of the exact signed-rank test, 2 / 2^n, is above 0.05."""
 
 RESAMPLES = 10_000
 
@@ -30,15 +30,15 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """A against B, run by run with the same seed.
+    """Comparison of A with B on pairs of runs with the same seed.
 
-    n: pairs.
-    difference: mean of A - B; of those pairs in which neither diverged.
-    interval: 95% bootstrap interval of it; None for fewer than `FEWEST_FOR_INTERVAL` such pairs.
-    wins: in how many pairs A is better.
-    effect: matched-pairs rank-biserial correlation, -1 to 1 (Kerby, 2014, doi:10.2466/11.IT.3.1): positive where A is
+    n: number of pairs.
+    difference: mean of A - B over the pairs in which neither run diverged.
+    interval: 95% bootstrap interval of ``difference``; None for fewer than `FEWEST_FOR_INTERVAL` such pairs.
+    wins: number of pairs in which A is better.
+    effect: matched-pairs rank-biserial correlation, -1 to 1 (Kerby, 2014, doi:10.2466/11.IT.3.1), positive if A is
         better.
-    p: two-sided and exact, Wilcoxon's signed-rank test; None for fewer than `FEWEST_FOR_TEST` pairs.
+    p: exact two-sided p-value of Wilcoxon's signed-rank test; None for fewer than `FEWEST_FOR_TEST` pairs.
     """
 
     n: int
@@ -50,9 +50,9 @@ class Paired(NamedTuple):
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
-    """The mean of what remains without the quarter of lowest and the quarter of highest ``values``.
+    """Return the mean of ``values`` without the lowest and the highest quarter.
 
-    As recommended by Agarwal et al. (2021, arXiv:2108.13264); of n values, ``n // 4`` are left out at either end.
+    Recommended by Agarwal et al. (2021, arXiv:2108.13264). Of n values, ``n // 4`` are left out at either end.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     cut = len(ordered) // 4
@@ -60,9 +60,9 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """The 95% percentile bootstrap interval of the interquartile mean; the same values give the same interval.
+    """Return the 95% percentile bootstrap interval of the interquartile mean; None for few values.
 
-    None for fewer than `FEWEST_FOR_INTERVAL` values.
+    The number of values must be at least `FEWEST_FOR_INTERVAL`. The result is deterministic.
     """
     values = np.sort(np.asarray(values, dtype=float))
     if len(values) < FEWEST_FOR_INTERVAL:
@@ -73,19 +73,19 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def paired(a: Sequence[float], b: Sequence[float], better: str) -> Paired:
-    """A against B, pair by pair.
+    """Compare paired scores.
 
     Args:
-        a: scores, the i-th belonging to the i-th of ``b``.
-        b: as many scores.
+        a: scores of A.
+        b: scores of B, in the same order.
         better: ``lower`` or ``higher``.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     difference = np.zeros(len(a))
-    np.subtract(a, b, out=difference, where=a != b)  # where both diverged, neither is better
+    np.subtract(a, b, out=difference, where=a != b)  # if both diverged, neither is better
     gain = -difference if better == "lower" else difference
     finite = difference[np.isfinite(a) & np.isfinite(b)]
-    # Ranks need numbers: a pair of which one diverged differs by more than every other.
+    # Ranks need finite numbers: a pair in which one run diverged gets the largest difference.
     largest = np.abs(gain[np.isfinite(gain)]).max(initial=0.0)
     gain = np.where(np.isinf(gain), np.sign(gain) * (2 * largest + 1), gain)
     within = None
@@ -102,7 +102,7 @@ def paired(a: Sequence[float], b: Sequence[float], better: str) -> Paired:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P-values corrected for their number, step by step (Holm, 1979); None stays None and does not count."""
+    """Return p-values corrected by Holm's step-down method (Holm, 1979); None stays None and does not count."""
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -113,9 +113,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def pareto(points: Sequence[Sequence[float]]) -> list[bool]:
-    """Which of ``points``, every coordinate of which is better lower, no other point beats or equals in all and beats
-    in one.
-    """
+    """Return for each point whether it is finite and on the Pareto front, where lower coordinates are better."""
     values = np.asarray(points, dtype=float)
     return [
         bool(np.isfinite(one).all() and not ((values <= one).all(axis=1) & (values < one).any(axis=1)).any())
@@ -124,10 +122,10 @@ def pareto(points: Sequence[Sequence[float]]) -> list[bool]:
 
 
 def _wilcoxon(gain: np.ndarray) -> float:
-    """The exact two-sided p-value of the signed-rank test: zeros are left out, equal differences share their mean rank.
+    """Return the exact two-sided p-value of the signed-rank test: zeros are left out, ties get their mean rank.
 
-    Under the null hypothesis every sign is as likely as the other. The distribution of the rank sum is built up rank by
-    rank; ranks are doubled, as mean ranks may end in a half.
+    Under the null hypothesis both signs are equally likely. The distribution of the rank sum is computed by adding one
+    rank at a time. Ranks are doubled, because a mean rank can be a half-integer.
     """
     moved = gain[gain != 0]
     doubled = np.rint(2 * stats.rankdata(np.abs(moved))).astype(int)
@@ -147,17 +145,17 @@ def _rank_biserial(gain: np.ndarray) -> float:
 
 
 def _resampled(values: np.ndarray) -> np.ndarray:
-    """Resamples with replacement, ``[RESAMPLES, n]``."""
+    """Return resamples with replacement, ``[RESAMPLES, n]``."""
     return values[_picks(len(values))]
 
 
 @lru_cache(maxsize=4)
 def _picks(n: int) -> np.ndarray:
-    """Which of ``n`` values are drawn, ``[RESAMPLES, n]``; always the same."""
+    """Return the indices of the resamples of ``n`` values, ``[RESAMPLES, n]``, drawn with a fixed seed."""
     return np.random.default_rng(0).integers(n, size=(RESAMPLES, n), dtype=np.int32)
 
 
 def _percentiles(means: np.ndarray) -> Interval:
-    # Between a number and infinity there is nothing to interpolate.
+    # This method does not interpolate, which is impossible between a number and infinity.
     low, high = np.percentile(means, [2.5, 97.5], method="inverted_cdf")
     return Interval(float(low), float(high))

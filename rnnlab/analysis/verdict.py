@@ -10,11 +10,11 @@ from rnnlab.interface import Metric
 from rnnlab.report import number
 
 MOST_LISTED = 4
-"""More names than this are only counted in a sentence."""
+"""Largest number of names listed in a sentence; longer lists are replaced by their length."""
 
 
 def verdict(section: Section) -> str:
-    """One or two sentences on the result of a section, limited to what the statistics support."""
+    """Return one or two sentences on the result of a section, limited to what the statistics support."""
     groups = [group for group in section.groups if group.runs]
     if not groups:
         return "No run has finished yet."
@@ -34,13 +34,13 @@ def verdict(section: Section) -> str:
 
 
 def _best_and_second(section: Section, groups: Sequence[Group], text: str) -> str:
-    """A sentence on the two best groups and whether they differ significantly."""
+    """Return a sentence on the two best groups and whether they differ significantly."""
     best = groups[0]
     second = groups[1]
     text += f", the best of {len(groups)} groups, ahead of {second.label} with {number(second.iqm)}."
     result = next(((r, p) for a, b, r, p in section.pairs if a is best and b is second), None)
     if result is None:
-        return f"{text} They have no seed in common, so nothing is said of the difference."
+        return f"{text} They have no seed in common, so the difference is not tested."
     paired, p = result
     text += f" It is better in {paired.wins} of {paired.n} seeds"
     if p is None:
@@ -50,7 +50,7 @@ def _best_and_second(section: Section, groups: Sequence[Group], text: str) -> st
 
 
 def _baseline(section: Section) -> tuple[str, float] | None:
-    """The best of the task's baselines; None where the runs do not say."""
+    """Return name and value of the task's best baseline; None if the runs did not record any."""
     return next(iter(section.baselines().items()), None)
 
 
@@ -59,7 +59,7 @@ def _named(baseline: tuple[str, float]) -> str:
 
 
 def _not_beyond_baseline(section: Section, groups: Sequence[Group]) -> str:
-    """Which of ``groups`` do no better than the best baseline; empty if all do."""
+    """Return a sentence on the groups that are no better than the best baseline; empty if all are better."""
     baseline = _baseline(section)
     below = [group.label for group in groups if baseline and not group.beats(baseline[1])]
     if not below:
@@ -69,7 +69,7 @@ def _not_beyond_baseline(section: Section, groups: Sequence[Group]) -> str:
 
 
 def in_words(metric: Metric) -> str:
-    """The unit of a metric, and its direction."""
+    """Return unit and direction of a metric in words."""
     return f"{metric.unit}, {metric.better} is better"
 
 
@@ -78,7 +78,10 @@ def _solved_after(group: Group) -> float:
 
 
 def _solvers(solvers: Sequence[Group]) -> str:
-    """Who reached the target in every run, the fastest first: below it training ends, and lower means nothing."""
+    """Return a sentence on the groups that reached the target in every run, fastest first.
+
+    Training ends at the target, so differences between scores beyond it are not meaningful.
+    """
     told = [f"{group.label} after {number(group.solved_after, 3)} steps" for group in solvers]
     targets = {run.config.get("trainer.target") for group in solvers for run in group.runs}
     of = f" of {number(targets.pop())}" if len(targets) == 1 else ""
@@ -86,23 +89,24 @@ def _solvers(solvers: Sequence[Group]) -> str:
 
 
 def _others(groups: Sequence[Group], solvers: Sequence[Group]) -> str:
+    """Return a sentence on the groups that reached the target in some runs or none; empty if there are no others."""
     others = [group for group in groups if group not in solvers]
     told = [f"{group.label} in {group.solved} of {len(group.runs)}" for group in others if group.solved]
     if never := [group.label for group in others if not group.solved]:
         told.append(f"{and_(never) if len(never) <= MOST_LISTED else f'{len(never)} more'} in none")
-    return f" {and_(told)} did." if told else ""
+    return f" The other groups reached it in fewer runs: {and_(told)}." if told else ""
 
 
 def and_(words: Sequence[str]) -> str:
-    """Words as a list in a sentence."""
+    """Join words with commas and a final "and"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def runs_of(group: Group) -> str:
-    """The number of a group's runs, in words."""
+    """Return the number of a group's runs in words."""
     return f"{len(group.runs)} run{'s' if len(group.runs) != 1 else ''}"
 
 
 def pairs_are(count: int) -> str:
-    """The subject and verb of a sentence about so many pairs."""
+    """Return subject and verb of a sentence about ``count`` pairs."""
     return "one pair is" if count == 1 else f"{count} pairs are"

@@ -47,7 +47,7 @@ def products(cell: Cell, inputs: Tensor) -> Products:
     """Return the unavoidable products of running ``cell`` over ``inputs`` ``[T, B, F]``.
 
     Raises:
-        Missing: its step cannot be traced.
+        Missing: the step of the cell cannot be traced.
     """
     try:
         engine.choose(cell, "fused")
@@ -58,13 +58,13 @@ def products(cell: Cell, inputs: Tensor) -> Products:
     steps = []
     for product in engine.fused.traced(cell).back.products:
         outer, inner = product.weight.shape if product.transposed else product.weight.shape[::-1]
-        steps.append((product.rows.shape[0] * inputs.shape[1] // 2, inner, outer))  # it was traced on two rows
-    rows = inputs.shape[0] * inputs.shape[1]  # leaves out products of weights alone in prepare
+        steps.append((product.rows.shape[0] * inputs.shape[1] // 2, inner, outer))  # the trace has a batch of two
+    rows = inputs.shape[0] * inputs.shape[1]  # excludes products of weights alone in prepare
     return Products([product for product in noted.found if product[0] == rows], steps)
 
 
 def floor(work: Work) -> Contender:
-    """Return the contender that computes the products alone, into existing memory.
+    """Return the contender that computes only the products, into existing memory.
 
     Raises:
         Missing: the cell does no matrix product, or its step cannot be traced.
@@ -75,7 +75,7 @@ def floor(work: Work) -> Contender:
     forward, backward = [], []
     for number, (rows, inner, outer) in enumerate([*found.whole, *found.steps]):
         times = 1 if number < len(found.whole) else len(work.inputs)
-        # All memory is allocated here, with random numbers: memory never written to may be faster to multiply.
+        # Allocate all memory here and fill it: products of memory that was never written may be faster.
         shapes = [(times * rows, inner), (outer, inner), (times * rows, outer)]
         left, weight, result = (work.upstream.new_empty(shape).normal_() for shape in shapes)
         of_left, of_weight = left.new_empty(rows, inner), torch.empty_like(weight)

@@ -21,7 +21,7 @@ from rnnlab.cells.linear.mingru import MinGRU
 from rnnlab.layers import Recurrent
 
 _CALLED = {"peephole": "PeepholeLSTM", "brc": "BR", "nbrc": "NBR", "residuallstm": "ResLSTM"}
-"""Names of cells in torchrecurrent that differ from ours, which are in lower case here."""
+"""Names of cells in torchrecurrent by our names in lower case, where the names differ."""
 
 
 def _torchrecurrent(work: Work) -> Contender:
@@ -41,18 +41,18 @@ def _torchrecurrent(work: Work) -> Contender:
 
 
 def _jax(work: Work) -> Contender:
-    """The cell's equations under ``jax.lax.scan``, with its weights."""
+    """Return the contender that runs the cell's equations under ``jax.lax.scan``, with the cell's weights."""
     _whole(work, "a loop under jax.lax.scan")
     make = _JAX.get(type(work.cell))
     if make is None:
-        raise Missing(f"there is no loop in JAX for {type(work.cell).__name__}")
-    # JAX reads these at its first use; its number of threads cannot change later. By default it claims most of a GPU.
+        raise Missing(f"there is no JAX loop for {type(work.cell).__name__}")
+    # JAX reads these variables only at its first use. By default it allocates most of a GPU's memory.
     with _environment(PJRT_NPROC=str(work.threads), XLA_PYTHON_CLIENT_PREALLOCATE="false"):
         jax = _installed("jax")
         try:
             place = jax.devices(work.inputs.device.type)[work.inputs.device.index or 0]
         except (RuntimeError, IndexError):
-            raise Missing(f"JAX finds no {work.inputs.device} here") from None
+            raise Missing(f"JAX finds no device {work.inputs.device}") from None
 
     def there(tensor: Tensor) -> Any:
         return jax.device_put(tensor.detach().cpu().numpy(), place)
@@ -155,7 +155,7 @@ def _installed(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise Missing(f"{name} is not installed; pip install 'rnnlab[bench]' brings it") from None
+        raise Missing(f"{name} is not installed; use pip install 'rnnlab[bench]'") from None
 
 
 @contextmanager

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 def run(settings: Settings, say: Say = print) -> dict[str, Any]:
-    """Measure what ``settings`` requests.
+    """Run a benchmark and print its tables.
 
     Args:
-        settings: the settings.
-        say: called with each line of the tables as soon as it is complete.
+        settings: the settings of the benchmark.
+        say: function that prints a line; it is called with each line of the tables as soon as the line is complete.
 
     Returns:
-        machine, settings, results (see `measure`), and if requested first_use and memory, in plain containers.
+        plain containers: machine, settings, results (see `measure`), and if requested first_use and memory.
     """
     about = describe(settings)
     say(f"{about['processor']}, {about['cores']} cores, torch {about['torch']}, {about['device']}")
-    say(f"threads={settings.threads}, float32, inputs as wide as the state; {settings.rounds} rounds, taken in turns")
-    say("over floor: our time / that of the matrix products alone. Peers: their time / ours; above 1 ours is faster.")
+    say(f"threads={settings.threads}, float32, input size = hidden size; {settings.rounds} rounds, interleaved")
+    say("over floor: our time / that of the matrix products alone. Peers: their time / ours; above 1, ours is faster.")
     table, results = _Table(settings), []
     say(table.heading("medians"))
     with threads(settings.threads):
@@ -46,7 +46,7 @@ def run(settings: Settings, say: Say = print) -> dict[str, Any]:
                 say(table.line(results[-1], statistics.median))
             if len(settings.sizes) > 1:
                 say(table.means(results[-len(settings.sizes) :], statistics.median))
-    say(table.heading("fastest rounds, which noise touches least"))
+    say(table.heading("fastest rounds, which noise affects least"))
     for start in range(0, len(results), len(settings.sizes)):
         rows = results[start : start + len(settings.sizes)]
         for row in rows:
@@ -142,7 +142,7 @@ def _mean(ratios: Iterable[float | None]) -> float | None:
 
 
 def _two(numbers: list[float | None]) -> str:
-    """Print the two columns of one contender."""
+    """Format the two columns of one contender."""
     return f"{'missing':>16}" if None in numbers else f"{numbers[0]:>9.2f}{numbers[1]:>7.2f}"
 
 
@@ -151,13 +151,13 @@ def _notes(results: list[dict[str, Any]]) -> list[str]:
     missing = [(row["cell"], *reason) for row in results for reason in row["missing"].items()]
     notes = [f"{name} is missing for {cell}: {why}" for cell, name, why in dict.fromkeys(missing)]
     if any("jax" in row["seconds"] for row in results):
-        notes.append("jax is asked for so many threads by PJRT_NPROC, which it reads once, when it is first used")
+        notes.append("the threads of jax are set by PJRT_NPROC, which jax reads only once, at its first use")
     return ["", *notes] if notes else []
 
 
 def _say_first_use(settings: Settings, width: int, say: Say) -> list[dict[str, Any]]:
     size, found = settings.sizes[0], []
-    say(f"\nfirst use: seconds that the first training step takes beyond later ones, in fresh processes, at {size}")
+    say(f"\nfirst use: extra seconds of the first training step over later ones, in new processes, at {size}")
     say(f"{'cell':<{width}}{'cold':>10}{'cached':>10}{'reference':>12}")
     for candidate in settings.candidates:
         found.append(first_use(candidate, size, settings))
@@ -186,22 +186,22 @@ def _say_memory(settings: Settings, width: int, say: Say) -> list[dict[str, Any]
 
 
 def check_out(out: str) -> None:
-    """Check that files can be written at ``out``, without writing any. Call it first, as measuring takes minutes.
+    """Check that files can be written at ``out``, without writing any. Call this before measuring, which takes minutes.
 
     Raises:
-        InputError: they cannot.
+        InputError: the folder of ``out`` is not writable.
     """
     folder = Path(out).expanduser().absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"out={out!r}: {folder} is not a folder that can be written to")
+        raise InputError(f"out={out!r}: {folder} is not a writable folder")
 
 
 def save(result: dict[str, Any], out: str) -> list[str]:
     """Write ``OUT.json`` and, if matplotlib is installed, the figure ``OUT.png``.
 
-    Nothing is overwritten: if one of them exists, both are called ``OUT-2``, or the next free number.
+    Nothing is overwritten: if one of the files exists, both are named ``OUT-2``, or with the next free number.
 
     Returns:
         sentences that name the files.
@@ -224,14 +224,14 @@ def save(result: dict[str, Any], out: str) -> list[str]:
     try:
         figure = draw(result)
     except ImportError:
-        return [f"Written: {numbers}", "No figure: matplotlib is not installed; pip install 'rnnlab[plots]' brings it"]
+        return [f"Written: {numbers}", "No figure: matplotlib is not installed; use pip install 'rnnlab[plots]'"]
     with files.replacing(picture) as file:
         figure.savefig(file, format="png", dpi=150)
     return [f"Written: {numbers} and {picture}"]
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Plot the peers' median times over ours: one column for each cell, training above inference.
+    """Plot the median times of the floor and the peers divided by ours: one column per cell, training above inference.
 
     Args:
         result: a result of `run`.

@@ -32,7 +32,7 @@ class Candidate(NamedTuple):
 
 
 class Size(NamedTuple):
-    """T, B and H; the inputs are ``[T, B, H]``, too."""
+    """Steps T, batch size B and hidden size H; the inputs are ``[T, B, H]``."""
 
     steps: int
     batch_size: int
@@ -46,18 +46,19 @@ class Size(NamedTuple):
 class Settings:
     """The settings of a benchmark.
 
-    candidates, sizes: every cell is measured at every size.
+    candidates: the cells to measure.
+    sizes: the sizes at which every cell is measured.
     backend: the backend of our layer, one of `rnnlab.engine.BACKENDS`.
-    threads: the number of threads of torch and JAX.
+    threads: the number of threads that torch and JAX use.
     rounds: the number of times that each contender is timed.
     device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
-    peers: the peers to measure, of `PEERS`.
+    peers: the peers to measure, a subset of `PEERS`.
     first_use: whether to measure the extra time of the first training step, in new processes.
     lengths: whether sequences have random lengths; peers that do not support them are missing.
     memory: whether to measure the peak memory of a training step, in new processes.
 
     Raises:
-        InputError: a number is below 1, there is no such device, or the backend cannot run one of the cells.
+        InputError: ``threads`` or ``rounds`` is below 1, the device does not exist, or the backend cannot run a cell.
     """
 
     candidates: tuple[Candidate, ...]
@@ -74,9 +75,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("threads", "rounds"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}; it must be a whole number, at least 1")
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
         pick_device(self.device)
-        for candidate in self.candidates:  # now, as measuring takes minutes
+        for candidate in self.candidates:  # checked here, because measuring takes minutes
             engine.choose(candidate.create(self.sizes[0].hidden_size), self.backend)
 
 

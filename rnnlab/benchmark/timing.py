@@ -43,7 +43,7 @@ def _wait(device: torch.device) -> None:
 
 
 def time_of(contender: Contender, kind: str, inputs: Tensor) -> float:
-    """Return the seconds of one call, without the clearing of gradients before it."""
+    """Return the time of one call in seconds; gradients are cleared before it and not timed."""
     inputs.grad = None
     if contender.module is not None:
         contender.module.train(kind == "training").zero_grad(set_to_none=True)
@@ -103,7 +103,7 @@ def first_use(candidate: Candidate, size: Size, settings: Settings) -> dict[str,
 
     Returns:
         cell, T, B, H; cold: with an empty cache of compiled steps; cached: with the libraries compiled before;
-        reference: with the plain loop, which compiles nothing, as a measure of torch's own initialisation.
+        reference: with the reference loop, which compiles nothing, as a measure of torch's own initialisation.
     """
     found = {"cell": candidate.label, **dict(zip("TBH", size, strict=True))}
     with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as cache:
@@ -117,15 +117,15 @@ def memory(candidate: Candidate, size: Size, settings: Settings) -> dict[str, An
     """Measure the peak memory of a training step in bytes, beyond weights, inputs and torch itself.
 
     Returns:
-        cell, T, B, H; ours; and torch.nn, None if it has no such layer.
+        cell, T, B, H; ours, in bytes; and torch.nn, in bytes, None if it has no such layer.
 
     Raises:
         Missing: peak memory cannot be measured on this system.
     """
     if pick_device(settings.device).type == "cpu" and not os.access("/proc/self/clear_refs", os.W_OK):
-        raise Missing("peak memory on the processor is read from /proc/self, as Linux has it; it was not measured")
+        raise Missing("peak memory on a CPU is read from /proc/self, which needs Linux; it was not measured")
     found = {"cell": candidate.label, **dict(zip("TBH", size, strict=True)), "torch.nn": None}
-    # Freed memory must return to the system at once, or the remains of one step would hide the need of the next.
+    # Freed memory must return to the system at once; otherwise the next step would reuse it without raising the peak.
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as cache:
         found["ours"] = _in_fresh_process(
@@ -167,7 +167,7 @@ def _do(job: dict[str, Any]) -> float:
 
 
 def _first_use(candidate: Candidate, size: Size, device: torch.device, job: dict[str, Any]) -> float:
-    cells.find(candidate.name)  # importing it is not counted
+    cells.find(candidate.name)  # the import is not timed
     started = perf_counter()
     layer = Recurrent(candidate.create(size.hidden_size), job["backend"])
     taken = perf_counter() - started
@@ -180,7 +180,7 @@ def _first_use(candidate: Candidate, size: Size, device: torch.device, job: dict
 def _peak(candidate: Candidate, size: Size, device: torch.device, job: dict[str, Any]) -> float:
     cell = candidate.create(size.hidden_size).to(device)
     module = native(cell) if job["backend"] == "torch.nn" else Recurrent(cell, job["backend"])
-    # Two time steps first, to load code and start threads.
+    # A warm-up on two steps loads code and starts threads.
     short = work_of(cell, size._replace(steps=min(2, size.steps)), job["threads"], device)
     time_of(of_layer("short", module, short), "training", short.inputs)
     work = work_of(cell, size, job["threads"], device)

@@ -19,7 +19,7 @@ from rnnlab.layers import Recurrent
 
 STEPS, BATCH, INPUT, HIDDEN = 6, 3, 5, 4
 EXACT = {"rtol": 0.0, "atol": 1e-10}
-"""For float64 and values of order one: rounding errors stay below 1e-13, an error in a term exceeds 1e-10."""
+"""Tolerances for float64 and values of order one: rounding errors are below 1e-13, an error in a term exceeds 1e-10."""
 DRAWS = 25
 """Largest number of draws of inputs and weights before a cell is judged imprecise in float32. The relative error of LMU
 varies between draws from 1e-6 to 1e-3, and its ratio to the reference's error from 0.4 to 3. Five draws gave a false
@@ -42,7 +42,7 @@ def check_cell(cell: str | type[Cell], **options: Any) -> None:
         options: the cell's own options.
 
     Raises:
-        AssertionError: the cell breaks the contract; the message says how.
+        AssertionError: the cell breaks the contract; the message names the difference.
         InputError: the cell cannot run at all, for example because its step returns wrong shapes.
     """
     make = cells.find(cell) if isinstance(cell, str) else cell
@@ -92,12 +92,12 @@ def shapes(make: Callable[..., Cell]) -> None:
     outputs, final = layer(inputs, state)
     expected = (STEPS, BATCH, layer.output_size)
     assert outputs.shape == expected, (
-        f"outputs are {tuple(outputs.shape)}, they must be [T, B, output_size] = {expected}"
+        f"outputs have the shape {tuple(outputs.shape)}; it must be [T, B, output_size] = {expected}"
     )
-    assert outputs.dtype == torch.float64, f"a float64 cell gives {outputs.dtype}"
+    assert outputs.dtype == torch.float64, f"outputs of a float64 cell are {outputs.dtype}"
     for before, after in zip(tensors_of(state), tensors_of(final), strict=True):
-        assert before.dtype == after.dtype, f"a state goes from {before.dtype} to {after.dtype} in a step"
-        assert before.shape[0] == BATCH, f"a state is {tuple(before.shape)}, the batch must come first"
+        assert before.dtype == after.dtype, f"a step changes a state from {before.dtype} to {after.dtype}"
+        assert before.shape[0] == BATCH, f"a state has the shape {tuple(before.shape)}; it must be [B, ...]"
     assert layer.cell.__doc__, "the cell has no docstring; it must give the equations and the paper"
 
 
@@ -121,7 +121,7 @@ def derivatives(make: Callable[..., Cell], training: bool = False) -> None:
     names = [name for name, _ in layer.named_parameters()]
 
     def run(inputs: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        torch.manual_seed(0)  # the same masks each time, where the cell draws any
+        torch.manual_seed(0)  # the same masks in each call, if the cell draws masks
         states = iter(rest)
         start = map_state(lambda _: next(states), state)
         return tuple(tensors_of(layer(inputs[:3], start)))
@@ -149,7 +149,7 @@ def derivatives_in_training(make: Callable[..., Cell]) -> None:
 
 
 def splitting(make: Callable[..., Cell]) -> None:
-    """Running a sequence in two parts, the state passed on, equals running it whole."""
+    """Running a sequence in two parts, with the state of the first passed to the second, equals running it whole."""
     for backend in _backends(make):
         layer = _layer(make, backend)
         inputs, state = _sequence(layer)
@@ -175,7 +175,7 @@ def varying_lengths(make: Callable[..., Cell]) -> None:
 
 
 def independent_rows(make: Callable[..., Cell]) -> None:
-    """The sequences of a batch do not see each other."""
+    """No output depends on another sequence of the batch."""
     for backend in _backends(make):
         layer = _layer(make, backend)
         inputs, state = _sequence(layer)
@@ -193,7 +193,9 @@ def causal(make: Callable[..., Cell]) -> None:
         inputs, state = _sequence(layer)
         changed = inputs.clone()
         changed[3:] += 1
-        same(layer(changed, state)[0][:3], layer(inputs, state)[0][:3], f"{backend}: an output saw a later input")
+        same(
+            layer(changed, state)[0][:3], layer(inputs, state)[0][:3], f"{backend}: an output depends on a later input"
+        )
 
 
 def backends_agree(make: Callable[..., Cell]) -> None:
@@ -208,17 +210,17 @@ def backends_agree(make: Callable[..., Cell]) -> None:
 
 
 def deterministic(make: Callable[..., Cell]) -> None:
-    """The same call gives the same numbers, bit for bit, gradients too."""
+    """Repeating a call gives bit-identical results and gradients."""
     for backend in _backends(make):
         layer = _layer(make, backend)
         inputs, state = _sequence(layer, grad=True)
         first, second = (_everything(layer, inputs, state) for _ in range(2))
         same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-        assert same, f"{backend}: the same call gives different numbers"
+        assert same, f"{backend}: repeating a call gives different results"
 
 
 def not_finite(make: Callable[..., Cell]) -> None:
-    """NaN and infinity in one sequence show as in the reference, and only in that sequence."""
+    """With NaN or infinity in the inputs of one sequence, all results equal those of the reference."""
     for value in (float("nan"), float("inf"), -float("inf")):
         layer = _layer(make)
         inputs, state = _sequence(layer)
@@ -232,7 +234,9 @@ def not_finite(make: Callable[..., Cell]) -> None:
                     theirs,
                     **EXACT,
                     equal_nan=True,
-                    msg=lambda text, b=backend, v=value: f"{b}: {v} in the inputs is not passed on: {text}",
+                    msg=lambda text, b=backend, v=value: (
+                        f"{b}: with {v} in the inputs, it differs from the reference: {text}"
+                    ),
                 )
 
 
@@ -250,7 +254,7 @@ def single_precision(make: Callable[..., Cell]) -> None:
             far = _too_far(draws)
             if far is None:
                 break
-        assert far is None, f"{backend} in float32 is off by {far[1]:.1e} (tensor {far[0]}), more than {far[2]:.1e}"
+        assert far is None, f"{backend}: the error in float32 (tensor {far[0]}) is {far[1]:.1e}, above {far[2]:.1e}"
 
 
 def _errors(make: Callable[..., Cell], backend: str) -> list[tuple[float, float]]:
@@ -278,7 +282,7 @@ def _too_far(draws: list[list[tuple[float, float]]]) -> tuple[int, float, float]
         allowed = [max(1e-5, 2 * theirs) for _, theirs in pairs]
         # A lower bound, so that one exact draw does not hide the others.
         ours = [max(mine, limit / 10) for (mine, _), limit in zip(pairs, allowed, strict=True)]
-        if not geometric_mean(ours) <= geometric_mean(allowed) * (1 + 1e-9):  # also where it is NaN
+        if not geometric_mean(ours) <= geometric_mean(allowed) * (1 + 1e-9):  # also if the error is NaN
             return number, geometric_mean(ours), geometric_mean(allowed)
     return None
 
@@ -293,16 +297,16 @@ def _everything(layer: Recurrent, inputs: Tensor, state: State, lengths: Tensor 
 
 
 def copies(make: Callable[..., Cell]) -> None:
-    """A deep copy, saved weights loaded anew, and float32 give the same results."""
+    """A deep copy and a cell that loads the state dict give the same results, and float32 stays float32."""
     layer = _layer(make)
     inputs, state = _sequence(layer)
     expected = layer(inputs, state)
     same(deepcopy(layer)(inputs, state), expected, "a deep copy differs")
     other = _layer(make)
     other.load_state_dict(layer.state_dict())
-    same(other(inputs, state), expected, "loading the state dict into another cell does not bring all of its state")
+    same(other(inputs, state), expected, "another cell with the same state dict differs")
     single = layer.float()(inputs.float(), map_state(Tensor.float, state))[0]
-    assert single.dtype == torch.float32, f"a float32 cell gives {single.dtype}"
+    assert single.dtype == torch.float32, f"outputs of a float32 cell are {single.dtype}"
 
 
 CELL_CHECKS = (

@@ -1,4 +1,4 @@
-"""A differential fuzzer: random cells in random circumstances, every backend compared with the reference backend.
+"""A differential fuzzer: compare every backend with the reference backend on random cells in random circumstances.
 
 Outputs, final states and all gradients must equal those of the reference, or the backend must refuse the cell with an
 `InputError`.
@@ -23,8 +23,8 @@ from rnnlab.interface import InputError
 
 BACKENDS = ("fused", "auto", "scan", "native")
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 2e-3}
-"""Largest error, as a share of the largest magnitude among the results of a case. PyTorch's own derivatives of
-``hardsigmoid`` and ``celu`` have constants in single precision."""
+"""Largest error relative to the largest magnitude of a case's results. PyTorch's own derivatives of ``hardsigmoid`` and
+``celu`` have single-precision constants."""
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Report:
     cases: number of random cells tried.
     equal: runs of a backend whose results equal those of the reference.
     fell_back: the part of these runs in which the backend ran the reference's loop.
-    refused: reasons why a backend refused a cell, with their counts.
-    skipped: reasons why the reference itself failed, with their counts.
-    failures: a sentence with the case's number for every difference.
+    refused: counts of the reasons for which a backend refused a cell.
+    skipped: counts of the reasons for which the reference itself failed.
+    failures: a sentence with the number of the case for every difference or unexpected exception.
     """
 
     cases: int = 0
@@ -62,10 +62,10 @@ def fuzz(count: int = 200, seed: int = 0, *, first: int = 0, compiled: float = 0
 
     Args:
         count: number of cells.
-        seed: a case is a function of this seed and its number.
-        first: number of the first case, to repeat one.
+        seed: seed; a case depends only on this seed and its number.
+        first: number of the first case, to repeat a case.
         compiled: share of the cases whose steps are compiled to C; in the others the traced steps run in Python.
-        unusual: share of the cases whose step contains something that is not a documented operation.
+        unusual: share of the cases whose step contains an undocumented operation.
 
     Returns:
         the results; ``failures`` is empty if every backend agrees with the reference or refuses.
@@ -104,7 +104,7 @@ def _case(report: Report, number: int, draw: Random, compiled: float, unusual: f
 def _outcome(scenario: Scenario, backend: str) -> list[Tensor | None] | Exception:
     try:
         return scenario.run(backend)
-    except Exception as error:  # whatever it is, it is the finding
+    except Exception as error:  # every exception is a result
         return error
 
 
@@ -117,7 +117,7 @@ def _error(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
     )
     worst = 0.0
     for mine, true in zip(found, expected, strict=True):
-        if mine is None or true is None:  # no gradient is one of zeros
+        if mine is None or true is None:  # a missing gradient counts as zero
             other = true if mine is None else mine
             worst = max(worst, float(other.abs().max()) if other is not None and other.numel() else 0.0)
             continue
@@ -130,7 +130,7 @@ def _error(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
 
 @contextlib.contextmanager
 def _as_python() -> Iterator[None]:
-    """Run traced steps in Python: compiling each of them would take most of the time."""
+    """Run traced steps in Python, because compiling all of them would take most of the time."""
     compiles = fused.Traced.lowered
     fused.Traced.lowered = None
     try:

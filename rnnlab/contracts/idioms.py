@@ -1,7 +1,8 @@
 """The operations of the fuzzer's random cells (`rnnlab.contracts.recipes`).
 
-Each is a function of a recipe's cell and two tensors ``[B, H]``. `SMOOTH` and `CORNERED` hold documented operations,
-the latter with derivatives that jump. A backend may refuse what is in `UNUSUAL`, but must never compute it wrongly.
+Each operation is a function of a recipe's cell and two tensors ``[B, H]``. `SMOOTH` and `CORNERED` contain documented
+operations; those of `CORNERED` have discontinuous derivatives. A backend may refuse the operations of `UNUSUAL`, but
+must not compute wrong results.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ SMOOTH: dict[str, Callable[..., Tensor]] = {
     "submodule": lambda c, a, b: c.module(a),
 }
 CORNERED: dict[str, Callable[..., Tensor]] = {
-    # Corners lie off zero: a variance, say, is zero but for rounding, whose sign differs from backend to backend.
+    # Corners are not at zero: a value such as a variance may be zero up to rounding, whose sign depends on the backend.
     "relu": lambda c, a, b: (a + 0.05).relu(),
     "leaky_relu": lambda c, a, b: F.leaky_relu(a + 0.05, 0.2),
     "elu": lambda c, a, b: F.elu(a),

@@ -21,21 +21,25 @@ def check_model(
 ) -> None:
     """Check that a model keeps the contract of `rnnlab.models.base`.
 
-    Outputs are ``[T, B, output_size]``; in evaluation they are repeatable, draw no random numbers, and each sequence's
-    are its own: neither the other sequences of the batch nor what stands past the end of inputs or source changes them.
-    The loss reaches each parameter that is trained. `begin` and `step` give, step by step, what a forward pass gives,
-    and so does a sequence that is cut in two; a model that cannot start from a state says so. Weights can be saved and
-    loaded.
+    The checks, in float64:
+
+    - outputs are ``[T, B, output_size]``;
+    - in evaluation mode, outputs are deterministic and draw no random numbers;
+    - outputs do not depend on other sequences of the batch or on the padding of inputs and source;
+    - the loss has a gradient with respect to every trainable parameter;
+    - `begin` and `step` give the outputs of a forward pass, step by step, and so does a sequence in two parts, unless
+      the model's `check_carrying` raises an InputError;
+    - weights can be saved and loaded.
 
     Args:
         model: a name, ``package.module:Class``, or the class itself.
-        task: one that the model can learn; its first training batch is used.
+        task: a task that the model can learn; its first training batch is used.
         cell: the name of the cell to build the model from.
-        data_root: where public data sets lie.
+        data_root: the folder of the public data sets.
         options: the model's own options.
 
     Raises:
-        AssertionError: the contract is broken; the message says where.
+        AssertionError: the model breaks the contract; the message names the difference.
     """
     make = models.find(model) if isinstance(model, str) else model
     lookup.check_options(options, make, f"model {make.__name__}")
@@ -59,11 +63,11 @@ def check_model(
         _check_steps(built, batch)
         other = make(*given, **sizes).double().eval()
         other.load_state_dict(built.state_dict())
-        same(other(batch)[0], outputs, "a model that loads the weights of another gives other outputs")
+        same(other(batch)[0], outputs, "another model with the same state dict has different outputs")
 
 
 def _doubled(batch: Batch) -> Batch:
-    """A batch whose numbers are float64, in which rounding does not hide a mistake."""
+    """Return the batch in float64, so that rounding errors do not hide a mistake."""
     tensors = {name: getattr(batch, name) for name in ("inputs", "targets", "source")}
     return replace(batch, **{n: t.double() for n, t in tensors.items() if t is not None and t.is_floating_point()})
 
@@ -73,24 +77,24 @@ def _check_training(model: Model, task: Task, batch: Batch) -> None:
     total, count = task.loss(outputs, batch)
     (total / count).backward()
     left_out = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not left_out, f"the loss does not reach {', '.join(left_out)}"
+    assert not left_out, f"the loss has no gradient with respect to {', '.join(left_out)}"
 
 
 def _check_outputs(model: Model, task: Task, batch: Batch) -> Tensor:
     random = torch.get_rng_state()
     outputs, state = model(batch)
     expected = (*batch.inputs.shape[:2], task.output_size)
-    assert outputs.shape == expected, f"outputs are {list(outputs.shape)}, expected {list(expected)}"
-    assert isinstance(state, tuple), f"the state is {type(state).__name__}, not a tuple of tensors"
+    assert outputs.shape == expected, f"outputs have the shape {list(outputs.shape)}, expected {list(expected)}"
+    assert isinstance(state, tuple), f"the state is a {type(state).__name__}; it must be a tuple of tensors"
     for tensor in tensors_of(state):
-        assert tensor.shape[:1] == expected[1:2], f"a tensor of the state is {list(tensor.shape)}, not [B, ...]"
+        assert tensor.shape[:1] == expected[1:2], f"a state has the shape {list(tensor.shape)}; it must be [B, ...]"
     same(model(batch)[0], outputs, "two evaluations of one batch differ")
-    assert torch.equal(random, torch.get_rng_state()), "an evaluation drew from the global generator"
+    assert torch.equal(random, torch.get_rng_state()), "an evaluation drew from the global random generator"
     return outputs
 
 
 def _rows(batch: Batch, chosen: slice) -> Batch:
-    """Some sequences of a batch."""
+    """Return some sequences of a batch."""
     changed = {}
     for name in ("inputs", "targets", "source"):
         tensor = getattr(batch, name)
@@ -113,7 +117,7 @@ def _check_independence(model: Model, batch: Batch, outputs: Tensor) -> None:
 
 
 def _check_padding(model: Model, task: Task, batch: Batch, outputs: Tensor) -> None:
-    """Outputs within the lengths do not change with what stands past them, in the inputs or in the source."""
+    """Assert that outputs within the lengths do not depend on the padding of inputs or source."""
     counts = torch.ones(outputs.shape[:2], dtype=torch.bool)
     if batch.lengths is not None:
         counts = torch.arange(len(outputs)).unsqueeze(1) < batch.lengths
@@ -125,7 +129,7 @@ def _check_padding(model: Model, task: Task, batch: Batch, outputs: Tensor) -> N
         past = past.view(*past.shape, *[1] * (sequences.dim() - 2))
         other = (sequences + 1) % kind.size if isinstance(kind, Tokens) else sequences + 1
         found, _ = model(replace(batch, **{name: torch.where(past, other, sequences)}))
-        same(found[counts], outputs[counts], f"the outputs depend on what stands in {name} past its end")
+        same(found[counts], outputs[counts], f"the outputs depend on the padding of {name}")
 
 
 def _check_steps(model: Model, batch: Batch) -> None:
@@ -138,9 +142,9 @@ def _check_steps(model: Model, batch: Batch) -> None:
     state = model.begin(batch.source, batch.source_lengths, batch.batch_size)
     for t, inputs in enumerate(batch.inputs):
         found, state = model.step(inputs, state)
-        same(found, outputs[t], f"step {t} of generation, step by step, differs from the forward pass")
+        same(found, outputs[t], f"output {t} of generation step by step differs from the forward pass")
     half = len(batch.inputs) // 2
     if half:
         first, state = model(replace(whole, inputs=batch.inputs[:half]))
         second, _ = model(replace(whole, inputs=batch.inputs[half:]), map_state(Tensor.detach, state))
-        same(torch.cat([first, second]), outputs, "a sequence that is cut in two gives other outputs than the whole")
+        same(torch.cat([first, second]), outputs, "a sequence in two parts has different outputs than the whole")

@@ -16,7 +16,7 @@ from rnnlab.interface import State
 
 
 class Recipe(Cell):
-    """A cell whose step is a list of operations: ``(function, first argument, second argument)`` by place."""
+    """A cell whose step is a list of operations ``(function, first, second)`` with arguments given by index."""
 
     factor = 0.9
 
@@ -46,7 +46,7 @@ class Recipe(Cell):
 
 
 class _View:
-    """What an operation of a recipe sees of its cell: its attributes, and as ``used`` the weights of this step."""
+    """The attributes of a cell, with the weights of this step as ``used``, for the operations of a recipe."""
 
     def __init__(self, cell: Recipe, used: tuple[Tensor, ...]) -> None:
         object.__setattr__(self, "cell", cell)
@@ -60,7 +60,7 @@ class _View:
 
 
 def recipe(draw: Random, unusual: float) -> tuple[list[str], Callable[[], Recipe]]:
-    """Draw the names of a random step's operations, and a function that builds the same cell at every call."""
+    """Draw a random step; return the names of its operations and a function that builds the same cell at each call."""
     choices = {**SMOOTH, **CORNERED} if draw.random() < 0.7 else SMOOTH
     names = draw.choices(list(choices), k=draw.randint(1, 6))
     if draw.random() < unusual:

@@ -37,7 +37,7 @@ class Scenario:
 
     build: makes the cell.
     words: a description for the report.
-    calls: functions ``layer -> results``, which run one after the other.
+    calls: functions ``layer -> results``, run in this order.
     ran_by: the backend that ran the last call.
     """
 
@@ -59,7 +59,7 @@ class Scenario:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Undo what a change does to the class of all recipes."""
+    """Restore the class attributes of `Recipe` that a change may replace."""
     step, factor = Recipe.step, Recipe.factor
     try:
         yield
@@ -120,7 +120,7 @@ def _leaves(layer: Recurrent, inputs: Tensor, state: State) -> list[Tensor]:
 
 
 def _grad(of: Tensor, leaves: list[Tensor], *gradients: Tensor, **options: bool) -> list[Tensor | None]:
-    """The gradients of ``of``; None for each where it depends on none of the leaves."""
+    """Return the gradients of ``of`` with respect to the leaves; all None if ``of`` requires no gradient."""
     if not of.requires_grad:
         return [None] * len(leaves)
     return list(torch.autograd.grad(of, leaves, *gradients, allow_unused=True, **options))
@@ -136,7 +136,7 @@ def _second_order(layer: Recurrent, inputs: Tensor, state: State, lengths: Tenso
     leaves = _leaves(layer, inputs, state)
     results, loss = _loss(layer, inputs, state, lengths)
     found = _grad(loss, leaves, create_graph=True)
-    layer.train(not layer.training)  # what happens after the call does not reach the second pass
+    layer.train(not layer.training)  # a mode switch after the call must not affect the second pass
     total = sum((gradient.square().sum() for gradient in found if gradient is not None), torch.zeros(()))
     return [*results, *found, *_grad(total, leaves)]
 

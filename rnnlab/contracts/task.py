@@ -28,18 +28,22 @@ def check_task(
 ) -> None:
     """Check that a task keeps the contract of `rnnlab.tasks.base`.
 
-    Batches are a pure function of seed, split and step; valid and test sets are the same for every run seed; shapes
-    are time-major; loss and metrics are finite, declared, and reach the model's parameters; samples are
-    repeatable; what travels with a model is plain.
+    The checks:
+
+    - batches are a function of seed, split and step only; valid and test do not depend on the seed of the run;
+    - sequences are time-major and have the declared types and sizes;
+    - loss and metrics are finite and declared, and the loss has a gradient with respect to the model's parameters;
+    - samples are deterministic;
+    - `memory` can be saved without pickled classes, and `restore` reproduces the task's interface and samples.
 
     Args:
         task: a name, ``package.module:Class``, or the class itself.
-        model: the class of a model that can learn it; a small one is made, with GRU cells.
-        data_root: where public data sets lie.
+        model: the class of a model that can learn the task; a small model with GRU cells is built.
+        data_root: the folder of the public data sets.
         options: the task's own options.
 
     Raises:
-        AssertionError: the contract is broken; the message says where.
+        AssertionError: the task breaks the contract; the message names the difference.
     """
     make = tasks.find(task) if isinstance(task, str) else task
     lookup.check_options(options, make, f"task {make.__name__}")
@@ -54,9 +58,11 @@ def check_task(
     for split in first.splits:
         _check_batches(split, create)
     assert torch.equal(random, torch.get_rng_state()), (
-        "making batches drew from the global generator; use task.generator"
+        "making batches drew from the global random generator; use task.generator"
     )
-    assert first.data_digest() == create(1).data_digest(), "data_digest depends on the seed; it tells data from data"
+    assert first.data_digest() == create(1).data_digest(), (
+        "data_digest depends on the seed; it must depend on the data only"
+    )
 
     cell = partial(cells.find("gru"))
     built = model(*model_arguments(first, cell), hidden_size=8, num_layers=1)
@@ -66,21 +72,25 @@ def check_task(
 
 def _check_declarations(task: Task) -> None:
     assert isinstance(task.input, Tokens | Vectors | Images), (
-        f"task.input is {task.input!r}, not Tokens, Vectors or Images"
+        f"task.input is {task.input!r}; it must be Tokens, Vectors or Images"
     )
     assert task.source is None or isinstance(task.source, Tokens | Vectors | Images), (
-        f"task.source is {task.source!r}, not Tokens, Vectors, Images or None"
+        f"task.source is {task.source!r}; it must be Tokens, Vectors, Images or None"
     )
-    assert task.output_size >= 1, f"task.output_size is {task.output_size}"
-    assert "train" in task.splits, f"task.splits is {task.splits}; train must be there"
-    assert set(task.splits) <= {"train", "valid", "test"}, f"task.splits is {task.splits}"
-    assert {"loss", task.monitor} <= set(task.metrics), f"task.metrics {list(task.metrics)} lack loss or {task.monitor}"
+    assert task.output_size >= 1, f"task.output_size is {task.output_size}; it must be at least 1"
+    assert "train" in task.splits, f"task.splits is {task.splits}; it must contain train"
+    assert set(task.splits) <= {"train", "valid", "test"}, (
+        f"task.splits is {task.splits}; only train, valid and test are allowed"
+    )
+    assert {"loss", task.monitor} <= set(task.metrics), (
+        f"task.metrics is {list(task.metrics)}; it must contain loss and {task.monitor}"
+    )
 
 
 def _check_batches(split: str, create: Callable[[int], Task]) -> None:
     task, again, other = create(0), create(0), create(1)
     count = task.num_batches(split)
-    assert count >= 1, f"num_batches({split!r}) is {count}"
+    assert count >= 1, f"num_batches({split!r}) is {count}; it must be at least 1"
     steps = [0, min(1, count - 1), count - 1]
     batches = [task.batch(split, step) for step in steps]
     for step, batch in reversed(list(zip(steps, batches, strict=True))):
@@ -92,7 +102,9 @@ def _check_batches(split: str, create: Callable[[int], Task]) -> None:
             equal_nan=True,
         )
         if split != "train":
-            sentence = f"batch({split!r}, {step}) depends on the run's seed; valid and test must be the same for all"
+            sentence = (
+                f"batch({split!r}, {step}) depends on the run's seed; valid and test must be the same for all seeds"
+            )
             same(_content(other.batch(split, step)), _content(batch), sentence, equal_nan=True)
 
 
@@ -102,37 +114,41 @@ def _content(batch: Batch) -> tuple[Tensor, ...]:
 
 def _check_batch(task: Task, batch: Batch, split: str) -> None:
     _check_sequences(task.input, batch.inputs, f"{split} inputs")
-    assert (batch.source is None) == (task.source is None), "task.source and batch.source must be given together"
+    assert (batch.source is None) == (task.source is None), (
+        "task.source and batch.source must both be given or both be None"
+    )
     if batch.source is not None:
         _check_sequences(task.source, batch.source, f"{split} source")
         assert batch.source.shape[1] == batch.batch_size, (
-            f"{split} source is for {batch.source.shape[1]} sequences, the inputs are for {batch.batch_size}"
+            f"{split} source has {batch.source.shape[1]} sequences, but the inputs have {batch.batch_size}"
         )
     sequences = {"lengths": batch.inputs, "target_lengths": batch.targets, "source_lengths": batch.source}
     for name, measured in sequences.items():
         lengths = getattr(batch, name)
         if lengths is not None:
-            assert lengths.shape == (batch.batch_size,), f"{name} are {list(lengths.shape)}, not [B]"
-            assert int(lengths.min()) >= 1, f"{name} go down to {int(lengths.min())}"
+            assert lengths.shape == (batch.batch_size,), f"{name} have the shape {list(lengths.shape)}; it must be [B]"
+            assert int(lengths.min()) >= 1, f"{name} contain {int(lengths.min())}; they must be at least 1"
             assert measured is not None, f"{name} are given without a source"
             longest = measured.shape[0]
-            assert int(lengths.max()) <= longest, f"{name} go up to {int(lengths.max())}, there are {longest} steps"
+            assert int(lengths.max()) <= longest, f"{name} contain {int(lengths.max())}, but there are {longest} steps"
     if batch.fresh is not None:
-        assert batch.fresh.dtype == torch.bool, f"fresh is {batch.fresh.dtype}, not bool"
-        assert batch.fresh.shape == (batch.batch_size,), f"fresh is {list(batch.fresh.shape)}, not [B]"
+        assert batch.fresh.dtype == torch.bool, f"fresh is {batch.fresh.dtype}; it must be bool"
+        assert batch.fresh.shape == (batch.batch_size,), (
+            f"fresh has the shape {list(batch.fresh.shape)}; it must be [B]"
+        )
 
 
 def _check_sequences(kind: Tokens | Vectors | Images, sequences: Tensor, name: str) -> None:
     """Assert that ``sequences`` are what the task declares: ``[T, B]`` tokens, or ``[T, B, ...]`` numbers."""
     given = f"{name} are {sequences.dtype} {list(sequences.shape)}"
     if isinstance(kind, Tokens):
-        assert sequences.dtype == torch.int64, f"{given}; tokens are int64"
-        assert sequences.dim() == 2, f"{given}; tokens are [T, B]"
+        assert sequences.dtype == torch.int64, f"{given}; tokens must be int64"
+        assert sequences.dim() == 2, f"{given}; tokens must be [T, B]"
         assert int(sequences.min()) >= 0, f"{given}; a token is negative"
         assert int(sequences.max()) < kind.size, f"{given}; a token is not below the declared size {kind.size}"
     else:
         shape = (kind.size,) if isinstance(kind, Vectors) else kind.shape
-        assert sequences.is_floating_point(), f"{given}; vectors and images are floating point"
+        assert sequences.is_floating_point(), f"{given}; vectors and images must be floating point"
         assert sequences.shape[2:] == shape, f"{given}; they must be [T, B, {', '.join(map(str, shape))}]"
 
 
@@ -140,28 +156,28 @@ def _check_learning(task: Task, model: Model) -> None:
     batch = task.batch("train", 0)
     outputs, _ = model(batch)
     assert outputs.shape[-1] == task.output_size, (
-        f"outputs have {outputs.shape[-1]} features, task.output_size says otherwise"
+        f"outputs have {outputs.shape[-1]} features, but task.output_size is {task.output_size}"
     )
     total, count = task.loss(outputs, batch)
-    assert float(count) > 0, f"the loss counts {count}"
+    assert float(count) > 0, f"the count of the loss is {count}; it must be positive"
     assert total.isfinite(), f"the loss is {total.detach()}"
     (total / count).backward()
-    assert any(p.grad is not None and p.grad.any() for p in model.parameters()), "the loss reaches no parameter"
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters()), "the loss has no gradient"
     cpu = torch.device("cpu")
     for split in task.splits:
         values = evaluate(model, task, split, cpu, autocast(cpu, "fp32")).values
         assert set(values) == set(task.metrics), (
-            f"{split} reports {sorted(values)}, task.metrics are {sorted(task.metrics)}"
+            f"the metrics of {split} are {sorted(values)}, but task.metrics declares {sorted(task.metrics)}"
         )
-        assert all(isfinite(value) for value in values.values()), f"{split} reports {values}"
+        assert all(isfinite(value) for value in values.values()), f"a metric of {split} is not finite: {values}"
         for name, others in task.baselines(split).items():
-            assert others.keys() <= values.keys(), f"baseline {name} has {sorted(others)}, metrics are {sorted(values)}"
-            assert all(isfinite(value) for value in others.values()), f"baseline {name} is {others}"
+            assert others.keys() <= values.keys(), f"baseline {name} has {sorted(others)}, not in {sorted(values)}"
+            assert all(isfinite(value) for value in others.values()), f"baseline {name} is not finite: {others}"
     random = torch.get_rng_state()
     samples = [samples_of(task.sample(model.eval())) for _ in range(2)]
-    assert samples[0] == samples[1], "two samples of one model differ; give the draw a seed of its own"
+    assert samples[0] == samples[1], "two samples of one model differ; draw with a fixed seed"
     assert all(sample.content.strip() for sample in samples[0]), "the sample is empty"
-    assert torch.equal(random, torch.get_rng_state()), "a sample drew from the global generator"
+    assert torch.equal(random, torch.get_rng_state()), "a sample drew from the global random generator"
 
 
 def _check_memory(task: Task, other: Task, model: Model) -> None:
@@ -172,4 +188,4 @@ def _check_memory(task: Task, other: Task, model: Model) -> None:
     assert (other.input, other.output_size) == (task.input, task.output_size), (
         "restore(memory()) changes input or output_size"
     )
-    assert other.sample(model) == task.sample(model), "restore(memory()) changes what a sample looks like"
+    assert other.sample(model) == task.sample(model), "restore(memory()) changes the sample"

@@ -1,4 +1,4 @@
-"""The figures of a diagnosis: each takes plain numbers and returns a matplotlib figure."""
+"""The figures of a diagnosis: each function takes plain numbers and returns a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Numbers = list[float]
 
 
 def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
-    """Every figure of one layer by its name: the figure, what it shows, and its caption.
+    """Draw every figure of one layer; return by name the figure, its description, and its caption.
 
     Args:
-        layer: what `rnnlab.diagnostics.report.describe_layer` says.
+        layer: the result of `rnnlab.diagnostics.report.describe_layer`.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -27,12 +27,12 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
         "gradients": (
             gradients(layer["gradients"]["last"], "steps before the last scored step"),
             "Norm of the gradient of the last scored step's loss, by distance from it",
-            "How far a gradient reaches: ‖dL/dh‖ of the last scored step's loss alone.",
+            "How far a gradient reaches: ‖dL/dh‖ for the loss of the last scored step only.",
         ),
         "gradients-whole": (
             gradients(layer["gradients"]["whole"], "step"),
             "Norm of the gradient of the whole loss, by step",
-            "The same of the whole loss, as training has it.",
+            "‖dL/dh‖ for the whole loss, as in training.",
         ),
     }
     if "singular_values" in layer["jacobian"]:
@@ -44,7 +44,8 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
         drawn["eigenvalues"] = (
             eigenvalues(*layer["jacobian"]["eigenvalues"]),
             "Eigenvalues of a step Jacobian in the complex plane",
-            f"Its eigenvalues at step {layer['jacobian']['steps'][0]} of one sequence, and the unit circle.",
+            f"Eigenvalues of the step Jacobian at step {layer['jacobian']['steps'][0]} of one sequence, with the unit "
+            "circle.",
         )
     drawn["lyapunov"] = (
         lyapunov(layer["lyapunov_exponents"]),
@@ -53,26 +54,26 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     )
     drawn["memory"] = (
         memory(layer["memory"]["influence"], layer["memory"]["half_life"]),
-        "What is left of a small change of the state, by steps since",
-        "What is left of a small change of the state; where half is left is marked.",
+        "Size of a small change of the state, by steps since the change",
+        "Size of a small change of the state relative to its first size; the half-life is marked.",
     )
     if layer["gates"]:
         drawn["saturation"] = (
             saturation(layer["gates"]),
-            "For every unit of every gate the share of steps in which it is saturated, either way",
-            "Units by how often their gates are below 0.1 (across) and above 0.9 (up).",
+            "Share of steps in which each unit of each gate is saturated, below 0.1 and above 0.9",
+            "Share of steps in which each unit of a gate is below 0.1 (horizontal) and above 0.9 (vertical).",
         )
     scales = {name: gate["time_scales"] for name, gate in layer["gates"].items() if "time_scales" in gate}
     if scales:
         drawn["time-scales"] = (
             time_scales(scales),
-            "For how many steps each unit remembers, sorted",
-            "For how many steps each unit remembers, by its gate alone.",
+            "Time scale of each unit in steps, sorted",
+            "Time scale of each unit in steps, computed from its gate alone.",
         )
     drawn["states"] = (
         states(layer["state_norms"]),
         "Size of the states, by step",
-        "Root mean square of the states' numbers.",
+        "Root mean square of each state over units and sequences.",
     )
     drawn["units"] = (
         units(**layer["units"]),
@@ -83,11 +84,11 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
 
 
 def gradients(norms: dict[str, Numbers], xlabel: str) -> Figure:
-    """Norms on a logarithmic scale, a line for each state.
+    """Plot norms on a logarithmic scale, one line for each state.
 
     Args:
-        norms: by the state's name.
-        xlabel: what the numbers' places are.
+        norms: norms by the state's name.
+        xlabel: label of the x axis.
     """
     made, axes = figure(xlabel=xlabel, ylabel="‖dL/dh‖", yscale="log")
     for number, (name, values) in enumerate(norms.items()):
@@ -98,8 +99,8 @@ def gradients(norms: dict[str, Numbers], xlabel: str) -> Figure:
 
 
 def singular_values(values: Numbers) -> Figure:
-    """Values in order, largest first."""
-    made, axes = figure(xlabel="number", ylabel="singular value")
+    """Plot singular values, largest first."""
+    made, axes = figure(xlabel="index", ylabel="singular value")
     axes.axhline(1, color=MUTED, linewidth=0.8)
     axes.plot(range(1, len(values) + 1), values, **_line(0, marked=len(values) < 50))
     axes.set_ylim(bottom=0)
@@ -107,7 +108,7 @@ def singular_values(values: Numbers) -> Figure:
 
 
 def eigenvalues(real: Numbers, imaginary: Numbers) -> Figure:
-    """Points in the complex plane, with the unit circle."""
+    """Plot eigenvalues in the complex plane, with the unit circle."""
     from matplotlib.patches import Circle
 
     made, axes = figure(5.0, 3.6, xlabel="real", ylabel="imaginary")
@@ -119,8 +120,8 @@ def eigenvalues(real: Numbers, imaginary: Numbers) -> Figure:
 
 
 def lyapunov(exponents: Numbers) -> Figure:
-    """Exponents in order, largest first; exponents of minus infinity have no bar."""
-    made, axes = figure(xlabel="number", ylabel="exponent (nats a step)")
+    """Plot exponents as bars, largest first; exponents of minus infinity have no bar."""
+    made, axes = figure(xlabel="index", ylabel="exponent (nats per step)")
     numbers = [n for n, value in enumerate(exponents, 1) if _is_finite(value)]
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.bar(numbers, [exponents[n - 1] for n in numbers], color=SERIES[0], width=0.6)
@@ -129,8 +130,8 @@ def lyapunov(exponents: Numbers) -> Figure:
 
 
 def memory(influence: Numbers, half_life: float | None) -> Figure:
-    """What is left on a logarithmic scale, with the half-life."""
-    made, axes = figure(xlabel="steps since", ylabel="left of a small change", yscale="log")
+    """Plot the influence on a logarithmic scale, with the half-life."""
+    made, axes = figure(xlabel="steps since the change", ylabel="relative size of the change", yscale="log")
     axes.plot([value if value > 0 else None for value in influence], **_line(0))
     axes.axhline(0.5, color=MUTED, linewidth=0.8)
     if half_life is not None:
@@ -140,7 +141,7 @@ def memory(influence: Numbers, half_life: float | None) -> Figure:
 
 
 def saturation(gates: dict[str, dict[str, Any]]) -> Figure:
-    """Every unit as a point, as Karpathy, Johnson and Fei-Fei (2015, arXiv:1506.02078, figure 3) have it."""
+    """Plot every unit as a point, as in Karpathy, Johnson and Fei-Fei (2015, arXiv:1506.02078, figure 3)."""
     made, axes = figure(5.0, 3.6, xlabel="share of steps below 0.1", ylabel="share of steps above 0.9")
     axes.plot([0, 1], [1, 0], color=GRID, linewidth=0.8)
     for number, (name, gate) in enumerate(gates.items()):
@@ -153,7 +154,7 @@ def saturation(gates: dict[str, dict[str, Any]]) -> Figure:
 
 
 def time_scales(scales: dict[str, Numbers]) -> Figure:
-    """Steps on a logarithmic scale, units from the shortest to the longest."""
+    """Plot the sorted time scales of the units on a logarithmic scale."""
     made, axes = figure(xlabel="unit, in order", ylabel="time scale (steps)", yscale="log")
     for number, (name, values) in enumerate(scales.items()):
         axes.plot(sorted(value for value in values if value > 0), label=name, **_line(number))
@@ -163,7 +164,7 @@ def time_scales(scales: dict[str, Numbers]) -> Figure:
 
 
 def states(norms: dict[str, Numbers]) -> Figure:
-    """A line for each state."""
+    """Plot one line for each state."""
     made, axes = figure(xlabel="step", ylabel="root mean square")
     for number, (name, values) in enumerate(norms.items()):
         axes.plot(values, label=name, **_line(number))
@@ -174,13 +175,13 @@ def states(norms: dict[str, Numbers]) -> Figure:
 
 
 def units(from_step: int, inputs: list[str], numbers: list[int], values: list[Numbers]) -> Figure:
-    """A heat map, a row for each unit, a column for each step.
+    """Plot a heat map with a row for each unit and a column for each step.
 
     Args:
-        from_step: the first step that is shown.
-        inputs: what stands below the columns; empty for the steps' numbers.
-        numbers: which units these are.
-        values: of every unit, by step.
+        from_step: number of the first step.
+        inputs: labels of the columns; if empty, the numbers of the steps are used.
+        numbers: numbers of the units.
+        values: values of every unit, by step.
     """
     made, axes = figure(8.0, 0.6 + 0.13 * len(numbers), ylabel="unit")
     reach = max((abs(value) for row in values for value in row if _is_finite(value)), default=1.0) or 1.0
@@ -209,18 +210,18 @@ def units(from_step: int, inputs: list[str], numbers: list[int], values: list[Nu
 
 
 VANISHED, EXPLODED = 2**-24, 100.0
-"""Of the gradient at the nearest step. Below the one a float32 sum of both rounds the farther away; above the other
-clipping the norm leaves the nearer less than a hundredth.
+"""Bounds of a gradient norm relative to that at the nearest step. Below VANISHED, the gradient is lost by rounding in a
+float32 sum with the nearest one; above EXPLODED, norm clipping scales the nearest one to less than a hundredth.
 """
 
 
 def reach(curves: dict[str, dict[str, Numbers]], low: float = 1e-16, high: float = 1e6) -> Figure:
-    """How far gradients reach, a panel for each moment, a line for each cell, named where it ends.
+    """Plot how far gradients reach, with a panel for each moment and a labelled line for each cell.
 
     Args:
-        curves: by moment, then by cell: ‖dL/dh‖ by distance from the loss, 1 at the loss.
-        low: the lowest that is shown; a line that leaves the picture is named where it does.
-        high: the highest.
+        curves: ‖dL/dh‖ by distance from the loss, relative to that at the loss, by moment and cell.
+        low: lower limit of the y axis; a line that leaves the axes is labelled at that point.
+        high: upper limit of the y axis.
     """
     made, first = figure(9.0, 4.2)
     first.remove()
@@ -246,11 +247,11 @@ def reach(curves: dict[str, dict[str, Numbers]], low: float = 1e-16, high: float
 
 
 def _label(axes: Axes, ends: dict[str, tuple[int, float, str]], steps: int) -> None:
-    """Names at the lines' ends: at the right, apart from each other; beside a line that leaves the picture."""
+    """Label the lines at their ends: at the right without overlap, or where a line leaves the axes."""
     low, high = (log10(bound) for bound in axes.get_ylim())
     right = sorted((log10(value), name) for name, (step, value, _) in ends.items() if step == steps)
     places, gap = [place for place, _ in right], (high - low) / 18
-    for _ in range(100):  # too near each other they move apart, each as far
+    for _ in range(100):  # move labels that overlap apart by equal distances
         for n in range(1, len(places)):
             missing = max(0.0, gap - (places[n] - places[n - 1])) / 2
             places[n - 1], places[n] = places[n - 1] - missing, places[n] + missing
@@ -262,7 +263,7 @@ def _label(axes: Axes, ends: dict[str, tuple[int, float, str]], steps: int) -> N
 
 
 def _line(number: int, marked: bool = False) -> dict[str, Any]:
-    """A line's look; over many points a marker at each would hide it."""
+    """Return the style of a line, without markers unless ``marked``, because many markers would hide the line."""
     look = {**style(number), "linewidth": 1.5, "markersize": 3}
     return look if marked else {**look, "marker": "None"}
 

@@ -1,4 +1,4 @@
-"""What a cell's gates do: every sigmoid of its step is seen as it happens, and named where the cell names its gates."""
+"""Activations of a cell's gates: every sigmoid of a step is recorded, with the gate's name if the cell declares it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rnnlab.diagnostics.trajectory import Trajectory
 from rnnlab.interface import map_state, tensors_of, unstack
 
 LEFT, RIGHT = 0.1, 0.9
-"""A gate below the one or above the other is saturated (Karpathy, Johnson and Fei-Fei, 2015, arXiv:1506.02078)."""
+"""A gate is saturated below LEFT or above RIGHT (Karpathy, Johnson and Fei-Fei, 2015, arXiv:1506.02078)."""
 
 _LOGARITHMS = ("log_sigmoid", "logsigmoid")
 _SIGMOIDS = ("sigmoid", "special_expit", *_LOGARITHMS)
@@ -22,10 +22,10 @@ _BOUNDED = (*_SIGMOIDS, "tanh")
 
 
 class Gate(NamedTuple):
-    """A gate's activations, each between 0 and 1.
+    """A gate along a trajectory.
 
-    values: ``[T, B, units]``.
-    keeps: 1 where the unit keeps what it had at 1, -1 where it does at 0; None where the cell does not say.
+    values: activations between 0 and 1, ``[T, B, units]``.
+    keeps: 1 if an open gate keeps the state, -1 if a closed gate does, None if the cell declares neither.
     """
 
     values: Tensor
@@ -33,14 +33,15 @@ class Gate(NamedTuple):
 
 
 def gates(trajectory: Trajectory) -> dict[str, Gate]:
-    """Every gate of a cell along a trajectory, by name; empty where its step has no sigmoid.
+    """Return every gate of a cell along a trajectory, by name; empty if its step has no sigmoid.
 
-    A gate is a sigmoid, or the exponential of a log-sigmoid, of something that depends on inputs or state. It has the
-    name that the cell's ``gates`` gives to the rows of the bias (or of W, where there is none) that reach it without
-    passing through another nonlinearity, ``f/i`` where two do; ``sigmoid 1`` and so on where the cell names none.
+    A gate is a sigmoid, or the exponential of a log-sigmoid, whose argument depends on inputs or state. The cell's
+    ``gates`` name the rows of the bias (of W or U if there is no bias). A gate has the name of the rows that reach it
+    without passing through another nonlinearity, such as ``f``, or ``f/i`` for the rows of two names. Gates without a
+    name are called ``sigmoid 1`` and so on.
 
     Args:
-        trajectory: of T steps.
+        trajectory: trajectory of T steps.
     """
     names = _names(trajectory)
     with torch.no_grad(), _Watch() as watch:
@@ -63,10 +64,10 @@ def gates(trajectory: Trajectory) -> dict[str, Gate]:
 
 
 class Saturation(NamedTuple):
-    """Of every unit the share of steps in which a gate is saturated, ``[units]`` each.
+    """Share of steps in which each unit of a gate is saturated, ``[units]`` each.
 
-    left: below 0.1.
-    right: above 0.9.
+    left: share of steps below 0.1.
+    right: share of steps above 0.9.
     """
 
     left: Tensor
@@ -74,26 +75,26 @@ class Saturation(NamedTuple):
 
 
 def saturation(gate: Gate, live: Tensor | None = None) -> Saturation:
-    """How often each unit's gate is saturated (Karpathy, Johnson and Fei-Fei, 2015, arXiv:1506.02078, section 4.2).
+    """Return how often each unit is saturated (Karpathy, Johnson and Fei-Fei, 2015, arXiv:1506.02078, section 4.2).
 
     Args:
-        gate: its activations.
-        live: which steps count, bool ``[T, B]``; None for all.
+        gate: the gate.
+        live: mask of the steps that count, bool ``[T, B]``; None for all.
     """
     values = _counted(gate.values, live)
     return Saturation((values < LEFT).double().mean(0), (values > RIGHT).double().mean(0))
 
 
 def time_scales(gate: Gate, live: Tensor | None = None) -> Tensor | None:
-    """For how many steps each unit remembers, ``[units]``; None where the cell does not say that the gate remembers.
+    """Return the time scale of each unit in steps, ``[units]``; None if the gate is not declared to keep the state.
 
-    What a unit had is multiplied with f at every step, f the gate or one minus it. Over many steps it falls as
-    exp(-t/τ) with τ = -1 / E[log f], which for a constant f is the -1 / log f of Mahto et al. (2021,
-    arXiv:2009.12727), near the 1 / (1 - f) of Tallec and Ollivier (2018, arXiv:1804.11188).
+    The state of a unit is multiplied by f at every step, where f is the gate or one minus the gate. Over many steps the
+    state decays as exp(-t/τ) with τ = -1 / E[log f]. For a constant f this is the -1 / log f of Mahto et al. (2021,
+    arXiv:2009.12727), which is close to the 1 / (1 - f) of Tallec and Ollivier (2018, arXiv:1804.11188).
 
     Args:
-        gate: its activations.
-        live: which steps count, bool ``[T, B]``; None for all.
+        gate: the gate.
+        live: mask of the steps that count, bool ``[T, B]``; None for all.
     """
     if gate.keeps is None:
         return None
@@ -102,12 +103,12 @@ def time_scales(gate: Gate, live: Tensor | None = None) -> Tensor | None:
 
 
 def _counted(values: Tensor, live: Tensor | None) -> Tensor:
-    """``[T, B, units]`` as rows, those of steps that count."""
+    """Return the values of the steps that count as rows, ``[steps, units]``."""
     return values.flatten(0, 1) if live is None else values[live]
 
 
 class _Seen(NamedTuple):
-    """A sigmoid: what it was of, what came of it, and whether that was its logarithm."""
+    """A recorded sigmoid: its argument, its result, and whether the result is the logarithm of the sigmoid."""
 
     argument: Tensor
     result: Tensor
@@ -119,10 +120,11 @@ class _Seen(NamedTuple):
 
 
 class _Watch(TorchFunctionMode):
-    """Notes down every sigmoid of something with a batch axis.
+    """Records every sigmoid.
 
     Args:
-        cut: bounded functions give constants, so that a gradient shows what reaches a sigmoid without passing one.
+        cut: whether to detach the results of bounded functions, so that gradients with respect to the parameters show
+            which of them reach a sigmoid without passing through another nonlinearity.
     """
 
     def __init__(self, cut: bool = False) -> None:
@@ -131,7 +133,7 @@ class _Watch(TorchFunctionMode):
         self.seen: list[_Seen] = []
 
     def take(self) -> list[_Seen]:
-        """What was seen since the last time."""
+        """Return the sigmoids recorded since the last call."""
         seen, self.seen = self.seen, []
         return seen
 
@@ -140,7 +142,7 @@ class _Watch(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in _SIGMOIDS:
             self.seen.append(_Seen(args[0], result, name in _LOGARITHMS))
-        # A log-sigmoid stays, to see whether it is only a part of another gate.
+        # Log-sigmoids are not detached, so that those which are part of another gate can be found.
         return result.detach() if self.cut and name in _BOUNDED and name not in _LOGARITHMS else result
 
 
@@ -152,7 +154,7 @@ class _Part(NamedTuple):
 
 
 def _names(trajectory: Trajectory) -> list[list[_Part]]:
-    """For every sigmoid, in order, the gates that it computes; none where it is no gate."""
+    """Return for every sigmoid, in order, the gates that it computes; empty if it is not a gate."""
     inner = innermost(trajectory.cell)
     source = next((p for p in (getattr(inner, name, None) for name in ("b", "W", "U")) if p is not None), None)
     varying, seen = _one_step(trajectory, cut=False)
@@ -175,7 +177,7 @@ def _names(trajectory: Trajectory) -> list[list[_Part]]:
 
 
 def _one_step(trajectory: Trajectory, cut: bool) -> tuple[list[Tensor], list[_Seen]]:
-    """The inputs and states of a first step as leaves of a graph, and the sigmoids in ``prepare`` and in the step."""
+    """Run the first step; return its inputs and states as leaves, and the sigmoids in ``prepare`` and in the step."""
     with torch.enable_grad(), _Watch(cut) as watch:
         inputs = trajectory.inputs[:1].detach().requires_grad_()
         state = map_state(_leaf, trajectory.before[0])
@@ -185,17 +187,17 @@ def _one_step(trajectory: Trajectory, cut: bool) -> tuple[list[Tensor], list[_Se
 
 
 def _only_keepers(named: list[list[_Part]]) -> list[list[_Part]]:
-    """Where a gate keeps at 1, one that keeps at 0 is its companion, an input gate, and has no time scale."""
+    """Set ``keeps`` to None for gates that keep at 0 if another keeps at 1: input gates have no time scale."""
     if not any(part.keeps == 1 for parts in named for part in parts):
         return named
     return [[part if part.keeps == 1 else part._replace(keeps=None) for part in parts] for parts in named]
 
 
 def _name(cell: Cell, argument: Tensor, source: Tensor | None) -> _Part | None:
-    """The gate whose rows of ``source`` an argument is made of; None where the cell does not say."""
+    """Return the gate whose rows of ``source`` reach an argument; None if the cell does not name it."""
     if source is None or not source.requires_grad or not cell.gates or not argument.requires_grad:
         return None
-    # Uneven weights, as even ones would cancel in a normalisation.
+    # Unequal weights, because the derivative of an unweighted sum vanishes after a normalisation.
     weights = torch.linspace(1, 2, argument.numel(), dtype=argument.dtype, device=argument.device)
     (reached,) = torch.autograd.grad(
         argument, source, weights.view_as(argument), retain_graph=True, allow_unused=True, materialize_grads=True
@@ -204,7 +206,7 @@ def _name(cell: Cell, argument: Tensor, source: Tensor | None) -> _Part | None:
     touched = [name for name, block in blocks.items() if block.abs().sum() > 0]
     if not touched:
         return None
-    # What falls as a gate that remembers at 1 rises remembers at 0.
+    # A negative derivative means one minus the named gate, which keeps the state at the opposite value.
     signs = {
         cell.remembers[name] * (1 if blocks[name].sum() > 0 else -1)
         if source is getattr(cell, "b", None)
@@ -216,14 +218,14 @@ def _name(cell: Cell, argument: Tensor, source: Tensor | None) -> _Part | None:
 
 
 def innermost(cell: Cell) -> Cell:
-    """The cell itself within what regularisers put around it."""
+    """Return the cell inside its regularisers."""
     while isinstance(getattr(cell, "cell", None), Cell):
         cell = cell.cell
     return cell
 
 
 def _unused(name: str, names: dict[str, Gate]) -> str:
-    """``name``, numbered where a gate is computed several times within a step."""
+    """Return ``name``, with a number if it is taken because a step computes the gate several times."""
     return next(new for number in count(1) if (new := name if number == 1 else f"{name} ({number})") not in names)
 
 
@@ -233,7 +235,7 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def _reaches(tensor: Tensor, sources: list[Tensor]) -> bool:
-    """Whether ``tensor`` depends on one of ``sources``."""
+    """Return whether ``tensor`` depends on one of ``sources``."""
     sources = [source for source in sources if source.requires_grad]
     if not tensor.requires_grad or not sources:
         return False

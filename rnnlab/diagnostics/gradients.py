@@ -1,8 +1,9 @@
-"""How much of the loss's gradient reaches the state at every step: the norms of dL/dh_t.
+"""Gradients of the loss with respect to the state at every step: the norms of dL/dh_t.
 
-(Hochreiter, 1991; Bengio, Simard and Frasconi, 1994, doi:10.1109/72.279181; Pascanu, Mikolov and Bengio, 2013,
-arXiv:1211.5063.) Derivatives are total, as backpropagation through time has them: by all ways that lead from h_t to
-the loss, at step t and later. Where a step makes one state from another, h_t from c_t, dL/dc_t has the way through h_t.
+References: Hochreiter, 1991; Bengio, Simard and Frasconi, 1994, doi:10.1109/72.279181; Pascanu, Mikolov and Bengio,
+2013, arXiv:1211.5063. Derivatives are total, as in backpropagation through time: they include all paths from h_t to the
+loss, at step t and later. If a step computes one state from another, such as h_t from c_t, dL/dc_t includes the path
+through h_t.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from rnnlab.models import Model
 
 
 class Flow(NamedTuple):
-    """Norms of a loss's gradient with respect to one layer's states, of every sequence by itself.
+    """Norms of the gradient of a loss with respect to the states of one layer, for each sequence.
 
-    states: for every tensor of the state, by name, ``[T, B]``; NaN past a sequence's end.
-    end: the last scored step of every sequence, int64 ``[B]``, counted as the layer reads.
+    states: norms for every tensor of the state, by name, ``[T, B]``; NaN past a sequence's end.
+    end: index of the last scored step of every sequence, in the order in which the layer reads, int64 ``[B]``.
     """
 
     states: dict[str, Tensor]
@@ -30,17 +31,17 @@ class Flow(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """The norms with respect to the whole state, all its tensors as one vector, ``[T, B]``."""
+        """The norms with respect to all tensors of the state as one vector, ``[T, B]``."""
         return torch.stack(list(self.states.values())).square().sum(0).sqrt()
 
     def by_step(self, norms: Tensor) -> Tensor:
-        """``norms`` ``[T, B]`` as a root mean square over the sequences that have the step, ``[T]``."""
+        """Return the root mean square of ``norms`` ``[T, B]`` over the sequences that have the step, ``[T]``."""
         return norms.square().nanmean(1).sqrt()
 
     def by_distance(self, norms: Tensor) -> Tensor:
-        """The same by the distance from the last scored step, ``[D]``, 0 first.
+        """Return the root mean square of ``norms`` ``[T, B]`` for each distance from the last scored step, ``[D]``.
 
-        D is how many steps the sequence with the most of them has up to there.
+        Distances start at 0. D is the largest number of steps of a sequence up to its last scored step.
         """
         rows = []
         for distance in range(int(self.end.max()) + 1):
@@ -53,9 +54,9 @@ class Flow(NamedTuple):
 class Flows(NamedTuple):
     """The gradients of two losses.
 
-    whole: of the loss that is trained on.
-    last: of that part of it which the last scored step of every sequence has: where every step is scored, only this
-        shows how far a gradient reaches.
+    whole: gradients of the training loss.
+    last: gradients of the loss of the last scored step of every sequence. If every step is scored, only these gradients
+        show how far a gradient reaches.
     """
 
     whole: Flow
@@ -65,21 +66,21 @@ class Flows(NamedTuple):
 def gradient_flow(
     model: Model, batch: Batch, loss: Callable[[Tensor, Batch], Mean], state: State | None = None
 ) -> tuple[dict[str, Flows], dict[str, Trajectory]]:
-    """The norms of dL/dh_t in every recurrent layer, by the layer's name in the model.
+    """Return the norms of dL/dh_t in every recurrent layer, by the layer's name in the model.
 
-    The model's own gradients and its state are left alone; its mode (evaluation or training) is the caller's.
+    The gradients of the parameters are not changed. The caller sets the model's mode (evaluation or training).
 
     Args:
         model: the model.
-        batch: what it reads.
-        loss: of its outputs, as a task gives it: the total and the count of a mean.
-        state: what it begins with; None to begin anew.
+        batch: the batch.
+        loss: function of outputs and batch, such as `Task.loss`, that returns the total and the count of a mean.
+        state: initial state of the model; None for its default.
 
     Returns:
-        the norms, and the trajectory of every layer.
+        the norms and the trajectory of every layer.
 
     Raises:
-        InputError: the model has no recurrent layer, or its loss sees none of the outputs.
+        InputError: the model has no recurrent layer, or the gradient of the loss is zero at every output.
     """
     with torch.enable_grad(), watching(model) as seen:
         outputs, _ = model(batch, state)
@@ -87,7 +88,7 @@ def gradient_flow(
         (from_outputs,) = torch.autograd.grad(total.sum() / count, outputs, retain_graph=True)
     scored = from_outputs.flatten(2).abs().sum(-1) > 0  # [T, B]
     if not scored.any():
-        raise InputError("the gradient of the loss is zero at every output of this batch; there is nothing to follow")
+        raise InputError("the gradient of the loss is zero at every output of this batch; diagnostics need a gradient")
     steps = torch.arange(len(scored), device=scored.device).unsqueeze(1)
     end = (steps * scored).amax(0)
     only_last = from_outputs * (steps == end).unflatten(1, (-1, *[1] * (from_outputs.dim() - 2)))
@@ -95,7 +96,7 @@ def gradient_flow(
     flows = {}
     for name, found in seen.items():
         lengths = found.counts.sum(0)
-        seen_last = end if len(found) == len(scored) else lengths - 1  # other steps than the outputs': no alignment
+        seen_last = end if len(found) == len(scored) else lengths - 1  # its steps are not those of the outputs
         if model.get_submodule(name).reverse:
             seen_last = lengths - 1 - seen_last
         flows[name] = Flows(Flow(whole[name], seen_last), Flow(last[name], seen_last))
@@ -103,7 +104,7 @@ def gradient_flow(
 
 
 def _norms(seen: dict[str, Trajectory], outputs: Tensor, given: Tensor) -> dict[str, dict[str, Tensor]]:
-    """For every layer and state the norms, ``[T, B]``, of the gradients that ``given`` at the outputs leads to."""
+    """Return the norms of the state gradients for output gradients ``given``, ``[T, B]`` for every layer and state."""
     leaves = {name: [tensors_of(state) for state in found.after] for name, found in seen.items()}
     wanted = [tensor for rows in leaves.values() for row in rows for tensor in row if tensor.requires_grad]
     found = torch.autograd.grad(outputs, wanted, given, retain_graph=True, allow_unused=True, materialize_grads=True)

@@ -1,10 +1,11 @@
-"""How a small change of the state travels: step Jacobians, their spectra, Lyapunov exponents, memory half-life.
+"""Propagation of small changes of the state: step Jacobians, their spectra, Lyapunov exponents, memory half-life.
 
-The state of one sequence is taken as one vector of N real numbers: every tensor of it, flattened, in the cell's order,
-complex numbers as their two parts. Numbers that are not continuous (a counter) are no part of it and stay as they are.
+The state of one sequence is one vector of N real numbers: all tensors of the state, flattened, in the cell's order,
+with complex numbers as real and imaginary part. Integer tensors, such as a counter, are not part of the vector and
+stay constant.
 
-Everything here belongs to the trajectory that the network took on its inputs, not to a fixed point, and is exact up
-to rounding; only where N is larger than the number of directions asked for are these drawn at random, and it is said.
+All measures describe the trajectory of the network on its inputs, not a fixed point. They are exact up to rounding,
+except that `influence` is estimated from random directions if N exceeds its ``directions``.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from rnnlab.diagnostics.trajectory import Trajectory
 from rnnlab.interface import InputError, State, map_state, tensors_of
 
 CHUNK = 128
-"""Directions that are pushed through a step at once; more take more memory and are no faster."""
+"""Directions that are propagated through a step at once; more need more memory and are not faster."""
 
 
 def flatten(state: State) -> Tensor:
-    """The continuous numbers of a state as real vectors ``[B, N]``."""
+    """Return the continuous numbers of a state as real vectors ``[B, N]``."""
     parts = [torch.view_as_real(t) if t.is_complex() else t for t in tensors_of(state) if _is_continuous(t)]
     return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
 
 
 def unflatten(vector: Tensor, like: State) -> State:
-    """The state whose continuous numbers are ``vector`` ``[B, N]``, and the others those of ``like``."""
+    """Return the state with the continuous numbers ``vector`` ``[B, N]`` and the other tensors of ``like``."""
     place = 0
 
     def take(tensor: Tensor) -> Tensor:
@@ -51,19 +52,19 @@ def unflatten(vector: Tensor, like: State) -> State:
 
 
 def state_size(trajectory: Trajectory) -> int:
-    """N, the real numbers in the state of one sequence."""
+    """Return N, the number of real numbers in the state of one sequence."""
     return flatten(trajectory.before[0]).shape[1]
 
 
 def pushes(trajectory: Trajectory) -> Iterator[Callable[[Tensor], Tensor]]:
-    """For every step a function that takes small changes ``[K, B, N]`` of the state before it to those after it.
+    """Yield for every step a function that maps small changes ``[K, B, N]`` of the state before it to those after it.
 
-    The changes are multiplied with the step Jacobian ∂s_t/∂s_{t-1}, by forward-mode differentiation, which never makes
-    the matrix.
+    The function multiplies the changes by the step Jacobian ∂s_t/∂s_{t-1} with forward-mode differentiation, without
+    computing the matrix.
     """
     with torch.no_grad():
         constants, inputs = trajectory.prepared()
-    with warnings.catch_warnings(action="ignore"):  # torch warns of itself, at the first use of forward mode
+    with warnings.catch_warnings(action="ignore"):  # torch warns at the first use of forward mode
         jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),))
     for step_inputs, before in zip(inputs, trajectory.before, strict=True):
         yield partial(_push, trajectory.cell, constants, step_inputs, before)
@@ -79,19 +80,19 @@ def _push(cell: Cell, constants: Any, inputs: Any, before: State, changes: Tenso
 
 
 def step_jacobian(trajectory: Trajectory, step: int) -> Tensor:
-    """∂s_t/∂s_{t-1} of every sequence at step ``step`` (from 0), ``[B, N, N]``; rows are of the state after."""
+    """Return ∂s_t/∂s_{t-1} of every sequence at step ``step`` (from 0), ``[B, N, N]``; rows belong to s_t."""
     for number, push in enumerate(pushes(trajectory)):
         if number == step:
             return push(_basis(trajectory)).permute(1, 2, 0)
-    raise InputError(f"step {step} is not among the {len(trajectory)} steps there are")
+    raise InputError(f"step={step} must be between 0 and {len(trajectory) - 1}")
 
 
 class Spectrum(NamedTuple):
-    """Of step Jacobians.
+    """Spectra of step Jacobians.
 
-    steps: where they were taken, ``[P]``.
-    singular: their singular values, largest first, ``[P, B, N]``.
-    eigenvalues: complex ``[P, B, N]``, in no order.
+    steps: indices of the P steps.
+    singular: singular values, largest first, ``[P, B, N]``.
+    eigenvalues: complex eigenvalues in no particular order, ``[P, B, N]``.
     """
 
     steps: list[int]
@@ -100,19 +101,19 @@ class Spectrum(NamedTuple):
 
     @property
     def radius(self) -> Tensor:
-        """Spectral radii, the largest magnitudes of an eigenvalue, ``[P, B]``."""
+        """Spectral radii, the largest magnitudes of the eigenvalues, ``[P, B]``."""
         return self.eigenvalues.abs().amax(-1)
 
 
 def spectrum(trajectory: Trajectory, points: int = 8) -> Spectrum:
-    """Singular values and eigenvalues of the step Jacobian (Pascanu, Mikolov and Bengio, 2013, arXiv:1211.5063).
+    """Return singular values and eigenvalues of step Jacobians (Pascanu, Mikolov and Bengio, 2013, arXiv:1211.5063).
 
     Args:
-        trajectory: of T steps.
-        points: at how many steps, spread evenly over the trajectory; all where there are no more.
+        trajectory: trajectory of T steps.
+        points: number of steps, spread evenly over the trajectory; at most T are used.
 
     Returns:
-        the spectra; NaN where a Jacobian is not finite.
+        the spectra; NaN for Jacobians that are not finite.
     """
     last = len(trajectory) - 1
     steps = sorted({round(last * (point + 1) / points) for point in range(points)}) if points <= last else None
@@ -129,30 +130,31 @@ def spectrum(trajectory: Trajectory, points: int = 8) -> Spectrum:
 
 
 def lyapunov_exponents(trajectory: Trajectory, count: int = 8, skip: int = 0) -> Tensor:
-    """The largest Lyapunov exponents along a trajectory, nats a step, largest first.
+    """Return the largest Lyapunov exponents along a trajectory in nats per step, largest first.
 
-    How fast orthogonal directions grow on the average: they are pushed through every step and made orthonormal again
-    by a QR decomposition, and the logarithms of what R has on its diagonal are averaged (Benettin et al., 1980,
-    doi:10.1007/BF02128236; for recurrent networks Engelken et al., 2020, arXiv:2006.02427, and Vogt et al., 2020,
-    arXiv:2006.14123). For a driven network they are those of the way it took on these inputs; finite time, not limits.
+    The exponents are the mean growth rates of orthogonal directions. The directions are propagated through every step
+    and orthonormalised by a QR decomposition, and the logarithms of the diagonal of R are averaged (Benettin et al.,
+    1980, doi:10.1007/BF02128236; for recurrent networks Engelken et al., 2020, arXiv:2006.02427, and Vogt et al., 2020,
+    arXiv:2006.14123). The exponents of a driven network depend on its inputs. They are averages over finite time, not
+    limits.
 
     Args:
-        trajectory: of T steps.
-        count: how many; N where there are no more.
-        skip: steps at the beginning in which the directions turn to where they grow and are not counted yet.
+        trajectory: trajectory of T steps.
+        count: number of exponents; at most N are computed.
+        skip: number of initial steps that are not averaged, in which the directions align with the growing ones.
 
     Returns:
-        ``[count, B]``, infinitely negative for directions that a step forgets altogether.
+        the exponents, ``[count, B]``; minus infinity for directions that a step maps to zero.
 
     Raises:
-        InputError: there are no steps left to count, or no exponent is asked for.
+        InputError: ``skip`` leaves no step, or ``count`` is below 1.
     """
     _check_steps(trajectory, skip)
     if count < 1:
-        raise InputError(f"count={count} Lyapunov exponents; ask for at least 1")
+        raise InputError(f"count={count} must be at least 1")
     first = flatten(trajectory.before[0])
     count = min(count, first.shape[1])
-    # Random, because a unit vector may lie in a plane that the Jacobians never leave.
+    # Random, because a unit vector may lie in an invariant subspace of the Jacobians.
     start = _normal((first.shape[0], first.shape[1], count), first)
     basis = torch.linalg.qr(start).Q  # [B, N, count]
     total = first.new_zeros(first.shape[0], count)
@@ -167,21 +169,21 @@ def lyapunov_exponents(trajectory: Trajectory, count: int = 8, skip: int = 0) ->
 
 
 def influence(trajectory: Trajectory, skip: int = 0, directions: int = 64) -> Tensor:
-    """How much of a small change of the state at one step is left k steps later, ``[K + 1]``, 1 at the first.
+    """Return M(k), the size of a small change of the state k steps after it relative to its first size, ``[K + 1]``.
 
         M(k)² = E_v E_b ‖∂s_{a+k}/∂s_a v‖²,  a = skip
 
-    v a direction of length 1, b a sequence: for all N directions of a basis it is the mean of the squared singular
-    values of the product of the step Jacobians, its squared Frobenius norm over N.
+    Here v is a direction of length 1 and b a sequence. For all N directions of a basis, E_v is the mean of the squared
+    singular values of the product of the step Jacobians, which is its squared Frobenius norm divided by N.
 
     Args:
-        trajectory: of T steps.
-        skip: a, steps that are passed over at the beginning; K is T - skip.
-        directions: a basis where N is no larger, else so many random directions, whose mean estimates that of all
-            (Hutchinson, 1990, doi:10.1080/03610919008812866).
+        trajectory: trajectory of T steps.
+        skip: a, the number of initial steps that are left out; K is T - skip.
+        directions: number of random directions, whose mean estimates that over all directions (Hutchinson, 1990,
+            doi:10.1080/03610919008812866). If N is not larger, a basis is used and M is exact.
 
     Raises:
-        InputError: there are no steps left.
+        InputError: ``skip`` leaves no step.
     """
     _check_steps(trajectory, skip)
     first = flatten(trajectory.before[skip])
@@ -199,19 +201,19 @@ def influence(trajectory: Trajectory, skip: int = 0, directions: int = 64) -> Te
 
 
 def half_life(influence: Tensor) -> float | None:
-    """After how many steps M is first half of what it was; None where it is not, within the steps there are.
+    """Return the number of steps after which M first falls to M(0) / 2; None if it never does.
 
-    Between two steps M is taken to fall exponentially, so that M(k) = a^k has exactly log 2 / |log a|.
+    M is interpolated exponentially between two steps, so that M(k) = a^k has the half-life log 2 / |log a| exactly.
 
     Args:
-        influence: M ``[K + 1]``, see `influence`.
+        influence: M, the result of `influence`, ``[K + 1]``.
     """
     half = float(influence[0]) / 2
     values = influence.tolist()
     for step, value in enumerate(values):
         if value <= half:
             if value == 0:
-                return float(step)  # gone at once, at no rate
+                return float(step)  # M falls to zero in one step and cannot be interpolated
             before = values[step - 1]
             return step - 1 + log(before / half) / log(before / value)
     return None
@@ -222,22 +224,22 @@ def _is_continuous(tensor: Tensor) -> bool:
 
 
 def _basis(trajectory: Trajectory) -> Tensor:
-    """The N unit vectors for every sequence, ``[N, B, N]``."""
+    """Return the N unit vectors for every sequence, ``[N, B, N]``."""
     first = flatten(trajectory.before[0])
     eye = torch.eye(first.shape[1], dtype=first.dtype, device=first.device)
     return eye.unsqueeze(1).expand(-1, first.shape[0], -1)
 
 
 def _normal(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """The same normal numbers every time, from a generator of their own."""
+    """Return normally distributed numbers from a separate generator with a fixed seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
 
 
 def _mean_square(changes: Tensor) -> Tensor:
-    """The mean over directions and sequences of the squared lengths of ``[K, B, N]``."""
+    """Return the mean squared length of ``changes`` ``[K, B, N]`` over directions and sequences."""
     return changes.square().sum(-1).mean()
 
 
 def _check_steps(trajectory: Trajectory, skip: int) -> None:
     if not 0 <= skip < len(trajectory):
-        raise InputError(f"skip={skip} leaves none of the {len(trajectory)} steps; it must be less, and at least 0")
+        raise InputError(f"skip={skip} must be at least 0 and less than {len(trajectory)}, the number of steps")

@@ -1,4 +1,4 @@
-"""Everything that can be seen in one model on one batch: as plain numbers, as scalars for a log, as files."""
+"""Diagnose one model on one batch: all measures as plain numbers, as scalars for a log, and as files."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is computed; the defaults take seconds to a minute on a CPU.
+    """Amount of computation; the defaults take seconds to a minute on a CPU.
 
-    steps: of a stream, at most; other tasks give whole sequences, as long as they are.
-    sequences: of the batch, the longest, for what needs Jacobians; the gradients are those of the whole batch.
-    points: steps at which the spectrum of the step Jacobian is taken.
-    exponents: Lyapunov exponents, the largest ones.
-    directions: for the influence of a state on a later one; exact where the state has no more numbers than that.
-    largest: the largest state, in numbers, whose step Jacobian is made as a matrix.
+    steps: largest number of steps for Jacobians, exponents and memory, and for all measures of a stream; gradients and
+        gates of other tasks are computed on whole sequences.
+    sequences: number of sequences for Jacobians, exponents and memory, the longest of the batch; gradients are computed
+        on the whole batch.
+    points: number of steps at which the spectrum of the step Jacobian is computed.
+    exponents: number of Lyapunov exponents, the largest ones.
+    directions: number of directions for the memory, which is exact for states with at most this many numbers.
+    largest: largest number of numbers in a state for which the step Jacobian is computed as a matrix.
     """
 
     steps: int = 200
@@ -53,35 +55,33 @@ class Effort:
 
 
 LIGHT = Effort(steps=100, sequences=2, points=2, exponents=1, directions=16, largest=256)
-"""For looking in while training."""
+"""For diagnostics during training."""
 
 SKIPPED = 10
-"""The first tenth of the steps is not counted for exponents and memory: the way from the first state to where the
-network usually is.
-"""
+"""Exponents and memory exclude the first tenth of the steps, the transient from the initial state."""
 
 UNITS, TEXT = 32, 60
-"""How many units, and how many of the last steps, a heat map shows."""
+"""Largest number of units and of last steps in a heat map."""
 
 
 def diagnose(model: Model, task: Task, split: str = "valid", effort: Effort = Effort()) -> dict[str, Any]:
-    """Look into a model on the first batch of a split.
+    """Diagnose a model on the first batch of a split.
 
-    It computes in double precision, on a copy in evaluation mode: gradients that vanish over hundreds of steps are
-    smaller than what single precision can hold. The model, its gradients and its mode are left as they are.
+    The measures are computed in double precision on a copy in evaluation mode, because gradients over hundreds of steps
+    underflow in single precision. The model, its gradients and its mode are not changed.
 
     Args:
         model: the model.
-        task: gives the batch, its loss, and how its inputs are written.
-        split: of the task.
-        effort: how much to compute.
+        task: the task, which provides the batch, the loss and the text of the inputs.
+        split: name of the split.
+        effort: amount of computation.
 
     Returns:
-        plain containers and numbers: ``split``, ``steps``, ``sequences``, and for every recurrent layer under
-        ``layers``, by its name in the model, what `describe_layer` says.
+        plain containers and numbers: ``split``, ``steps``, ``sequences``, and ``layers``, the results of
+        `describe_layer` by the layer's name in the model.
 
     Raises:
-        InputError: the task has no such split, or the model no recurrent layer.
+        InputError: the task has no such split, the model has no recurrent layer, or the loss has no gradient.
     """
     flows, trajectories, batch = flows_of(model, task, split, effort.steps)
     spelled = task.spell(batch.inputs[:, 0])
@@ -93,7 +93,7 @@ def diagnose(model: Model, task: Task, split: str = "valid", effort: Effort = Ef
 
 
 def flows_of(model: Model, task: Task, split: str, steps: int) -> tuple[dict[str, Flows], dict[str, Trajectory], Batch]:
-    """`gradient_flow` on the first batch of a split, in double precision on a copy, and that batch; see `diagnose`."""
+    """Return the result of `gradient_flow` on the first batch of a split, and the batch; see `diagnose`."""
     if split not in task.splits:
         raise InputError(f"the task has no split {split!r}{nearest(split, list(task.splits))}")
     place = next(model.parameters()).device
@@ -103,14 +103,17 @@ def flows_of(model: Model, task: Task, split: str, steps: int) -> tuple[dict[str
 
 
 def describe_layer(found: Trajectory, flows: Flows, effort: Effort, spelled: list[str]) -> dict[str, Any]:
-    """What is to be said of one layer.
+    """Return all measures of one layer.
 
-    ``gradients``: norms of dL/dh_t, of the whole loss by step and of the last scored step by distance from it, for
-    every state and for all together; ``log10_ratio``, the latter's at the farthest step over that at the nearest.
-    ``jacobian``: singular values and spectral radius of the step Jacobian, means over points and sequences.
-    ``lyapunov_exponents``: nats a step. ``memory``: the influence of a state on later ones, and its half-life.
-    ``gates``: for each gate how often units are saturated, and for how long they remember.
-    ``state_norms``: root mean square over units and sequences, by step. ``units``: outputs of one sequence.
+    - ``gradients``: norms of dL/dh_t for every state and for all together: ``whole``, for the whole loss by step, and
+      ``last``, for the loss of the last scored step by distance from it. ``log10_ratio`` is log10 of the norm of
+      ``last`` for all states at the farthest step over that at the nearest.
+    - ``jacobian``: singular values and spectral radius of the step Jacobian, means over points and sequences.
+    - ``lyapunov_exponents``: the largest exponents in nats per step.
+    - ``memory``: the influence of a state on later states, and its half-life in steps.
+    - ``gates``: for each gate its mean, the saturation of its units, and their time scales in steps.
+    - ``state_norms``: root mean square over units and sequences, by step.
+    - ``units``: outputs of the most active units for one sequence.
     """
     part = found.select(effort.sequences, effort.steps)
     skip = len(part) // SKIPPED
@@ -148,11 +151,11 @@ SCALARS = (
     "saturated_share",
     "state_norm",
 )
-"""The names of those numbers of a layer that are worth a curve."""
+"""Names of the numbers of a layer that are logged during training."""
 
 
 def scalars(found: dict[str, Any]) -> dict[str, float]:
-    """The `SCALARS` that a diagnosis has, for each layer, with the name of the layer if there are several."""
+    """Return the `SCALARS` that a diagnosis contains, for each layer, with the layer's name if there are several."""
     values = {}
     for name, layer in found["layers"].items():
         of_layer = (
@@ -169,11 +172,11 @@ def scalars(found: dict[str, Any]) -> dict[str, float]:
 
 
 Drawn = dict[str, tuple["Figure", str, str]]
-"""Figures by name: the figure, what it shows, and its caption."""
+"""Figures by name: the figure, its description, and its caption."""
 
 
 def draw(found: dict[str, Any]) -> Drawn:
-    """Every figure of a diagnosis, by a name for its file.
+    """Draw every figure of a diagnosis, by file name.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -186,15 +189,15 @@ def draw(found: dict[str, Any]) -> Drawn:
 
 
 def write(found: dict[str, Any], folder: Path, title: str) -> list[str]:
-    """Put ``diagnostics.json``, every figure as PNG and SVG, and ``page.html``, which needs none of them, in a folder.
+    """Write ``diagnostics.json``, every figure as PNG and SVG, and the self-contained ``page.html`` to a folder.
 
     Args:
-        found: what `diagnose` returned.
-        folder: exists, and is empty.
-        title: of the page.
+        found: the result of `diagnose`.
+        folder: an existing, empty folder.
+        title: title of the page.
 
     Returns:
-        sentences that say where they lie; without matplotlib there are the numbers alone.
+        sentences that name the files; without matplotlib only ``diagnostics.json`` is written.
     """
     files.write_json(folder / "diagnostics.json", found)
     try:
@@ -204,38 +207,38 @@ def write(found: dict[str, Any], folder: Path, title: str) -> list[str]:
     for name, (figure, _, _) in drawn.items():
         save(figure, folder / name)
     page(found, title, drawn).write(folder / "page.html")
-    return [f"Written: {folder / 'page.html'}, and beside it the numbers and {len(drawn)} figures"]
+    return [f"Written: {folder / 'page.html'}, and in the same folder diagnostics.json and {len(drawn)} figures"]
 
 
 def page(found: dict[str, Any], title: str, drawn: Drawn) -> Page:
-    """A diagnosis as one page, with the figures that `draw` made of it."""
+    """Return a diagnosis as one page, with the figures of `draw`."""
     sheet = Page(
         title, " ".join(_sentence(name, layer, len(found["layers"])) for name, layer in found["layers"].items())
     )
     sheet.text(
-        f"On the first batch of {found['split']}: {found['steps']} steps of {found['sequences']} sequences, in double "
-        "precision, on the equations of the cell.",
+        f"Computed on the first batch of {found['split']}, {found['steps']} steps of {found['sequences']} sequences, "
+        "in double precision with the equations of the cell.",
         "note",
     )
     for name, layer in found["layers"].items():
         sheet.section(f"{layer['cell']}, {name}")
-        sheet.table(["measure", "value", "what it is"], _rows(layer), f"{name} in numbers")
+        sheet.table(["measure", "value", "explanation"], _rows(layer), f"Measures of {name}")
         for key, (figure, alt, caption) in drawn.items():
             if key == _prefix(found, name) + "units":
-                sheet.heading("Units over the inputs")  # a row of its own: letters need the width
+                sheet.heading("Units over the inputs")  # in a separate row, because the letters need the width
             if key.startswith(_prefix(found, name)):
                 sheet.figure(figure, alt, caption)
         if not layer["gates"]:
             sheet.text("This cell has no gate: its step has no sigmoid of inputs or state.")
         elif not any("time_scales" in gate for gate in layer["gates"].values()):
-            sheet.text("The cell does not say which of its gates remember, so there are no time scales.")
+            sheet.text("The cell does not declare which of its gates keep the state, so there are no time scales.")
         if "left_out" in layer["jacobian"]:
             sheet.text(layer["jacobian"]["left_out"])
     return sheet
 
 
 def first_steps(task: Task, split: str, steps: int) -> Batch:
-    """The first batch of a split; of streams, windows one after another until there are ``steps`` steps or no more."""
+    """Return the first batch of a split; for a stream, consecutive windows joined to at most ``steps`` steps."""
     batch = task.batch(split, 0)
     if batch.fresh is None or len(batch.targets) != len(batch.inputs):
         return batch
@@ -260,12 +263,12 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def _states(flow: Any) -> dict[str, Tensor]:
-    """The norms of every state, and of all together where there are several."""
+    """Return the norms for every state, and for all together if there are several."""
     return flow.states if len(flow.states) == 1 else {**flow.states, "all": flow.total}
 
 
 def _log10_ratio(distance: Tensor) -> float:
-    """The last over the first, as a power of ten."""
+    """Return log10 of the last value over the first."""
     ratio = float((distance[-1] / distance[0]).detach())
     return -inf if ratio == 0 else log10(ratio) if isfinite(ratio) else nan
 
@@ -274,8 +277,8 @@ def _jacobian(part: Trajectory, effort: Effort) -> dict[str, Any]:
     size = state_size(part)
     if size > effort.largest:
         return {
-            "left_out": f"The state has {size:,} numbers, and above {effort.largest:,} the step Jacobian is not made "
-            "as a matrix: singular values and spectral radius are left out."
+            "left_out": f"The state has {size:,} numbers. Above {effort.largest:,} the step Jacobian is not computed "
+            "as a matrix, so singular values and spectral radius are missing."
         }
     found = spectrum(part, effort.points)
     values = found.eigenvalues[0, 0]
@@ -304,7 +307,7 @@ def _gates(found: Trajectory) -> dict[str, dict[str, Any]]:
 
 
 def _saturated(found: dict[str, dict[str, Any]]) -> float | None:
-    """The share of all gates' activations that are saturated, either way; None where there is no gate."""
+    """Return the share of all gate activations that are saturated; None if there are no gates."""
     shares = [
         a + b for gate in found.values() for a, b in zip(gate["left_saturated"], gate["right_saturated"], strict=True)
     ]
@@ -312,13 +315,13 @@ def _saturated(found: dict[str, dict[str, Any]]) -> float | None:
 
 
 def _rms(values: Tensor, live: Tensor) -> list[float]:
-    """``[T, B, ...]`` as a root mean square over units and the sequences that count, for every step."""
+    """Return the root mean square of ``values`` ``[T, B, ...]`` over units and live sequences, for every step."""
     squares = values.flatten(2).abs().square().mean(-1)
     return squares.masked_fill(~live, torch.nan).nanmean(1).sqrt().tolist()
 
 
 def _units(found: Trajectory, spelled: list[str]) -> dict[str, Any]:
-    """The outputs of the first sequence's last steps, of those units that move most."""
+    """Return the outputs of the most variable units over the last steps of the first sequence."""
     end = int(found.counts[:, 0].sum())
     start = max(0, end - TEXT)
     values = found.outputs[start:end, 0].flatten(1)
@@ -332,38 +335,39 @@ def _units(found: Trajectory, spelled: list[str]) -> dict[str, Any]:
 
 
 def _prefix(found: dict[str, Any], name: str) -> str:
-    """What the names of a layer's figures begin with: nothing where there is one layer."""
+    """Return the prefix of the names of a layer's figures; empty if there is one layer."""
     return f"{name.replace('.', '-')}-" if len(found["layers"]) > 1 else ""
 
 
 def _sentence(name: str, layer: dict[str, Any], layers: int) -> str:
-    """A summary of the most important numbers."""
+    """Return a sentence on the gradient and the memory of a layer."""
     ratio, life = layer["gradients"]["log10_ratio"], layer["memory"]["half_life"]
     distance = len(next(iter(layer["gradients"]["last"].values()))) - 1
     which = f"In {name}, the" if layers > 1 else "The"
-    size = "is zero" if ratio == -inf else f"is 10^{ratio:.1f} times what it is there"
-    memory = f"half is left after {life:.1f} steps" if life is not None else "more than half is left to the end"
+    size = "is zero" if ratio == -inf else f"is 10^{ratio:.1f} times the gradient at that step"
+    memory = f"falls to half in {life:.1f} steps" if life is not None else "stays above half to the end"
     return (
-        f"{which} gradient {distance} steps before the last scored step {size}; of a small change of the state "
-        f"{memory}."
+        f"{which} gradient {distance} steps before the last scored step {size}; a small change of the state {memory}."
     )
 
 
 def _rows(layer: dict[str, Any]) -> list[list[Any]]:
-    """A table of the single numbers."""
+    """Return the rows of the table of measures: name, value, explanation."""
     rows = [
-        ["gradient, log10 of farthest over nearest", layer["gradients"]["log10_ratio"], "0: it keeps its size"],
-        ["largest Lyapunov exponent", layer["lyapunov_exponents"][0], "nats a step; above 0 small changes grow"],
-        ["memory half-life", layer["memory"]["half_life"], "steps until half of a small change is left; – if never"],
-        ["numbers in the state", layer["state_size"], "of one sequence"],
+        ["gradient, log10 of farthest over nearest", layer["gradients"]["log10_ratio"], "0: equal norms"],
+        ["largest Lyapunov exponent", layer["lyapunov_exponents"][0], "nats per step; above 0 small changes grow"],
+        ["memory half-life", layer["memory"]["half_life"], "steps until a small change falls to half; – if never"],
+        ["state size", layer["state_size"], "numbers in the state of one sequence"],
     ]
     if "spectral_radius" in layer["jacobian"]:
         rows.insert(1, ["spectral radius of the step", layer["jacobian"]["spectral_radius"], "mean over steps"])
     for name, gate in layer["gates"].items():
         left, right = (sum(gate[key]) / len(gate[key]) for key in ("left_saturated", "right_saturated"))
-        rows.append([f"gate {name}: mean", gate["mean"], f"below 0.1 {number(left, 2)}, above 0.9 {number(right, 2)}"])
+        rows.append(
+            [f"gate {name}: mean", gate["mean"], f"share below 0.1: {number(left, 2)}, above 0.9: {number(right, 2)}"]
+        )
         if "time_scales" in gate:
             scales = sorted(gate["time_scales"])
             middle, longest = scales[len(scales) // 2], scales[-1]
-            rows.append([f"gate {name}: median time scale", middle, f"steps; the longest {number(longest, 3)}"])
+            rows.append([f"gate {name}: median time scale", middle, f"steps; longest: {number(longest, 3)}"])
     return rows

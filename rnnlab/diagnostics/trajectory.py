@@ -1,7 +1,7 @@
-"""The trajectory of a cell over a sequence: all states, and what is needed to repeat any step.
+"""The trajectory of a cell over a sequence: all states, and everything needed to repeat any step.
 
-Whatever backend a layer runs on, it is watched with the plain loop over the cell's own equations, the truth that every
-backend is tested against.
+The trajectory of a layer is recorded with the reference backend, whatever the layer's own backend is. All backends are
+tested against the reference.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Trajectory:
     """The states of a cell over T steps of B sequences.
 
     cell: the cell.
-    inputs: what the cell read, ``[T, B, input_size]``.
+    inputs: inputs of the cell, ``[T, B, input_size]``.
     before: the state before each of the T steps.
-    after: the state after each of them; past a sequence's end it is what the cell made of the padding.
-    outputs: ``[T, B, output_size]``, zero past a sequence's end.
-    last: the state at every sequence's own end.
-    live: which steps count, bool ``[T, B]``; None where all do.
-    context: what the cell's ``prepare`` took beyond its inputs.
+    after: the state after each of the T steps; past a sequence's end, the result of a step on padding.
+    outputs: outputs of the cell, ``[T, B, output_size]``, zero past a sequence's end.
+    last: the final state of every sequence.
+    live: mask of the steps within the sequences, bool ``[T, B]``; None if all sequences have T steps.
+    context: arguments of the cell's ``prepare`` other than its inputs.
     """
 
     cell: Cell
@@ -48,31 +48,31 @@ class Trajectory:
 
     @property
     def batch_size(self) -> int:
-        """B."""
+        """Number of sequences, B."""
         return self.inputs.shape[1]
 
     @property
     def counts(self) -> Tensor:
-        """Which steps count, bool ``[T, B]``."""
+        """Mask of the steps within the sequences, bool ``[T, B]``."""
         if self.live is not None:
             return self.live
         return torch.ones(len(self), self.batch_size, dtype=torch.bool, device=self.inputs.device)
 
     @property
     def names(self) -> list[str]:
-        """A name for every tensor of the state: the cell's own, numbered where it has another number of them."""
+        """A name for every tensor of the state: those of the cell, or ``state 1`` and so on if their number differs."""
         count = len(tensors_of(self.before[0]))
         return list(self.cell.states) if len(self.cell.states) == count else [f"state {i + 1}" for i in range(count)]
 
     def states(self) -> dict[str, Tensor]:
-        """The states after every step by name, ``[T, B, ...]`` each."""
+        """Return the states after every step by name, ``[T, B, ...]`` each."""
         columns = zip(*(tensors_of(state) for state in self.after), strict=True)
         return {name: torch.stack(column) for name, column in zip(self.names, columns, strict=True)}
 
     def select(self, sequences: int, steps: int | None = None) -> Trajectory:
-        """The longest ``sequences`` of the batch over the steps, at most ``steps``, that all of them have.
+        """Return the trajectory of the longest ``sequences`` of the batch over their common steps, at most ``steps``.
 
-        Where the cell reads a context, whose axes only the cell knows, all sequences stay.
+        If the cell reads a context, all sequences are kept, because only the cell knows the axes of the context.
         """
         lengths = self.counts.sum(0)
         chosen = lengths.argsort(descending=True, stable=True)[: None if self.context else max(1, sequences)]
@@ -87,14 +87,14 @@ class Trajectory:
         return Trajectory(self.cell, inputs, before, after, outputs, after[-1], context=self.context)
 
     def detached(self) -> Trajectory:
-        """The same numbers, without the graph that autograd made on the way."""
+        """Return the same trajectory without the autograd graph."""
         before, after = ([map_state(Tensor.detach, state) for state in states] for states in (self.before, self.after))
         last = map_state(Tensor.detach, self.last)
         inputs, outputs = self.inputs.detach(), self.outputs.detach()
         return Trajectory(self.cell, inputs, before, after, outputs, last, self.live, self.context)
 
     def prepared(self) -> tuple[Any, list[Any]]:
-        """What ``prepare`` made: the constants, and the inputs of every step."""
+        """Return the constants and the inputs of every step, the results of ``prepare``."""
         constants, prepared = self.cell(self.inputs, **self.context)
         return constants, unstack(prepared)
 
@@ -102,17 +102,17 @@ class Trajectory:
 def follow(
     cell: Cell, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
 ) -> Trajectory:
-    """Run a cell over a sequence step by step and keep every state; autograd follows.
+    """Run a cell over a sequence step by step and record every state; the result is differentiable.
 
     Args:
         cell: the cell.
-        inputs: ``[T, B, input_size]``.
-        state: the state before the first step; None means the cell's own.
-        lengths: int64 ``[B]``, or None where every sequence has T steps.
-        context: what the cell's ``prepare`` takes beyond its inputs.
+        inputs: inputs, ``[T, B, input_size]``.
+        state: the state before the first step; None for the cell's initial state.
+        lengths: lengths of the sequences, int64 ``[B]``; None if every sequence has T steps.
+        context: arguments of the cell's ``prepare`` other than its inputs.
 
     Raises:
-        InputError: the inputs do not fit the cell.
+        InputError: the inputs have a wrong shape or no steps.
     """
     if inputs.dim() != 3 or inputs.shape[-1] != cell.input_size or not len(inputs):
         raise InputError(f"inputs are {list(inputs.shape)}; the cell expects [T, B, {cell.input_size}], T at least 1")
@@ -134,18 +134,18 @@ def follow(
 
 @contextmanager
 def watching(model: nn.Module) -> Iterator[dict[str, Trajectory]]:
-    """While the context lasts, what every recurrent layer of a model does is kept.
+    """Record the trajectory of every recurrent layer of a model in this context.
 
     Yields:
-        a trajectory for each layer by the layer's name in the model, there once the layer has run. Of a layer that
-        runs several times, a step at a time say, the runs stand one after another; so must their batches.
+        the trajectories by the layer's name in the model; each entry appears when the layer has run. If a layer runs
+        several times, for example once for every step, its runs are concatenated and must have the same batch size.
 
     Raises:
         InputError: the model has no recurrent layer.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Recurrent)}
     if not layers:
-        raise InputError(f"{type(model).__name__} has no rnnlab.layers.Recurrent in it; there is nothing to look into")
+        raise InputError(f"{type(model).__name__} contains no rnnlab.layers.Recurrent; diagnostics need at least one")
     seen: dict[str, Trajectory] = {}
 
     def watched(name: str) -> Any:

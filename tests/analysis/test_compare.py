@@ -214,7 +214,7 @@ def test_selection_uses_valid_and_reports_use_test(folder):
         ("lr=0.1", 2.0, False),
     ]
     page = (analysis.write(result, folder / "out") / "index.html").read_text()
-    assert "It cost 4 runs and 12 seconds" in page
+    assert "The search took 4 runs and 12 seconds" in page
 
 
 def test_each_group_is_tuned_by_itself(folder):
@@ -227,7 +227,7 @@ def test_each_group_is_tuned_by_itself(folder):
         "gru": {0.01},
         "lstm": {0.1},
     }
-    with pytest.raises(InputError, match="nothing is left to report after tuning"):
+    with pytest.raises(InputError, match="no run is left to report after tuning"):
         compared(tune=["optimizer.lr"])
 
 
@@ -253,7 +253,7 @@ def test_tasks_and_data_are_never_mixed(folder):
         ("parity", "d1", 1),
     ]
     assert not any(section.pairs for section in result.sections)
-    assert "nothing is compared across them" in (analysis.write(result, "out") / "index.html").read_text()
+    assert "runs of different sections are not compared" in (analysis.write(result, "out") / "index.html").read_text()
 
 
 def test_diverged_runs_count_as_the_worst(folder):
@@ -286,7 +286,7 @@ def test_of_solved_tasks_the_verdict_tells_who_was_first(folder):
     (section,) = compared(by=["cell.name"]).sections
     assert verdict(section).endswith(
         "gru after 30 steps and lstm after 200 steps (median) reached the target of 0.1 in every run. "
-        "rnn in 1 of 3 and elman in none did."
+        "The other groups reached it in fewer runs: rnn in 1 of 3 and elman in none."
     )
 
 
@@ -370,13 +370,13 @@ def test_damaged_runs_are_reported_by_name(folder):
     told = (out / "report.md").read_text()
     for place, sentence in (
         (broken, "line 3, 8, 9 cannot be read"),
-        (nothing, "loss on test is not a number; it counts as diverged"),
+        (nothing, "loss on test is not a finite number; the run counts as diverged"),
         (half, "summary.json cannot be read"),
-        (missing, "there is no summary yet"),
-        (odd, "loss on valid is not a number at step 10"),
+        (missing, "summary.json is missing"),
+        (odd, "loss on valid is not a finite number at step 10"),
         (lost, "neither summary.json nor config.yaml can be read"),
         (cut, "line 1 cannot be read"),
-        (silent, "there is no metrics.jsonl"),
+        (silent, "metrics.jsonl is missing"),
     ):
         assert re.search(f"- .*{place.name}.*{re.escape(sentence)}", told), (sentence, told)
 
@@ -438,7 +438,7 @@ def test_copies_of_a_run_are_no_further_evidence(folder):
     shutil.copytree(place, folder / "runs" / "z-copy")
     result = compared("runs", "runs", place)
     assert [len(group.runs) for group in groups(result).values()] == [1, 1]
-    assert any("z-copy repeats the configuration" in problem for problem in result.problems)
+    assert any("z-copy has the same configuration and seed" in problem for problem in result.problems)
 
 
 def test_what_stands_in_a_configuration_cannot_break_the_page(folder):
@@ -498,13 +498,13 @@ def test_curves_carry_on_where_runs_end(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere is no directory"),
-        (["."], "there is no run in ."),
+        (["nowhere"], "nowhere is not a directory"),
+        (["."], "no run found in ."),
         ([], "give run directories"),
         (["runs", "--by", "cel.name"], "unknown key 'cel.name'; did you mean 'cell.name'"),
         (["runs", "--by"], "--by needs a value"),
         (["runs", "--bye", "cell.name"], "unknown option 'bye=cell.name'"),
-        (["runs", "--tune", "optimizer.lr"], "nothing is left to report"),
+        (["runs", "--tune", "optimizer.lr"], "no run is left to report"),
     ],
 )
 def test_mistakes(folder, capsys, arguments, message):

@@ -207,7 +207,7 @@ def test_layers_have_names_and_one_that_reads_backwards_counts_as_it_reads():
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(InputError, match="there is nothing to look into"):
+    with pytest.raises(InputError, match="contains no rnnlab"):
         gradient_flow(nn.Linear(2, 2), a_batch(), loss)
     with pytest.raises(InputError, match="the gradient of the loss is zero at every output"):
         gradient_flow(a_model(), a_batch(), lambda outputs, batch: Mean((0 * outputs).sum(), 1))

@@ -136,7 +136,7 @@ def test_a_state_too_large_for_a_matrix_is_said_and_the_rest_is_there(run):
     task, model, _ = load(run, "cpu")
     found = diagnose(model, task, "valid", Effort(steps=12, largest=4, directions=8))
     (layer,) = found["layers"].values()
-    assert "above 4 the step Jacobian is not made as a matrix" in layer["jacobian"]["left_out"]
+    assert "Above 4 the step Jacobian is not computed as a matrix" in layer["jacobian"]["left_out"]
     assert layer["memory"]["exact"] is False
     assert layer["jacobian"]["left_out"] in page(found, "a title", draw(found)).html()
 
