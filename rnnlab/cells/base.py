@@ -21,8 +21,8 @@ A cell is the mathematics of one time step, in three methods:
 Tensors that are determined by the options, such as the fixed matrices of a memory, are returned by ``fixed()`` and
 registered with ``register_fixed``. They are then exact in every dtype, on every device, and after ``to_empty``.
 
-The width of the output (``output_size``) may differ from that of the state. A cell may have several states, of any shape
-after the batch axis and of any dtype.
+The width of the output (``output_size``) may differ from that of the state. A cell may have several states, of any
+shape after the batch axis and of any dtype.
 """
 
 from __future__ import annotations
