@@ -77,7 +77,7 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
 
 
 def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
-    """Return the function that runs ``cell`` while PyTorch must intercept every operation; None if that is not so.
+    """Return the function that runs ``cell`` under a tracer, transform or autocast; None if none of them is active.
 
     The function is the plain loop, with two exceptions for cells that ``torch.nn`` has. ``native`` runs ``torch.nn``'s
     kernel. ``auto`` runs it under autocast on a GPU and in ``torch.jit.trace``, whose result then holds for any number

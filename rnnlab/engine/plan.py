@@ -1,7 +1,7 @@
 """Data of one fused call besides tensors, and gradients that the derived backward step cannot compute.
 
-The derived backward step computes first derivatives. A gradient with ``create_graph=True``, or several gradients at
-once, are computed by autograd through the plain loop, with a snapshot of the cell at the time of the call.
+The derived backward step computes first derivatives. For ``create_graph=True``, and for several gradients at once,
+autograd differentiates the plain loop, with a snapshot of the cell at the time of the call.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def through_reference(
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Prepared inputs may have been overwritten, so they are computed again; constants and states are kept.
+        # Prepared inputs may have been overwritten, so they are computed again, unlike constants and states.
         with _drawing(gradients):
             like, prepared = plan.again.prepare(inputs)
         flat = iter((*constants, *state))

@@ -29,7 +29,7 @@ from rnnlab.engine.once import once, warn_once
 from rnnlab.interface import State, map_state, tensors_of
 
 VARIANTS = 16
-"""Largest number of traces of a cell for the same shapes: a cell that changes at every call is not traced again."""
+"""Largest number of traces of a cell for the same shapes; a cell that changes more often runs in the plain loop."""
 
 
 class Traced:

@@ -17,7 +17,9 @@ from rnnlab.engine.ir.program import Node, Unsupported, Value
 
 @dataclass(eq=False)
 class Array:
-    """Memory with ``width`` numbers per row, for every time step or for one, and for every row of the batch or for all.
+    """Memory with ``width`` numbers per row.
+
+    It has one entry for each time step or one for all of them, and one row for each sequence or one for all of them.
 
     kind: ``input``, ``constant``, ``state``, ``output``, ``kept``, ``temporary``, ``upstream`` (the gradient of the
         output), ``carry`` (the gradients of the state), ``gradient`` (of a product or an input), ``sum`` (the gradient

@@ -22,7 +22,7 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
         left: left factor, with any strides.
         right: right factor, with any strides.
         out: tensor for the result, with contiguous rows; None for a new tensor.
-        bias: vector that is added to every row; None for none.
+        bias: vector that is added to every row; None for no bias.
     """
     is_large = left.device.type == "cpu" and left.numel() * right.shape[1] >= SMALLEST
     kernel = own(left.dtype, "sequence") if is_large else None

@@ -1,6 +1,6 @@
 """Second phase of lowering: decide which values the forward step keeps for the backward step.
 
-The backward step recomputes values that are cheap to compute from existing arrays. Other values are kept.
+The backward step recomputes values that are cheap to compute from existing arrays. Other values that it reads are kept.
 """
 
 from __future__ import annotations
