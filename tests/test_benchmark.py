@@ -78,7 +78,7 @@ def test_the_floor_does_every_product_and_the_two_of_its_gradients():
 
 def test_a_cell_without_a_floor_says_why(monkeypatch):
     cell = Elementwise(lambda x, h, v: (x + h * v).sort(-1).values)
-    with pytest.raises(Missing, match=r"the products of a step are unknown: .* its step does sort"):
+    with pytest.raises(Missing, match=r"the products of a step are unknown: .* its step uses sort"):
         products(cell, torch.zeros(SIZE))
     monkeypatch.setattr(Candidate, "create", lambda *given: Elementwise(lambda x, h, v: x + h * v))
     settings = Settings((candidate("elementwise"),), (SIZE,), rounds=1, peers=())

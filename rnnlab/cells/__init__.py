@@ -32,7 +32,7 @@ class Description(NamedTuple):
 
 
 def describe(name: str) -> Description:
-    """Return the description of a built-in cell, from the first line of its docstring: title (authors, year, where)."""
+    """Return the description of a built-in cell, from the first line of its docstring: title (authors, year, venue)."""
     kind = find(name)
     title, paper, year = re.match(r"(.+?) \((.+?, (\d{4}).*)\)", kind.__doc__.splitlines()[0]).groups()
     return Description(title, paper, int(year), kind.__module__.split(".")[-2])

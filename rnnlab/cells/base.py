@@ -21,8 +21,8 @@ A cell is the mathematics of one time step, in three methods:
 Tensors that are determined by the options, such as the fixed matrices of a memory, are returned by ``fixed()`` and
 registered with ``register_fixed``. They are then exact in every dtype, on every device, and after ``to_empty``.
 
-The output may have another width than the state (``output_size``). A cell may have several states, of any shape after
-the batch axis and of any dtype.
+The width of the output (``output_size``) may differ from that of the state. A cell may have several states, of any
+shape after the batch axis and of any dtype.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Cell(Fixed):
     keeps_norm: bool = False
     """Whether only a norm-preserving recurrent matrix bounds the state.
 
-    Dropout of recurrent connections preserves the norm in the mean only, so it would make such a state explode.
+    Dropout of recurrent connections preserves the norm only in expectation, so such a state would explode.
     """
 
     context_per_step: ClassVar[tuple[str, ...]] = ()
@@ -106,7 +106,7 @@ class Cell(Fixed):
     """
 
     verified: ClassVar[str] = "equations only"
-    """What the tests compare the cell with: a package and its version, or the official code."""
+    """Implementation that the tests compare the cell with: a package and its version, or the official code."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int | None = None) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Cell(Fixed):
         """Return ``result``, the return value of `step` for ``state``, after checking its structure.
 
         Raises:
-            InputError: it is not a pair of output and state, or the shapes of the state differ from those of ``state``.
+            InputError: ``result`` is not a pair of output and state, or its state has other shapes than ``state``.
         """
         name = type(self).__name__
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)):
@@ -203,7 +203,7 @@ class Cell(Fixed):
         raise InputError(f"{type(self).__name__} has no equivalent layer in torch.nn")
 
     def extra_repr(self) -> str:
-        """Sizes, as ``torch.nn`` modules show them."""
+        """Return ``input_size, hidden_size``, which ``repr`` shows."""
         return f"{self.input_size}, {self.hidden_size}"
 
 
@@ -235,7 +235,7 @@ def surrogate(value: Tensor, z: Tensor, slope: Tensor | float) -> Tensor:
 
 
 def input_weights(gates: int, hidden_size: int, input_size: int) -> nn.Parameter:
-    """Return ``W`` of ``gates`` stacked gates, ``[gates * hidden_size, input_size]``.
+    """Return the input weights ``W`` of ``gates`` stacked gates, ``[gates * hidden_size, input_size]``.
 
     Each gate is initialised Glorot uniform (Glorot and Bengio, 2010).
     """
@@ -246,7 +246,7 @@ def input_weights(gates: int, hidden_size: int, input_size: int) -> nn.Parameter
 
 
 def recurrent_weights(gates: int, hidden_size: int, init: str = "orthogonal") -> nn.Parameter:
-    """Return ``U`` of ``gates`` stacked gates, ``[gates * hidden_size, hidden_size]``.
+    """Return the recurrent weights ``U`` of ``gates`` stacked gates, ``[gates * hidden_size, hidden_size]``.
 
     Args:
         gates: number of stacked square matrices; each is initialised separately.
@@ -278,12 +278,12 @@ def half_range(dtype: torch.dtype) -> float:
 
 
 def scale_of(kept: Tensor, log_i: Tensor, empty: Tensor) -> Tensor:
-    """Return the log-scale ``kept`` of a memory, very small where it is empty and the first write would underflow.
+    """Return the log-scale of a memory: ``kept``, or a large negative number where the first write would underflow.
 
     Args:
         kept: logarithm of the memory's scale.
         log_i: logarithm of the input gate; the first write has the size exp(log_i).
-        empty: where nothing was written yet.
+        empty: bool, true where the memory is empty.
     """
     lost = empty & (kept - log_i > half_range(kept.dtype))
     # A product, not `where`: the C compiler uses SIMD instructions for it.

@@ -22,5 +22,5 @@ def run(arguments: list[str]) -> int:
     try:
         print(step.c())
     except Unsupported as error:
-        print(f"# There is no C: the step does {error}; it runs as the Python above.")
+        print(f"# There is no C: the step uses {error}; it runs as the Python above.")
     return 0

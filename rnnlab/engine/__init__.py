@@ -1,21 +1,21 @@
-"""Backends: ways of running one cell over a sequence, which all give the same numbers.
+"""Backends: functions that run a cell over a sequence. All backends compute the same results.
 
 =============  =====================================================================================
-``reference``  plain loop over the steps with autograd; runs any cell in any dtype; defines the right numbers
+``reference``  plain loop over the steps with autograd; runs any cell in any dtype; defines the correct results
 ``fused``      one autograd function for the whole sequence, with a derived backward step; compiled to C on a CPU
-``scan``       cells linear in their state: as ``fused`` on a CPU with a compiler, elsewhere all steps at once in blocks
+``scan``       cells linear in their state: like ``fused`` on a CPU with a compiler, otherwise a parallel scan in blocks
 ``native``     ``torch.nn``'s own kernels (oneDNN, cuDNN): RNN, LSTM and GRU
 ``auto``       the backend that was measured to be fastest for the cell, the device and the call
 =============  =====================================================================================
 
 A backend is a function ``run(cell, inputs, state, lengths, **context) -> (outputs, state)``.
 
-Modules, from the bottom up (an import only ever points down):
+Modules, from the bottom up; a module imports only modules that are listed before it:
 
 - `reference`: the plain loop.
-- `ir`: a step as data. Trace it, derive its backward step, print both as Python, check them.
+- `ir`: a step as a program: trace it, derive its backward step, print both as Python, verify them.
 - `cpu`: the same step as loops in C, with threads, memory and matrix products. `gpu`: as CUDA graphs.
-- `traced`: finds the trace of a cell, or makes it.
+- `traced`: traces and compiles the step of a cell, and caches the result.
 - `fused`, `scan`, `native`: the other backends.
 - `choose`: selects the backend of a cell.
 """

@@ -1,4 +1,4 @@
-"""Select the backend of a cell: the requested one, or the one that was measured to be fastest."""
+"""Select the backend of a cell: the requested backend, or the backend that was measured to be fastest."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BACKENDS = ("auto", "reference", "fused", "scan", "native")
 FEW_STEPS = 4
 """Below this number of time steps the set-up of a fused call takes longer than the steps themselves."""
 WIDE = 256
-"""Hidden size from which our compiled LSTM is faster than ``torch.nn``'s in inference, if it uses our own matrix
-product: 1.05 to 1.1 times as fast. With a hidden size of 128 it is 0.85 to 0.98 times as fast."""
+"""Hidden size from which the compiled LSTM is faster than ``torch.nn``'s in inference, if it uses rnnlab's GEMM kernel:
+1.05 to 1.1 times as fast. With a hidden size of 128 it is 0.85 to 0.98 times as fast."""
 
 
 class Choice(NamedTuple):
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
     name: one of `BACKENDS` other than ``auto``.
     run: its function.
     reason: why it was chosen.
-    follows: whether ``run`` itself reacts to changes of the cell, so that the choice need not be made again.
+    follows: whether ``run`` itself detects changes of the cell, so that the choice stays valid.
     """
 
     name: str
@@ -46,41 +46,42 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
 
     ``auto`` follows measurements (docs/engine.md). On a CPU it selects ``fused`` if the step can be compiled, with two
     exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference runs as ``torch.nn.LSTM``,
-    unless our own matrix product is used, the hidden size is at least `WIDE`, and there are enough sequences for all
-    threads. On other devices nothing was measured; there ``auto`` selects ``native`` if the cell has it, then ``scan``
-    if the cell is linear in its state, then on CUDA ``fused``, then ``reference``.
+    unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough sequences for all
+    threads. Other devices were not benchmarked. There ``auto`` selects the first possible of these: ``native`` on CUDA,
+    ``scan`` for a cell that is linear in its state, ``fused`` on CUDA, and ``reference``.
 
     Args:
         cell: the cell.
         backend: one of `BACKENDS`.
 
     Raises:
-        InputError: there is no such backend, or it cannot run this cell, or ``RNNLAB_GEMM`` has an unknown value.
+        InputError: the backend is unknown or cannot run this cell, or ``RNNLAB_GEMM`` has an unknown value.
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}; the choices are {', '.join(BACKENDS)}")
-    tune.requested()  # a mistake in it is reported even if no product is large enough to need it
+    tune.requested()  # reports an invalid RNNLAB_GEMM even if no matrix product is large enough to use it
     if backend == "auto":
         return _measured(cell)
     if backend == "native" and _native(cell) is None:
         raise InputError(
-            f"backend 'native' cannot run {type(cell).__name__} as configured, torch.nn has no such layer; "
-            "'reference' can, and 'auto' picks what is fastest"
+            f"backend 'native' cannot run {type(cell).__name__} as configured: torch.nn has no equivalent layer; "
+            "'reference' can run it, and 'auto' selects the fastest backend"
         )
     if backend in ("fused", "scan") and cell.like.is_meta:
-        return Choice(backend, _RUN[backend], "asked for; checked at the first call with real tensors")
+        return Choice(backend, _RUN[backend], "requested; checked at the first call with real tensors")
     if backend == "fused" and (obstacle := _obstacle(cell)):
-        raise InputError(f"backend 'fused' cannot run {type(cell).__name__}, {obstacle}; 'reference' can")
+        raise InputError(f"backend 'fused' cannot run {type(cell).__name__}: {obstacle}; 'reference' can run it")
     if backend == "scan" and (obstacle := _obstacle(cell, linear=True)):
-        raise InputError(f"backend 'scan' cannot run {type(cell).__name__}, {obstacle}; 'reference' can")
-    return Choice(backend, _RUN[backend], "asked for")
+        raise InputError(f"backend 'scan' cannot run {type(cell).__name__}: {obstacle}; 'reference' can run it")
+    return Choice(backend, _RUN[backend], "requested")
 
 
 def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
-    """Return the function that runs ``cell`` while PyTorch has to see every operation; None if it does not have to.
+    """Return the function that runs ``cell`` under a tracer, transform or autocast; None if none of them is active.
 
-    The result is the plain loop. It is ``torch.nn``'s kernel if that backend was requested, and with ``auto`` under
-    autocast on a GPU and in a trace, which then holds for any number of steps.
+    The function is the plain loop, with two exceptions for cells that ``torch.nn`` has. ``native`` runs ``torch.nn``'s
+    kernel. ``auto`` runs it under autocast on a GPU and in ``torch.jit.trace``, whose result then holds for any number
+    of steps.
 
     Args:
         cell: the cell.
@@ -95,7 +96,7 @@ def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
 
 
 def identity(cell: Cell) -> tuple[Any, ...] | None:
-    """Return a value that changes when the choice for ``cell`` may change; None if the cell holds too much to check."""
+    """Return a value that changes when the choice for ``cell`` may change; None if the cell has too many attributes."""
     try:
         return fingerprint(cell)
     except Unsupported:
@@ -107,29 +108,29 @@ def _measured(cell: Cell) -> Choice:
     like = cell.like
     kernel = _native(cell)
     if like.device.type != "cpu":
-        unmeasured = f"; on {like.device.type} nothing was measured"
+        unmeasured = f"; not benchmarked on {like.device.type}"
         if kernel and like.device.type == "cuda":
             return Choice("native", native.run, f"torch.nn has this cell{unmeasured}")
         if like.device.type != "meta" and _obstacle(cell, linear=True) is None:
             return Choice("scan", scan.run, f"it is linear in its state{unmeasured}")
         if like.device.type == "cuda" and _obstacle(cell) is None:
             return Choice("fused", _fused, f"its step can be compiled{unmeasured}")
-        return Choice("reference", reference.run, f"no faster way is known on {like.device.type}")
+        return Choice("reference", reference.run, f"no faster backend is known on {like.device.type}")
     is_usual = like.dtype in (torch.float32, torch.float64)
     obstacle = _obstacle(cell)
     if obstacle is None and (not is_usual or fused.traced(cell).lowered is None):
         obstacle = "its step is not compiled"
     if obstacle is None:
         if kernel and kernel.mode == "LSTM":
-            few = "for few sequences " if _is_wide(cell) else ""
-            reason = f"its step is compiled; torch.nn's LSTM {few}where no gradient is needed"
+            few = " on few sequences" if _is_wide(cell) else ""
+            reason = f"its step is compiled; torch.nn's LSTM runs inference{few}"
             return Choice("fused", _with_native, reason)
         return Choice("fused", _fused, "its step is compiled", follows=True)
     if kernel and is_usual:  # oneDNN fails in half precision on processors without the instructions for it
         return Choice("native", native.run, "torch.nn has this cell")
     if _obstacle(cell, linear=True) is None:
         return Choice("scan", scan.run, "it is linear in its state")
-    warn_once(f"{type(cell).__name__} runs as a plain loop, slower than a fused one: {obstacle}")
+    warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: {obstacle}")
     return Choice("reference", reference.run, obstacle)
 
 
@@ -146,13 +147,13 @@ def _native(cell: Cell) -> Native | None:
 def _obstacle(cell: Cell, linear: bool = False) -> str | None:
     """Return why ``cell`` cannot run fused, or with ``linear`` as a scan; None if it can."""
     if cell.required_context:
-        return "its prepare takes more than the inputs"
+        return "its prepare has required arguments besides the inputs"
     try:
         step = fused.traced(cell)
         if linear:
             scan.check(step.program)
     except Unsupported as error:
-        return f"its step does {error}"
+        return f"its step uses {error}"
     return None
 
 

@@ -34,7 +34,7 @@ Uncompiled = Callable[..., tuple[Tensor, State]]
 def run(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    """Run ``cell`` over ``inputs`` with its derived backward step; arguments as for the reference."""
+    """Run ``cell`` over ``inputs`` with its derived backward step; see `reference.run` for the arguments."""
     return run_or(None, cell, inputs, state, lengths, context)
 
 
@@ -46,15 +46,16 @@ def run_or(
     lengths: Tensor | None,
     context: dict[str, Any],
 ) -> tuple[Tensor, State]:
-    """Run ``cell`` as `run` does, but by another function if its step is not compiled.
+    """Run ``cell`` as `run` does, or with another function if its step is not compiled.
 
     Args:
-        uncompiled: called with ``(step, constants, prepared, state, live)`` then; None for `run` itself.
+        uncompiled: function ``(step, constants, prepared, state, live) -> (outputs, state)`` that runs a step that is
+            not compiled; None to run it as `run` does.
         cell: the cell.
         inputs: ``[T, B, input_size]``.
         state: the state before the first step.
         lengths: ``[B]`` or None.
-        context: what the cell's ``prepare`` takes beyond its inputs.
+        context: arguments of the cell's ``prepare`` other than the inputs.
     """
     if reference.observer(inputs):
         return reference.run(cell, inputs, state, lengths, **context)
@@ -70,18 +71,18 @@ def run_or(
     try:
         _check_plain(inputs, constants, prepared, state)
         step = traced_for(cell, constants, prepared, state)
-    except Unsupported as error:  # with these tensors, though not with those of the choice
-        warn_once(f"{type(cell).__name__} runs as a plain loop, slower than a fused one: its step does {error}")
+    except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
+        warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: its step uses {error}")
         return reference.loop(cell, constants, prepared, state, live)
     if step.kernel is None and uncompiled is not None:
         return uncompiled(step, constants, prepared, state, live)
     if step.kernel is None and not training and inputs.device.type not in graphs.RECORDERS:
-        return reference.loop(cell, constants, prepared, state, live)  # nothing to derive
+        return reference.loop(cell, constants, prepared, state, live)  # without gradients the trace has no advantage
     free: list[bool] = []
     if training and step.kernel is not None and step.kernel.lowered.overwrites:
-        alone = map_state(alone_like, prepared)  # bound to a name, as `prepared` is
+        alone = map_state(alone_like, prepared)  # bound to a name like `prepared`, for equal reference counts
         free = owned(prepared, alone)
-    if lengths is not None:  # as C reads them; a copy, which nobody changes before the backward pass
+    if lengths is not None:  # int64 for C; a copy, as the caller may change them before the backward pass
         lengths = lengths.to(torch.int64, copy=True).contiguous()
     parts = [tensors_of(part) for part in (constants, prepared, state)]
     shapes = [tensor.shape for tensor in parts[1]]
@@ -97,10 +98,10 @@ def _trimmed(
     lengths: Tensor | None,
     context: dict[str, Any],
 ) -> tuple[Tensor, State] | None:
-    """Run a cell without the steps past the longest sequence; None if there are none, or if they cannot be left out.
+    """Run a cell without the steps after the end of the longest sequence.
 
-    They cannot if ``context`` may have a value for each step, if a graph is recorded, which is for one number of
-    steps, or if ``prepare`` draws random numbers: the masks must be those of the plain loop, drawn for all steps.
+    Return None if there are no such steps, or if they cannot be skipped: ``context`` may have a value for each step; a
+    CUDA graph is recorded for one number of steps; and random masks must be drawn for all steps, as in the plain loop.
     """
     if lengths is None or not len(lengths) or context or inputs.device.type != "cpu":
         return None
@@ -117,21 +118,21 @@ def _trimmed(
 
 
 _DRAWS: WeakSet[Cell] = WeakSet()
-"""Cells whose ``prepare`` was seen to draw random numbers."""
+"""Cells whose ``prepare`` has drawn random numbers."""
 
 
 def _check_plain(inputs: Tensor, *trees: Any) -> None:
-    """Refuse tensors whose numbers do not lie in memory as an array of this device.
+    """Check that all tensors are plain strided tensors on the device of the inputs.
 
     Raises:
-        Unsupported: one of them is of a subclass, another layout or device.
+        Unsupported: a tensor is of a subclass, or has another layout or device.
     """
     device = inputs.device
     for tensor in tensors_of(trees):
         if type(tensor) not in _PLAIN:
-            raise Unsupported(f"read a {type(tensor).__name__}")
+            raise Unsupported(f"a tensor of type {type(tensor).__name__}")
         if tensor.device != device or tensor.layout != torch.strided:
-            raise Unsupported(f"read a tensor on {tensor.device}, {tensor.layout}, inputs being on {device}")
+            raise Unsupported(f"a tensor on {tensor.device} ({tensor.layout}), but the inputs are on {device}")
 
 
 _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
@@ -143,11 +144,11 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
     Args:
         plan: the call.
         inputs: ``[T, B, input_size]``.
-        parts: constants, prepared inputs and first state.
+        parts: constants, prepared inputs and initial state.
         training: whether gradients are enabled.
     """
     step = plan.step
-    # What gets no gradient is no input of the autograd function: hooks on it would be called with None.
+    # Tensors without gradient are detached: otherwise hooks on them would be called with None.
     tensors = [t if learns else t.detach() for t, learns in zip((*parts[0], *parts[1]), step.learns, strict=True)]
     tensors += parts[2]
     if training:
@@ -164,7 +165,7 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
 def _forward(
     plan: Plan, tensors: Sequence[Tensor], name: str
 ) -> tuple[tuple[Tensor, ...], arrays.Memory, list[Tensor]]:
-    """Run the compiled ``forward`` or ``inference`` and return results, memory and constants."""
+    """Run the compiled ``forward`` or ``inference``, and return results, memory and constants."""
     kernel = plan.step.kernel
     constants, prepared, state = plan.parts(tensors)
     constants = [arrays.ready(tensor, kernel.dtype) for tensor in constants]
@@ -175,7 +176,7 @@ def _forward(
 
 
 class _Compiled(torch.autograd.Function):
-    """Constants, prepared inputs and first state to outputs and final state, in C."""
+    """Compute outputs and final state from constants, prepared inputs and initial state, in C."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -184,7 +185,7 @@ class _Compiled(torch.autograd.Function):
         ctx.kept = [array for array in memory if array.kind in ("state", "kept", "gradient")]
         constants, prepared, state = plan.parts(tensors)
         read = [prepared[i] for i in plan.step.kernel.lowered.kept_inputs]
-        # All of it is saved through torch, so that checkpointing and other hooks on saved tensors see it.
+        # All tensors are saved through torch, so that checkpointing and other hooks on saved tensors work.
         ctx.save_for_backward(inputs, outputs, *constants, *state, *read, *(memory[array] for array in ctx.kept))
         return outputs, *final
 
@@ -198,11 +199,11 @@ class _Compiled(torch.autograd.Function):
         if is_observed_backward(output_gradients, *state_gradients):
             return None, None, *through_reference(plan, inputs, constants, state, (output_gradients, *state_gradients))
         if ctx.kept is None:
-            raise RuntimeError("an earlier backward pass was interrupted; do the forward pass again")
+            raise RuntimeError("an earlier backward pass was interrupted; run the forward pass again")
         memory, constants = dict(zip(ctx.kept, kept, strict=True)), [arrays.ready(t, kernel.dtype) for t in constants]
         again = torch._C._autograd._get_current_graph_task_keep_graph()
         if not again:
-            ctx.kept = None  # written over from here on: after an interruption no other pass may read it
+            ctx.kept = None  # overwritten from here on: after an interruption no other pass may read it
         if plan.live is not None:
             output_gradients = output_gradients.where(plan.live.unsqueeze(-1), 0)
         arrays.add_backward_memory(kernel, memory, read, output_gradients, state_gradients, keep=again)
@@ -212,7 +213,7 @@ class _Compiled(torch.autograd.Function):
 
 
 class _Eager(torch.autograd.Function):
-    """Constants, prepared inputs and first state to outputs and final state, in Python."""
+    """Compute outputs and final state from constants, prepared inputs and initial state, in Python."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, prepared_from: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

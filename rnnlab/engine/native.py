@@ -1,4 +1,4 @@
-"""``torch.nn``'s own recurrent kernels, driven with a cell's weights."""
+"""The recurrent kernels of ``torch.nn``, run with the weights of a cell."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rnnlab.interface import State
 
 
 def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-    """Run ``cell`` over ``inputs`` with the kernel that its ``native`` names; arguments as for the reference.
+    """Run ``cell`` over ``inputs`` with the kernel that its ``native`` names; see `reference.run` for the arguments.
 
     Under autocast on a CPU the plain loop runs: oneDNN's half-precision kernels fail on processors without AVX-512.
     """
     if torch.is_autocast_enabled("cpu") and inputs.device.type == "cpu":
         return reference.run(cell, inputs, state, lengths)
     if lengths is not None and not len(lengths):
-        lengths = None  # no sequences; torch packs none
+        lengths = None  # torch cannot pack an empty batch
     mode, weights = cell(inputs, native=True)
     kernel = getattr(torch, mode.lower())  # torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu
     has_biases = len(weights) == 4
     if inputs.is_cuda:
         weights = _in_one_piece(weights)
-    # layers, dropout, train, bidirectional; cuDNN saves what its backward pass needs only if "train" is set
+    # biases, layers, dropout, train, bidirectional; cuDNN saves tensors for its backward pass only if "train" is set
     is_training = torch.is_grad_enabled() and not torch.jit.is_tracing()
     options = (has_biases, 1, 0.0, is_training, False)
     if lengths is None:
@@ -45,6 +45,6 @@ def _hidden(state: State) -> Tensor | tuple[Tensor, ...]:
 
 
 def _in_one_piece(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Copy the weights into one piece of memory; otherwise cuDNN does so at every call, with a warning."""
+    """Copy the weights into one block of memory; otherwise cuDNN copies them at every call, with a warning."""
     pieces = torch.cat([weight.flatten() for weight in weights]).split([weight.numel() for weight in weights])
     return tuple(piece.view_as(weight) for piece, weight in zip(pieces, weights, strict=True))

@@ -1,4 +1,4 @@
-"""Things that happen once: a warning, and a property that several threads may ask for at the same time."""
+"""Warnings that are logged only once, and a thread-safe cached property."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def forget_warnings() -> None:
 
 
 class once:  # noqa: N801 - used like `functools.cached_property`
-    """A property whose value is computed at first use and then kept.
+    """A property whose value is computed at first use and then cached.
 
-    If several threads compute it at the same time, all of them get the value that was stored first.
+    If several threads compute the value at the same time, all of them get the value that was stored first.
     """
 
     def __init__(self, make: Callable[[Any], Any]) -> None:

@@ -1,7 +1,7 @@
-"""What the autograd functions of `rnnlab.engine.fused` need besides tensors, and gradients that they cannot derive.
+"""Data of one fused call besides tensors, and gradients that the derived backward step cannot compute.
 
-The derived backward step gives first derivatives. A gradient with ``create_graph=True``, or several gradients at once,
-is computed by autograd through the plain loop, with the cell as it was when it was called.
+The derived backward step computes first derivatives. For ``create_graph=True``, and for several gradients at once,
+autograd differentiates the plain loop, with a snapshot of the cell at the time of the call.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rnnlab.interface import State, map_state, tensors_of
 
 
 class Again:
-    """A cell as it was when it was called, for a second forward pass over the same sequence.
+    """A snapshot of a cell at the time of a call, for a second forward pass over the same sequence.
 
-    By the time that a gradient is differentiated, the weights, options and mode of the cell may have changed:
-    `torch.func.functional_call`, for one, restores the weights as soon as the call ends.
+    Before a gradient is differentiated, the weights, options and mode of the cell may have changed. For example,
+    `torch.func.functional_call` restores the weights as soon as the call ends.
 
     Args:
         cell: the cell.
-        context: what its ``prepare`` received beyond the inputs.
-        random: the state of the random number generators before; None if the cell draws nothing.
+        context: arguments of the cell's ``prepare`` other than the inputs.
+        random: states of the random number generators before the call; None if the cell is in evaluation mode.
     """
 
     def __init__(self, cell: Cell, context: dict[str, Any], random: list[Tensor] | None) -> None:
@@ -36,20 +36,20 @@ class Again:
         self.versions = [(tensor, tensor._version) for tensor in self.cell.parameters()]
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
-        """Prepare the inputs once more, with the same random numbers.
+        """Prepare the inputs a second time, with the same random numbers.
 
         Raises:
-            RuntimeError: a parameter was changed in place since.
+            RuntimeError: a parameter was changed in place since the call.
         """
         for tensor, version in self.versions:
             if tensor._version != version:
                 raise RuntimeError(
                     f"a parameter {list(tensor.shape)} of {type(self.cell).__name__} was changed in place between the "
-                    "forward pass and a gradient with create_graph=True; take the gradient first"
+                    "forward pass and a gradient with create_graph=True; compute the gradient before the change"
                 )
         gpus = _gpus(inputs.device)
         with torch.random.fork_rng(gpus, enabled=self.random is not None):
-            if self.random is not None:  # the same masks
+            if self.random is not None:  # so that the same masks are drawn
                 torch.set_rng_state(self.random[0])
                 for gpu, random in zip(gpus, self.random[1:], strict=False):
                     torch.cuda.set_rng_state(random, gpu)
@@ -60,13 +60,13 @@ class Plan(NamedTuple):
     """One call of a cell over a sequence.
 
     step: the traced step.
-    state: the first state, which shows how the cell nests it.
-    counts: the number of constants, and that of prepared inputs.
-    shapes: those of the prepared inputs.
-    live: bool ``[T, B]``, true where a sequence has not ended; None if all have T steps.
-    lengths: int64 ``[B]``, the same as lengths.
-    again: the cell as it was called; None if gradients are disabled.
-    free: for every prepared input, whether its memory may be written over.
+    state: the initial state, which defines the nesting of the states.
+    counts: number of constants and number of prepared inputs.
+    shapes: shapes of the prepared inputs, ``[T, B, ...]`` each.
+    live: bool ``[T, B]``, true for valid steps; None if all are valid.
+    lengths: int64 ``[B]``, number of valid steps of each sequence; None if all have T steps.
+    again: snapshot of the cell; None if gradients are disabled.
+    free: for every prepared input, whether its memory may be overwritten.
     """
 
     step: Traced
@@ -80,7 +80,7 @@ class Plan(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Number of time steps, T."""
         return self.shapes[0][0]
 
     def parts(self, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
@@ -110,7 +110,7 @@ def is_observed_backward(*gradients: Tensor) -> bool:
 
 
 def _are_batched(gradients: Sequence[Tensor]) -> bool:
-    """Whether each tensor stands for several, as with ``is_grads_batched=True``."""
+    """Whether the tensors are batches of gradients, as with ``is_grads_batched=True``."""
     return any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
 
 
@@ -136,24 +136,24 @@ def through_reference(
         plan: the call.
         inputs: ``[T, B, input_size]``.
         constants: the cell's constants in this call.
-        state: the first state in this call.
-        gradients: those of the outputs and of the final state.
+        state: the initial state of this call.
+        gradients: gradients of the outputs and of the final state.
 
     Returns:
-        the gradients of constants, prepared inputs and first state; None for what requires none.
+        the gradients of constants, prepared inputs and initial state; None for a tensor that requires no gradient.
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Prepared inputs may have been written over and are made again; constants and states are those of the call.
+        # Prepared inputs may have been overwritten, so they are computed again, unlike constants and states.
         with _drawing(gradients):
             like, prepared = plan.again.prepare(inputs)
         flat = iter((*constants, *state))
         constants, state = (map_state(lambda _: next(flat), part) for part in (like, plan.state))
-        # Views, so that a constant from which an input was prepared does not receive the input's gradient as well.
+        # Views: otherwise a constant from which an input was prepared would receive the input's gradient as well.
         parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
         outputs, final = reference.loop(plan.again.cell, *parts, plan.live)
         pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
-        pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state that takes no gradient gives none
+        pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state may require no gradient
         tensors = tensors_of(parts)
         wanted = [tensor for tensor in tensors if tensor.requires_grad]
         results, gradients = ([pair[i] for pair in pairs] for i in range(2))

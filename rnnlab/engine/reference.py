@@ -20,8 +20,8 @@ def run(
         cell: the cell.
         inputs: ``[T, B, input_size]``.
         state: the state before the first step.
-        lengths: ``[B]``, or None if every sequence has T steps. Past the end of a sequence its outputs are zero and
-            its state no longer changes.
+        lengths: ``[B]``, or None if every sequence has T steps. After the end of a sequence its outputs are zero and
+            its state does not change.
         context: arguments of the cell's ``prepare`` other than the inputs.
 
     Returns:
@@ -33,11 +33,12 @@ def run(
 
 
 def observer(inputs: Tensor) -> str | None:
-    """Return what observes or changes every operation, so that only the plain loop is right; None if nothing does.
+    """Return the PyTorch feature that must intercept every operation, so that only the plain loop is correct.
 
     Returns:
         ``trace`` (``torch.jit.trace``), ``compile`` (``torch.compile``, ``torch.export``), ``transform``
-        (``torch.func``, forward-mode derivatives, a dispatch mode, the meta device), ``autocast``, or None.
+        (``torch.func``, forward-mode derivatives, a dispatch mode, the meta device), ``autocast``; None if none of them
+        is active.
     """
     if torch.jit.is_tracing():
         return "trace"
@@ -50,7 +51,7 @@ def observer(inputs: Tensor) -> str | None:
 
 
 def mask(inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Zero the padding and return it with the mask of valid steps, bool ``[T, B]``; None if all steps are valid.
+    """Return the inputs with zero padding, and the mask of valid steps, bool ``[T, B]``; None if all steps are valid.
 
     Without zeros, NaN in the padding would reach the gradients of the input weights.
     """
@@ -65,8 +66,8 @@ def loop(cell: Cell, constants: Any, prepared: Any, state: State, live: Tensor |
 
     Args:
         cell: the cell.
-        constants: what its ``prepare`` returned as constant over the sequence.
-        prepared: what it returned for each time step, ``[T, B, ...]``.
+        constants: first result of the cell's ``prepare``, constant over the sequence.
+        prepared: second result of the cell's ``prepare``, ``[T, B, ...]``.
         state: the state before the first step.
         live: bool ``[T, B]``, true for valid steps; None if all are valid.
     """

@@ -1,7 +1,7 @@
 """Cells that are linear in their state: h_t = a_t ⊙ h_{t-1} + b_t, where a and b do not depend on h.
 
 On a CPU with a compiler the recurrence is one compiled loop (`rnnlab.engine.fused`), which reads memory once.
-Elsewhere a and b of all steps are computed at once, and the recurrence runs in blocks of sqrt(T) steps (Blelloch, 1990,
+Otherwise a and b of all steps are computed at once, and the recurrence runs in blocks of sqrt(T) steps (Blelloch, 1990,
 "Prefix sums and their applications", with two levels). That takes about 2 sqrt(T) sequential operations instead of T.
 A scan in log space is not offered: in single precision its gradients are wrong on long sequences.
 """
@@ -29,10 +29,10 @@ def check(program: Program) -> None:
     """Check that every column of the new state is a linear function of the same column of the old state.
 
     Raises:
-        Unsupported: it is not; the message names the operation.
+        Unsupported: an operation on the state is not linear, or combines columns; the message names it.
     """
     linear: set[Value] = set(program.state)
-    other: dict[Value, Node] = {}  # values that depend on the state in another way, and the operation responsible
+    other: dict[Value, Node] = {}  # values that depend on the state in another way, and the operation that causes it
     for node in program.nodes:
         of_state = [value for value in values_of(node.arguments) if value in linear or value in other]
         if not of_state:
@@ -44,11 +44,11 @@ def check(program: Program) -> None:
             other.update(dict.fromkeys(node.results, spoilt or node))
     for value in program.new_state:
         if value in other:
-            raise Unsupported(f"{other[value].operation} with its state, which is not linear in it")
+            raise Unsupported(f"{other[value].operation} with its state, which is not linear column by column")
 
 
 def _keeps_linear(node: Node, linear: set[Value]) -> bool:
-    """Whether an operation maps values that are linear in the state, column by column, to such a value."""
+    """Whether the result of an operation is linear in the state, column by column, if the values in ``linear`` are."""
     chosen = [isinstance(argument, Value) and argument in linear for argument in node.arguments]
     if any(value.shape != node.results[0].shape for value in values_of(node.arguments) if value in linear):
         return False  # broadcast: its columns would mix
@@ -62,7 +62,7 @@ def _keeps_linear(node: Node, linear: set[Value]) -> bool:
 
 
 def couplings(program: Program) -> list[list[bool]]:
-    """Return for every new state and every old state whether the new one depends on the old one."""
+    """Return, for each new state (row) and each old state (column), whether the new state depends on the old state."""
     made_of = {value: {i} for i, value in enumerate(program.state)}
     for node in program.nodes:
         states = set().union(*(made_of.get(value, set()) for value in values_of(node.arguments)))
@@ -71,7 +71,7 @@ def couplings(program: Program) -> list[list[bool]]:
 
 
 def steps_of(step: fused.Traced) -> Steps:
-    """Return the step as Python, with the derivative with respect to its state alone.
+    """Return the step as Python, with derivatives with respect to its state only.
 
     Raises:
         Unsupported: the cell is not linear in its state.
@@ -86,7 +86,7 @@ def steps_of(step: fused.Traced) -> Steps:
 def run(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    """Run ``cell`` over ``inputs``; arguments as for the reference.
+    """Run ``cell`` over ``inputs``; see `reference.run` for the arguments.
 
     Raises:
         Unsupported: the step is not compiled, and the cell is not linear in its state.
@@ -111,7 +111,7 @@ def _blocked(
     first: tuple[Tensor, ...],
     live: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Compute a and b of all steps at once, and scan over them."""
+    """Compute a and b of all steps at once, and run the scan."""
     count = len(inputs[0])
     zeros = tuple(torch.zeros_like(tensor) for tensor in first)
 
@@ -135,7 +135,7 @@ def _blocked(
 
         b = [while_live(tensor, 0.0) for tensor in b]
         a = [[t if t is None else while_live(t, float(i == j)) for j, t in enumerate(row)] for i, row in enumerate(a)]
-        for i, row in enumerate(a):  # a state that does not depend on its old value still stays constant past the end
+        for i, row in enumerate(a):  # after the end, also a state that does not depend on its old value is constant
             row[i] = while_live(torch.zeros_like(b[i]), 1.0) if row[i] is None else row[i]
     states = scan(a, b, list(first))
     before = tuple(torch.cat([start.unsqueeze(0), h[:-1]]) for start, h in zip(first, states, strict=True))
@@ -146,7 +146,7 @@ def _blocked(
 
 
 def scan(a: list[list[Tensor | None]], b: list[Tensor], first: list[Tensor]) -> list[Tensor]:
-    """``h_t[i] = sum_j a_t[i][j] ⊙ h_{t-1}[j] + b_t[i]`` for all t, in blocks of sqrt(T) steps.
+    """Compute ``h_t[i] = sum_j a_t[i][j] ⊙ h_{t-1}[j] + b_t[i]`` for all t, in blocks of sqrt(T) steps.
 
     Args:
         a: k rows of k tensors ``[T, ...]``; None for zeros, in which case the shapes of the two states may differ.
@@ -161,14 +161,14 @@ def scan(a: list[list[Tensor | None]], b: list[Tensor], first: list[Tensor]) -> 
     blocks = ceil(count / length)
 
     def cut(tensor: Tensor) -> tuple[Tensor, ...]:
-        """Cut into ``length`` tensors ``[blocks, ...]``; the filling of the last block is never read."""
+        """Split into ``length`` tensors ``[blocks, ...]``; the padding of the last block is never read."""
         filled = torch.cat([tensor, tensor.new_zeros(blocks * length - count, *tensor.shape[1:])])
         return filled.unflatten(0, (blocks, length)).unbind(1)
 
     a_cut = [[None if tensor is None else cut(tensor) for tensor in row] for row in a]
     b_cut = [cut(tensor) for tensor in b]
 
-    # Within every block, all blocks at once: the state as a linear function of the state before the block.
+    # For all blocks at once: every state as a linear function of the state before its block.
     def at(t: int) -> list[list[Tensor | None]]:
         return [[None if tensors is None else tensors[t] for tensors in row] for row in a_cut]
 
@@ -177,7 +177,7 @@ def scan(a: list[list[Tensor | None]], b: list[Tensor], first: list[Tensor]) -> 
         now = at(t)
         factors.append([[_dot(now[i], [row[j] for row in factors[-1]]) for j in range(k)] for i in range(k)])
         offsets.append([_dot(now[i], offsets[-1], b_cut[i][t]) for i in range(k)])
-    # From block to block.
+    # The state before each block.
     last_a = [[None if tensor is None else tensor.unbind() for tensor in row] for row in factors[-1]]
     last_b = [offsets[-1][i].unbind() for i in range(k)]
     starts = [first]

@@ -1,7 +1,7 @@
-"""Find the traced and compiled step of a cell, or make it.
+"""Trace and compile the step of a cell, and cache the result.
 
-A traced step serves every call with the same shapes and dtypes and the same `fingerprint` of the cell. Before its first
-use it is compared with the cell's own step, forward and backward, on random numbers.
+A traced step is used for every call with the same shapes and dtypes and the same `fingerprint` of the cell. Before its
+first use it is compared with the cell's own step, forward and backward, on random numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rnnlab.engine.once import once, warn_once
 from rnnlab.interface import State, map_state, tensors_of
 
 VARIANTS = 16
-"""Largest number of traces of a cell whose attributes change from call to call; further ones are refused."""
+"""Largest number of traces of a cell for the same shapes; a cell that changes more often runs in the plain loop."""
 
 
 class Traced:
@@ -37,9 +37,9 @@ class Traced:
 
     Args:
         cell: the cell.
-        constants: the step's first argument; tensors in it that do not require gradients get none.
-        inputs: its second argument, likewise.
-        state: its third argument.
+        constants: first argument of the step; only tensors in it that require gradients get gradients.
+        inputs: second argument of the step, likewise.
+        state: third argument of the step.
         training: whether gradients are enabled.
 
     Raises:
@@ -51,7 +51,7 @@ class Traced:
         before = fingerprint(cell)
         self.program = _program(cell, parts, training)
         if fingerprint(cell) != before:
-            raise Unsupported("change what the cell holds")
+            raise Unsupported("an assignment to an attribute of the cell")
         _check_rows(cell, self.program, (constants, inputs, state), training)
         leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
         self.back = derive(self.program, {value for value, tensor in leaves if training and not tensor.requires_grad})
@@ -60,32 +60,32 @@ class Traced:
         self.training = training
         states = tensors_of(state)
         self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device.type
-        # The C knows numbers of one dtype, which is not complex.
+        # The C code has one dtype, which is real.
         self.real = all(tensor.dtype == self.dtype for tensor in states)
         self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
         self.name = type(cell).__name__
         if states[0].is_cuda and torch.cuda.is_current_stream_capturing():
-            return  # numbers cannot be read while a CUDA graph is recorded
+            return  # values cannot be compared while a CUDA graph is recorded
         with torch.inference_mode(False), _as_written(parts), _saving():
             verify(cell, self.python, *parts, training)
 
     @once
     def python(self) -> Steps:
-        """The two steps as Python."""
+        """The forward and the backward step as Python functions."""
         return emit(self.program, self.back)
 
     def c(self) -> str:
-        """Print the two steps as C.
+        """Print the forward and the backward step as C.
 
         Raises:
-            Unsupported: they cannot be written as loops over rows and columns.
+            Unsupported: the steps cannot be written as loops over rows and columns.
         """
         names = ("forward", "backward", "inference")
         return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
 
     @once
     def lowered(self) -> Lowered | None:
-        """The two steps as loops; None if they cannot be compiled, for a reason that is logged."""
+        """The forward and the backward step as loops; None if they cannot be compiled. A warning gives the reason."""
         if self.device != "cpu" or self.dtype not in (torch.float32, torch.float64) or not self.real:
             return None
         try:
@@ -94,17 +94,17 @@ class Traced:
             return lower(self.program, self.back, self.batch_size)
         except RecursionError:
             warn_once(
-                f"{self.name} runs as Python instead of C, much slower: its step has too many operations in a row"
+                f"{self.name} runs as Python instead of C, much slower: its step has too many consecutive operations"
             )
         except Unsupported as error:
-            warn_once(f"{self.name} runs as Python instead of C, much slower: its step does {error}")
+            warn_once(f"{self.name} runs as Python instead of C, much slower: its step uses {error}")
         except compiler.NoCompiler as error:
             warn_once(f"fused cells run as Python instead of C, much slower: {error}")
         return None
 
     @once
     def repeated(self) -> set[int]:
-        """The numbers of the inputs whose gradient shares memory with that of an earlier input."""
+        """The indices of the inputs whose gradient shares memory with the gradient of an earlier input."""
         widths = [array.width for array in self.lowered.inputs]
         places = [(i, place, widths[i]) for i, place in enumerate(self.lowered.input_gradients) if place]
         return {
@@ -117,7 +117,7 @@ class Traced:
 
     @once
     def kernel(self) -> Kernel | None:
-        """The compiled steps that calls like this one need; None if they cannot be compiled, for a logged reason."""
+        """The compiled functions of the step; None if they cannot be compiled. A warning gives the reason."""
         try:
             names = ("forward", "backward") if self.training else ("inference",)
             return self.lowered and Kernel(self.lowered, self.dtype, names)
@@ -127,7 +127,7 @@ class Traced:
 
 
 def _program(cell: Cell, parts: tuple[Any, Any, State], training: bool) -> Program:
-    # Outside inference mode, in which torch does not decompose its composite operations.
+    # In inference mode torch does not decompose its composite operations.
     with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts), _saving(), without_hooks():
         return trace(cell, *parts)
 
@@ -144,11 +144,11 @@ def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], tra
     other = _few(cell, but=rows)
     try:
         constants, prepared = _prepared(cell, other)
-    except TypeError:  # its prepare needs arguments that only the caller has
+    except TypeError:  # its prepare has required arguments that are not known here
         return
     parts = (constants, map_state(lambda tensor: tensor[0], prepared), cell.initial_state(other))
     if _nesting(parts) == _nesting(given) and str(_program(cell, _copies(*parts, training), training)) != str(program):
-        raise Unsupported("compute with the number of sequences in the batch")
+        raise Unsupported("arithmetic with the batch size")
 
 
 def _few(cell: Cell, but: int = 1) -> int:
@@ -158,7 +158,7 @@ def _few(cell: Cell, but: int = 1) -> int:
 
 
 def _prepared(cell: Cell, rows: int) -> tuple[Any, Any]:
-    """Return what ``cell`` prepares from one time step of zeros."""
+    """Return the result of ``prepare`` for one time step of zeros."""
     like = cell.like
     gpus = [like.device] if like.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(like.device.type, enabled=False), _saving():
@@ -166,7 +166,7 @@ def _prepared(cell: Cell, rows: int) -> tuple[Any, Any]:
 
 
 def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[Any, Any, State]:
-    """Copy the arguments of a step; a tensor that occurs in several places occurs in the same places of the copy."""
+    """Copy the arguments of a step; a tensor that occurs several times is copied once."""
 
     def copy(tensor: Tensor, learns: bool) -> Tensor:
         with torch.inference_mode(False):
@@ -174,14 +174,14 @@ def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[
 
     copies = {id(tensor): copy(tensor, tensor.requires_grad) for tensor in tensors_of((constants, inputs))}
     parts = [map_state(lambda tensor: copies[id(tensor)], part) for part in (constants, inputs)]
-    # After the first step every state receives gradients and is not a leaf.
+    # The state requires gradients and is no leaf, like the state after the first step.
     state = map_state(lambda tensor: copy(tensor, tensor.is_floating_point() or tensor.is_complex()), state)
     with torch.inference_mode(False), torch.set_grad_enabled(training):
         return (*parts, map_state(torch.clone, state))
 
 
 def _saving() -> AbstractContextManager:
-    """Hide the tensors that a trial run saves from hooks on saved tensors, such as those of checkpointing."""
+    """Disable hooks on saved tensors, such as those of checkpointing, during a trial run."""
     return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
@@ -194,7 +194,7 @@ _TRACED: WeakKeyDictionary[Cell, dict[Any, dict[Any, Traced | Unsupported]]] = W
 
 
 def snapshot(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.Module:
-    """Copy a module so that it keeps its present tensors and options when the original changes."""
+    """Return a copy of a module that keeps its current tensors and options when the original changes."""
     made = {} if made is None else made  # a module that occurs twice is copied once
     if id(module) in made:
         return made[id(module)]
@@ -206,7 +206,7 @@ def snapshot(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.
 
 
 def on_trial(cell: Cell, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
-    """Return what ``cell`` prepares from ``inputs``, hooks included, without changing the cell or its buffers."""
+    """Return ``cell(inputs)``, hooks included, without changing the cell or its buffers."""
     trial = snapshot(cell)
     for module in trial.modules():
         module._buffers.update({name: None if t is None else t.clone() for name, t in module._buffers.items()})
@@ -224,12 +224,12 @@ def traced(cell: Cell) -> Traced:
 
 
 def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Traced:
-    """Return the step of ``cell`` for tensors of these shapes and dtypes, traced now if it was not before.
+    """Return the step of ``cell`` for tensors of these shapes and dtypes; trace it if it is not in the cache.
 
     Args:
         cell: the cell.
-        constants: what its ``prepare`` returned as constant over the sequence.
-        prepared: what it returned for each time step, ``[T, B, ...]``.
+        constants: first result of the cell's ``prepare``, constant over the sequence.
+        prepared: second result of the cell's ``prepare``, ``[T, B, ...]``.
         state: the state.
 
     Raises:
@@ -252,7 +252,7 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
     key = fingerprint(cell)
     if key not in variants:
         if len(variants) >= VARIANTS:
-            raise Unsupported("depend on a value that changes from call to call; return it from prepare instead")
+            raise Unsupported("a value that changes from call to call; return it from prepare instead")
         first = map_state(lambda tensor: tensor[0], prepared)
         try:
             found = Traced(cell, constants, first, state, training)
@@ -272,5 +272,5 @@ def known(cell: Cell) -> list[Traced]:
 
 
 def _nesting(tree: Any) -> Any:
-    """Return the nesting of tensors, and where None takes the place of one."""
+    """Return the nesting of ``tree``: True for None, False for a tensor."""
     return tuple(map(_nesting, tree)) if isinstance(tree, tuple | list) else tree is None

@@ -29,7 +29,7 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     if stack.connections or any(not isinstance(norm, nn.Identity) for norm in stack.norms):
         raise InputError("torch.nn has no norm and no connection between layers; use norm=none, connection=none")
     if any(isinstance(layer, Bidirectional) or layer.reverse for layer in stack.layers):
-        raise InputError("only forward layers can be converted to torch.nn, not bidirectional or reversed ones")
+        raise InputError("only forward layers can be converted to torch.nn, not bidirectional or reversed layers")
     natives = [layer.cell.native() for layer in stack.layers]
     # All layers of a torch.nn module share these: mode, biases, width.
     kinds = {
@@ -38,9 +38,12 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     }
     if None in kinds or len(kinds) > 1:
         kinds_given = ", ".join(f"{type(layer.cell).__name__}({layer.cell.extra_repr()})" for layer in stack.layers)
-        raise InputError(f"torch.nn has no layer for a stack of {kinds_given}; its layers share mode, biases and width")
+        raise InputError(
+            f"torch.nn has no layer for a stack of {kinds_given}; all layers of a torch.nn module share mode, biases "
+            "and width"
+        )
     if any(len(layer.first) for layer in stack.layers):
-        raise InputError("torch.nn has no learned initial state; pass it stack.initial_state(batch_size) yourself")
+        raise InputError("torch.nn has no learned initial state; convert a stack with initial_state='zero'")
     ((mode, num_weights, hidden_size),) = kinds
     options = {"nonlinearity": mode.removeprefix("RNN_").lower()} if mode.startswith("RNN") else {}
     module = _TORCH[mode](
@@ -63,8 +66,8 @@ def to_torch(stack: Stack) -> nn.RNNBase:
 def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
     """Return a stack with the weights of a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
 
-    The stack is time-major, also if ``module.batch_first`` is True. Frozen weights stay frozen. A bias that is the sum
-    of two biases in torch.nn is frozen if both are.
+    The stack is time-major, also if ``module.batch_first`` is True. Frozen weights stay frozen. If a bias is the sum of
+    two biases in torch.nn, it is frozen if both are frozen.
 
     Raises:
         InputError: the module is of another type, or has a projection.

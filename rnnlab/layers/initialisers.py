@@ -19,7 +19,7 @@ GATES = ("chrono", "uniform")
 
 @torch.no_grad()
 def initialise(cell: Cell, recurrent: str = "", gates: str = "", memory_length: int = 100) -> Cell:
-    """Initialise a cell's recurrent weights and gate biases; an empty string keeps those of the cell.
+    """Initialise a cell's recurrent weights and gate biases; an empty string keeps the cell's own values.
 
     Args:
         cell: the cell, modified in place.
@@ -31,7 +31,7 @@ def initialise(cell: Cell, recurrent: str = "", gates: str = "", memory_length: 
         memory_length: longest time scale of ``chrono``, in steps.
 
     Raises:
-        InputError: an option has an unknown value, or the cell has no U or no such gate.
+        InputError: an option has an unknown value, or the cell has no square U or no gate that controls memory.
     """
     name = type(cell).__name__
     if recurrent:

@@ -21,8 +21,8 @@ class MaskedReads(TorchFunctionMode):
     """A context in which matrix products read ``state * mask`` instead of ``state``.
 
     Every operation on the state is computed twice, on a masked and on an unmasked copy. Matrix products read the masked
-    copy, also after other operations: a reset gate, a tanh, a concatenation with the input. Everything else reads the
-    unmasked copy, including the new state.
+    copy, also after other operations: a reset gate, a tanh, a concatenation with the input. All other operations read
+    the unmasked copy, so the new state is not masked.
 
     Args:
         state: the first state tensor of a step.

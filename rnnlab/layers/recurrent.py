@@ -17,20 +17,20 @@ from rnnlab.interface import InputError, State, map_state, tensors_of
 class Recurrent(nn.Module):
     """A layer that runs a cell over sequences: ``outputs, state = layer(inputs, state=None, lengths=None)``.
 
-    If a sequence is split and the state is passed on, the results are those of the whole sequence.
+    A sequence may be split: if the state is passed on, the results are the same as for the whole sequence.
 
     Args:
         cell: the cell.
         backend: one of `rnnlab.engine.BACKENDS`; ``layer.choice`` has the selected backend and the reason.
         initial_state: ``zero`` for the cell's own initial state, or ``learned`` for parameters that start from it.
         reverse: whether to read each sequence from its last step to its first. Outputs are in the order of the inputs;
-            the final state is that after the first step.
+            the final state is the state after the first step.
 
     Raises:
         InputError: the backend is unknown or cannot run this cell, ``cell`` is not a `Cell`, or it has no parameters.
     """
 
-    _chosen: tuple[Any, Any, engine.Choice] | None = None  # the last choice, and what it was made for
+    _chosen: tuple[Any, Any, engine.Choice] | None = None  # key, cell options and result of the last choice
     _watcher: Callable | None = None
 
     def __init__(
@@ -71,7 +71,7 @@ class Recurrent(nn.Module):
         return {key: value for key, value in vars(self).items() if key != "_chosen"}
 
     def __prepare_scriptable__(self) -> None:
-        """Refuse ``torch.jit.script``, which cannot compile the Python of a cell."""
+        """Raise an InputError: ``torch.jit.script`` cannot compile the Python code of a cell."""
         raise InputError(
             "torch.jit.script cannot compile a Recurrent layer; use torch.jit.trace, torch.export or torch.compile"
         )
@@ -147,7 +147,7 @@ class Recurrent(nn.Module):
         return (_reversed(outputs, lengths) if self.reverse else outputs), state
 
     def _per_step(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return context with a value per step, ``[T, B, ...]``, with zero padding and in reading order."""
+        """Return a context tensor ``[T, B, ...]`` with its padding set to zero and its steps in reading order."""
         if lengths is not None:
             live = torch.arange(len(values), device=values.device).unsqueeze(1) < lengths
             values = values.where(live.view(*live.shape, *[1] * (values.dim() - 2)), 0)

@@ -222,10 +222,10 @@ _REFUSES: ContextVar[bool] = ContextVar("refuses", default=True)
 
 @contextmanager
 def as_trained() -> Iterator[None]:
-    """Return a context that accepts dropout that is refused in new runs, for runs that earlier versions began.
+    """Return a context that allows dropout that new runs do not allow, for checkpoints of earlier versions.
 
-    They trained with ``recurrent_dropout`` on cells without a recurrent matrix, where it has no effect, and on cells
-    whose state it makes explode. Such runs are evaluated and resumed.
+    Earlier versions allowed ``recurrent_dropout`` for cells without a recurrent matrix, where it has no effect, and for
+    cells whose state it makes explode. Such runs can still be evaluated and resumed.
     """
     token = _REFUSES.set(False)
     try:
@@ -242,8 +242,9 @@ def _refuse(sentence: str) -> None:
 def _check_norm(name: str, share: float, cell: Cell) -> None:
     if share and cell.keeps_norm:
         _refuse(
-            f"{name}={share} would make the state of {_innermost(cell)} explode, as its recurrent matrix must preserve "
-            "the norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or output_dropout"
+            f"{name}={share} would make the state of {_innermost(cell)} explode, because its recurrent matrix must "
+            "preserve the norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or "
+            "output_dropout"
         )
 
 

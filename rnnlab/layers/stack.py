@@ -21,7 +21,7 @@ class Bidirectional(nn.Module):
     """A bidirectional layer: a forward and a backward layer (Schuster and Paliwal, 1997, doi:10.1109/78.650093).
 
     It has the interface of a layer; its state is the pair of the two states. Each output depends on the whole sequence,
-    so a split sequence gives other results than the whole sequence.
+    so splitting a sequence changes the results.
 
     Args:
         forward_layer: a layer that reads from the first step.
@@ -87,9 +87,9 @@ class Stack(nn.Module):
     dropout and layer.
 
     Args:
-        layers: from the lowest to the highest.
+        layers: the layers, from the lowest to the highest.
         dropout: dropout rate between layers in training (Zaremba, Sutskever and Vinyals, 2014,
-            arXiv:1409.2329); none after the last.
+            arXiv:1409.2329); the outputs of the highest layer are not dropped.
         norm: normalisation of the inputs of each layer but the lowest: ``none``, ``layer`` (Ba, Kiros and Hinton, 2016,
             arXiv:1607.06450) or ``rms`` (Zhang and Sennrich, 2019, arXiv:1910.07467).
         connection: ``none``, ``residual`` or ``highway``, around every layer but the lowest; see `Connection`.

@@ -495,7 +495,7 @@ def test_a_missing_compiler_is_named_with_what_to_do(fresh, tmp_path, monkeypatc
     with pytest.raises(compiler.NoCompiler, match=r"there is no C compiler \(cc, gcc or clang\); install one"):
         compiler.compiler()
     monkeypatch.setenv("CC", "nonexistent")
-    with pytest.raises(compiler.NoCompiler, match="CC=nonexistent is no program that can be run"):
+    with pytest.raises(compiler.NoCompiler, match="CC=nonexistent is not an executable program"):
         compiler.compiler()
 
 

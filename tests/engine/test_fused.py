@@ -121,7 +121,7 @@ def test_bfloat16_goes_by_the_reference():
 )
 def test_what_cannot_be_fused_is_named(function, names):
     with pytest.raises(
-        InputError, match=f"backend 'fused' cannot run Elementwise, its step does {names}.*'reference' can"
+        InputError, match=f"backend 'fused' cannot run Elementwise: its step uses {names}.*'reference' can"
     ):
         engine.choose(Elementwise(function), "fused")
 
@@ -182,4 +182,4 @@ def test_explain_says_where_there_is_no_c(capsys):
     assert __main__.main(["explain", "cell=mlstm"]) == 0
     said = capsys.readouterr().out
     assert "def backward(" in said
-    assert "# There is no C: the step does work on a tensor of shape [B, " in said
+    assert "# There is no C: the step uses a tensor of shape [B, " in said

@@ -107,4 +107,4 @@ def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch, caplog):
     once.forget_warnings()
     left, right = torch.randn(5, 6), torch.randn(6, 7)
     assert torch.equal(gemm.mm(left, right), left @ right)
-    assert "our own kernel cannot be compiled: there is none" in caplog.text
+    assert "rnnlab's GEMM kernel cannot be compiled: there is none" in caplog.text

@@ -328,11 +328,11 @@ def test_every_rule_is_tested(monkeypatch):
 @pytest.mark.parametrize(
     ("function", "names"),
     [
-        (lambda x, h, v, W: h * (W @ W.t()).sum(0) + x, "mm of two constants, which belongs into prepare"),
+        (lambda x, h, v, W: h * (W @ W.t()).sum(0) + x, "mm of two constants; compute it in prepare"),
         (lambda x, h, v, W: F.linear(h, W * v) + x, "mm with a matrix that is not constant over the sequence"),
         (lambda x, h, v, W: (h @ v).unsqueeze(-1) + x, "mv"),
     ],
 )
 def test_which_products_cannot_be_fused_is_named(function, names):
-    with pytest.raises(InputError, match=f"cannot run Product, its step does {names}"):
+    with pytest.raises(InputError, match=f"cannot run Product: its step uses {names}"):
         engine.choose(Product(function), "fused")

@@ -164,7 +164,7 @@ def test_what_is_not_linear_is_refused_by_name(step, operation):
             h = step(x, state[0])
             return h, (h,)
 
-    with pytest.raises(InputError, match=f"'scan' cannot run Other, its step does {operation} with its state"):
+    with pytest.raises(InputError, match=f"'scan' cannot run Other: its step uses {operation} with its state"):
         engine.choose(Other(), "scan")
 
 

@@ -110,5 +110,5 @@ def test_a_dropped_weight_is_dropped():
 
 
 def test_a_fused_backend_says_what_it_lacks():
-    with pytest.raises(InputError, match="its prepare takes more than the inputs"):
+    with pytest.raises(InputError, match="its prepare has required arguments besides the inputs"):
         Recurrent(make(), "fused")

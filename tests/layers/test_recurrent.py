@@ -339,15 +339,15 @@ def test_the_choice_says_what_runs_and_why(monkeypatch):
         layer = make_layer(name, backend)
         return layer.choice.name, layer.choice.reason
 
-    assert choice("lstm", "reference") == ("reference", "asked for")
-    assert choice("lstm", "native") == ("native", "asked for")
+    assert choice("lstm", "reference") == ("reference", "requested")
+    assert choice("lstm", "native") == ("native", "requested")
     compiled = "its step is compiled"
-    assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
+    assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM runs inference")
     assert choice("gru-before", "auto") == ("fused", compiled)
     monkeypatch.setenv("RNNLAB_GEMM", "own")
-    assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM where no gradient is needed")
+    assert choice("lstm", "auto") == ("fused", f"{compiled}; torch.nn's LSTM runs inference")
     monkeypatch.setattr(sys.modules["rnnlab.engine.choose"], "WIDE", H)
-    few = "torch.nn's LSTM for few sequences where no gradient is needed"
+    few = "torch.nn's LSTM runs inference on few sequences"
     assert choice("lstm", "auto") == ("fused", f"{compiled}; {few}")
 
 

@@ -23,7 +23,7 @@ class LSTM1997(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h and c.
-        squashing: ``tanh`` for g and h, or ``paper`` for those of the paper.
+        squashing: ``tanh`` for g and h, or ``paper`` for the paper's functions.
         bias: whether the cell has biases.
         recurrent_init: initialisation of each gate's U: ``orthogonal``, ``identity`` or ``uniform``.
     """

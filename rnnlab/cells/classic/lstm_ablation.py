@@ -23,11 +23,11 @@ class LSTMAblation(Cell):
     Options for the paper's variants: NIG ``input_gate=False`` (i is 1), NFG ``forget_gate=False``, NOG
     ``output_gate=False``, NIAF ``input_activation=False`` (g without tanh), NOAF ``output_activation=False``, NP
     ``peepholes=False``, CIFG ``coupled=True`` (f = 1 - i), FGR ``full_gate_recurrence=True`` (every gate also
-    reads R times all gates of the previous step). For the variants of Jozefowicz, Zaremba and Sutskever (2015), use
-    ``peepholes=False`` with NIG, NFG or NOG (LSTM-i, LSTM-f, LSTM-o), or with ``forget_bias=1`` (LSTM-b).
+    reads all gates of the previous step, with weights R). For the variants of Jozefowicz, Zaremba and Sutskever (2015),
+    use ``peepholes=False`` with NIG, NFG or NOG (LSTM-i, LSTM-f, LSTM-o), or with ``forget_bias=1`` (LSTM-b).
 
     Shapes: x [B, input_size]; h, c [B, hidden_size]; with full gate recurrence also the gates [B, n * hidden_size];
-    output h. W, U, b hold i, f, g, o, without the gates that are left out; p and R hold i, f, o likewise.
+    output h. W, U, b hold i, f, g, o, and p and R hold i, f, o; gates that do not exist have no rows.
     Differs from the paper: nothing.
 
     Args:

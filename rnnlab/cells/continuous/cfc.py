@@ -20,7 +20,7 @@ class CfC(Cell):
     """Closed-form continuous-time network, CfC (Hasani et al., 2022, arXiv:2106.13898).
 
     An approximate solution of the equation of the liquid time-constant network. A backbone of ``backbone_layers``
-    layers reads x_t and h_{t-1}. Three linear heads on its last layer give g, k and f; g and k have a tanh:
+    layers reads x_t and h_{t-1}. Three linear heads on its last layer give g, k and f. A tanh follows g and k:
 
         h_t = σ(-f T) ⊙ g + (1 - σ(-f T)) ⊙ k                 mode="default"
         h_t = g + (1 - σ(-f T)) ⊙ k                           mode="no_gate"

@@ -16,8 +16,8 @@ class CoRNN(Cell):
         z_t = z_{t-1} + Δt tanh(W x_t + U_y y_{t-1} + U_z z_{t-1} + b) - Δt γ y_{t-1} - Δt ε z_n̄
         y_t = y_{t-1} + Δt z_t
 
-    z_n̄ is z_{t-1} with ``damping="explicit"``, as in the authors' code, and z_t with ``implicit``. Solving for
-    z_t then divides the other terms of the right side by 1 + Δt ε.
+    z_n̄ is z_{t-1} with ``damping="explicit"``, as in the authors' code, and z_t with ``implicit``. With ``implicit``,
+    solving for z_t divides the other terms of the right side by 1 + Δt ε.
 
     Shapes: x [B, input_size]; y, z [B, hidden_size]; output y.
     Differs from the paper: notation (its V is W, its W and 𝒲 are U_y and U_z). γ, ε and Δt, which the paper tunes for

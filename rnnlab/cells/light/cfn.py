@@ -18,8 +18,8 @@ class CFN(Cell):
         h_t = θ_t ⊙ tanh(h_{t-1}) + η_t ⊙ tanh(W_h x_t)
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W stacks θ, η, h; U and b stack θ, η.
-    Differs from the paper: notation (its V is W_θ and W_η, its W is W_h). W and U are initialised Glorot uniform; at
-    the paper's widths this is close to its uniform distribution within 0.07. b_θ is initialised to 1 and b_η to -1.
+    Differs from the paper: notation (its V is W_θ and W_η, its W is W_h). W and U are initialised Glorot uniform; the
+    paper uses uniform in [-0.07, 0.07], which is close at its widths. b_θ is initialised to 1 and b_η to -1.
 
     Args:
         input_size: features of x.

@@ -18,8 +18,8 @@ class FastGRNN(Cell):
 
     ζ and ν are learned scalars. W and U may have low rank: W = W_1 W_2 and U = U_1 U_2.
 
-    Shapes: x [B, input_size]; h [B, hidden_size]; output h; b stacks z, n; ζ and ν [1]. W_1 [hidden_size, w_rank],
-    W_2 [w_rank, input_size] in place of W, and so for U.
+    Shapes: x [B, input_size]; h [B, hidden_size]; output h; b stacks z, n; ζ and ν [1]. With low rank,
+    W_1 [hidden_size, w_rank] and W_2 [w_rank, input_size] replace W, and U_1 and U_2 replace U.
     Differs from the paper: notation (its ζ and ν are σ(ζ) and σ(ν) here). Weights are neither sparse nor quantised. The
     initialisation is that of the authors' code: ζ = 1, ν = -4, weights normal with standard deviation 0.1, biases 1.
 

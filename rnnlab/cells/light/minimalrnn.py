@@ -15,8 +15,8 @@ class MinimalRNN(Cell):
         h_t = u_t ⊙ h_{t-1} + (1 - u_t) ⊙ z_t
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. b stacks u, z.
-    Differs from the paper: notation (its U_h is U). The paper allows any map from x_t to z_t; this is the one in its
-    experiments.
+    Differs from the paper: notation (its U_h is U). The paper allows any map from x_t to z_t; the map here is that of
+    its experiments.
 
     Args:
         input_size: features of x.

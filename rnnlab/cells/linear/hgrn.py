@@ -31,7 +31,7 @@ class HGRN(Cell):
         hidden_size: width of h and y.
         lower_bound: γ, lower bound of the forget gate, from 0 to below 1. The paper uses larger values in higher
             layers.
-        bias: whether the cell has biases, including that of the norm.
+        bias: whether the cell has biases, including the bias of the norm.
     """
 
     states = ("re", "im")

@@ -20,9 +20,9 @@ class QRNN(Cell):
         c_t = f_t ⊙ c_{t-1} + i_t ⊙ z_t             pooling="ifo" (equation 5)
         h_t = o_t ⊙ c_t                             with "fo" (equation 4) and "ifo"; h_t = c_t with "f"
 
-    Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W, V and b stack those of z, f, o, i
-    that the pooling has. With window=1 there is no V and the state is c. With window=2 the state also contains
-    v = V x_{t-1}.
+    Shapes: x [B, input_size]; c [B, hidden_size]; output h [B, hidden_size]. W, V and b stack z, f, o, i, without the
+    gates that the pooling does not use. With window=1 there is no V and the state is c. With window=2 the state also
+    contains v = V x_{t-1}.
     Differs from the paper: it has biases, as in the authors' code. The window is 1 or 2; the paper also uses wider
     ones. With window=2 the step reads the previous input from the state and is not linear in it.
 

@@ -13,7 +13,8 @@ from rnnlab.interface import InputError, State
 class SRU(Cell):
     """Simple recurrent unit, SRU (Lei et al., 2018, arXiv:1709.02755).
 
-    The recurrence is elementwise, so a step has no matrix product; section 2 with the scaling of section 3.2:
+    The recurrence is elementwise, so a step has no matrix product. The equations are those of section 2, with the
+    scaling of section 3.2:
 
         f_t = σ(W_f x_t + v_f ⊙ c_{t-1} + b_f)
         c_t = f_t ⊙ c_{t-1} + (1 - f_t) ⊙ (W_c x_t)
@@ -31,8 +32,8 @@ class SRU(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of c and h.
-        highway_bias: initial value of b_r. Negative values pass more of the input. A value other than 0 needs
-            ``bias=True``.
+        highway_bias: initial value of b_r. Negative values pass more of the input to the output. A value other than 0
+            needs ``bias=True``.
         bias: whether the cell has biases.
     """
 

@@ -19,7 +19,8 @@ class ESN(Cell):
         y_t = V [1; x_t; h_t]
 
     W and R are buffers: no optimizer changes them, and the state dict contains them. R is sparse and scaled to the
-    given ``spectral_radius``. Below 1 the network usually forgets its initial state (the echo state property).
+    given ``spectral_radius``. With a radius below 1, the network usually forgets its initial state (the echo state
+    property).
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output y [B, hidden_size]. W [hidden_size, 1 + input_size],
     R [hidden_size, hidden_size], V [hidden_size, 1 + input_size + hidden_size].
@@ -76,10 +77,10 @@ class ESN(Cell):
 
 
 def _reservoir(size: int, radius: float, sparsity: float) -> Tensor:
-    """Return a sparse matrix with this spectral radius and at least one weight in each row.
+    """Return a sparse matrix with a given spectral radius and at least one weight in each row.
 
-    It always contains a cycle through all units. Otherwise all eigenvalues of a small or very sparse matrix may be 0,
-    and no scale would give the spectral radius.
+    The matrix always contains a cycle through all units. Without the cycle, all eigenvalues of a small or very sparse
+    matrix may be 0, and no scale would give the spectral radius.
     """
     R = torch.empty(size, size).uniform_(-1, 1) * (torch.rand(size, size) >= sparsity)
     ring = torch.randperm(size)

@@ -32,7 +32,7 @@ class LMU(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        order: d, the number of polynomials.
+        order: number of polynomials, d in the paper.
         theta: θ, length of the memory in steps.
     """
 

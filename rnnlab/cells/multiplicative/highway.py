@@ -26,7 +26,7 @@ class Highway(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of s.
-        depth: L, layers within a step.
+        depth: L, number of layers within a step.
         transform_bias: initial value of every b_T; negative values make a new network keep s.
         recurrent_init: initialisation of each R: ``orthogonal``, ``identity`` or ``uniform``.
     """
@@ -45,7 +45,7 @@ class Highway(Cell):
     ) -> None:
         super().__init__(input_size, hidden_size)
         if depth < 1:
-            raise InputError(f"cell.depth={depth} must be at least 1")
+            raise InputError(f"depth={depth} must be at least 1")
         self.depth = depth
         self.gates = tuple(f"{part}{layer}" for layer in range(1, depth + 1) for part in "ht")
         self.remembers = {f"t{layer}": -1 for layer in range(1, depth + 1)}

@@ -23,8 +23,8 @@ class OrthogonalRNN(Cell):
         h_t = φ(z_t + b)                                 activation="tanh", "relu", "abs"
 
     D is diagonal, with -1 in its first ρ entries and 1 in the others. The Cayley map with D is scoRNN (Helfrich,
-    Willmott and Ye, 2018, arXiv:1707.09520); modReLU, here in its real form, is of Arjovsky, Shah and Bengio (2016,
-    arXiv:1511.06464). U is initialised to rotations in planes. The authors use a tenth of the learning rate for A.
+    Willmott and Ye, 2018, arXiv:1707.09520). modReLU (Arjovsky, Shah and Bengio, 2016, arXiv:1511.06464) is used in its
+    real form. U is initialised to rotations in planes. The authors use a tenth of the learning rate for A.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. The parameter ``U_skew`` holds A above the diagonal, row
     by row.
@@ -34,12 +34,12 @@ class OrthogonalRNN(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of h.
-        map: from A to U, ``matrix_exp`` or ``cayley``.
+        map: map from A to U, ``matrix_exp`` or ``cayley``.
         activation: ``modrelu``, ``tanh``, ``relu`` or ``abs``.
         recurrent_init: angles of the initial U: ``henaff``, uniform in (-π, π) (Henaff, Szlam and LeCun, 2016,
             arXiv:1602.06662); ``cayley``, uniform in (0, π/2) (Helfrich et al.); or ``identity``, zero.
-        rho: ρ, number of entries of D that are -1. Without D, the Cayley map has no eigenvalue of -1, and neither map
-            has a determinant of -1.
+        rho: ρ, number of entries of D that are -1. With ρ = 0, the Cayley map gives no eigenvalue of -1, and neither
+            map gives a determinant of -1.
     """
 
     verified = "official code"
@@ -110,7 +110,7 @@ def exponential(A: Tensor) -> Tensor:
 
     It uses scaling and squaring with a Taylor polynomial of degree 12 in five matrix products (Paterson and Stockmeyer,
     1973; Moler and Van Loan, 2003, method 3). The backward pass of ``torch.matrix_exp`` computes the exponential of a
-    matrix of twice the size; forward and backward pass of this function together take a fifth of the time.
+    matrix of twice the size. This function takes a fifth of the time for forward and backward pass together.
     """
     norm = float(A.detach().abs().sum(0).max())
     near = 1.2 if A.dtype == torch.float32 else 0.33  # near^13 / 13! is below half a unit in the last place

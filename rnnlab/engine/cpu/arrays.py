@@ -1,4 +1,4 @@
-"""The arrays of one call of a compiled step: their memory, and results and gradients read from them."""
+"""The arrays of one call of a compiled step: allocate them, and read results and gradients from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rnnlab.engine.cpu.memory import take
 
 
 def ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a constant as the C functions read it: of one dtype, contiguous within a row."""
+    """Convert a constant to the layout that the C functions read: one dtype, contiguous within a row."""
     tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
     tensor = tensor.resolve_neg()  # the memory of a negated view holds the numbers before negation
     return tensor if tensor.dim() == 0 or tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def _rows(tensor: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """Return a tensor of all time steps as the C functions and matrix products read it, ``[T, rows, width]``."""
+    """Convert a tensor of all time steps to the layout of C functions and matrix products, ``[T, rows, width]``."""
     if tensor.dim() == 3 and tensor.shape[1] == rows and tensor.dtype == dtype and tensor.is_contiguous():
         return tensor.resolve_neg()  # the usual case
     tensor = ready(tensor if tensor.dim() == 3 else tensor.unsqueeze(-1), dtype).expand(-1, rows, -1)
@@ -31,14 +31,14 @@ def _rows(tensor: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
 def forward_memory(
     kernel: Kernel, name: str, inputs: Sequence[Tensor], state: Sequence[Tensor], free: Sequence[bool]
 ) -> Memory:
-    """Lay out the memory of a forward pass.
+    """Allocate the arrays of a forward pass.
 
     Args:
         kernel: the compiled step.
         name: ``forward`` or ``inference``.
         inputs: the prepared inputs, ``[T, B, ...]``.
-        state: the first state, ``[B, ...]``.
-        free: for every input, whether its memory may be written over.
+        state: the initial state, ``[B, ...]``.
+        free: for every input, whether its memory may be overwritten.
     """
     lowered, dtype = kernel.lowered, kernel.dtype
     steps, rows = len(inputs[0]), state[0].shape[0]
@@ -69,15 +69,15 @@ def results(
         kernel: the compiled step.
         memory: from `forward_memory`.
         steps: T.
-        live: bool ``[T, B]``; outputs where it is false are zero. None if all sequences have T steps.
-        shapes: those of the states.
+        live: bool ``[T, B]``, true for valid steps, the other outputs are zero; None if all sequences have T steps.
+        shapes: shapes of the states.
     """
     lowered = kernel.lowered
     place = lowered.output
     outputs = memory[place.array][place.shift :]
     if live is not None and place.shift:
         outputs = outputs.where(live.unsqueeze(-1), 0)
-    # Copies: a result that the backward step also reads would keep itself alive through its own graph.
+    # Copies: otherwise a result that the backward step also reads would keep itself alive through its own graph.
     final = []
     for array, shape in zip(lowered.states, shapes, strict=True):
         states = memory[array]
@@ -94,15 +94,15 @@ def add_backward_memory(
     state_gradients: Sequence[Tensor],
     keep: bool,
 ) -> None:
-    """Add the arrays of a backward pass to those that the forward pass has left.
+    """Add the arrays of a backward pass to the saved arrays of the forward pass.
 
     Args:
         kernel: the compiled step.
         memory: the saved arrays of the forward pass.
         inputs: the prepared inputs that the backward step reads.
         output_gradients: ``[T, B, output_size]``.
-        state_gradients: those of the final state.
-        keep: whether another backward pass will read what the forward pass kept; else it is written over.
+        state_gradients: gradients of the final state.
+        keep: whether another backward pass will read the saved arrays; otherwise they are overwritten.
     """
     lowered, dtype = kernel.lowered, kernel.dtype
     steps, rows = output_gradients.shape[:2]
@@ -133,11 +133,12 @@ def gradients(
         kernel: the compiled step.
         memory: from `add_backward_memory`.
         constants: the cell's constants.
-        shapes: those of the prepared inputs.
-        repeated: the inputs whose gradient shares memory with that of another one.
+        shapes: shapes of the prepared inputs.
+        repeated: indices of the inputs whose gradient shares memory with the gradient of another input.
 
     Returns:
-        a gradient for each, None where it has none; those of weights are one product over all time steps.
+        the gradient of each constant and each prepared input, or None. The gradient of a weight is one matrix product
+        over all time steps.
     """
     lowered, steps = kernel.lowered, shapes[0][0]
     found = [_total(memory, array, one) for array, one in zip(lowered.constant_gradients, constants, strict=True)]
@@ -159,13 +160,13 @@ def gradients(
 
 
 def state_gradients(kernel: Kernel, memory: Memory, state: Sequence[Tensor]) -> list[Tensor | None]:
-    """Read the gradients of the first state after a backward pass; None for a state that requires none."""
+    """Read the gradients of the initial state after a backward pass; None for a state that requires no gradient."""
     pairs = zip(kernel.lowered.carries, state, strict=True)
     return [memory[array][0].reshape(one.shape) if one.requires_grad else None for array, one in pairs]
 
 
 def _total(memory: Memory, array: Array | None, constant: Tensor) -> Tensor | None:
-    """The gradient of a constant, summed over the threads."""
+    """Return the gradient of a constant, summed over the threads."""
     if array is None:
         return None
     totals = memory[array][1]
@@ -174,7 +175,7 @@ def _total(memory: Memory, array: Array | None, constant: Tensor) -> Tensor | No
 
 
 def _columns(memory: Memory, place: Place, steps: int, width: int) -> Tensor:
-    """Columns of an array for all time steps."""
+    """Return columns of an array for all time steps."""
     whole = memory[place.array]
     if whole.shape[::2] == (steps, width):
         return whole

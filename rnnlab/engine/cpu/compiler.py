@@ -1,8 +1,8 @@
 """Compile C with the system's compiler, and find the BLAS inside torch.
 
-Libraries are cached in a folder of the user, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. The name of a library holds a
-digest of everything that it was made from (text, headers, flags, compiler, processor) and a digest of its content. So a
-damaged library is never loaded, and several processes can build the same library at the same time.
+Libraries are cached in a folder of the user, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. The name of a library contains a
+digest of everything that it was built from (text, headers, flags, compiler, processor) and a digest of its content.
+Therefore a damaged library is never loaded, and several processes can build the same library at the same time.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ FLAGS = (
     "-fopenmp-simd",
     "-fPIC",
     "-shared",
-    # By default compilers avoid full AVX-512 vectors, as they lowered the clock of older processors.
+    # By default compilers avoid full AVX-512 vectors, which lowered the clock frequency of older processors.
     *(["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else []),
 )
 
 SOURCES = Path(__file__).parent / "c"
-"""The folder of the C that is not generated."""
+"""Folder of the C code that is not generated."""
 
 
 class NoCompiler(Exception):
@@ -49,9 +49,9 @@ class Blas:
 
     product: the addresses of ``sgemm`` and ``dgemm``, by dtype.
     set_threads: the address of a function that sets the number of threads for the calling thread and returns the
-        number before; 0 if this BLAS has none.
-    openmp: the addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads in torch's OpenMP; zeros if it
-        has other functions.
+        previous number; 0 if this BLAS has no such function.
+    openmp: the addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads in torch's OpenMP; zeros if one
+        of them is missing.
     """
 
     def __init__(self) -> None:
@@ -72,8 +72,9 @@ class Blas:
 
     @staticmethod
     def _check(sgemm: ctypes._CFuncPtr) -> None:
-        """Compute one product: a BLAS with integers of 64 bits would read wrong sizes."""
-        shapes, like = ((2, 3), (3, 4), (2, 4)), {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+        """Check the result of one product: a BLAS with 64-bit integers would read wrong sizes."""
+        # `like` makes the check independent of the default dtype and device.
+        shapes, like = ((2, 3), (3, 4), (2, 4)), {"dtype": torch.float32, "device": "cpu"}
         a, b, c = (torch.arange(m * n, **like).reshape(m, n) for m, n in shapes)
         one, zero = (ctypes.byref(ctypes.c_float(x)) for x in (1, 0))
         m, n, k = (ctypes.byref(ctypes.c_int(x)) for x in (4, 2, 3))
@@ -92,7 +93,7 @@ def blas() -> Blas:
     """Return the BLAS inside torch.
 
     Raises:
-        NoCompiler: it cannot be called from outside.
+        NoCompiler: torch's library does not export it, or it has other arguments.
     """
     return Blas()
 
@@ -102,19 +103,19 @@ def compiler() -> tuple[str, ...]:
     """Return the command of the C compiler: ``$CC``, or the first of cc, gcc and clang that exists.
 
     Raises:
-        NoCompiler: there is none.
+        NoCompiler: no compiler was found, or ``$CC`` is not a command.
     """
     named = os.environ.get("CC")
     for command in [named] if named else ["cc", "gcc", "clang"]:
         try:
             words = shlex.split(command)
         except ValueError as error:
-            raise NoCompiler(f"CC={named} is no command ({error})") from error
+            raise NoCompiler(f"CC={named} is not a valid command ({error})") from error
         path = shutil.which(words[0]) if words else None
         if path:
             return (path, *words[1:])
     raise NoCompiler(
-        f"CC={named} is no program that can be run"
+        f"CC={named} is not an executable program; set CC to a C compiler, or unset it"
         if named
         else "there is no C compiler (cc, gcc or clang); install one"
     )
@@ -122,7 +123,7 @@ def compiler() -> tuple[str, ...]:
 
 @lru_cache
 def surroundings() -> bytes:
-    """Everything that a library depends on besides its own text: headers, compiler, flags, processor."""
+    """Return everything that a library depends on besides its own text: headers, compiler, flags, processor."""
     words = compiler()
     real = os.stat(os.path.realpath(words[0]))
     processor = platform.processor() or platform.machine()
@@ -136,7 +137,7 @@ def surroundings() -> bytes:
 
 @lru_cache
 def trusted_folder() -> Path | None:
-    """The cache folder if nobody but the user can write there; None if others can, or if it cannot be made."""
+    """Return the cache folder if only the user can write to it; None if others can, or if it cannot be created."""
     try:
         home = os.environ.get("RNNLAB_CACHE")
         folder = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnlab"
@@ -145,13 +146,13 @@ def trusted_folder() -> Path | None:
         found = folder.stat()
         is_own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         return folder if is_own else None
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
         return None
 
 
 @lru_cache
 def cache_folder() -> Path:
-    """The folder for libraries: the trusted one, or a temporary one of this process if that cannot be written."""
+    """Return the folder for libraries: the trusted folder if it is writable, or a temporary folder of this process."""
     folder = trusted_folder()
     if folder and os.access(folder, os.W_OK):
         return folder
@@ -167,18 +168,18 @@ def _remove(folder: Path, process: int) -> None:
 
 @cache
 def load(text: str, *defines: str) -> ctypes.CDLL:
-    """Load the library of a C text from the cache, or compile it now.
+    """Load the library of a C text from the cache, or compile it.
 
     Args:
-        text: the C; it may include the headers in `SOURCES`.
+        text: the C code; it may include the headers in `SOURCES`.
         defines: macros, such as ``REAL=float``.
 
     Raises:
-        NoCompiler: the compiler is missing or fails; the message holds its first line.
+        NoCompiler: the compiler is missing or fails; the message contains the first error of the compiler.
     """
     key = hashlib.sha256(surroundings() + repr((defines, text)).encode()).hexdigest()[:32]
     folder = cache_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the cache may have been deleted meanwhile
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the cache may have been deleted
     for path in folder.glob(f"{key}.*.so"):
         library = _open(path)
         if library is not None:
@@ -191,13 +192,13 @@ def load(text: str, *defines: str) -> ctypes.CDLL:
             library = ctypes.CDLL(str(made))
             os.replace(made, folder / f"{key}.{_digest(made)}.so")
         except OSError as error:
-            reason = str(error).rpartition(": ")[2]  # without the path, which differs each time
-            raise NoCompiler(f"{compiler()[0]} makes no library that can be loaded ({reason})") from error
+            reason = str(error).rpartition(": ")[2]  # without the path, which is temporary
+            raise NoCompiler(f"the library that {compiler()[0]} built cannot be loaded ({reason})") from error
     return library
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
-    """Load a cached library; None if another process has removed it, or if it is damaged. A damaged one is removed."""
+    """Load a cached library; None if another process has removed it, or if it is damaged. Remove a damaged library."""
     try:
         if _digest(path) == path.suffixes[-2][1:]:
             return ctypes.CDLL(str(path))
@@ -216,7 +217,7 @@ def _compile(source: Path, target: Path, defines: tuple[str, ...]) -> None:
         raise NoCompiler(f"{command[0]} cannot be run ({error})") from error
     if done.returncode:
         first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200]).strip()
-        raise NoCompiler(f"{command[0]} fails: {first or f'it ends with {done.returncode} and says nothing'}")
+        raise NoCompiler(f"{command[0]} fails: {first or f'exit status {done.returncode}, no error message'}")
 
 
 def _digest(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Print the loops of a step as C: functions ``forward``, ``inference`` (which keeps nothing) and ``backward``.
 
-``rnnlab explain cell=lstm`` shows the result; what is common to all cells is in ``c/step.h``. The numbers of steps,
-rows and columns are arguments, so one library serves every size.
+``rnnlab explain cell=lstm`` shows the result; code that all cells share is in ``c/step.h``. The numbers of steps, rows
+and columns are arguments, so one library works for every size.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from rnnlab.engine.ir.program import Extent
 
 
 class Source:
-    """The C of a cell, and the meaning of its arguments.
+    """The C code of a cell, and the meaning of its arguments.
 
     Args:
         lowered: the cell's step as loops.
-        single: whether the precision is single; else it is double.
-        names: the functions to print, of ``forward``, ``inference`` and ``backward``.
+        single: whether the precision is single; otherwise it is double.
+        names: the functions to print, from ``forward``, ``inference`` and ``backward``.
 
     Attributes:
-        text: the C.
-        arrays: for each function the arrays in the order in which it receives them.
+        text: the C code.
+        arrays: for each function, its arrays in the order of its arguments.
         sizes: the values of n0, n1, ...
     """
 
@@ -76,11 +76,11 @@ class Source:
         return "\n".join([f"/* arrays: {names} */", start, *_indent([*sizes, *body]), "}", "", loop, ""])
 
     def struct(self, name: str, array: Array) -> str:
-        """Return the C expression of an array's description."""
+        """Return the C expression of the ``struct array`` of an array."""
         return f"a[{self.arrays[name].index(array)}]"
 
     def product(self, name: str, product: Multiply, number: int) -> str:
-        """Print the product of all rows of a time step with a weight."""
+        """Print the product of the rows of a time step and a weight."""
         rows, result = (self.pointer(name, place) for place in (product.rows, product.result))
         rows_array, result_array = (self.struct(name, p.array) for p in (product.rows, product.result))
         sizes = f"{self.size(product.inner)}, {self.size(product.outer)}, {int(product.accumulate)}"
@@ -126,7 +126,7 @@ class Source:
 
 
 class _Row:
-    """The work on one row: loops over columns, and between them the numbers that all columns share."""
+    """The code for one row: loops over columns, and between them the scalars that all columns share."""
 
     def __init__(self, source: Source, function: Function, loops: list[Loop]) -> None:
         self.source, self.function = source, function
@@ -163,7 +163,7 @@ class _Row:
         taken = {kinds[r]: self.operand(r.operands[0], local) for r in loop.reductions}
         for reduction, variable in kinds.items():
             self.lines.append(f"real {variable} = {'0' if reduction.op == 'sum' else '-INFINITY'};")
-        only_sums = all(reduction.op == "sum" for reduction in kinds)  # a maximum that must pass NaN on cannot be split
+        only_sums = all(reduction.op == "sum" for reduction in kinds)  # a maximum that propagates NaN cannot be split
         if kinds and only_sums and not loop.stores:
             self.sums(inside, taken, self.source.size(loop.width))
         else:
@@ -181,7 +181,7 @@ class _Row:
         self.scalars |= kinds
 
     def sums(self, inside: list[str], taken: dict[str, str], width: str) -> None:
-        """Print sums over four quarters of the columns at once, so that their additions do not wait for each other."""
+        """Print sums over four quarters of the columns at once, so that their additions are independent."""
         parts = {variable: [f"{variable}_{part}" for part in "abcd"] for variable in taken}
         self.lines += [f"real {', '.join(f'{name} = 0' for name in names)};" for names in parts.values()]
         self.lines += [_simd(name for names in parts.values() for name in names)]

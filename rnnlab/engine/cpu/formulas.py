@@ -1,6 +1,6 @@
-"""Tensors as formulas for the number at row b and column j.
+"""Tensors as formulas for the element at row b and column j.
 
-A tensor ``[B, F]`` is a sequence of segments of its columns, each an `Expr`: a formula for the number at row b and
+A tensor ``[B, F]`` is a sequence of segments of its columns, each an `Expr`: a formula for the element at row b and
 column j. ``split`` and ``cat`` only rearrange segments, so a chunk of a sum of two tensors is the sum of two chunks.
 """
 
@@ -17,7 +17,9 @@ from rnnlab.engine.ir.program import Node, Unsupported, Value
 
 @dataclass(eq=False)
 class Array:
-    """Memory with ``width`` numbers per row, for every time step or for one, and for every row of the batch or for all.
+    """Memory with ``width`` numbers per row.
+
+    It has one entry for each time step or one for all of them, and one row for each sequence or one for all of them.
 
     kind: ``input``, ``constant``, ``state``, ``output``, ``kept``, ``temporary``, ``upstream`` (the gradient of the
         output), ``carry`` (the gradients of the state), ``gradient`` (of a product or an input), ``sum`` (the gradient
@@ -39,7 +41,7 @@ class Place:
 
 
 class Expr:
-    """A formula for the number at row b and column j: a load, a number, or an operation on other formulas.
+    """A formula for the element at row b and column j: a load, a number, or an operation on other formulas.
 
     Equal formulas are one object, so that each is computed once. A formula of ``width`` 1 is the same for all columns.
     """
@@ -72,9 +74,9 @@ class Formulas:
     Attributes:
         unique: every formula, by its operation and arguments.
         segments: the formulas of each value.
-        by_row: for values with one axis, whether that is the batch axis.
+        by_row: for values with one axis, whether it is the batch axis.
         multiplied: for the result of each product, its node and the formulas of its rows.
-        cut_from: for a part of a formula's columns, that formula and the first of the columns.
+        cut_from: for a column range of a formula, that formula and the first column of the range.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -153,7 +155,7 @@ class Formulas:
                 else:
                     pieces.append(self.columns(arg, low, high - low)[0])
             one = self.apply(op, pieces, name if len(ends) == 2 else f"{name}_{len(result)}")
-            if one.width < high - low:  # made of numbers and row-wise values alone: repeat it over the columns
+            if one.width < high - low:  # it depends on numbers and row-wise values only: repeat it over the columns
                 one = self.expr("spread", one, width=high - low, name=name)
             result.append(one)
         return tuple(result)
@@ -171,17 +173,17 @@ class Formulas:
         self.segments[value] = (self.load(array, shift=shift),)
 
     def move(self, moved: dict[Array, Place]) -> None:
-        """Let every load of these arrays read from another place."""
+        """Redirect every load of these arrays to another place."""
         for expr in self.unique.values():
             if expr.place and expr.place.array in moved:
                 at = moved[expr.place.array]
                 expr.place = Place(at.array, at.offset + expr.place.offset, at.shift)
 
     def shape_of(self, value: Value) -> tuple[int, ...]:
-        """Return the shape of a value; refuse shapes that are not rows and columns."""
+        """Return the shape of a value; refuse empty shapes and shapes with more than two axes."""
         if len(value.shape) > 2 or 0 in value.shape:
             sizes = ["B" if size == self.batch_size and not i else str(size) for i, size in enumerate(value.shape)]
-            raise Unsupported(f"work on a tensor of shape [{', '.join(sizes)}]")
+            raise Unsupported(f"a tensor of shape [{', '.join(sizes)}]")
         return value.shape
 
     def get(self, value: Value) -> Segments:
@@ -196,7 +198,7 @@ class Formulas:
         return 1 if not shape or (len(shape) == 1 and self.by_row.get(value)) else shape[-1]
 
     def node(self, node: Node, prefix: str) -> None:
-        """Add the formulas of the results of a node; ``prefix`` is that of the names of products."""
+        """Add the formulas of the results of a node; the names of products start with ``prefix``."""
         op, args, result = node.operation, node.arguments, node.results[0]
         if op == "t":
             return
@@ -205,7 +207,7 @@ class Formulas:
             array = Array(f"{prefix}{len(self.multiplied)}", result.shape[1], "temporary")
             rows = self.get(args[0])
             if all(expr.place and expr.place.array.kind == "constant" for expr in rows):
-                raise Unsupported("a product of two constants; it belongs into prepare")
+                raise Unsupported("a product of two constants; compute it in prepare")
             self.multiplied[array] = (node, rows)
             self.segments[result] = (self.load(array),)
         elif op == "split":
@@ -233,7 +235,7 @@ class Formulas:
             if width_of(segments) < width:
                 segments = (self.expr("spread", segments[0], width=width, name=result.name),)
             self.segments[result] = segments
-        elif op == "sum_to":  # the sum over the rows follows where the gradient of a constant is accumulated
+        elif op == "sum_to":  # the gradient of a constant is summed over the rows when it is accumulated
             segments, width = self.get(args[0]), self.columns_of(args[1])
             narrower = width < width_of(segments)
             self.segments[result] = self.reduce("sum", segments, result.name) if narrower else segments
@@ -251,7 +253,7 @@ class Formulas:
             raise Unsupported(op)
 
     def last_axis(self, op: str, value: Value, dim: int) -> None:
-        """Refuse an operation along another axis than the columns."""
+        """Refuse an operation along an axis other than the columns."""
         if dim % max(len(value.shape), 1) != len(value.shape) - 1 or (len(value.shape) == 1 and self.by_row.get(value)):
             raise Unsupported(f"{op} over the sequences of a batch")
 
@@ -264,7 +266,7 @@ class Formulas:
             raise Unsupported(op)
         by_row = dim == 1
         if op == "unsqueeze" and by_row != bool(self.by_row.get(flat)):
-            raise Unsupported(f"{op} of an axis that is not the rows'")
+            raise Unsupported(f"{op} of an axis other than the rows")
         if op == "squeeze" and not by_row and self.batch_size > 1 and full.shape[0] != 1:
             raise Unsupported(op)
         self.by_row[flat] = by_row
@@ -274,7 +276,7 @@ class Formulas:
         flat = [value for value in values if len(value.shape) == 1]
         kinds = {bool(self.by_row.get(value)) for value in flat if value.shape != (1,)}
         if len(kinds) > 1 or (True in kinds and len(result.shape) > 1):
-            raise Unsupported(f"{op} of a tensor over the rows and one over the columns")
+            raise Unsupported(f"{op} of a vector along the rows and a tensor along the columns")
         self.by_row[result] = len(result.shape) == 1 and True in kinds
 
     def row_width(self, value: Value) -> int:

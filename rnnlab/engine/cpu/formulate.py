@@ -10,7 +10,7 @@ from rnnlab.engine.ir.derive import Backward
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value
 
 Products = dict[Array, tuple[Node, Segments]]
-"""For the result of each product its node and the formulas of its rows, in order."""
+"""For the result of each product, its node and the formulas of its rows, in order."""
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Formulated:
 
         Args:
             node: an ``mm`` of one of the two steps.
-            rows: where its rows lie.
-            result: where its result goes.
-            stage: the stage after which it is done.
-            accumulate: add it to what lies there.
+            rows: the place of its rows.
+            result: the place of its result.
+            stage: the stage after which it is computed.
+            accumulate: whether it is added to the numbers at ``result``.
 
         Raises:
             Unsupported: its right factor is not a constant of the cell.
@@ -60,7 +60,7 @@ class Formulated:
         return Multiply(rows, number, matrix in transposed, result, inner, outer, stage, accumulate)
 
     def first_gradients(self, leaves: list[Value]) -> list[Value | None]:
-        """Return the gradient of each leaf; a tensor that a cell returns twice gets its gradient at the first place."""
+        """Return the gradient of each leaf; if a cell returns a tensor twice, only its first leaf has the gradient."""
         left = dict(self.back.gradients)
         return [left.pop(leaf, None) for leaf in leaves]
 
@@ -86,7 +86,7 @@ def formulate(program: Program, back: Backward, batch_size: int) -> Formulated:
     new_state = [formulas.get(value) for value in program.new_state]
     for array, segments in zip(states, new_state, strict=True):
         if width_of(segments) != array.width:
-            raise Unsupported(f"a state that goes from {array.width} to {width_of(segments)} columns")
+            raise Unsupported(f"a state whose width changes from {array.width} to {width_of(segments)} columns")
     output = formulas.get(program.output)
     carries = [Array(f"d{array.name}", array.width, "carry") for array in states]
     _gradient_leaves(formulas, program, back, carries)
@@ -99,7 +99,7 @@ def formulate(program: Program, back: Backward, batch_size: int) -> Formulated:
 
 
 def _leaves(formulas: Formulas, program: Program, inputs: list[Array], states: list[Array]) -> None:
-    """Let inputs, states and constants be loaded from their arrays."""
+    """Define inputs, states and constants as loads from their arrays."""
     for value, array in zip(program.inputs, inputs, strict=True):
         formulas.leaf(value, array)
     for value, array in zip(program.state, states, strict=True):
@@ -113,7 +113,7 @@ def _leaves(formulas: Formulas, program: Program, inputs: list[Array], states: l
 
 
 def _gradient_leaves(formulas: Formulas, program: Program, back: Backward, carries: list[Array]) -> None:
-    """Let the gradients of the output and of the new state be loaded from their arrays."""
+    """Define the gradients of the output and of the new state as loads from their arrays."""
     formulas.leaf(back.output_gradient, Array("dy", formulas.columns_of(program.output), "upstream"))
     for value, array in zip(back.state_gradients, carries, strict=True):
         formulas.leaf(value, array, shift=1)

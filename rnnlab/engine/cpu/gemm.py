@@ -1,4 +1,4 @@
-"""Matrix products on the CPU: torch's BLAS, or the kernel of ``c/gemm.c`` where that was measured to be faster."""
+"""Matrix products on the CPU: torch's BLAS, or rnnlab's GEMM kernel if it was measured to be faster."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rnnlab.engine.cpu.own_gemm import OwnGemm
 from rnnlab.engine.once import warn_once
 
 SMALLEST = 2**20
-"""Multiplications of a product over a sequence. For fewer, the calls around the kernel cost as much as it saves."""
+"""Smallest number of multiplications, over a sequence, for which the kernel saves more than calling it costs."""
 
 
 def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """Multiply ``left [rows, inner] @ right [inner, outer]``, and add ``bias [outer]``; autograd does not record it.
+    """Compute ``left [rows, inner] @ right [inner, outer] + bias [outer]``; autograd does not record it.
 
     Args:
-        left: with any strides.
-        right: with any strides.
-        out: where the result is written, each row contiguous; None for a new tensor.
-        bias: added to every row.
+        left: left factor, with any strides.
+        right: right factor, with any strides.
+        out: tensor for the result, with contiguous rows; None for a new tensor.
+        bias: vector that is added to every row; None for no bias.
     """
     is_large = left.device.type == "cpu" and left.numel() * right.shape[1] >= SMALLEST
     kernel = own(left.dtype, "sequence") if is_large else None
@@ -38,17 +38,17 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
 
 @cache
 def own(dtype: torch.dtype, use: str) -> OwnGemm | None:
-    """Return our own kernel if it is to be used for a kind of product; None for torch's BLAS.
+    """Return rnnlab's kernel if it is used for a kind of product; None if torch's BLAS is used.
 
     Args:
-        dtype: of the matrices.
-        use: ``step`` for the products of one time step, ``sequence`` for those over all time steps.
+        dtype: dtype of the matrices.
+        use: ``step`` for products of one time step, ``sequence`` for products over all time steps.
     """
     if dtype not in (torch.float32, torch.float64) or not tune.prefers_own(dtype, use):
         return None
     try:
-        compiler.blas()  # which finds the threads to work with
+        compiler.blas()  # finds torch's OpenMP threads
         return OwnGemm(dtype)
     except compiler.NoCompiler as error:
-        warn_once(f"matrix products use torch's BLAS, as our own kernel cannot be compiled: {error}")
+        warn_once(f"matrix products use torch's BLAS, because rnnlab's GEMM kernel cannot be compiled: {error}")
         return None

@@ -1,6 +1,6 @@
-"""Second phase of lowering: decide what the forward step keeps for the backward step.
+"""Second phase of lowering: decide which values the forward step keeps for the backward step.
 
-What the backward step can compute again cheaply from arrays that exist anyway is computed again; the rest is kept.
+The backward step recomputes values that are cheap to compute from existing arrays. Other values that it reads are kept.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rnnlab.engine.ir.program import Value
 
 @dataclass
 class Kept:
-    """What is kept, and the backward step that reads it.
+    """The kept values, and the backward step that reads them.
 
-    after: formulas that are part of the new state, and how they are loaded from there.
+    after: formulas that are part of the new state, and the formulas that load them from it.
     inputs: the arrays of the inputs that the backward step reads.
-    memory: the array in which each kept formula lies.
-    joined: product rows that consist of several formulas, and the array in which they lie side by side.
-    rewritten: the values of the backward step as formulas of what is kept.
+    memory: the array of each kept formula.
+    joined: product rows that consist of several formulas, and the array that holds them in adjacent columns.
+    rewritten: the values of the backward step as formulas of kept values.
     """
 
     after: dict[Expr, Expr]
@@ -33,7 +33,7 @@ class Kept:
 
 
 def keep(step: Formulated) -> Kept:
-    """Decide what is kept, and rewrite the backward step to read it."""
+    """Decide which values are kept, and rewrite the backward step to read them."""
     after: dict[Expr, Expr] = {}
     for array, segments in zip(step.states, step.new_state, strict=True):
         start = 0
@@ -53,7 +53,7 @@ def keep(step: Formulated) -> Kept:
 
 
 def operands_first(exprs: Iterable[Expr]) -> list[Expr]:
-    """List formulas and everything that they are made of, operands first."""
+    """List formulas and all of their operands, at any depth, operands first."""
     order: dict[Expr, None] = {}
 
     def visit(expr: Expr) -> None:
@@ -68,7 +68,7 @@ def operands_first(exprs: Iterable[Expr]) -> list[Expr]:
 
 
 def _forward_formulas(step: Formulated) -> set[Expr]:
-    """Every formula of the forward step."""
+    """Return every formula of the forward step."""
     program, segments = step.program, step.formulas.segments
     made = [result for node in program.nodes for result in node.results]
     values = (*program.constants, *program.inputs, *program.state, *made)
@@ -76,7 +76,7 @@ def _forward_formulas(step: Formulated) -> set[Expr]:
 
 
 def _backward_values(step: Formulated) -> list[Value]:
-    """The results of the backward step: gradients of leaves and products, and the rows of its own products."""
+    """Return the results of the backward step: gradients of leaves and products, and the rows of its own products."""
     rows = [node.arguments[0] for node in step.back.nodes if node.operation == "mm"]
     return [*step.back.gradients.values(), *(product.gradient for product in step.back.products), *rows]
 
@@ -86,13 +86,13 @@ def _product_rows(step: Formulated) -> list[Segments]:
 
 
 def _whole(step: Formulated, inside: set[Expr], expr: Expr) -> Expr | None:
-    """The forward formula of which ``expr`` is a part; None if there is none, or if ``expr`` is a forward formula."""
+    """Return the forward formula from which ``expr`` was cut; None if it is a forward formula or was not cut."""
     whole, _ = step.formulas.cut_from.get(expr, (expr, 0))
     return whole if expr not in inside and whole in inside else None
 
 
 def _needed(step: Formulated, inside: set[Expr]) -> dict[Expr, None]:
-    """The formulas of the forward step that the backward step reads, in order."""
+    """Return the formulas of the forward step that the backward step reads, in order."""
     found: dict[Expr, None] = {}
     seen: set[Expr] = set()
 
@@ -122,12 +122,12 @@ def _choose(needed: dict[Expr, None], after: dict[Expr, Expr]) -> tuple[set[Arra
 
     Args:
         needed: the formulas that the backward step reads.
-        after: formulas that the new state holds.
+        after: formulas that are part of the new state.
     """
     inputs = {expr.place.array for expr in needed if expr.place and expr.place.array.kind == "input"}
     kept: dict[Expr, None] = {}
-    free: set[Expr] = set()  # formulas that the backward step has, or can cheaply compute again
-    stored: set[Expr] = set()  # those of them that read nothing that is kept
+    free: set[Expr] = set()  # formulas that the backward step can load, or recompute cheaply
+    stored: set[Expr] = set()  # formulas in `free` that are loaded, or cheap functions of loaded values
     for expr in operands_first(needed):
         stays = expr.place and (expr.place.array.kind in ("constant", "state") or expr.place.array in inputs)
         if expr in after or (stays and not of_product(expr)):
@@ -135,7 +135,7 @@ def _choose(needed: dict[Expr, None], after: dict[Expr, Expr]) -> tuple[set[Arra
             stored.add(expr)
         elif expr.place or expr.reduces:
             pass
-        elif stored.issuperset(expr.operands):  # one costly operation on stored numbers costs less than memory
+        elif stored.issuperset(expr.operands):  # one costly operation on stored values is cheaper than memory
             free.add(expr)
             if not is_costly(expr):
                 stored.add(expr)
@@ -153,7 +153,7 @@ def _choose(needed: dict[Expr, None], after: dict[Expr, Expr]) -> tuple[set[Arra
 
 
 def _smaller(expr: Expr, free: set[Expr], kept: dict[Expr, None]) -> tuple[list[Expr], list[Expr]] | None:
-    """Find what can be kept instead of a formula: one number a row each, and inputs; None if that is not enough."""
+    """Return values to keep instead of a formula: formulas with one number per row, and inputs; None if not enough."""
     missing = [operand for operand in expr.operands if operand not in free and operand not in kept]
     narrow = [operand for operand in missing if operand.width == 1]
     inputs = [operand for operand in missing if operand.place and operand.place.array.kind == "input"]
@@ -165,7 +165,7 @@ def _smaller(expr: Expr, free: set[Expr], kept: dict[Expr, None]) -> tuple[list[
 def _rewrite(
     step: Formulated, inside: set[Expr], after: dict[Expr, Expr], memory: dict[Expr, Array]
 ) -> dict[Value, Segments]:
-    """Write the values of the backward step as formulas of what is kept."""
+    """Write the values of the backward step as formulas of kept values."""
     formulas = step.formulas
     rewritten: dict[Expr, Expr] = {}
 

@@ -1,4 +1,4 @@
-"""Run a compiled step: compile and load it, divide the work among threads, and fill in the arguments of the C."""
+"""Run a compiled step: compile and load it, divide the work among threads, and pass the arguments to C."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rnnlab.engine.cpu.own_gemm import OwnGemm
 from rnnlab.engine.cpu.schedule import Function, Multiply
 
 ROWS_A_THREAD = 4
-"""Fewest rows of the batch for each thread."""
+"""Smallest number of batch rows for each thread."""
 COLUMNS_A_THREAD = 128
-"""Columns that do not depend on each other are divided among threads in blocks of this size. Memory limits such loops,
-and half of a narrow row takes nearly as long as all of it: 0.9 of the time at 128 columns, 0.6 at 1024."""
+"""Columns that do not depend on each other are divided among threads in blocks of this size. Memory bandwidth limits
+such loops: half of a row takes 0.9 of the time of the whole row at 128 columns, and 0.6 at 1024."""
 NUMBERS_A_THREAD = 2**18
-"""Fewest of these numbers for each thread."""
+"""Smallest number of elements for each thread if the columns are divided."""
 STEPS_TO_TRANSPOSE = 16
 """From this number of time steps on, the weights are copied transposed: products are then 1.1 to 1.6 times as fast."""
 ROWS_TO_PACK = 32
-"""From this number of rows on, over all time steps, packing the weights for our own matrix product pays."""
+"""From this number of rows on, over all time steps, packing the weights for rnnlab's GEMM kernel saves time."""
 
 Memory = dict[Array, Any]
 
@@ -59,9 +59,9 @@ class Kernel:
 
         Args:
             name: ``forward``, ``inference`` or ``backward``.
-            memory: a tensor for every array of the function except constants: ``[T, B, width]``, ``[1, B, width]`` if
-                all steps share it, ``[T + 1, B, width]`` or ``[2, B, width]`` for states and their gradients, and for
-                sums what `sums` returns.
+            memory: a tensor for every array of the function except constants: ``[T, B, width]``; ``[1, B, width]`` if
+                all steps share it; ``[T + 1, B, width]`` or ``[2, B, width]`` for states and their gradients; the
+                tensors of `sums` for sums.
             constants: the cell's constants.
             steps: T.
             lengths: int64 ``[B]`` or None.
@@ -95,7 +95,7 @@ class Kernel:
         threads.run(function, pointers, (memory, constants, weights, calls))
 
     def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
-        """Return the share of each thread: first and last row, first and last column, the last ones exclusive."""
+        """Return the share of each thread: first row, last row, first column, last column; the last are exclusive."""
         available, columns = torch.get_num_threads(), self.columns[name]
         rows = row_shares(batch_size)
         blocks = -(-columns // COLUMNS_A_THREAD)
@@ -112,7 +112,7 @@ class Kernel:
         ]
 
     def sums(self, batch_size: int, steps: int) -> Memory:
-        """Return zeros for the gradients of constants: for every thread the sums of one time step, and of all."""
+        """Return zeros for the gradients of constants: for every thread, sums over one time step and over all steps."""
         shares = len(self.parts("backward", batch_size, steps))
         found = {}
         for one in self.lowered.constant_gradients:
@@ -130,7 +130,7 @@ def row_shares(batch_size: int) -> int:
 
 
 def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: OwnGemm | None) -> Tensor:
-    """Return the weight of a product, ``[inner, outer]``, or its panels for our own matrix product."""
+    """Return the weight of a product, ``[inner, outer]``, or its panels for rnnlab's GEMM kernel."""
     weight = constants[product.weight]
     weight = weight.t() if product.transposed else weight
     if own is not None:
@@ -164,7 +164,7 @@ def _matrix(weight: Tensor) -> tuple[int, int, int]:
 
 
 def _columns(function: Function, arrays: list[Array]) -> int:
-    """Return the number of columns if each depends on the same column alone; else 0."""
+    """Return the number of columns if each column depends only on itself; otherwise 0."""
     if function.products or len(function.loops) != 1 or function.loops[0].reductions:
         return 0
     (loop,) = function.loops

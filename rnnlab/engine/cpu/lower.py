@@ -5,7 +5,7 @@ Each phase is a function whose result the next phase reads:
 1. `rnnlab.engine.cpu.formulate`: both steps as formulas for the number at row b and column j.
 2. `rnnlab.engine.cpu.keep`: what the forward step keeps for the backward step.
 3. Here: where every result is written. `rnnlab.engine.cpu.schedule` puts the formulas into loops.
-4. `rnnlab.engine.cpu.overlay`: which arrays lie in memory that is no longer needed.
+4. `rnnlab.engine.cpu.overlay`: which arrays reuse memory whose contents are no longer needed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from rnnlab.engine.ir.program import Program, Unsupported, Value
 class Lowered:
     """A cell's step and backward step as loops.
 
-    forward, inference: the step, with and without keeping what the backward step needs.
+    forward, inference: the step, with and without keeping the values that the backward step reads.
     backward: the backward step.
     constants: the names of the constants.
     inputs, states, carries: the arrays of inputs, states, and gradients of states.
-    output: where the output is: in an ``output`` array, or in a state's.
-    kept_inputs: the numbers of the inputs that the backward step reads.
-    input_gradients: for every input, the columns that hold its gradient; None if it has none.
-    constant_gradients: for every constant, its ``sum`` array; None if single time steps give it no gradient.
+    output: the place of the output: an ``output`` array, or the array of a state.
+    kept_inputs: the indices of the inputs that the backward step reads.
+    input_gradients: for every input, the columns that hold its gradient; None without gradient.
+    constant_gradients: for every constant, its ``sum`` array; None if it has no gradient except from ``products``.
     by_row: the sums that have a row for every sequence.
     products: for every product with a weight: weight, whether transposed, rows, gradient.
-    overwrites: arrays that may lie in the memory of an input, with its number; it is read before it is written over.
+    overwrites: arrays that may reuse the memory of an input, with the index of that input.
     """
 
     forward: Function
@@ -113,7 +113,7 @@ def _gradients(step: Formulated, kept: Kept) -> _Gradients:
     for value in step.program.inputs:
         if value in step.back.gradients:
             if value.shape[0] != step.formulas.batch_size:
-                raise Unsupported("a gradient for what all sequences share at a step")
+                raise Unsupported("a gradient of an input that all sequences share")
             wanted.append(step.back.gradients[value])
     wanted += [product.gradient for product in step.back.products]
     found = _Gradients({}, {})
@@ -132,7 +132,7 @@ def _gradients(step: Formulated, kept: Kept) -> _Gradients:
 
 
 def _find(part: Segments, whole: Segments) -> int | None:
-    """Find the column at which the segments of ``part`` stand side by side in ``whole``."""
+    """Return the first column of the segments of ``part`` in ``whole``; None if they are not adjacent there."""
     for i in range(len(whole) - len(part) + 1):
         if whole[i : i + len(part)] == part:
             return width_of(whole[:i])
@@ -140,7 +140,7 @@ def _find(part: Segments, whole: Segments) -> int | None:
 
 
 def _sums(step: Formulated) -> list[Array | None]:
-    """Return, for every constant, the array in which its gradient is summed up; None if it has no gradient."""
+    """Return, for every constant, the array that accumulates its gradient; None if it has no gradient."""
     constants = step.program.constants
     pairs = zip(constants, step.first_gradients(constants), strict=True)
     columns = step.formulas.columns_of
@@ -148,7 +148,7 @@ def _sums(step: Formulated) -> list[Array | None]:
 
 
 def _backward(step: Formulated, kept: Kept, gradients: _Gradients, sums: list[Array | None]) -> Function:
-    """The backward step as loops and products."""
+    """Return the backward step as loops and products."""
     stores = [store for array, segments in gradients.segments.items() for store in stores_of(array, segments)]
     for array, gradient in zip(sums, step.first_gradients(step.program.constants), strict=True):
         if array is not None:
@@ -169,7 +169,7 @@ def _carry(
     """Decide how the gradients of the states are written: by stores, or directly by products.
 
     Returns:
-        the stores; and for the result of a product, where it is written instead, and whether it is added there.
+        the stores; and, for each product that writes a gradient directly, its place and whether it is added there.
     """
     carried: dict[Array, Segments] = {}
     for value, array in zip(step.program.state, step.carries, strict=True):
@@ -199,12 +199,12 @@ def _carry(
 
 @dataclass
 class _Products:
-    """The products of the backward step, and when their results and other formulas are known.
+    """The products of the backward step, and the order in which results and formulas become available.
 
     products: the products, by result.
     stage: the stage of each product.
-    uses: how often each formula is read.
-    position: from which stage and level on a formula can be computed.
+    uses: the number of reads of each formula.
+    position: returns the first stage and level in which a formula can be computed.
     """
 
     products: Products
@@ -213,13 +213,16 @@ class _Products:
     position: Callable[[Expr], tuple[int, int]]
 
     def whole(self, expr: Any, width: int) -> Array | None:
-        """Return the product whose whole result ``expr`` is, if nothing else reads it."""
+        """Return the product whose entire result is ``expr``; None if there is none, or if something else reads it."""
         if not isinstance(expr, Expr) or not expr.place or expr.place.array not in self.products:
             return None
         return expr.place.array if expr.width == width == expr.place.array.width and self.uses[expr] == 1 else None
 
     def added_last(self, expr: Expr, width: int) -> tuple[Array, Expr] | None:
-        """Split a sum into a product that can be added to memory, and the rest, which is known before the product."""
+        """Split a sum into a product that can be added to memory, and the rest, which is available before the product.
+
+        Return None if the sum has no such product.
+        """
         if expr.op != "add" or self.uses[expr] != 1:
             return None
         order = {array: (self.stage[array], i) for i, array in enumerate(self.products)}
@@ -234,7 +237,7 @@ class _Products:
 
 
 def _results(step: Formulated) -> tuple[Place, list[Store]]:
-    """Return where the output is, and the stores of states and output."""
+    """Return the place of the output, and the stores of states and output."""
     pairs = zip(step.states, step.new_state, strict=True)
     stores = [store for array, segments in pairs for store in stores_of(array, segments, shift=1)]
     if step.output in step.new_state:
@@ -244,13 +247,13 @@ def _results(step: Formulated) -> tuple[Place, list[Store]]:
 
 
 def _forward(step: Formulated, kept: Kept, stores: list[Store], memory: dict[Expr, Place] | None) -> Function:
-    """The forward step as loops and products.
+    """Return the forward step as loops and products.
 
     Args:
         step: the two steps as formulas.
-        kept: what the backward step reads.
-        stores: everything that is written but the rows of products.
-        memory: where each kept formula lies; None if nothing is kept.
+        kept: the values that the backward step reads.
+        stores: all stores except those of the rows of products.
+        memory: the place of each kept formula; None if nothing is kept.
     """
     products, stores = step.forward_products, list(stores)
     stage = stages({array: rows for array, (_, rows) in products.items()})
@@ -263,7 +266,7 @@ def _forward(step: Formulated, kept: Kept, stores: list[Store], memory: dict[Exp
 
 
 def _operand(array: Array, rows: Segments, kept: Kept, memory: dict[Expr, Place] | None) -> tuple[Place, list[Store]]:
-    """Return where the rows of a product lie when it is done, and the stores that put them there."""
+    """Return the place from which a product reads its rows, and the stores that write them there."""
     if len(rows) == 1:
         (expr,) = rows
         if expr.place and expr.place.array.kind in ("state", "input", "temporary"):
@@ -278,7 +281,7 @@ def _operand(array: Array, rows: Segments, kept: Kept, memory: dict[Expr, Place]
 
 
 def _rows_of(step: Formulated, kept: Kept, memory: dict[Expr, Place], product: Product) -> Place:
-    """Return where the rows of a product lie, for all time steps."""
+    """Return the place of the rows of a product for all time steps."""
     rows = step.formulas.segments[product.rows]
     if rows in kept.joined:
         return Place(kept.joined[rows], 0)

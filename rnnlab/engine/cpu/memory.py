@@ -1,8 +1,8 @@
 """A pool of large blocks of CPU memory, which are reused as soon as no tensor refers to them.
 
-The C library returns large blocks to the system, which then maps new memory page by page at its first use. For the
-arrays of a sequence that takes up to a tenth of the time of all matrix products, in every training step. The pool keeps
-the blocks as long as they are requested again.
+The C library returns large blocks to the system, and the system maps new memory page by page at its first use. For the
+arrays of a sequence this takes up to a tenth of the time of all matrix products, in every training step. The pool keeps
+blocks that are requested regularly.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rnnlab.engine.cpu.gemm import mm
 from rnnlab.interface import tensors_of
 
 SMALLEST = 2**20
-"""Bytes. The C library itself keeps smaller blocks."""
+"""Smallest block in the pool, in bytes. The C library itself keeps smaller blocks."""
 LARGE = 2**21
-"""Bytes of the inputs of a sequence from which `Reusing` saves more than the 60 microseconds that it costs."""
+"""Size of the inputs of a sequence, in bytes, from which `Reusing` saves more than its cost of 60 microseconds."""
 LARGE_FOR_OWN = 2**16
-"""The same if our own matrix product is used, which saves more."""
+"""The same if rnnlab's GEMM kernel is used, which saves more."""
 PATIENCE = 256
-"""A block that was not requested for so many requests is freed; a training step of ten layers makes about sixty."""
+"""Number of requests after which an unused block is freed; a training step of ten layers makes about sixty."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,19 +52,19 @@ def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="cpu")
     block = _free_block(size)
     tensor = torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, 0, shape)
-    _BLOCKS.append(block)  # only now, as other threads can see from here on that it is held
+    _BLOCKS.append(block)  # after `set_`, so that other threads see that the block is in use
     return tensor
 
 
 def _free_block(size: int) -> _Block:
-    """Return the smallest free block of at least ``size`` and less than twice as many bytes; else a new one.
+    """Return the smallest free block of at least ``size`` and less than twice as many bytes; otherwise a new block.
 
-    The block is taken out of `_BLOCKS`, so that it belongs to the caller alone. A lock would not do: a forked process
-    or a signal handler could wait for it forever.
+    The block is removed from `_BLOCKS`, so that only the caller has it. A lock is not used: a forked process or a
+    signal handler could wait for it forever.
     """
     now, best, best_size = next(_requests), None, 2 * size
-    for block in _BLOCKS[::-1]:  # among equal sizes the last used, so that blocks that are not needed grow old
-        if block.wanted + PATIENCE < now:  # it is freed when the last tensor releases it
+    for block in _BLOCKS[::-1]:  # among equal sizes the last used, so that unneeded blocks expire
+        if block.wanted + PATIENCE < now:  # its memory is freed when the last tensor releases it
             _claim(block)
         elif _is_free(block):
             there = block.storage.nbytes()
@@ -76,12 +76,12 @@ def _free_block(size: int) -> _Block:
         if _is_free(best):
             best.wanted = now
             return best
-        _BLOCKS.append(best)  # another thread has taken it meanwhile
+        _BLOCKS.append(best)  # another thread has used it in the meantime
     return _Block(torch.UntypedStorage(size), now)
 
 
 def _claim(block: _Block) -> bool:
-    """Take a block out of `_BLOCKS`; return False if another thread was faster."""
+    """Remove a block from `_BLOCKS`; return False if another thread was faster."""
     try:
         _BLOCKS.remove(block)
     except ValueError:
@@ -111,11 +111,12 @@ def _counts() -> bool:
 
 
 def owned(prepared: Any, alone: Any) -> list[bool]:
-    """Return for every tensor whether nobody else holds it or its memory, so that it may be written over.
+    """Return, for every tensor, whether nothing else refers to it or to its memory, so that it may be overwritten.
 
     Args:
         prepared: a nested tuple of tensors, bound to one name.
-        alone: the same nested tuple of tensors from `alone_like`, also bound to one name: the counts to compare with.
+        alone: a tuple with the same nesting of tensors from `alone_like`, also bound to one name, whose reference
+            counts are the expected ones.
     """
     (tuples, held), (own_tuples, expected) = _references(prepared), _references(alone)
     if tuples != own_tuples:
@@ -125,13 +126,13 @@ def owned(prepared: Any, alone: Any) -> list[bool]:
 
 
 def alone_like(tensor: Tensor) -> Tensor:
-    """Make a tensor that nobody else holds, of the same kind as ``tensor``, for `owned`."""
+    """Return a tensor without other references, a view if ``tensor`` is a view, for `owned`."""
     other = tensor.new_empty(1)
-    return other.view(1) if tensor._is_view() else other  # as results of linear are
+    return other.view(1) if tensor._is_view() else other  # results of linear are views
 
 
 def _references(tree: Any) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Count the holders of each tuple and each tensor of a tree: in Python, in torch, of its memory and its base."""
+    """Count the references to each tuple and each tensor of a tree: in Python, in torch, to its memory and its base."""
     if tree is None:
         return [], []
     if isinstance(tree, Tensor):
@@ -147,7 +148,7 @@ def _references(tree: Any) -> tuple[list[int], list[tuple[int, ...]]]:
 
 
 def reusing(inputs: Tensor) -> AbstractContextManager:
-    """Return `Reusing` for the time in which a cell prepares these inputs, if they are large enough to benefit."""
+    """Return a context for the ``prepare`` of a cell: `Reusing` if the inputs are large enough to benefit from it."""
     if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN:
         return nullcontext()
     return Reusing() if inputs.nbytes >= LARGE or gemm.own(inputs.dtype, "sequence") else nullcontext()

@@ -1,4 +1,4 @@
-"""Last phase of lowering: let arrays lie in memory whose numbers are no longer needed."""
+"""Last phase of lowering: let arrays reuse memory whose contents are no longer needed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from rnnlab.engine.cpu.schedule import Function
 
 
 def under_gradients(step: Formulated, kept: Kept, backward: Function) -> dict[Array, Place]:
-    """Find kept arrays that can lie where a gradient is written: each is read for the last time before that.
+    """Find kept arrays that can share memory with a gradient, because their last read precedes its first write.
 
     Args:
         step: the two steps as formulas.
-        kept: what is kept.
+        kept: the kept values.
         backward: the backward step.
 
     Returns:
-        for such an array, the place in the array of a gradient.
+        for each of these arrays, its place in the array of a gradient.
     """
-    last: dict[Array, tuple[int, bool]] = {}  # the last loop that reads it, and whether it reads column by column
+    last: dict[Array, tuple[int, bool]] = {}  # the last loop that reads an array, and whether it reads column by column
     for number, loop in enumerate(backward.loops):
         for expr in backward.computed(loop):
             place = backward.resolve(expr, (loop.stage, loop.level))
@@ -52,16 +52,16 @@ def under_gradients(step: Formulated, kept: Kept, backward: Function) -> dict[Ar
 
 
 def over_inputs(step: Formulated, kept: Kept, forward: Function, gradients: list[Array]) -> dict[Array, int]:
-    """Find gradient arrays that can lie in an input's memory: each column of it is read before it is written.
+    """Find gradient arrays that can share memory with an input, because each column is read before it is overwritten.
 
     Args:
         step: the two steps as formulas.
-        kept: what is kept.
-        forward: the forward step, which writes kept numbers into the arrays of gradients.
-        gradients: these arrays.
+        kept: the kept values.
+        forward: the forward step, which writes kept values into the arrays of gradients.
+        gradients: the arrays of gradients.
 
     Returns:
-        for such an array, the number of the input.
+        for each of these arrays, the index of the input.
     """
     found: dict[Array, int] = {}
     for i, source in enumerate(step.inputs):

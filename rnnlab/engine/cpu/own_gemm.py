@@ -1,7 +1,7 @@
-"""The kernel of ``c/gemm.c``: matrix products compiled for the processor at hand.
+"""rnnlab's GEMM kernel (``c/gemm.c``): matrix products compiled for the processor of this machine.
 
 The BLAS inside torch is mostly MKL, which uses only half of the vector width of AMD's processors with AVX-512. There
-this kernel is 1.5 to 2.7 times as fast. `rnnlab.engine.cpu.tune` decides where it is used.
+this kernel is 1.5 to 2.7 times as fast. `rnnlab.engine.cpu.tune` decides when it is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from rnnlab.engine.cpu import compiler, threads
 
 MULTIPLICATIONS_A_THREAD = 2**21
-"""Each thread gets at least this many multiplications; with less, starting it costs more than it saves."""
+"""Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
 
 
 class OwnGemm:
@@ -25,8 +25,8 @@ class OwnGemm:
         dtype: float32 or float64.
 
     Attributes:
-        library: the compiled C.
-        multiply: the address of the C function that multiplies the rows of one time step with a packed weight.
+        library: the compiled C code.
+        multiply: the address of the C function that multiplies the rows of one time step by a packed weight.
 
     Raises:
         NoCompiler: there is no compiler, or it fails.
@@ -57,11 +57,11 @@ class OwnGemm:
         """Compute ``out [rows, outer] = left [rows, inner] @ right [inner, outer]``.
 
         Args:
-            left: with any strides.
-            right: with any strides.
-            out: where the result is written; each row must be contiguous.
-            add: add the product to ``out`` instead.
-            shares: the number of threads; None for as many as the amount of work is worth.
+            left: left factor, with any strides.
+            right: right factor, with any strides.
+            out: tensor for the result, with contiguous rows.
+            add: whether the product is added to ``out``.
+            shares: number of threads; None to choose it from the amount of work.
         """
         (rows, inner), outer = left.shape, right.shape[1]
         if shares is None:
@@ -77,5 +77,5 @@ class OwnGemm:
 
 
 def source() -> str:
-    """The C of the kernel."""
+    """Return the C code of the kernel."""
     return (compiler.SOURCES / "gemm.c").read_text()

@@ -17,7 +17,7 @@ Position = tuple[int, int]  # stage, level
 
 @dataclass(eq=False)
 class Store:
-    """Write a formula to memory, or add it there if ``accumulate``."""
+    """Write a formula to memory, or add it to memory if ``accumulate``."""
 
     place: Place
     expr: Expr
@@ -28,11 +28,11 @@ class Store:
 class Multiply:
     """``result = rows @ weight`` for the rows of one time step.
 
-    rows, result: where they lie.
-    weight: its index among the constants.
+    rows, result: their places.
+    weight: the index of the weight among the constants.
     transposed: whether the weight is transposed.
     inner, outer: the widths of rows and result.
-    stage: the stage after which it is done.
+    stage: the stage after which the product is computed.
     accumulate: whether the product is added to the result.
     """
 
@@ -61,7 +61,7 @@ class Loop:
 class Function:
     """One time step as stages; each is a loop over the rows, followed by products.
 
-    known: the formulas that are written to memory, with their place and the stage and level that writes them.
+    known: the formulas that are written to memory, with the place, and the stage and level that write it.
     position: returns the first stage and level in which a formula can be computed.
     """
 
@@ -90,7 +90,7 @@ class Function:
         return list(found)
 
     def resolve(self, expr: Expr, at: Position) -> Expr | Place:
-        """Return where to load ``expr`` from at a stage and level; ``expr`` itself if it must be computed."""
+        """Return the place from which to load ``expr`` at a stage and level; ``expr`` itself if it must be computed."""
         place, since = self.known.get(expr, (None, at))
         return place if place and since < at else expr
 
@@ -116,7 +116,7 @@ class Function:
 
 
 def stages(multiplied: dict[Array, Segments]) -> dict[Array, int]:
-    """Return the stage of each product: the first in which its rows are known."""
+    """Return the stage of each product: the first in which its rows are available."""
     stage: dict[Array, int] = {}
     for array, rows in multiplied.items():
         position = positions(stage)
@@ -160,7 +160,7 @@ def schedule(stores: list[Store], products: list[Multiply], stage: dict[Array, i
         loop_at(position(store.expr), store.expr.width).stores.append(store)
         if not store.accumulate:
             function.known.setdefault(store.expr, (store.place, position(store.expr)))
-    done: set[tuple[int, int, int]] = set()  # what a loop needs is added to earlier loops only
+    done: set[tuple[int, int, int]] = set()  # dependencies are added to earlier loops only
     while pending := [key for key in loops if key not in done]:
         key = max(pending)
         done.add(key)
@@ -170,7 +170,7 @@ def schedule(stores: list[Store], products: list[Multiply], stage: dict[Array, i
 
 
 def _fill(loop: Loop, function: Function, loop_at: Callable[[Position, int], Loop]) -> None:
-    """Add what a loop needs to earlier loops: reductions, and costly formulas, which are written to memory there."""
+    """Add the dependencies of a loop to earlier loops: reductions, and costly formulas, which are written to memory."""
     at = (loop.stage, loop.level)
     seen: set[Expr] = set()
 
@@ -202,7 +202,7 @@ def _fill(loop: Loop, function: Function, loop_at: Callable[[Position, int], Loo
 
 
 def _is_heavy(expr: Expr, function: Function, at: Position, known: dict[Expr, bool]) -> bool:
-    """Whether a formula takes a costly operation if it is computed at ``at``."""
+    """Whether computing a formula at ``at`` needs a costly operation."""
     if expr not in known:
         if expr.place or isinstance(function.resolve(expr, at), Place):
             known[expr] = False
@@ -222,7 +222,7 @@ def of_product(expr: Expr) -> bool:
 
 
 def _spill(expr: Expr, function: Function, loop_at: Callable[[Position, int], Loop], here: Position) -> None:
-    """Write a formula to memory where it is first known, for later loops."""
+    """Write a formula to memory at the first position where it is available, for later loops."""
     spilt = sum(place.array.name.startswith("m") for place, _ in function.known.values())
     place = Place(Array(f"m{spilt}", expr.width, "temporary"), 0)
     loop_at(here, expr.width).stores.append(Store(place, expr))

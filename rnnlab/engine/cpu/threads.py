@@ -1,4 +1,4 @@
-"""Run a C function on several threads, each with its share of the work."""
+"""Run a C function on several threads, each of which computes a share of the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from rnnlab.engine.cpu import compiler
 
 _POOL: list[ThreadPoolExecutor] = []
-_FORKED: list[bool] = []  # a forked process has no threads, and OpenMP does not start them again
+_FORKED: list[bool] = []  # a forked process has no worker threads, and OpenMP does not restart them
 os.register_at_fork(after_in_child=partial(_FORKED.append, True))
 
 
@@ -21,9 +21,9 @@ def run(function: Any, calls: Sequence[int], held: tuple[Any, ...]) -> None:
 
     Args:
         function: the C function.
-        calls: for every share of the work the address of its ``struct call``.
-        held: everything that the function reads and writes. It is kept alive until all threads are done, also if this
-            thread is interrupted.
+        calls: for every share of the work, the address of its ``struct call``.
+        held: the owners of all memory that the function reads and writes. They are kept alive until all threads are
+            done, even if this thread is interrupted.
     """
     openmp = [0, 0, 0] if _FORKED else compiler.blas().openmp
     if openmp[0] or len(calls) == 1:

@@ -1,9 +1,9 @@
-"""Decide by measurement which matrix product is faster on this processor: torch's BLAS or the kernel of ``c/gemm.c``.
+"""Measure which matrix product is faster on this processor: torch's BLAS or rnnlab's GEMM kernel (``c/gemm.c``).
 
-The decision has two parts for each dtype: products of one time step, with few rows and a packed weight, and products
-over all time steps. Each is timed once, in some tens of milliseconds, on one thread. The speed-ups are stored beside
-the compiled libraries, and every later process reads them there. So a run that is resumed on the same machine rounds
-as it did before.
+There are two measurements for each dtype: products of one time step, with few rows and a packed weight, and products
+over all time steps. Each is made once, in some tens of milliseconds, on one thread. The speed-ups are stored next to
+the compiled libraries, and every later process reads them. A run that is resumed on the same machine therefore has the
+same rounding as before.
 
 ``RNNLAB_GEMM=blas`` or ``RNNLAB_GEMM=own`` overrides the measurement.
 """
@@ -34,21 +34,21 @@ from rnnlab.interface import InputError
 VARIABLE = "RNNLAB_GEMM"
 CHOICES = ("blas", "own")
 FASTER = 1.05
-"""Our own kernel is used from this speed-up on: a difference within the noise leaves the decision to torch's BLAS."""
+"""Smallest speed-up at which rnnlab's kernel is used; a smaller difference may be noise."""
 SHAPES = {
     "step": ((1, 256, 1024), (16, 256, 1024), (64, 128, 512)),
     "sequence": ((512, 128, 512),),
 }
-"""Rows, inner and outer sizes that are timed for each use; the geometric mean of their speed-ups counts."""
+"""Rows, inner and outer sizes that are timed for each use; the result is the geometric mean of their speed-ups."""
 ROUNDS = 5
-"""Both products take turns this often, and the fastest time of each counts, which other processes disturb least."""
+"""Number of timings of each product, in alternation. The fastest counts: other processes disturb it least."""
 
 
 def requested() -> str | None:
-    """Return what ``RNNLAB_GEMM`` asks for: ``blas``, ``own``, or None if it is not set.
+    """Return the value of ``RNNLAB_GEMM``: ``blas``, ``own``, or None if it is not set.
 
     Raises:
-        InputError: it is set to something else.
+        InputError: it has another value.
     """
     value = os.environ.get(VARIABLE)
     if value and value not in CHOICES:
@@ -57,7 +57,7 @@ def requested() -> str | None:
 
 
 def prefers_own(dtype: torch.dtype, use: str) -> bool:
-    """Whether our own kernel is to be used instead of torch's BLAS.
+    """Whether rnnlab's kernel is used instead of torch's BLAS.
 
     Args:
         dtype: float32 or float64.
@@ -69,9 +69,10 @@ def prefers_own(dtype: torch.dtype, use: str) -> bool:
 
 @cache
 def _stored_speedups(dtype: torch.dtype) -> dict[str, float]:
-    """Return the speed-ups of our own kernel by use, measured now if nobody did so before; empty if it cannot be used.
+    """Return the speed-ups of rnnlab's kernel by use, and measure them if none are stored.
 
-    A measurement that cannot be stored is of no use: the next process could come to another result.
+    The result is empty if the kernel cannot be compiled, or if a measurement cannot be stored: another process could
+    get another result.
     """
     folder = compiler.trusted_folder()
     try:
@@ -81,23 +82,23 @@ def _stored_speedups(dtype: torch.dtype) -> dict[str, float]:
             return found
         if folder is None or folder != compiler.cache_folder():
             warn_once(
-                "matrix products use torch's BLAS, as the folder for a measurement of the faster kernel cannot be "
-                f"written; set RNNLAB_CACHE to a folder of your own, or {VARIABLE}=own"
+                "matrix products use torch's BLAS: the cache folder, which stores the measurement of the faster "
+                f"kernel, cannot be written; set RNNLAB_CACHE to a folder that only you can write, or {VARIABLE}=own"
             )
             return {}
         return _store(path, measure(dtype))
     except compiler.NoCompiler:
-        return {}  # the warning that cells run without C has the reason
+        return {}  # another warning gives the reason: cells run without C
 
 
 def _key(dtype: torch.dtype) -> str:
-    """Digest everything that a measurement depends on: processor, compiler, torch, kernel, and what is timed."""
+    """Return a digest of everything that a measurement depends on: processor, compiler, torch, kernel, dtype, sizes."""
     parts = (compiler.surroundings(), torch.__version__, source(), str(dtype), SHAPES)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> dict[str, float] | None:
-    """Read stored speed-ups; None if there are none, or if the file is damaged."""
+    """Return the stored speed-ups; None if there are none, or if the file is damaged."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -109,7 +110,7 @@ def _read(path: Path) -> dict[str, float] | None:
 
 
 def _store(path: Path, speedups: dict[str, float]) -> dict[str, float]:
-    """Store speed-ups and return those that are stored: of several processes the first one's hold for all."""
+    """Store speed-ups and return the stored ones: if several processes measure at once, the first result counts."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix="build-")
         with os.fdopen(handle, "w") as file:
@@ -125,19 +126,19 @@ def _store(path: Path, speedups: dict[str, float]) -> dict[str, float]:
                 os.replace(name, path)
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        warn_once(f"matrix products use torch's BLAS, as {path} cannot be written ({error.strerror})")
+        warn_once(f"matrix products use torch's BLAS: {path} cannot be written ({error.strerror})")
         return {}
     return _read(path) or {}
 
 
 def measure(dtype: torch.dtype) -> dict[str, float]:
-    """Time both products on one thread and return, by use, how many times as fast our own kernel is.
+    """Time both products on one thread, and return the speed-up of rnnlab's kernel over the BLAS for each use.
 
     Args:
         dtype: float32 or float64.
 
     Raises:
-        NoCompiler: our own kernel cannot be compiled, or the BLAS cannot be called.
+        NoCompiler: the kernel cannot be compiled, or the BLAS cannot be called.
     """
     own, blas = OwnGemm(dtype), compiler.blas()
     with torch.inference_mode(False), torch.no_grad(), _one_thread(blas):
@@ -150,7 +151,7 @@ def measure(dtype: torch.dtype) -> dict[str, float]:
 def _contenders(
     own: OwnGemm, blas: compiler.Blas, use: str, rows: int, inner: int, outer: int
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return two functions that do the same work, with our own kernel and with the BLAS."""
+    """Return two functions that compute the same products, with rnnlab's kernel and with the BLAS."""
     like = {"dtype": own.dtype, "device": "cpu"}
     left, weight = torch.ones(rows, inner, **like), torch.ones(outer, inner, **like)
     if use == "step":
@@ -160,7 +161,7 @@ def _contenders(
 
 
 def _layer(mm: Callable[[Tensor, Tensor, Tensor], object], inputs: Tensor, weight: Tensor) -> Callable[[], object]:
-    """Return a function that does the three products of a linear layer: outputs and the gradients of both factors."""
+    """Return a function that computes the three products of a linear layer: outputs and gradients of both factors."""
     outputs, of_inputs, of_weight = inputs @ weight.t(), torch.empty_like(inputs), torch.empty_like(weight)
     products = [(inputs, weight.t(), outputs), (outputs, weight, of_inputs), (outputs.t(), inputs, of_weight)]
     return lambda: [mm(*product) for product in products]
@@ -169,7 +170,7 @@ def _layer(mm: Callable[[Tensor, Tensor, Tensor], object], inputs: Tensor, weigh
 def _step(
     own: OwnGemm, blas: compiler.Blas, left: Tensor, weight: Tensor
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Return two functions that multiply the rows of one time step with a weight, as compiled steps do."""
+    """Return two functions that multiply the rows of one time step by a weight, as compiled steps do."""
     (rows, inner), outer = left.shape, weight.shape[1]
     out, panels, right = left.new_empty(rows, outer), own.pack(weight), weight.contiguous()
     real, size = (ctypes.c_float if own.dtype == torch.float32 else ctypes.c_double), ctypes.c_long
@@ -184,7 +185,7 @@ def _step(
     held = (letter, letter, m, n, k, one, right, m, left, k, zero, out, m)
     theirs = [part.data_ptr() if isinstance(part, Tensor) else ctypes.addressof(part) for part in held]
 
-    def by_blas(held: tuple = held) -> None:  # holds what the addresses point to
+    def by_blas(held: tuple = held) -> None:  # keeps the memory behind the addresses alive
         gemm(*theirs)
 
     def by_own(held: tuple = (left, panels, out)) -> None:
@@ -194,10 +195,10 @@ def _step(
 
 
 def _speedup(own: Callable[[], object], blas: Callable[[], object]) -> float:
-    """Return the time of ``blas`` over that of ``own``, of each the fastest of `ROUNDS`."""
+    """Return the time of ``blas`` divided by the time of ``own``, each the fastest of `ROUNDS`."""
     times: dict[Callable[[], object], list[float]] = {own: [], blas: []}
     for function in times:
-        function()  # warms the caches up, and the BLAS
+        function()  # warms up the caches and the BLAS
     for _ in range(ROUNDS):
         for function, taken in times.items():
             start = perf_counter()
@@ -208,7 +209,7 @@ def _speedup(own: Callable[[], object], blas: Callable[[], object]) -> float:
 
 @contextmanager
 def _one_thread(blas: compiler.Blas) -> Iterator[None]:
-    """Let the BLAS use one thread, where it can be told so for the calling thread alone."""
+    """Limit the BLAS to one thread, if it can be limited for the calling thread only."""
     set_threads = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(blas.set_threads) if blas.set_threads else int
     before = set_threads(1)
     try:

@@ -45,7 +45,7 @@ def forward(
 def inference(
     steps: Steps, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], live: Tensor | None
 ) -> tuple[Tensor, Tree]:
-    """Run the forward step and return outputs and final state alone."""
+    """Run the forward step and return only outputs and final state."""
     masks = () if live is None else (live,)
     return _run(_inference_of_trees, steps, (tuple(constants), tuple(inputs), tuple(state), masks))
 
@@ -68,7 +68,7 @@ def backward(
     return [gradient if isinstance(gradient, Tensor) else None for gradient in found]
 
 
-# A recorded function takes and returns nested tuples of tensors, with () in the place of None.
+# A recorded function takes and returns nested tuples of tensors, with () instead of None.
 
 
 def _forward_of_trees(steps: Steps, constants: Tree, inputs: Tree, state: Tree, masks: Tree) -> Tree:
@@ -89,7 +89,7 @@ def _backward_of_trees(
 
 
 class CudaGraphs:
-    """Records the kernels of a function and launches them again; the only part that needs CUDA.
+    """Records the kernels of a function and launches them again; the only class here that needs CUDA.
 
     All graphs are recorded on one stream and share one memory pool: they run one after the other, and their results
     are copied before the next one runs.
@@ -101,7 +101,7 @@ class CudaGraphs:
         self.done = torch.cuda.Event()
 
     def record(self, function: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
-        """Record a function, and return its results and a function that computes them again in the same memory."""
+        """Record a function; return its results and a function that computes them again in the same memory."""
         function()  # libraries and kernels are loaded at their first use, which cannot be recorded
         graph = torch.cuda.CUDAGraph()
         try:
@@ -112,7 +112,7 @@ class CudaGraphs:
                 results = function()
         except Exception:
             with suppress(Exception), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=self.stream):
-                torch.zeros(1, device=self.stream.device)  # until a capture succeeds torch draws no numbers
+                torch.zeros(1, device=self.stream.device)  # torch draws random numbers again after a successful capture
             raise
         return results, graph.replay
 
@@ -151,8 +151,8 @@ class Graphs:
     """The recorded functions of one device, by function and shapes.
 
     The first call with new shapes is not recorded, as every sequence may have another length. If there are too many
-    graphs, all are dropped at once: dropping a single one can free memory of the others (pytorch/pytorch#193402). From
-    then on twice as many calls must come before one is recorded.
+    graphs, all are dropped at once: dropping a single graph can free memory of the others (pytorch/pytorch#193402).
+    After that, a graph is recorded only after twice as many calls with the same shapes.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -163,7 +163,7 @@ class Graphs:
         self.patience = 1
 
     def run(self, function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
-        """Return ``function(steps, *arguments)`` in memory that nobody else holds."""
+        """Return ``function(steps, *arguments)`` in memory that no other tensor shares."""
         counts = tuple(len(tensors_of(part)) for part in arguments)
         key = (function, steps, counts, *((tensor.shape, tensor.dtype) for tensor in tensors_of(arguments)))
         if key in self.recorded:
@@ -182,7 +182,7 @@ class Graphs:
                 warn_once(f"fused cells run without CUDA graphs, slower: recording one failed with {_said(error)}")
                 self.drop(patience=inf)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of the compiler; its errors are raised
+            warnings.simplefilter("ignore")  # warnings of the compiler; its errors are raised
             return function(steps, *own)
 
     def drop(self, patience: float) -> None:
@@ -200,11 +200,11 @@ _NOT_COMPILED: set[Steps] = set()
 
 
 def _run(function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
-    """Return ``function(steps, *arguments)``, compiled and recorded as far as possible."""
+    """Return ``function(steps, *arguments)``, compiled and recorded if possible."""
     device = arguments[1][0].device
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False), _LOCK:
         if torch.is_anomaly_enabled() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-            return function(steps, *arguments)  # for debugging, or within a user's own graph
+            return function(steps, *arguments)  # for debugging, or within a graph that the user records
         if device not in _GRAPHS:
             _GRAPHS[device] = Graphs(device)
         if steps not in _NOT_COMPILED:
@@ -223,14 +223,14 @@ def _run(function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
 
 @lru_cache(maxsize=64)
 def compiled(steps: Steps, widths: Any) -> Steps:
-    """Return the same steps compiled by ``torch.compile``, for any batch size and certain widths."""
+    """Return the same steps compiled by ``torch.compile``, for any batch size and fixed widths."""
     return replace(steps, forward=_compiled(steps.forward), backward=_compiled(steps.backward))
 
 
 def _compiled(function: Callable[..., Tree]) -> Callable[..., Tree]:
     # A copy of the code: torch limits how often one code object is compiled.
     own = FunctionType(function.__code__.replace(), function.__globals__)
-    # Padding of products is off, as torch decides it by timing: a resumed run must give the same numbers.
+    # Shape padding is off: torch decides on it by timing, but a resumed run must give the same numbers.
     fast = torch.compile(own, fullgraph=True, dynamic=False, options={"shape_padding": False})
     met: set[int] = set()
 

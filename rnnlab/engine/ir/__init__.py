@@ -1,1 +1,1 @@
-"""One time step as data: trace it, derive its backward step, print both as Python, check and run them."""
+"""One time step as a program: trace it, derive its backward step, print both as Python, verify and run them."""

@@ -49,7 +49,7 @@ def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
         unwanted: leaves that need no gradient.
 
     Raises:
-        Unsupported: the weight of a product is not a constant.
+        Unsupported: the right factor of a product is not a constant, or both factors are.
     """
     b = Builder("g")
     output_gradient = b.fresh(program.output.shape)
@@ -78,7 +78,7 @@ def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
             if weight not in program.constants:
                 raise Unsupported("mm with a matrix that is not constant over the sequence")
             if rows in program.constants:
-                raise Unsupported("mm of two constants, which belongs into prepare")
+                raise Unsupported("mm of two constants; compute it in prepare")
             back.products.append(Product(weight, factor in transposed, rows, found[0]))
             give(rows, b.mm(found[0], weight if factor in transposed else b.t(weight)))
         elif node.operation == "split":
@@ -86,7 +86,7 @@ def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
             pieces = [g or b.zeros_like(result) for g, result in zip(found, node.results, strict=True)]
             give(whole, b.cat(pieces, dim))
         elif node.operation == "t":
-            raise Unsupported("t of a matrix that is no weight")
+            raise Unsupported("t of a matrix that is not a weight")
         else:
             gradients = OPERATIONS[node.operation].rule(b, node, found[0])
             for argument, gradient in zip(node.arguments, gradients, strict=False):
@@ -100,7 +100,7 @@ def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
 
 
 def _needed(nodes: list[Node], results: list[Value]) -> list[Node]:
-    """Return the nodes that ``results`` depend on: rules also give gradients for arguments that need none."""
+    """Return the nodes that ``results`` depend on; rules also compute gradients that are not needed."""
     wanted, kept = set(results), []
     for node in reversed(nodes):
         if wanted.intersection(node.results):

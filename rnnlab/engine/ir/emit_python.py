@@ -24,10 +24,10 @@ class Steps:
     """The two functions of a cell.
 
     source: their source code.
-    forward: ``(constants, inputs, state) -> (output, new state, saved)``, every one a tuple but the output.
+    forward: ``(constants, inputs, state) -> (output, new state, saved)``, all tuples except the output.
     backward: ``(constants, inputs, state, saved, output gradient, state gradients) -> (constant, input and state
-        gradients, product gradients)``, every one a tuple; None for a leaf without gradient.
-    rows: for every product, where its rows are: ``("saved" | "inputs" | "state", index)``.
+        gradients, product gradients)``, all tuples; None for a leaf without gradient.
+    rows: for every product, the place of its rows: ``("saved" | "inputs" | "state", index)``.
     weights: for every product, the index of its weight among the constants.
     transposed: for every product, whether the weight is transposed.
     """

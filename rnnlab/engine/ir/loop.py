@@ -24,7 +24,7 @@ def forward(
         steps: the step.
         constants: the cell's constants.
         inputs: the prepared inputs, each ``[T, B, ...]``.
-        state: the first state.
+        state: the initial state.
         live: bool ``[T, B]``, true for valid steps; None if all are valid.
 
     Returns:
@@ -39,7 +39,7 @@ def forward(
             new = tuple(pick_rows(live[t], a, b) for a, b in zip(new, state, strict=True))
         outputs.append(output)
         state = new
-    # Copies: a result that the backward step also reads would keep itself alive through its own graph.
+    # Copies: otherwise a result that the backward step also reads would keep itself alive through its own graph.
     return torch.stack(outputs), tuple(tensor.clone() for tensor in state), kept
 
 
@@ -60,11 +60,11 @@ def backward(
         inputs: as for `forward`.
         kept: the third result of `forward`.
         live: as for `forward`.
-        output_gradients: ``[T, B, ...]``.
+        output_gradients: the gradients of the outputs, ``[T, B, ...]``.
         state_gradients: the gradients of the final state.
 
     Returns:
-        the gradients of constants, inputs and first state; None for each that has none.
+        the gradients of constants, inputs and initial state; None for a tensor without a gradient.
     """
     sums: list[Tensor | None] = [None] * len(constants)
     input_gradients: list[Tree] = []

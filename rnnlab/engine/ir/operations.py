@@ -1,7 +1,7 @@
 """The operations that a step may use.
 
-`OPERATIONS` holds those that a program consists of, each with its derivative and its form in C and Python.
-`EXPANSIONS` expresses the other supported torch operations in terms of these.
+`OPERATIONS` holds the operations of a program, each with its derivative and its form in C and Python. `EXPANSIONS`
+expresses the other supported torch operations in terms of these.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Operation:
 
     rule: (builder, node, gradient of the result) -> gradients of the arguments, in order. The gradient of an argument
         that was broadcast has the result's shape. Arguments without gradient may be left out at the end.
-    c: its form in C for single numbers; None if it does not work number by number.
-    infix: whether Python uses the same form.
+    c: its C expression for scalars; None if the operation is not elementwise.
+    infix: whether the C expression is also the Python expression.
     costly: whether keeping its result costs less than computing it twice.
     """
 
@@ -40,7 +40,7 @@ def _none(b: Builder, n: Node, g: Value) -> list[Any]:
 
 
 def _halves(larger: str) -> Rule:
-    """Rule of ``maximum`` and ``minimum``: all to the selected argument, half to each if they are equal."""
+    """Rule of ``maximum`` and ``minimum``: the selected argument gets the gradient; equal arguments get half each."""
 
     def rule(b: Builder, n: Node, g: Value) -> list[Any]:
         x, y = n.arguments
@@ -63,8 +63,8 @@ def _cat(b: Builder, n: Node, g: Value) -> list[Any]:
 def _standardise(b: Builder, n: Node, g: Value) -> list[Any]:
     """Rule of ``y = (x - mean) * scale``, with the mean and scale of x (Ba et al., 2016, arXiv:1607.06450).
 
-    The gradient of x is that of y without its mean and without its component along y, scaled. That takes one pass over
-    a row less than separate gradients of mean and scale.
+    The gradient of x is the gradient of y without its mean and without its component along y, scaled. This takes one
+    pass over a row less than separate gradients of mean and scale.
     """
     x, _, scale = n.arguments
     y, size = n.results[0], Extent(x.shape[-1])
@@ -139,7 +139,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _axes(name: str, x: Value, dims: Any) -> list[int]:
-    """Return the axes of a reduction; one over all axes would mix the sequences of a batch."""
+    """Return the axes of a reduction; refuse one over all axes, which would mix the sequences of a batch."""
     if dims is None or dims == []:
         raise Unsupported(f"{name} over all axes")
     return [dim % len(x.shape) for dim in (dims if isinstance(dims, list) else [dims])]
@@ -222,7 +222,7 @@ AT_BOUND, AT_TENSOR_BOUND = _gradient_at_bound(False), _gradient_at_bound(True)
 
 
 def _clamp(b: Builder, x: Value, low: Any = None, high: Any = None) -> Value:
-    """Clamp that passes NaN on, with this torch's gradient at the bounds."""
+    """Clamp that propagates NaN, with the gradient of the installed torch at the bounds."""
     for bound, beyond, extreme in ((low, "lt", "maximum"), (high, "gt", "minimum")):
         if bound is None:
             continue
@@ -277,7 +277,7 @@ def _select(b: Builder, x: Value, dim: int, index: int) -> Value:
 
 
 def _piece(b: Builder, x: Value, dim: int, start: int, size: int) -> Value:
-    """Take ``size`` elements along an axis, beginning at ``start``."""
+    """Take ``size`` elements along an axis, from ``start`` on."""
     if size == x.shape[dim]:
         return x
     sizes = [start, size, x.shape[dim] - start - size]
@@ -289,7 +289,7 @@ def _expand(b: Builder, x: Value, shape: list[int]) -> Value:
     sizes = [-1 if wanted in (-1, size) else wanted for size, wanted in zip((*new, *x.shape), shape, strict=True)]
     if sizes == [-1] * len(x.shape):
         return x
-    if new or sizes[0] != -1:  # the first axis is the batch, whose size a program does not know
+    if new or sizes[0] != -1:  # the first axis is the batch, whose size is not fixed
         raise Unsupported("expand over the sequences of a batch")
     return b.expand(x, sizes)
 

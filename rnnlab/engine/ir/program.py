@@ -15,11 +15,11 @@ import torch
 
 
 class Unsupported(Exception):
-    """The step does something that cannot be traced or differentiated; the message, a verb phrase, names it."""
+    """The step uses something that cannot be traced, differentiated or compiled. The message is a noun phrase."""
 
 
 class Extent(int):
-    """An integer that is a size of a tensor: unlike other numbers in a step it changes with the width of the layer."""
+    """An integer that is a size of a tensor. Unlike other numbers in a step, it changes with the width of the layer."""
 
 
 @dataclass(frozen=True, eq=False)

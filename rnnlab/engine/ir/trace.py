@@ -5,8 +5,8 @@ The step runs once on example tensors. Every operation that reaches torch is rec
 (`rnnlab.engine.ir.derive`).
 
 The trace also follows autograd: a result computed under ``torch.no_grad()`` is detached. A step is refused with
-`Unsupported` if it applies a custom ``autograd.Function``, registers a hook, reads a value out of torch, or computes
-with the batch size.
+`Unsupported` if it applies a custom ``autograd.Function``, registers a hook, converts a tensor to Python numbers, or
+uses the batch size in arithmetic.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         results = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if name == "scalar_tensor":  # a number in the place of a tensor
+        if name == "scalar_tensor":  # a number that torch wraps in a tensor
             self.alive.append(results)
             self.values[id(results)] = args[0]
             return results
-        if torch.Tag.nondeterministic_seeded in function.tags:  # every run of the trace would draw the same numbers
+        if torch.Tag.nondeterministic_seeded in function.tags:  # random numbers are drawn in prepare
             raise Unsupported(name)
         made = results if isinstance(results, tuple | list) else (results,)
         arguments = [self.argument(argument, name) for argument in args]
@@ -69,7 +69,7 @@ class _Recorder(TorchDispatchMode):
             values = tuple(self.builder.detach(value) for value in values)
         self.check_rows(name, self.builder.nodes[first:])
         for tensor, value in zip(made, values, strict=True):
-            if tensor.numel() and value.shape != tensor.shape:  # the record would differ from what was computed
+            if tensor.numel() and value.shape != tensor.shape:  # the record would differ from the computation
                 raise Unsupported(f"{name} to {list(tensor.shape)}")
             self.note(tensor, value)
         return results
@@ -77,9 +77,9 @@ class _Recorder(TorchDispatchMode):
     def expand(
         self, name: str, arguments: list[Any], options: dict[str, Any], given: tuple, made: tuple
     ) -> tuple[Value, ...]:
-        """Record an operation in terms of those that a program may have, and return the Values of its results."""
+        """Record an operation in terms of `OPERATIONS`, and return the Values of its results."""
         b = self.builder
-        if name == "_to_copy":  # allowed from masks to numbers only
+        if name == "_to_copy":  # only masks can be converted, to floats
             if given[0].dtype == made[0].dtype:
                 return (arguments[0],)
             if given[0].dtype == torch.bool and made[0].is_floating_point():
@@ -136,10 +136,13 @@ _UNARY = ("neg", "pos", "abs", "invert", "float", "bool", "round", "trunc", "lt"
 
 
 class _Rows(int):
-    """The batch size as a step reads it from a shape: it may be passed on, but not computed with."""
+    """The batch size in a shape that a step reads. It can be passed to functions such as ``view``.
+
+    Arithmetic with it, or a comparison with a number, is refused: the trace would be valid for one batch size only.
+    """
 
     def _refuse(self, *others: Any) -> Any:
-        raise Unsupported("compute with the number of sequences in the batch")
+        raise Unsupported("arithmetic with the batch size")
 
     def _compare(self, other: Any, same: bool) -> bool:
         return (int(self) == int(other)) == same if isinstance(other, _Rows) else self._refuse()
@@ -159,7 +162,7 @@ class _Rows(int):
 
 
 class _Watch(TorchFunctionMode):
-    """Observes calls of torch that are not operations, and refuses those that a program cannot repeat."""
+    """Intercepts calls of torch that are not operations, and refuses calls that a program cannot represent."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -173,14 +176,14 @@ class _Watch(TorchFunctionMode):
         if (attribute or name) in refused:
             raise Unsupported(refused[attribute or name])
         if attribute and name != "__get__":
-            raise Unsupported(f"set {attribute} of a tensor")
+            raise Unsupported(f"an assignment to {attribute} of a tensor")
         if name not in _SHAPED and any(isinstance(argument, _Rows) for argument in args):
-            raise Unsupported("compute with the number of sequences in the batch")
+            raise Unsupported("arithmetic with the batch size")
         result = function(*args, **(kwargs or {}))
         if attribute == "shape" or name == "size":
             return self.shape(args[0], result, args[1:] or tuple((kwargs or {}).values()))
         if name == "__len__" and self.varies(args[0]):
-            raise Unsupported("read the number of sequences in the batch with len")
+            raise Unsupported("len of a tensor, which is the batch size")
         return result
 
     def shape(self, tensor: Tensor, result: Any, dim: tuple[int, ...]) -> Any:
@@ -201,15 +204,15 @@ class _Watch(TorchFunctionMode):
 
 _SHAPED = ("view", "reshape", "expand", "repeat", "unflatten", "zeros", "ones", "empty", "new_zeros", "new_ones")
 _REFUSED = {
-    name: f"read numbers out of torch with {name}"
+    name: f"{name}, which converts a tensor to values outside torch"
     for name in ("numpy", "__array__", "tolist", "data_ptr", "untyped_storage", "__dlpack__")
 }
 for _name in ("register_hook", "register_post_accumulate_grad_hook", "retain_grad"):
-    _REFUSED[_name] = "register a hook on a tensor"
+    _REFUSED[_name] = "a hook on a tensor"
 for _name in ("grad", "backward", "requires_grad_"):
-    _REFUSED[_name] = "use autograd inside the step"
+    _REFUSED[_name] = "autograd"
 _REFUSED_ATTRIBUTES = {
-    name: f"read {name} of a tensor" for name in ("requires_grad", "grad", "grad_fn", "is_leaf", "_version")
+    name: f"the attribute {name} of a tensor" for name in ("requires_grad", "grad", "grad_fn", "is_leaf", "_version")
 }
 
 
@@ -223,7 +226,7 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
         state: an example state.
 
     Raises:
-        Unsupported: the step does something that a program cannot represent.
+        Unsupported: the step uses something that a program cannot represent.
         InputError: the step returns an output or a state of a wrong shape.
     """
     states = tensors_of(state)
@@ -253,7 +256,7 @@ def _check_graph(functions: list[Any]) -> None:
         if isinstance(function, BackwardCFunction):
             name = type(function).__name__.removesuffix("Backward")
             raise Unsupported(
-                f"apply {name}, an autograd.Function, whose derivative cannot be read; "
-                "rnnlab.cells.surrogate states one that can"
+                f"{name}, an autograd.Function, which cannot be traced; "
+                "define its derivative with rnnlab.cells.surrogate instead"
             )
         left += [following for following, _ in function.next_functions if following is not None]

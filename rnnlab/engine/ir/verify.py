@@ -1,6 +1,6 @@
 """Check a traced step against the cell's own step and autograd, forward and backward, on random numbers.
 
-`rnnlab.engine.ir.trace` refuses steps that it cannot represent; this check catches what it overlooks.
+`rnnlab.engine.ir.trace` refuses steps that it cannot represent. This check finds errors that the trace does not detect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Largest allowed error relative to a tensor's largest magnitude; for other dtypes it is `LOOSE`."""
 LOOSE = 0.1
 ROUNDING = 1e-3
-"""Share of the largest magnitude among all tensors that is allowed in addition: some are zero but for rounding."""
+"""Additional tolerance relative to the largest magnitude among all tensors, as some tensors are zero up to rounding."""
 
 
 def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, training: bool) -> None:
@@ -31,8 +31,8 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
         cell: the cell.
         steps: the traced step and its backward step.
         constants: the constants of the step.
-        inputs: its inputs; only shapes and dtypes matter, the values are drawn.
-        state: its state, likewise.
+        inputs: the inputs of the step; only shapes and dtypes matter, the values are drawn at random.
+        state: the state before the step, likewise.
         training: whether to compare gradients, too.
 
     Raises:
@@ -55,12 +55,12 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
             outputs, gradients = zip(*pairs, strict=True)
             truth = list(torch.autograd.grad(outputs, wanted, gradients, allow_unused=True))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise Unsupported(f"raise {type(error).__name__} on numbers that it was not traced with") from error
+        raise Unsupported(f"code that raises {type(error).__name__} on random numbers") from error
     parts = [[tensor.detach() for tensor in tensors_of(part)] for part in (constants, inputs, state)]
     with torch.no_grad():
         rows = [tensor.unsqueeze(0) for tensor in parts[1]]
         ours, final, kept = loop.forward(steps, parts[0], rows, parts[2], None)
-        _compare([ours[0], *final], results, "give other results")
+        _compare([ours[0], *final], results, "the results differ")
         if not wanted:
             return
         found = loop.backward(steps, parts[0], rows, kept, None, upstream[0].unsqueeze(0), tuple(upstream[1:]))
@@ -73,11 +73,11 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     none = [torch.zeros_like(tensor) for tensor in wanted]
     mine = [totals.get(id(tensor), zero) for tensor, zero in zip(wanted, none, strict=True)]
     true = [zero if gradient is None else gradient for gradient, zero in zip(truth, none, strict=True)]
-    _compare(mine, true, "have another gradient")
+    _compare(mine, true, "the gradients differ")
 
 
 def _random(tensor: Tensor, draw: torch.Generator) -> Tensor:
-    """Draw random numbers like ``tensor``; return a mask or an integer tensor as it is."""
+    """Draw random numbers with the shape and dtype of ``tensor``; return masks and integer tensors unchanged."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
     dtype = torch.complex128 if tensor.is_complex() else torch.float64
@@ -96,11 +96,11 @@ def _compare(ours: Sequence[Tensor], truth: Sequence[Tensor], fault: str) -> Non
         elif alike:
             alike = torch.equal(mine, true)
         if not alike:
-            raise Unsupported(f"{fault} when it is run from its trace")
+            raise Unsupported(f"code that its trace does not represent ({fault})")
 
 
 def _size(tensor: Tensor) -> float:
-    """Return the largest magnitude among finite numbers; 0 if there is none."""
+    """Return the largest magnitude among the finite numbers; 0 if there are none."""
     if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
         return 0.0
     return float(tensor.nan_to_num(0, 0, 0).abs().max())

@@ -1,4 +1,4 @@
-"""Detect changes of everything that a step depends on besides its tensors.
+"""Detect changes of everything that a step depends on, except tensors.
 
 A trace is valid as long as `fingerprint` stays the same. The fingerprint covers the attributes of the cell and of every
 module in it, containers and objects included. It also covers the functions that a step runs: their code, defaults,
@@ -27,7 +27,7 @@ from rnnlab.cells import Cell
 from rnnlab.engine.ir.program import Unsupported
 
 LARGEST = 10_000
-"""Largest number of values in a fingerprint; a cell that holds more cannot be checked at every call."""
+"""Largest number of values in a fingerprint; checking more at every call would take too long."""
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()).keys() - {"training"})
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -50,10 +50,10 @@ class _Same:
 
 
 def fingerprint(cell: Cell) -> tuple[Any, ...]:
-    """Return a hashable value that changes when anything changes that ``cell.step`` may depend on, except tensors.
+    """Return a hashable value that changes with everything that ``cell.step`` may depend on, except tensors.
 
     Raises:
-        Unsupported: the cell holds too many values to check at every call.
+        Unsupported: the attributes of the cell hold too many values to check at every call.
     """
     return _Fingerprint(list(cell.modules())).of_cell()
 
@@ -63,12 +63,12 @@ def without_hooks() -> Iterator[None]:
     """Refuse calls of modules with hooks in this context: hooks must run at every time step, but a trace runs once.
 
     Raises:
-        Unsupported: such a module is called.
+        Unsupported: a module with hooks is called.
     """
 
     def check(module: nn.Module, inputs: Any) -> None:
         if any(getattr(module, name) for name in _HOOKS):
-            raise Unsupported("call a module with hooks")
+            raise Unsupported("a module with hooks")
 
     handle = register_module_forward_pre_hook(check)
     try:
@@ -99,7 +99,7 @@ class _Fingerprint:
         return tuple(found)
 
     def of(self, value: Any) -> Any:
-        """Return what represents a value: the content of mutable ones, the identity of types and modules."""
+        """Represent a value: mutable values by their content, types and modules by their identity."""
         kind = value.__class__
         if kind in _EXACT:
             return (kind, value)
@@ -109,7 +109,7 @@ class _Fingerprint:
             return ("seen", self.seen[id(value)])
         self.left -= 1
         if self.left < 0:
-            raise Unsupported(f"depend on a cell that holds more than {LARGEST} values")
+            raise Unsupported(f"a cell with more than {LARGEST} values in its attributes")
         if isinstance(value, Tensor):
             return kind  # a step that reads a tensor of the cell directly is refused anyway
         if isinstance(value, FunctionType):
@@ -120,7 +120,7 @@ class _Fingerprint:
         return (kind, *self.content(value))
 
     def content(self, value: Any) -> Iterator[Any]:
-        """Yield what represents the parts of a mutable or composite value."""
+        """Yield representations of the parts of a mutable or composite value."""
         if isinstance(value, MethodType):
             yield self.of(value.__self__)
             yield self.of(value.__func__)
@@ -148,7 +148,7 @@ class _Fingerprint:
             yield tuple(map(self.of, parts)) if parts else _Same(value)
 
     def of_function(self, function: FunctionType) -> Any:
-        """Represent a function by its code, and a user's function also by defaults, closure and what it refers to."""
+        """Represent a function by its code, and a user's function also by defaults, closure and the names it uses."""
         if id(function) in self.seen:
             return ("seen", self.seen[id(function)])
         self.seen[id(function)] = len(self.seen)
@@ -170,7 +170,7 @@ class _Fingerprint:
         return tuple(found)
 
     def of_global(self, value: Any, names: tuple[str, ...]) -> Any:
-        """Represent a module-level value that code refers to; for a user's module, only the names that are used."""
+        """Represent a module-level value that code uses; of a user's module, only the names that are used."""
         if isinstance(value, ModuleType) and not is_library(value.__name__):
             return tuple(self.of(vars(value)[name]) for name in names if name in vars(value))
         if isinstance(value, type) and not is_library(value.__module__):
@@ -197,7 +197,7 @@ def _names(code: CodeType) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _is_own(kind: type) -> bool:
-    """Whether a class or one of its bases is a user's; torch derives from a module's class to parametrize it."""
+    """Whether a class or one of its bases is user code; for a parametrized module torch creates a subclass."""
     return any(not is_library(base.__module__) for base in kind.__mro__)
 
 
@@ -206,7 +206,7 @@ def is_library(module: str | None) -> bool:
     """Whether a module belongs to rnnlab, Python or an installed package, whose functions do not change."""
     root, _, rest = (module or "").partition(".")
     if root == "rnnlab":
-        return not rest.startswith("contracts")  # the fuzzer's cells take the place of a user's
+        return not rest.startswith("contracts")  # the fuzzer's cells count as user code
     if root in sys.stdlib_module_names:
         return root != "__main__"
     file = getattr(sys.modules.get(root), "__file__", None)

@@ -1,6 +1,7 @@
 /* Elementary functions in single precision, written so that a compiler can vectorise loops over them. */
 
-/* Cody-Waite reduction to |r| <= log(2)/2, then a polynomial (Moshier's Cephes); two factors, as 2^128 is no float. */
+/* Cody-Waite reduction to |r| <= log(2)/2, then a polynomial (Moshier's Cephes). 2^n is the product of two factors, as
+   2^128 is not a float. */
 inlined real exp_(real x) {
   x = x > 89.0f ? 89.0f : x;
   x = x < -104.0f ? -104.0f : x;
@@ -19,8 +20,8 @@ inlined real exp_(real x) {
 }
 
 /* Rational minimax approximation of degrees 13 and 6, error below 3e-7 (that of Eigen and XLA). Beyond 7.9 the result
-   is exactly 1: there the rounding of the polynomial depends on the compiler, and 1 - tanh(x) may be multiplied with
-   something large. */
+   is exactly 1: there the rounding of the polynomial depends on the compiler, and 1 - tanh(x) may be multiplied by a
+   large number. */
 inlined real tanh_(real x) {
   float y = x > 7.9f ? 7.9f : x;
   y = y < -7.9f ? -7.9f : y;
@@ -83,7 +84,7 @@ inlined real log_(real x) {
   return x == x ? result : x;
 }
 
-/* log(1 + x), plus a first-order correction for what 1 + x rounds away. */
+/* log(1 + x), plus a first-order correction for the rounding error of 1 + x. */
 inlined real log1p_(real x) {
   const float u = 1.0f + x, lost = (x - (u - 1.0f)) / u;
   return log_(u) + (lost - lost == 0 ? lost : 0);

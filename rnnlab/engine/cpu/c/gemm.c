@@ -1,4 +1,4 @@
-/* Matrix products for the processor at hand (Goto and van de Geijn, 2008, "Anatomy of high-performance matrix
+/* Matrix products for the processor of this machine (Goto and van de Geijn, 2008, "Anatomy of high-performance matrix
    multiplication"). The right matrix is packed into panels, which are read from front to back, while one block of the
    result stays in registers.
 
@@ -10,9 +10,9 @@
 
 typedef REAL real;
 
-/* A block of the result is ROWS x WIDTH, with a WIDTH of two vectors: that just fits into the registers. TALL rows are
-   multiplied with one panel before the next panel, and DEPTH of the inner dimension before the next DEPTH, so that
-   what is read stays in the caches. */
+/* A block of the result is ROWS x WIDTH, with a WIDTH of two vectors: the largest block that fits into the registers.
+   The rows are divided into groups of TALL, and the inner dimension into parts of DEPTH, so that the operands stay in
+   the caches: a panel is multiplied by one group of rows at a time. */
 #if defined(__AVX512F__)
 enum { BYTES = 64, ROWS = 8 };
 #elif defined(__AVX__)
@@ -34,7 +34,7 @@ struct call { struct matrix left, right, result; long rows, inner, outer, add; r
 long width(void) { return WIDTH; }
 long depth(void) { return DEPTH; }
 
-/* Pack a matrix [inner, outer] into panels [inner, WIDTH], one for every WIDTH columns; zeros fill up the last. */
+/* Pack a matrix [inner, outer] into panels [inner, WIDTH], one for every WIDTH columns; zeros pad the last panel. */
 void pack(const real *from, long row, long column, long inner, long outer, real *panels) {
   for (long j = 0; j < outer; j += WIDTH, from += WIDTH * column, panels += inner * WIDTH) {
     const long width = outer - j < WIDTH ? outer - j : WIDTH;
@@ -47,7 +47,7 @@ void pack(const real *from, long row, long column, long inner, long outer, real 
   }
 }
 
-/* Multiply `rows` rows with `panels` panels. Both are constants at every call, so that the loops are unrolled. */
+/* Multiply `rows` rows by `panels` panels. Both are constants at every call, so that the loops are unrolled. */
 static inline __attribute__((always_inline)) void block(const int rows, const int panels, long inner, const real *left,
                                                         long row, long column, const real *right, real *result,
                                                         long result_row, int add) {
@@ -67,12 +67,12 @@ static inline __attribute__((always_inline)) void block(const int rows, const in
     }
 }
 
-/* Multiply rows with panels. The terms of a sum are added in the same order for any number of rows. */
+/* Multiply rows by panels. The terms of a sum are added in the same order for any number of rows. */
 void multiply(long rows, long inner, long outer, const real *left, long row, long column, const real *panels,
               real *result, long result_row, int add) {
   real rest[ROWS * WIDTH];
   long j = 0;
-  if (rows == 1) /* four panels at once, as the additions of one panel would wait for each other */
+  if (rows == 1) /* four panels at once: the additions of a single panel depend on each other */
     for (; j + 4 * WIDTH <= outer; j += 4 * WIDTH)
       block(1, 4, inner, left, row, column, panels + j * inner, result + j, result_row, add);
   for (; j < outer; j += WIDTH) {
@@ -107,5 +107,5 @@ static void share_of_rows(const struct call *call) {
   }
 }
 
-/* The whole product, the rows shared out over the threads of the team. */
+/* Compute the whole product; the rows are divided among the threads of the team. */
 void whole(struct team *team) { together(team, share_of_rows); }

@@ -1,4 +1,4 @@
-/* What every compiled step needs; the loops of one step are generated (rnnlab/engine/cpu/emit.py).
+/* Code that every compiled step shares; the loops of a step are generated (rnnlab/engine/cpu/emit.py).
 
    Compile with -DREAL=float -DSINGLE or -DREAL=double. */
 
@@ -9,8 +9,9 @@
 
 typedef REAL real;
 
-/* Memory of one array over the sequence: row b of step t begins at at[(t & mask) * step + b * row]. The mask is -1 if
-   every step has its own memory, 0 if all steps share one, and 1 if two alternate. total: see add_up. */
+/* Memory of one array over the sequence: row b of step t starts at at[(t & mask) * step + b * row]. The mask is -1 if
+   every step has its own memory, 0 if all steps share the memory of one step, and 1 if steps alternate between two.
+   total: see add_up. */
 struct array { real *at; long step, row, mask; double *total; };
 
 /* The weight of a product: [inner, outer], or [outer, inner] if transposed, with leading dimension ld; or packed panels
@@ -57,8 +58,8 @@ static inline void restore(unsigned long before) { (void)before; }
 
 static inline real *at(const struct array *a, long t) { return a->at + (t & a->mask) * a->step; }
 
-/* result [rows, outer] = rows [rows, inner] times weight; added to the result if add is 1. A BLAS counts in columns, so
-   the factors change places. */
+/* result [rows, outer] = rows [rows, inner] times weight; added to the result if add is 1. A BLAS is column-major, so
+   the factors are swapped. */
 static void multiply(const struct call *call, const struct array *a, const real *rows, int weight,
                      const struct array *c, real *result, long inner, long outer, real add) {
   const struct weight *w = &call->weights[weight];
@@ -69,14 +70,14 @@ static void multiply(const struct call *call, const struct array *a, const real 
   call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, w->at, &ld, rows, &lda, &add, result, &ldc);
 }
 
-/* Copy the state of every sequence that has ended from one time step to another. */
+/* For every sequence that has ended, copy the state from one time step to another. */
 static void copy_rows(const struct call *call, const struct array *a, long from, long to, long t, long width) {
   for (long b = call->first; b < call->last; b++)
     if (t >= call->lengths[b])
       memcpy(at(a, to) + b * a->row, at(a, from) + b * a->row, width * sizeof(real));
 }
 
-/* The gradient of a constant: the rows of one step are summed in the array's precision, the steps in double. */
+/* Accumulate the gradient of a constant: over the rows of a step in the array's precision, over the steps in double. */
 static void add_up(const struct call *call, const struct array *a, long width) {
   const long rows = a->row ? call->last : call->first + 1;
   for (long b = call->first; b < rows; b++)

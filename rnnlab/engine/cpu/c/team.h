@@ -6,7 +6,7 @@
 struct call;
 
 /* parallel, number and size are GOMP_parallel, omp_get_thread_num and omp_get_num_threads of the OpenMP that torch uses,
-   or null. Threads of our own would compete with torch's, which wait busily for their next piece of work. */
+   or null. Separate threads would compete with torch's threads, which busy-wait for work. */
 struct team {
   void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
   int (*number)(void), (*size)(void);
