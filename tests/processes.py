@@ -2,7 +2,7 @@
 
 One process imports what every command imports and then forks: a child runs the command line. ``programs()`` is a folder
 with a ``python`` and an ``rnnlab`` that ask it for such a child and pass on arguments, environment, working directory,
-limits, standard streams, SIGINT and SIGTERM. A test that kills processes, or that is about starting or importing, uses
+limits, standard streams, SIGINT, SIGTERM and SIGKILL. A test that is about starting or importing uses
 ``sys.executable``.
 """
 
@@ -83,14 +83,22 @@ def _serve(address: str) -> dict:
             for stream in streams:
                 os.close(stream)
             connection.sendall(f"{child}\n".encode())
+            threading.Thread(target=_kill_with, args=(connection, child), daemon=True).start()
             _, status = os.waitpid(child, 0)
-            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            with suppress(OSError):
+                connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os._exit(0)
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
         return data
+
+
+def _kill_with(connection: socket.socket, child: int) -> None:
+    """Kill a child when the program that asked for it has been killed: its end of the connection is closed then."""
+    if not connection.recv(1):
+        os.kill(child, signal.SIGKILL)
 
 
 def _collect(*_) -> None:

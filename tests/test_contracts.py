@@ -107,13 +107,12 @@ OPTIONS = {  # further settings under which a cell is another mathematics
     ],
     "orthogonal": [{"map": "cayley", "rho": 2}, {"activation": "tanh"}, {"activation": "relu"}, {"activation": "abs"}],
 }
-QUICK = tiers.CORE | set(cells.available()[::2])
 CASES = [(name, options) for name in cells.available() for options in [{}, *OPTIONS.get(name, [])]]
 
 
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(
-    ("name", "options"), tiers.quick_if(CASES, lambda case: not case[1] and case[0] in QUICK), ids=str
+    ("name", "options"), tiers.quick_if(CASES, lambda case: not case[1] and case[0] in tiers.CORE), ids=str
 )
 def test_every_cell_keeps_the_contract(name, options):
     contracts.check_cell(name, **options)

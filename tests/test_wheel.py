@@ -176,6 +176,7 @@ def test_the_first_example(command, folder):
     assert measured == {"split": "train", **summary["best"], "baselines": summary["baselines"]["train"]}
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_train_again_what_is_done(command, folder):
     sweep = ["train", "-m", *TINY, "cell=rnn", "seed=0,1"]
     said = command(folder, *sweep)

@@ -10,6 +10,7 @@ import logging
 import threading
 
 import pytest
+import tiers
 import torch
 from outside.shapes import Highway, LayerNormLSTM, MinGRU, Peephole, Regularised
 
@@ -98,7 +99,7 @@ def draw(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "mlstm", Regularised])
+@pytest.mark.parametrize("cell", tiers.every(2, ["lstm", "mlstm", Regularised]))
 def test_a_recorded_cell_keeps_the_contract(uncompiled, cell, caplog):
     contracts.check_cell(cell)
     assert recorded(uncompiled) > 1

@@ -284,6 +284,23 @@ def test_the_code_of_a_step_and_what_it_refers_to_are_followed(inputs, monkeypat
     check(lambda z, h: z.atan())
 
 
+def test_variables_of_a_closure_and_defaults_are_followed(inputs):
+    slope = 0.9
+
+    def f(z, h, factor=1.0, *, shift=0.0):
+        return (slope * factor * z + shift).tanh()
+
+    cell = Own(f)
+    layer = Recurrent(cell, "fused")
+    layer(inputs)
+    slope = 0.4
+    same(found(layer, inputs), by_hand(cell, inputs, lambda z, h: (0.4 * z).tanh()))
+    f.__defaults__ = (2.0,)
+    same(found(layer, inputs), by_hand(cell, inputs, lambda z, h: (0.8 * z).tanh()))
+    f.__kwdefaults__ = {"shift": 0.5}
+    same(found(layer, inputs), by_hand(cell, inputs, lambda z, h: (0.8 * z + 0.5).tanh()))
+
+
 def test_an_attribute_of_the_class_is_followed(inputs, monkeypatch):
     cell = Own(act=None)
     cell.f = MethodType(lambda self, z, h: (self.factor * z).tanh(), cell)

@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -115,7 +115,9 @@ def test_many_processes_agree(folder):
     code = "import torch; from rnnlab.engine.cpu import tune; print(tune._stored_speedups(torch.float32))"
 
     def run(_):
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240).stdout
+        return subprocess.run(
+            [processes.programs() / "python", "-c", code], capture_output=True, text=True, timeout=240
+        ).stdout
 
     with ThreadPoolExecutor(4) as pool:
         said = list(pool.map(run, range(4)))

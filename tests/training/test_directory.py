@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 import yaml
@@ -54,7 +55,7 @@ def run(*options):
 
 def command(*options):
     """The same as a process of its own."""
-    arguments = [sys.executable, "-m", "rnnlab", "train", *options]
+    arguments = [processes.programs() / "rnnlab", "train", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=os.getcwd()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiers
 import torch
 
 from rnnlab import __main__
@@ -86,11 +87,14 @@ def test_it_is_not_trained_again_and_keeps_its_name(runs, name):
 NAMES = json.loads((HERE / "names.json").read_text())
 
 
-def test_they_are_compared_and_diagnosed(runs, capsys):
+def test_they_are_compared(runs, capsys):
     assert __main__.main(["compare", "whole", "--out", "page"]) == 0
     printed = capsys.readouterr().out
     for name in EXPECTED:
         assert RunDirectory(runs / "whole" / name).summary()["task"] in printed
-    for name in ("char_lm", "vowels", "regularised"):
-        assert __main__.main(["diagnose", f"run=whole/{name}", f"out=found-{name}", "steps=5", "sequences=2"]) == 0
-        assert (runs / f"found-{name}" / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", tiers.every(3, ["vowels", "char_lm", "regularised"]))
+def test_it_is_diagnosed(runs, name):
+    assert __main__.main(["diagnose", f"run=whole/{name}", f"out=found-{name}", "steps=5", "sequences=2"]) == 0
+    assert (runs / f"found-{name}" / "page.html").exists()

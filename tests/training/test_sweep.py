@@ -317,6 +317,7 @@ def test_a_sweep_leaves_runs_of_other_processes_to_them(capfd):
     assert states() == ["finished", "stopped"]
 
 
+@pytest.mark.slow
 def test_side_by_side(folder):
     """With joblib: every run is there, threads are divided, the exit code knows of refusals in other processes."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
@@ -336,6 +337,7 @@ def test_side_by_side(folder):
     assert "learning rate" in refused.stderr
 
 
+@pytest.mark.slow
 def test_sent_off_as_to_a_cluster(folder):
     """With submitit each run is a job of its own, whose files lie within the sweep's folder."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -352,6 +354,7 @@ def test_sent_off_as_to_a_cluster(folder):
     assert said.count("is not trained again") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the runs of a killed sweep end by themselves")
 def test_killed_in_the_middle_and_begun_again(folder):
     """SIGKILL to the sweep stops its runs too, and begins no other; the same command takes up what is left."""
