@@ -25,5 +25,5 @@ def run(arguments: list[str]) -> int:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    print("\nparameters: with 128 inputs and 128 units. Tests also compare each cell with a loop over its equations.")
+    print("\nparameters: for input and hidden size 128. Tests also compare each cell with a loop over its equations.")
     return 0

@@ -1,4 +1,4 @@
-"""Find choices outside the package: classes from other modules, and the folder ``conf``."""
+"""Find configurations outside the package: classes from other modules, and the folder ``conf``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rnnlab.training.settings import NAMED, find
 
 
 class Outside(ConfigSource):
-    """Lets ``cell=package.module:Class``, and the like for every group in `NAMED`, stand wherever a file's name can.
+    """A config source for ``cell=package.module:Class``, and likewise for the other groups in `NAMED`.
 
-    Its options are those of the class's signature, as they would stand in a file.
+    Its configuration has the options in the signature of the class, as a YAML file for the class would have.
     """
 
     @staticmethod
@@ -50,7 +50,7 @@ class Outside(ConfigSource):
 
 
 class SearchPath(SearchPathPlugin):
-    """Adds to where choices are found: classes from outside, and the folder ``conf`` where the command is given."""
+    """Adds classes from other modules, and the folder ``conf`` in the working directory, to Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:  # noqa: D102
         search_path.append("outside", f"{Outside.scheme()}://")
