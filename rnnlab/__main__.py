@@ -1,4 +1,4 @@
-"""The command line: find the command, run it, turn errors into one line and an exit code."""
+"""The command line: find and run a command, and convert errors to one line and an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rnnlab.command.overview import overview
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code."""
+    """Run a command line, and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     show_traceback = "--traceback" in arguments
     try:
@@ -28,14 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
                 return BAD_INPUT
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of a pipe has gone
+    except BrokenPipeError:  # the reader of the pipe has ended
         return 0
 
 
 def _run(arguments: list[str]) -> int:
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
-            complain(f"{argument!r} is not text in the encoding of this system, {sys.getfilesystemencoding()}")
+            complain(f"argument {argument!r} is not valid text in the system's encoding {sys.getfilesystemencoding()}")
             return BAD_INPUT
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview(), end="")
@@ -48,7 +48,7 @@ def _run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         print(overview() if name == "train" else options.usage(name, found), end="")
         return 0
-    sys.path.append(os.getcwd())  # a user's own cells and tasks lie where they work; last, so that they shadow nothing
+    sys.path.append(os.getcwd())  # for user-defined cells and tasks; last, so that their files shadow no module
     return found.run(rest)
 
 

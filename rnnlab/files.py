@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of ``path`` when the context ends well, and vanishes otherwise.
+    """A context manager that yields a temporary file, which replaces ``path`` if the context ends without an error.
 
-    A crash at any moment leaves the old file or the new one, never a part.
+    After an error, the temporary file is deleted. After a crash, ``path`` is either the complete old file or the
+    complete new file.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
     try:
@@ -30,18 +31,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         Path(temporary).unlink(missing_ok=True)
         if (
             isinstance(error, OSError) and error.errno and not error.filename
-        ):  # of a full disk the system does not say which file
+        ):  # the error for a full disk does not name the file
             error.filename = str(path)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name itself must outlive a power cut
+        os.fsync(folder)  # so that the new name survives a power failure
     finally:
         os.close(folder)
 
 
 def new_folder(path: Path) -> Path:
-    """Make a folder that was not there: ``path``, or ``path-2`` and so on where something has that name."""
+    """Create a new folder: ``path``, or ``path-2``, ``path-3``, ... if the name is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder, number = path, 1
     while True:
@@ -57,8 +58,8 @@ def remove_leftovers(folder: Path, names: str) -> None:
     """Delete the unfinished files that `replacing` left in ``folder`` when its process was killed.
 
     Args:
-        folder: the folder itself is searched, not those below it.
-        names: a regular expression for the names of the finished files.
+        folder: folder to search; its subfolders are not searched.
+        names: regular expression for the names of the finished files.
     """
     unfinished = re.compile(rf"\.(?:{names})\.[a-z0-9_]+{re.escape(_UNFINISHED)}")
     for entry in list(folder.iterdir()):
@@ -67,13 +68,13 @@ def remove_leftovers(folder: Path, names: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``, whole or not at all."""
+    """Write ``data`` to ``path`` atomically."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Put ``value`` at ``path`` as JSON; infinities and NaN become null, as JSON has no such numbers."""
+    """Write ``value`` to ``path`` as JSON; infinities and NaN become null, because JSON has no such numbers."""
     write_bytes(path, (to_json(value, indent=2) + "\n").encode())
 
 
@@ -94,6 +95,6 @@ def _finite(value: Any) -> Any:
 
 _UNFINISHED = ".unfinished"
 
-# mkstemp makes files that only their owner can read; results are as readable as any file the user makes.
+# mkstemp creates files that only their owner can read. Results have the usual permissions of new files instead.
 _UMASK = os.umask(0)
 os.umask(_UMASK)

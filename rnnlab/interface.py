@@ -1,7 +1,7 @@
-"""The types that all floors share: what a task feeds a model, a batch, a state, a metric, a sample.
+"""Types shared by all packages: model inputs, batches, states, metrics and samples.
 
-Shape letters used throughout: T time steps, B sequences in a batch, F features, H hidden size.
-Everything is time-major; state tensors have the batch first, ``[B, ...]``.
+Letters for dimensions: T time steps, B sequences in a batch, F features, H hidden size.
+Sequences are time-major, ``[T, B, ...]``; states are batch-first, ``[B, ...]``.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:  # these words are wanted where no network is: comparing and looking at runs does not load PyTorch
+if TYPE_CHECKING:  # commands that only read runs use this module without loading PyTorch
     import torch
     from torch import Tensor
 
 State = tuple[Any, ...]
-"""A plain nested tuple of tensors, each ``[B, ...]``: everything carried from one step to the next."""
+"""Nested tuple of tensors, each ``[B, ...]``, passed from one step to the next."""
 
 
 class InputError(ValueError):
-    """An input that cannot be used; the message is one sentence that says what to do."""
+    """An invalid input; the message is one sentence that says how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Images:
-    """Inputs are pictures: float ``[T, B, *shape]``, ``shape`` being (channels, height, width)."""
+    """Inputs are images: float ``[T, B, *shape]``, where ``shape`` is (channels, height, width)."""
 
     shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The unit of a number, and which direction is better."""
+    """The unit of a metric, and whether ``lower`` or ``higher`` is better."""
 
     unit: str
     better: str = "lower"
@@ -56,9 +56,9 @@ class Metric:
 
 
 class Mean(NamedTuple):
-    """A sum and a count, from which a mean over batches is computed.
+    """A sum and a count, to compute a mean over batches.
 
-    Both are numbers, or ``[B]``, one for each sequence; only then can the mean be shown against length.
+    Both are scalars, or both are ``[B]`` with one value per sequence. A metric by length needs values per sequence.
     """
 
     total: Tensor
@@ -69,16 +69,15 @@ class Mean(NamedTuple):
 class Batch:
     """A batch of a task.
 
-    inputs: what the model reads step by step: ``[T, B]`` tokens, ``[T, B, F]`` vectors or ``[T, B, C, H, W]`` images.
-        Where the model writes the targets, its inputs are the targets shifted by one step (teacher forcing).
-    targets: what the loss reads, time-major where it has time: ``[T', B, ...]`` or ``[B, ...]``.
-    lengths: int64 ``[B]``, the number of steps of each input sequence; None where all are full.
-    target_lengths: the same for the targets.
-    fresh: bool ``[B]``, the streams that begin anew in this batch (truncated BPTT); None where every
-        batch stands alone.
-    source: what the model reads whole before the first step: ``[S, B]`` tokens, ``[S, B, F]`` vectors or
-        ``[S, B, C, H, W]`` images, S being 1 for a single image; None where there is none.
-    source_lengths: int64 ``[B]``, the number of steps of each source; None where all are full.
+    inputs: input sequences of the model: ``[T, B]`` tokens, ``[T, B, F]`` vectors or ``[T, B, C, H, W]`` images.
+        If the model generates the targets, its inputs are the targets shifted by one step (teacher forcing).
+    targets: targets of the loss: ``[T', B, ...]`` for sequences, otherwise ``[B, ...]``.
+    lengths: int64 ``[B]``, the number of steps of each input sequence; None if all have T steps.
+    target_lengths: int64 ``[B]``, the number of steps of each target sequence; None if all have T' steps.
+    fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT); None if batches are independent.
+    source: source sequences, which the model reads completely before the first step: ``[S, B]`` tokens, ``[S, B, F]``
+        vectors or ``[S, B, C, H, W]`` images, with S = 1 for a single image; None if the task has no source.
+    source_lengths: int64 ``[B]``, the number of steps of each source; None if all have S steps.
     """
 
     inputs: Tensor
@@ -101,7 +100,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Number of steps that a model reads, source and inputs together, over all sequences, without padding."""
+        """Number of steps of all sources and inputs in the batch, without padding."""
         return _num_steps(self.inputs, self.lengths) + _num_steps(self.source, self.source_lengths)
 
 
@@ -112,10 +111,10 @@ def _num_steps(sequences: Tensor | None, lengths: Tensor | None) -> int:
 
 
 class Sample(NamedTuple):
-    """The content of a file that a model made, with its suffix.
+    """The content and suffix of a file that a model generated.
 
     content: text, or the bytes of a file.
-    suffix: of the file's name, one of `SAMPLE_SUFFIXES`.
+    suffix: suffix of the file name, one of `SAMPLE_SUFFIXES`.
     """
 
     content: str | bytes
@@ -123,19 +122,19 @@ class Sample(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """Whether it is a text to read, which SVG and BVH files are not."""
+        """Whether the sample is a plain text; SVG and BVH files are not."""
         return isinstance(self.content, str) and self.suffix == ".txt"
 
     def data(self) -> bytes:
-        """The content of the file: text as UTF-8 with a line break at its end."""
+        """The bytes of the file; text is encoded as UTF-8, with a final line break."""
         return (self.content + "\n").encode() if isinstance(self.content, str) else self.content
 
 
 def samples_of(found: Sample | list[Sample] | str | None) -> list[Sample]:
-    """What `rnnlab.tasks.Task.sample` returned, as a list.
+    """Convert the return value of `rnnlab.tasks.Task.sample` to a list.
 
     Raises:
-        InputError: a suffix is unknown, or two samples have the same one.
+        InputError: a suffix is unknown, or two samples have the same suffix.
     """
     if found is None:
         return []
@@ -144,21 +143,21 @@ def samples_of(found: Sample | list[Sample] | str | None) -> list[Sample]:
     unknown = [suffix for suffix in suffixes if suffix not in SAMPLE_SUFFIXES]
     if unknown or len(set(suffixes)) < len(suffixes):
         raise InputError(
-            f"the suffixes of a sample are {', '.join(suffixes)}; they must be different, and each one of "
+            f"the suffixes of a sample are {', '.join(suffixes)}; they must be distinct, and each must be one of "
             f"{', '.join(SAMPLE_SUFFIXES)}"
         )
     return samples
 
 
 SAMPLE_SUFFIXES = (".txt", ".png", ".svg", ".gif", ".wav", ".mid", ".bvh")
-"""The kinds of files that a sample can be."""
+"""The file types of samples."""
 
 
 _NESTS = (tuple, list)
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
-    """Apply ``function`` to the corresponding tensors of states of one structure; None stays."""
+    """Apply ``function`` to corresponding tensors of states with the same structure; None stays None."""
     first = states[0]
     if first is None:
         return None
@@ -168,14 +167,14 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
 
 
 def pick_rows(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """``yes`` for the rows that are ``chosen`` (bool ``[B]``), ``no`` for the others; both ``[B, ...]``."""
+    """Select rows of ``yes`` where ``chosen`` (bool ``[B]``) is True, otherwise rows of ``no``; both ``[B, ...]``."""
     return yes.where(chosen.reshape(-1, *[1] * (yes.dim() - 1)), no)
 
 
 def unstack(tree: Any) -> list[Any]:
-    """A nested tuple of tensors ``[T, ...]`` as T nested tuples, one for each step.
+    """Split a nested tuple of tensors ``[T, ...]`` into T nested tuples, one per step.
 
-    Not by indexing: the backward of ``tensor[t]`` fills a whole ``[T, ...]`` of zeros for every t.
+    Indexing would be slow: the backward pass of ``tensor[t]`` allocates a ``[T, ...]`` tensor of zeros for every t.
     """
     columns = [tensor.unbind() for tensor in tensors_of(tree)]
     rows = (iter(row) for row in zip(*columns, strict=True))
@@ -183,7 +182,7 @@ def unstack(tree: Any) -> list[Any]:
 
 
 def tensors_of(state: State) -> list[Tensor]:
-    """The tensors of a nested tuple, depth first; None is none."""
+    """The tensors of a nested tuple, depth first; None is skipped."""
     if not isinstance(state, _NESTS):
         return [] if state is None else [state]
     found: list[Tensor] = []

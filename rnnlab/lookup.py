@@ -1,7 +1,7 @@
-"""One rule for finding a cell, task, model, optimizer or scheduler by name.
+"""Find a cell, task, model, optimizer or scheduler by name.
 
-A plain name is a file in the folder of its kind (or a function in its module); ``package.module:Name``
-is a class or function from anywhere on the Python path. There is no other registry.
+A plain name refers to a file in the folder of its kind, or to a function in the module of its kind.
+``package.module:Name`` refers to a class or function on the Python path. There is no other registry.
 
 The options of a class or function are its keyword-only parameters; rnnlab passes its own arguments by position.
 """
@@ -20,11 +20,11 @@ from typing import Any
 from rnnlab.interface import InputError
 
 REQUIRED = inspect.Parameter.empty
-"""The default of an option that has none."""
+"""Marks an option without a default."""
 
 
 def available(home: ModuleType) -> list[str]:
-    """The built-in names of a kind: the files of a folder (all but ``base``), or a module's own functions."""
+    """The built-in names of a kind: the files of a package, except ``base``, or the public functions of a module."""
     if hasattr(home, "__path__"):
         files = Path(home.__path__[0]).rglob("[a-z]*.py")
         return sorted(file.stem for file in files if file.stem != "base")
@@ -36,12 +36,12 @@ def find(name: str, home: ModuleType, base: type | None = None) -> Callable[...,
     """The class or function called ``name``.
 
     Args:
-        name: a built-in name of ``home``, or ``package.module:Name``.
-        home: the package or module where built-in names of this kind live.
-        base: the class that what is found must derive from; None for functions.
+        name: built-in name in ``home``, or ``package.module:Name``.
+        home: package or module with the built-in names of this kind.
+        base: required base class; None for functions.
 
     Raises:
-        InputError: nothing of that name can be found or imported, or it is of another kind.
+        InputError: the name cannot be found or imported, or is not a subclass of ``base``.
     """
     kind = home.__name__.rpartition(".")[2].removesuffix("s")
     if ":" in name:
@@ -58,10 +58,10 @@ def find(name: str, home: ModuleType, base: type | None = None) -> Callable[...,
 
 
 def options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a class or function, by name: its keyword-only parameters, their annotations as types.
+    """The options of a class or function, by name: its keyword-only parameters, with their annotations as types.
 
-    A class whose constructor takes ``**options`` also has the options of the next class that it passes them on to. It
-    may give them other defaults: ``__init__ = partialmethod(__init__, batch_size=32)``.
+    A class whose constructor takes ``**options`` also has the options of its base class, and may change their defaults:
+    ``__init__ = partialmethod(__init__, batch_size=32)``.
     """
     if not inspect.isclass(function):
         return _keyword_only(function)
@@ -86,13 +86,13 @@ def _keyword_only(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def read_section(section: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What a section of the configuration names (the class behind a preset, or its own name), and its options."""
+    """The class or function name and the options of a section of the configuration; ``class`` overrides ``name``."""
     options = {key: value for key, value in section.items() if key not in ("name", "class")}
     return section.get("class", section["name"]), options
 
 
 def check_options(given: dict[str, Any], function: Callable[..., Any], owner: str) -> None:
-    """Raise an InputError naming the first option of ``given`` that ``function`` does not have."""
+    """Raise an InputError for the first option in ``given`` that ``function`` does not have."""
     known = options(function)
     for name in given:
         if name not in known:
@@ -100,7 +100,7 @@ def check_options(given: dict[str, Any], function: Callable[..., Any], owner: st
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The end of an error sentence: the nearest known name if one is near, and the choices if they are few."""
+    """A suggestion to append to an error message: the nearest known name if there is one, and the choices if few."""
     close = get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return hint if len(known) > 12 and close else f"{hint} (choices: {', '.join(known) or 'none'})"
@@ -115,13 +115,13 @@ def _from_outside(name: str, kind: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         raise InputError(
             f"{kind} {name!r} needs the module {error.name!r}, which is not on the Python path; run the command "
-            "in the folder that holds it, or install it"
+            "in the folder that contains the module, or install it"
         ) from error
     if not hasattr(module, attribute):
         raise InputError(f"{kind} {name!r}: module {module_name!r} has no {attribute!r}")
     found = getattr(module, attribute)
     if not callable(found):
-        raise InputError(f"{kind} {name!r} is {found!r}, neither a class nor a function")
+        raise InputError(f"{kind} {name!r} must be a class or a function, but is {found!r}")
     return found
 
 
@@ -133,7 +133,7 @@ def _module_of(name: str, home: ModuleType) -> ModuleType:
 
 
 def _defined_in(module: ModuleType, base: type | None) -> type:
-    """The one public class deriving from ``base`` that ``module`` itself defines."""
+    """The public subclass of ``base`` that ``module`` defines; there must be exactly one."""
     found = [
         value
         for name, value in vars(module).items()
@@ -142,5 +142,5 @@ def _defined_in(module: ModuleType, base: type | None) -> type:
         and issubclass(value, base or object)
         and not name.startswith("_")
     ]
-    assert len(found) == 1, f"{module.__name__} must define exactly one public {base}, it defines {found}"
+    assert len(found) == 1, f"{module.__name__} must define exactly one public subclass of {base}, but defines {found}"
     return found[0]

@@ -1,4 +1,4 @@
-"""Standard streams that cannot fail: closed, broken or full ones, and encodings that lack characters."""
+"""Standard streams that do not fail if they are closed, broken or full, or if an encoding lacks a character."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, TextIO
 
 
 class Unbreakable:
-    """A text stream whose output is dropped from the moment at which it cannot be written any more.
+    """A text stream that discards all further output after a write fails.
 
-    A pipe may have lost its reader, a terminal may be gone, a device full: nothing that is written for the eye may end
-    a training.
+    The reader of a pipe may have ended, a terminal may be closed, or a disk may be full. Console output must not end a
+    training run.
 
     Args:
-        stream: where the output goes; everything else is passed on to it.
+        stream: stream to write to; all other attributes are those of this stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -41,10 +41,10 @@ class Unbreakable:
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Make all three standard streams usable while the context lasts.
+    """Make the three standard streams usable inside the context.
 
-    A stream that is closed is an empty one. A character that the encoding of an output lacks is written as an escape.
-    What cannot be written to the standard error is dropped.
+    Closed streams are replaced by the null device. Characters that the encoding of standard output lacks are written as
+    escapes. Output that cannot be written to standard error is discarded.
     """
     before = sys.stdin, sys.stdout, sys.stderr
     with ExitStack() as opened:
@@ -57,13 +57,13 @@ def prepared() -> Iterator[None]:
         try:
             yield
         finally:
-            for stream in (sys.stdout, sys.stderr):  # Python flushes both at its end, and would complain
+            for stream in (sys.stdout, sys.stderr):  # otherwise Python flushes both at exit and prints an error
                 Unbreakable(stream).flush()
             sys.stdin, sys.stdout, sys.stderr = before
 
 
 def keep_going() -> None:
-    """Ignore errors on the standard output for the rest of this process."""
+    """Ignore errors on standard output and standard error for the rest of this process."""
     _set_errors(sys.stdout, "backslashreplace")
     if not isinstance(sys.stdout, Unbreakable):
         sys.stdout = Unbreakable(sys.stdout)
@@ -77,8 +77,8 @@ def _set_errors(stream: Any, errors: str) -> None:
 
 
 def _drop(stream: TextIO) -> None:
-    """Discard what ``stream`` has buffered and everything written to it from now on."""
-    with suppress(OSError, ValueError):  # it may be no file at all
+    """Discard the buffer of ``stream`` and all further output to it."""
+    with suppress(OSError, ValueError):  # the stream may not be a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

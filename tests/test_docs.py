@@ -57,7 +57,7 @@ def test_a_page_does_what_it_says(page, tmp_path):
         assert len(shown) == 4
         assert all(text in said for text in shown), "the page shows what the command prints"
     if page.stem == "resuming":
-        assert "going on at step" in said
+        assert "resuming at step" in said
         assert "is not trained again" in said
 
 

@@ -115,7 +115,7 @@ def test_another_kind_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("math:pi", "neither a class nor a function"),
+        ("math:pi", "must be a class or a function"),
         (":X", "not of the form package.module:Name"),
         (".a:X", "not of the form package.module:Name"),
         ("math:", "not of the form package.module:Name"),

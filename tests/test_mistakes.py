@@ -97,11 +97,11 @@ def mistake(capsys, *arguments):
         (["hidden_size=3"], "unknown option 'hidden_size'; did you mean 'model.hidden_size'?"),
         (["hiden_size=3"], "unknown option 'hiden_size'; did you mean 'model.hidden_size'?"),
         (["learning_rate=3"], "unknown option 'learning_rate'; did you mean 'optimizer.lr'?"),
-        (["momentum=0.9"], "unknown option 'momentum'; optimizer=rmsprop,sgd have such an option"),
-        (["cell.forget_bias=1"], "cell=lstm,lstm_ablation have such an option"),
-        (["runs=foo"], "runs has no effect on a run; it can stand in an experiment file alone"),
-        (["+acceptance=3"], "acceptance has no effect on a run"),
-        (["acceptance.seeds=[1]"], "acceptance.seeds has no effect on a run"),
+        (["momentum=0.9"], "unknown option 'momentum'; this option exists for optimizer=rmsprop,sgd"),
+        (["cell.forget_bias=1"], "this option exists for cell=lstm,lstm_ablation"),
+        (["runs=foo"], "runs is not an option of a run; it is only allowed in an experiment file"),
+        (["+acceptance=3"], "acceptance is not an option of a run"),
+        (["acceptance.seeds=[1]"], "acceptance.seeds is not an option of a run"),
         (["~runs"], "'runs' does not exist"),
         (["experiment.lr=3"], "experiment.lr has no effect"),
         (["optimizer=adam"], "unknown optimizer 'adam'; did you mean 'adamw'?"),
@@ -112,19 +112,19 @@ def mistake(capsys, *arguments):
         (["trainer.steps=1.5"], "trainer.steps: Value '1.5' of type 'float' could not be converted to Integer"),
         (["trainer.steps=15e-1"], "trainer.steps: Value '1.5' of type 'float' could not be converted to Integer"),
         (["trainer.steps=nan"], "trainer.steps: Value 'nan' of type 'float' could not be converted to Integer"),
-        (["seed=99999999999999999999"], "seed=99999999999999999999 is too large; it must be from -2**63"),
-        (["-m", "cell=glob(zz*)"], "the sweep has no runs: a glob matches nothing"),
-        (["seed=1e30"], "is too large; it must be from -2**63 to 2**64 - 1"),
+        (["seed=99999999999999999999"], "seed=99999999999999999999 must be from -2**63"),
+        (["-m", "cell=glob(zz*)"], "the sweep has no runs, because a glob matches nothing"),
+        (["seed=1e30"], "must be from -2**63 to 2**64 - 1"),
         (["seed=[1]"], "seed"),
-        (["task.split=half"], "task.split: 'half' is not a list, which is written [1,2]"),
-        (["task=parity", "task.lengths=5"], "task.lengths: 5 is not a list, which is written [1,2]"),
+        (["task.split=half"], "task.split: 'half' is not a list; write it as [1,2]"),
+        (["task=parity", "task.lengths=5"], "task.lengths: 5 is not a list; write it as [1,2]"),
         (["model.hidden_size=0"], "hidden_size=0 must be a whole number of at least 1"),
         (["model.num_layers=0"], "num_layers must be at least 1"),
         (["model.embedding_size=0"], "embedding_size is 0"),
         (["model.dropout=1"], "dropout=1.0 must be"),
-        (["trainer.steps=0"], "trainer.steps is 0; it must be at least 1"),
-        (["trainer.log_every=0"], "trainer.log_every is 0"),
-        (["trainer.clip_norm=-1"], "trainer.clip_norm is -1.0"),
+        (["trainer.steps=0"], "trainer.steps=0 must be at least 1"),
+        (["trainer.log_every=0"], "trainer.log_every=0"),
+        (["trainer.clip_norm=-1"], "trainer.clip_norm=-1.0"),
         (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1.0"),
         (["task.seq_len=0"], "task.seq_len is 0"),
         (["task.corpus=none.txt"], "task.corpus='none.txt' is neither a file"),
@@ -137,7 +137,7 @@ def mistake(capsys, *arguments):
         (["seed=1,2"], "add -m to sweep"),
         (["model.hidden_size=["], "cannot read the option 'model.hidden_size=['"),
         (["model.hidden_size"], "model.hidden_size"),
-        (["~cell"], "cell=None is not a set of options"),
+        (["~cell"], "cell=None is not a group of options"),
         (["run_dir=text.txt"], "run_dir='text.txt' is a file; give a directory"),
         (["run_dir=."], "is not empty and holds no run"),
         (["run_dir=/sys/rnnlab/run"], "cannot use /sys/rnnlab"),
@@ -216,21 +216,21 @@ def test_a_checkpoint_that_is_none(run, capsys, kind, command):
         (run / "checkpoints" / name).write_bytes(broken)
     (run / "summary.json").unlink()
     options = [*TINY, "logger.tensorboard=false", "run_dir=done"] if command == "train" else ["run=done"]
-    assert "cannot be read as a checkpoint" in mistake(capsys, command, *options)
+    assert "cannot be loaded as a checkpoint" in mistake(capsys, command, *options)
     assert not Path("exploded").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_cuda_where_there_is_none(run, capsys):
-    says = "device='cuda', but torch finds no CUDA device here; use cpu or auto"
+    says = "device='cuda' is not available: torch finds no CUDA device; use cpu or auto"
     assert says in mistake(capsys, "train", "trainer.device=cuda")
-    assert "torch finds no CUDA device here" in mistake(capsys, "generate", "run=done", "device=cuda")
+    assert "torch finds no CUDA device" in mistake(capsys, "generate", "run=done", "device=cuda")
 
 
 def test_bf16_where_the_device_lacks_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
-    with pytest.raises(InputError, match="an old card lacks bfloat16; use fp32"):
+    with pytest.raises(InputError, match="bf16 is not supported by an old card; use fp32"):
         device.autocast(torch.device("cuda"), "bf16")
 
 
@@ -247,7 +247,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(here):
     assert done.stderr.startswith("rnnlab: ")
     assert "Traceback" not in done.stderr
     again = _command(*arguments)  # there is room again
-    assert "going on at step" in again.stdout
+    assert "resuming at step" in again.stdout
     assert again.returncode == 0
     assert _command(*arguments, "run_dir=whole").returncode == 0
     ours, expected = (torch.load(f"{name}/checkpoints/last.pt", weights_only=True) for name in ("run", "whole"))
@@ -290,10 +290,10 @@ class Mine(Cell):
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("return h +", "mine.py, line 18: SyntaxError: invalid syntax; --traceback shows where it came from"),
-        ("return y, (h,)", "mine.py, line 18, in step: NameError: name 'y' is not defined; --traceback shows where"),
+        ("return h +", "mine.py, line 18: SyntaxError: invalid syntax; add --traceback to see the traceback"),
+        ("return y, (h,)", "mine.py, line 18, in step: NameError: name 'y' is not defined; add --traceback"),
         ("return linear(h, x)[0, :, 9], (h,)", "mine.py, line 18, in step: "),
-        ("raise KeyError", "mine.py, line 18, in step: KeyError; --traceback"),
+        ("raise KeyError", "mine.py, line 18, in step: KeyError; add --traceback"),
         ("return h + x", "the step of Mine must return (output, new state), the state a tuple of tensors"),
         (
             "return h + x, [h + x]",

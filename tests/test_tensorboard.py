@@ -191,7 +191,7 @@ def test_where_it_is_not_installed_a_run_says_so_and_goes_on_without_it(tmp_path
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(InputError, match=r"logger\.tensorboard=true needs TensorBoard, which is not installed"):
         a_run(tmp_path)
-    with pytest.raises(InputError, match="pip install tensorboard, or give logger"):
+    with pytest.raises(InputError, match="pip install tensorboard, or set logger"):
         a_run(tmp_path, "seed=1")
     assert len(list(run.path.parent.iterdir())) == 1, "nothing is written"
     assert a_run(tmp_path, "logger.tensorboard=false").summary()["status"] == "finished"

@@ -185,7 +185,7 @@ def test_a_sweep_does_not_train_again_what_is_done(command, folder):
     assert [yaml.safe_load((run / "config.yaml").read_text())["seed"] for run in runs] == [0, 1]
     written = {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*")}
     said = command(folder, *sweep)
-    assert said.count("this run has already finished at step 20 and is not trained again") == 2
+    assert said.count("the run has already ended (finished at step 20) and is not trained again") == 2
     assert {path: path.stat().st_mtime_ns for run in runs for path in run.rglob("*")} == written
 
 
@@ -216,7 +216,7 @@ def test_stopped_with_a_cell_of_ones_own_and_taken_up_again(command, programs, f
     assert stopped["status"] == "stopped"
     assert 0 < stopped["steps"] < 800
 
-    assert f"going on at step {stopped['steps']} of 800" in command(folder, *train)
+    assert f"resuming at step {stopped['steps']} of 800" in command(folder, *train)
     assert read(folder / "own" / "summary.json")["status"] == "finished"
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [record["step"] for record in records if record["split"] == "train"] == list(range(10, 801, 10))

@@ -1,13 +1,13 @@
 """The commands of ``rnnlab``, one file each.
 
-To add a command, add a file here and its name to `NAMES`. The file has
+To add a command, add a file here and its name to `NAMES`. The file defines
 
-``SYNOPSIS``   how it is called and what it does, one pair of texts or several; the first heads its help
-``NOTES``      what the help says beyond the options, if anything
-``Options``    a dataclass whose fields are made by `rnnlab.command.options.option`; left out if there are none
-``run``        the command itself: arguments to exit code
+``SYNOPSIS``   pairs of usage and description; the first pair is the first line of the help
+``NOTES``      optional text at the end of the help
+``Options``    dataclass with fields from `rnnlab.command.options.option`; not needed for a command without options
+``run``        function from arguments to exit code
 
-Modules are light: what takes time to import is imported by ``run``, so that help and mistakes answer at once.
+Slow imports belong inside ``run``, so that help texts and error messages appear immediately.
 """
 
 import importlib

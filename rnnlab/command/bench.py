@@ -1,4 +1,4 @@
-"""``rnnlab bench``: the speed of cells."""
+"""``rnnlab bench``: measure the speed of cells."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from rnnlab.command import options
 from rnnlab.command.options import option
 
-SYNOPSIS = (("bench [key=value ...]", "measure the time of a training step and of inference, as ratios"),)
+SYNOPSIS = (("bench [key=value ...]", "measure training and inference time, relative to the floor and to peers"),)
 NOTES = (
-    "rnnlab bench --all measures every built-in cell, as backend=auto runs it, over its floor; it takes "
-    "sizes=64x32x128, threads, rounds and device."
+    "rnnlab bench --all measures all built-in cells with backend=auto, relative to their floor (the time of the "
+    "unavoidable matrix products). Its options are sizes=64x32x128, threads, rounds and device."
 )
 
 
@@ -18,34 +18,34 @@ NOTES = (
 class Options:
     """Options of the command."""
 
-    cells: str = option("rnn,lstm,gru", "names, with options in brackets: cells='gru,gru(reset=before),my_cells:Mine'")
+    cells: str = option("rnn,lstm,gru", "cells, with options in brackets: cells='gru,gru(reset=before),my_cells:Mine'")
     sizes: str = option(
         "64x32x128,128x64x256,512x16x256,100x1x256,128x64x512",
-        "steps x batch x hidden size; the inputs are as wide as the state",
+        "steps x batch size x hidden size; the input size equals the hidden size",
         "64x32x128,...",
     )
-    backend: str = option("fused", "how the layer is run: auto, reference, fused, scan, native")
-    threads: int = option(1, "of torch, and of JAX")
-    rounds: int = option(7, "how often each contender is timed")
-    device: str = option("cpu", "or cuda")
-    out: str = option("bench", "results go to OUT.json and OUT.png, or OUT-2 if they exist; out= writes none")
-    lengths: bool = option(False, "sequences of random lengths, which torch.nn takes packed")
-    first_use: bool = option(False, "also the cost of the first use of a cell")
-    memory: bool = option(False, "also the peak memory of a training step")
+    backend: str = option("fused", "backend of the cells: auto, reference, fused, scan, native")
+    threads: int = option(1, "number of threads for torch and JAX")
+    rounds: int = option(7, "number of timings of each cell and each baseline")
+    device: str = option("cpu", "device: cpu or cuda")
+    out: str = option("bench", "write OUT.json and OUT.png, or OUT-2.* if they exist; out= writes no files")
+    lengths: bool = option(False, "use sequences of random lengths, packed for torch.nn")
+    first_use: bool = option(False, "also measure the cost of the first use of a cell")
+    memory: bool = option(False, "also measure the peak memory of a training step")
 
 
 @dataclass
 class AllOptions:
     """Options of ``rnnlab bench --all``."""
 
-    sizes: str = option("64x32x128", "steps x batch x hidden size")
-    threads: int = option(1, "of torch")
-    rounds: int = option(7, "how often each contender is timed")
-    device: str = option("cpu", "or cuda")
+    sizes: str = option("64x32x128", "steps x batch size x hidden size")
+    threads: int = option(1, "number of threads for torch")
+    rounds: int = option(7, "number of timings of each cell")
+    device: str = option("cpu", "device: cpu or cuda")
 
 
 def run(arguments: list[str]) -> int:
-    """Measure cells against the floor of their matrix products and against peers."""
+    """Measure cells relative to the floor of their matrix products and to other implementations."""
     if "--all" in arguments:
         return _run_all([argument for argument in arguments if argument != "--all"])
     chosen = options.read(Options, arguments)
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _run_all(arguments: list[str]) -> int:
-    """Measure each built-in cell, by the backend that ``auto`` chooses, against its floor."""
+    """Measure all built-in cells with ``backend=auto``, relative to their floor."""
     chosen = options.read(AllOptions, arguments)
     from rnnlab import benchmark
     from rnnlab import cells as home

@@ -36,4 +36,4 @@ def _print_table() -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    print("\nparameters: with 128 inputs and 128 units. Tests also compare each cell with a loop over its equations.")
+    print("\nparameters: for input and hidden size 128. Tests also compare each cell with a loop over its equations.")

@@ -9,25 +9,25 @@ from rnnlab.command import options
 from rnnlab.command.options import option
 from rnnlab.interface import InputError
 
-SYNOPSIS = (("compare DIR ...", "compare runs at or below these folders: statistics, figures, one page"),)
+SYNOPSIS = (("compare DIR ...", "compare the runs at or below these folders: statistics, figures, one page"),)
 NOTES = (
-    "Choices are made by the validation metric, results are reported by the test metric. Runs of different tasks or "
-    "data are never mixed."
+    "The validation metric selects checkpoints and options; the test metric is reported. Runs of different tasks or "
+    "data are compared separately."
 )
 PREFIX = "--"
 
 
 @dataclass
 class Options:
-    """Options beside the folders; ``--by KEYS``, ``--by=KEYS`` and ``by=KEYS`` are the same."""
+    """Options in addition to the folders; ``--by KEYS``, ``--by=KEYS`` and ``by=KEYS`` are equivalent."""
 
-    by: str = option("", "the options by which runs are grouped; by default all that differ but the seed", "cell.name")
-    out: str = option("comparison", "a new folder for index.html, report.md, CSV tables and figures")
-    metric: str = option("", "the metric to compare; by default that of the task", "accuracy")
+    by: str = option("", "options that define the groups; default: all that differ, except the seed", "cell.name")
+    out: str = option("comparison", "new folder for index.html, report.md, CSV tables and figures")
+    metric: str = option("", "metric to compare; default: the metric of the task", "accuracy")
     tune: str = option(
-        "", "choose this option for each group by its best validation metric, on seeds not reported", "optimizer.lr"
+        "", "option to select for each group by its best validation metric, on seeds not reported", "optimizer.lr"
     )
-    tune_seeds: str = option("", "those seeds; by default the seeds that were run with several values", "100,101")
+    tune_seeds: str = option("", "seeds for tune; default: the seeds that were run with several values", "100,101")
 
 
 def run(arguments: list[str]) -> int:
@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     from rnnlab import analysis
 
     if not folders:
-        raise InputError("give run directories, or folders that hold some: rnnlab compare runs/adding")
+        raise InputError("give the directories of runs, or folders that contain them: rnnlab compare runs/adding")
     seeds = [int(seed) if seed.strip().lstrip("-").isdigit() else seed for seed in _words(chosen.tune_seeds)]
     runs, unreadable = analysis.read(folders)
     compared = analysis.compare(runs, _words(chosen.by), chosen.metric or None, _words(chosen.tune), seeds)

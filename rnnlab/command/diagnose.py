@@ -16,13 +16,13 @@ SYNOPSIS = (("diagnose run=DIR", "write a diagnostic report: gradients through t
 class Options:
     """Options of the command."""
 
-    run: str = option(REQUIRED, "the directory of the run; run= may be left out", "DIR")
-    out: str = option("diagnosis", "a new folder for page.html, diagnostics.json and the figures; OUT-2 if it exists")
-    split: str = option("", "the split to take sequences from; train where there is no valid", "valid")
-    checkpoint: str = option("best", "or last, or initial: the model before training")
-    steps: int = option(200, "the largest number of steps of a stream of text; other tasks give whole sequences")
-    sequences: int = option(4, "for Jacobians, exponents and memory; gradients are those of the whole batch")
-    device: str = option("cpu", "or cuda, auto")
+    run: str = option(REQUIRED, "directory of the run; run= may be left out", "DIR")
+    out: str = option("diagnosis", "new folder for page.html, diagnostics.json and figures; OUT-2 if it exists")
+    split: str = option("", "split from which sequences are taken; train if the task has no valid", "valid")
+    checkpoint: str = option("best", "checkpoint: best, last, or initial (the model before training)")
+    steps: int = option(200, "largest number of steps for streams of text; other tasks use whole sequences")
+    sequences: int = option(4, "number of sequences for Jacobians, exponents and memory; gradients use the whole batch")
+    device: str = option("cpu", "device: cpu, cuda or auto")
     data_root: str = option("", DATA_ROOT, "DIR")
 
 

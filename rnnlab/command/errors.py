@@ -1,4 +1,4 @@
-"""Errors that the user can mend, as one sentence, and exit codes."""
+"""Error messages of one sentence for errors that the user can fix, and exit codes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from pathlib import Path
 from rnnlab.interface import InputError
 
 KILLED, BAD_INPUT, DIVERGED = 1, 2, 3
-"""Exit codes: the process of a run was killed, something given cannot be used, the run diverged."""
+"""Exit codes: the process of a run was killed, the input is invalid, the run diverged."""
 
 
 def complain(sentence: str) -> None:
-    """Print a sentence to the standard error."""
+    """Print a sentence to standard error."""
     print(f"rnnlab: {sentence}", file=sys.stderr)
 
 
 def is_users(error: Exception) -> bool:
-    """Whether the cause is something given, a file of the machine, or a cell, task or model of the user's own."""
+    """Whether the cause is invalid input, a file, or a user-defined cell, task or model."""
     return isinstance(error, InputError | OSError) or _own_line(error) is not None
 
 
 def sentence(error: Exception) -> str:
-    """An error that the user can mend, in one line."""
+    """The message for an error that the user can fix, in one line."""
     if not isinstance(error, InputError | OSError):
         what = error.msg if isinstance(error, SyntaxError) else str(error)
         text = f"{_own_line(error)}: {type(error).__name__}{f': {what}' if what else ''}"
-        return " ".join(f"{text}; --traceback shows where it came from".split())
+        return " ".join(f"{text}; add --traceback to see the traceback".split())
     if isinstance(error, OSError) and error.strerror:
         return f"cannot use {error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())
 
 
 def _own_line(error: Exception) -> str | None:
-    """The line of a file of the user's own that raised ``error``; None if there is none."""
+    """The line of a user's file that raised ``error``; None if there is none."""
     if isinstance(error, SyntaxError):
         place = (error.filename, error.lineno, None)
     else:
@@ -48,7 +48,7 @@ def _own_line(error: Exception) -> str | None:
 
 
 def _is_own(file: str | None) -> bool:
-    """Whether a file on the disk belongs neither to rnnlab, nor to Python, nor to an installed package."""
+    """Whether a file exists and belongs neither to rnnlab, nor to Python, nor to an installed package."""
     if file is None or not Path(file).is_file():
         return False
     package = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""``rnnlab evaluate``: measure a trained model."""
+"""``rnnlab evaluate``: evaluate a trained model."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from rnnlab.command.options import REQUIRED, option
 
 SYNOPSIS = (("evaluate run=DIR", "print the metrics of the best checkpoint of a run as one JSON object"),)
 
-DATA_ROOT = "where the data lie now; without it RNNLAB_DATA, or where the run found them"
+DATA_ROOT = "folder of the data; default: the environment variable RNNLAB_DATA, or the folder that the run used"
 
 
 @dataclass
 class Options:
     """Options of the command."""
 
-    run: str = option(REQUIRED, "the directory of the run; run= may be left out", "DIR")
-    split: str = option("test", "or train, valid")
-    device: str = option("auto", "or cpu, cuda")
+    run: str = option(REQUIRED, "directory of the run; run= may be left out", "DIR")
+    split: str = option("test", "split: train, valid or test")
+    device: str = option("auto", "device: auto, cpu or cuda")
     data_root: str = option("", DATA_ROOT, "DIR")
 
 

@@ -1,4 +1,4 @@
-"""``rnnlab generate``: let a trained model write."""
+"""``rnnlab generate``: generate text or files from a trained model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rnnlab.text import Speaker
 
 SYNOPSIS = (
-    ("generate run=DIR", "generate text, or files of another kind, from a trained model"),
+    ("generate run=DIR", "generate text or other files from a trained model"),
     ("generate run=DIR interactive=true", "converse with a text model, a line at a time"),
 )
 
@@ -28,20 +28,20 @@ SYNOPSIS = (
 class Options:
     """Options of the command."""
 
-    run: str = option(REQUIRED, "the directory of the run; run= may be left out", "DIR")
-    prompt: str = option("", "what the model reads first, taken literally; by default that of the task", "TEXT")
-    length: int = option(500, "how many steps to generate; characters, of a text")
-    temperature: float = option(0.8, "0 takes the most probable value at each step, 1 draws from the model")
-    top_k: int = option(0, "draw among this many most probable classes only; 0 for all")
-    seed: int = option(0, "of the draws")
-    interactive: bool = option(False, "answer each line of the standard input")
-    out: str = option("", "a folder for the files that the model makes; it is new, or OUT-2 is", "FOLDER")
-    device: str = option("cpu", "or cuda, auto")
+    run: str = option(REQUIRED, "directory of the run; run= may be left out", "DIR")
+    prompt: str = option("", "prompt, taken literally; default: the prompt of the task", "TEXT")
+    length: int = option(500, "number of steps to generate; for a text, characters")
+    temperature: float = option(0.8, "0: the most probable value at each step; 1: samples from the model distribution")
+    top_k: int = option(0, "number of most probable classes to sample from; 0 for all")
+    seed: int = option(0, "seed of the samples")
+    interactive: bool = option(False, "answer each line of standard input")
+    out: str = option("", "new folder for the generated files; OUT-2 if it exists", "FOLDER")
+    device: str = option("cpu", "device: cpu, cuda or auto")
     data_root: str = option("", DATA_ROOT, "DIR")
 
 
 def run(arguments: list[str]) -> int:
-    """Print the prompt and what the model writes after it, as it is written; or write files into a folder."""
+    """Print the prompt and the generated text while it is generated, or write the generated files to a folder."""
     chosen = options.read(Options, arguments)
     from rnnlab.training import load
     from rnnlab.training.device import check_seed
@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
     if not isfinite(chosen.temperature):
         raise InputError(f"temperature={chosen.temperature} is not a finite number; it must be 0 or more")
     if chosen.interactive and chosen.out:
-        raise InputError("interactive=true and out= are both given; a conversation is not written to files")
+        raise InputError("interactive=true and out= are both set; a conversation is not written to files, so omit out=")
     check_seed(chosen.seed)
     task, model, _ = load(chosen.run, chosen.device, data_root=chosen.data_root or None)
     draws = (chosen.temperature, chosen.top_k, chosen.seed)
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _converse(speaker: Speaker, length: int) -> None:
-    """Answer each line of the standard input, until it ends."""
+    """Answer each line of standard input, until it ends."""
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
@@ -84,7 +84,7 @@ def _converse(speaker: Speaker, length: int) -> None:
             return
         try:
             _print_pieces(speaker.reply(line, length))
-        except InputError as error:  # an unknown character ends no conversation
+        except InputError as error:  # an unknown character does not end the conversation
             complain(str(error))
 
 

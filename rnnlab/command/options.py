@@ -1,4 +1,4 @@
-"""Options of a command: a dataclass, from which arguments are read and the help is made."""
+"""Options of a command: a dataclass that defines how arguments are parsed and what the help shows."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rnnlab.lookup import nearest
 Options = TypeVar("Options")
 
 WIDTH, INDENT = 118, 26
-"""Columns of a help text, and where explanations begin in it."""
+"""Width of a help text, and the column at which descriptions start."""
 
 
 def option(default: Any, help: str, shown: str | None = None) -> Any:
     """A field of an options class.
 
     Args:
-        default: its value where none is given; `REQUIRED` where one must be.
-        help: what it does, for the help.
-        shown: what stands behind ``name=`` in the help; by default the default.
+        default: default value; `REQUIRED` if the option must be given.
+        help: description in the help.
+        shown: value shown after ``name=`` in the help; None shows the default.
     """
     return field(default=default, metadata={"help": help, "shown": shown})
 
@@ -33,17 +33,17 @@ REQUIRED = MISSING
 
 
 def spelled(one: Field) -> str:
-    """The name of an option as it is given: ``data.root`` for the field ``data_root``."""
+    """The name of an option on the command line: ``data.root`` for the field ``data_root``."""
     return one.name.replace("data_root", "data.root")
 
 
 def read(kind: type[Options], arguments: list[str]) -> Options:
-    """``key=value`` arguments as the dataclass ``kind``; values are taken literally.
+    """Parse ``key=value`` arguments into the dataclass ``kind``; values have no escapes or quotes.
 
     ``run=`` may be left out before a directory.
 
     Raises:
-        InputError: an option is unknown, of another type, or missing.
+        InputError: an option is unknown, missing, or of the wrong type.
     """
     known = {spelled(one): one for one in fields(kind)}
     given: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def read(kind: type[Options], arguments: list[str]) -> Options:
         if is_directory and "run" in known and "run" not in given:
             key, equals, value = "run", "=", argument
         if not equals or key not in known:
-            raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; options are key=value")
+            raise InputError(f"unknown option {argument!r}{nearest(key, list(known))}; write options as key=value")
         try:
             given[known[key].name] = _READ[known[key].type](value)
         except (ValueError, KeyError):
@@ -68,8 +68,8 @@ def usage(name: str, command: ModuleType) -> str:
     """The help of a command.
 
     Args:
-        name: of the command.
-        command: its module.
+        name: name of the command.
+        command: module of the command.
     """
     call, about = command.SYNOPSIS[0]
     lines = _wrapped(f"rnnlab {call}: {about}", "")
@@ -82,7 +82,7 @@ def usage(name: str, command: ModuleType) -> str:
 
 
 def options_help(kind: type, prefix: str = "") -> list[str]:
-    """One or more lines for each option of ``kind``, with ``prefix`` before its name."""
+    """The help lines for the options of ``kind``, with ``prefix`` before each name."""
     lines = []
     for one in fields(kind):
         shown = one.metadata["shown"]

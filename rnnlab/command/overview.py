@@ -1,4 +1,4 @@
-"""The help of ``rnnlab`` and of ``rnnlab train``: all commands, and all choices of a configuration."""
+"""The help of ``rnnlab`` and ``rnnlab train``: all commands and all choices of a configuration."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Examples:
   rnnlab train model=lstm task.corpus=my_book.txt trainer.steps=3000
   rnnlab train -m cell=rnn,lstm,gru seed=0,1,2
 
-rnnlab COMMAND --help lists the options of a command; --traceback shows where an error came from.
-Exit codes: 0 done, 1 the process of a run of a sweep was killed, 2 something given cannot be used, 3 the run
-diverged, 130 and 143 stopped by Ctrl-C and SIGTERM (the run is saved).
+rnnlab COMMAND --help lists the options of a command; --traceback prints the traceback of an error.
+Exit codes: 0 success, 1 the process of a run of a sweep was killed, 2 invalid input, 3 the run diverged,
+130 stopped by Ctrl-C, 143 stopped by SIGTERM (after 130 and 143, the same command resumes the run).
 """
 
 
 def overview() -> str:
-    """Every command, every choice of every group, and where the options are."""
+    """The help text: all commands, and all choices of each group."""
     lines = [line for name in command.NAMES for line in command.find(name).SYNOPSIS]
     width = max(len(call) for call, _ in lines) + 2
     calls = [f"  rnnlab {call:<{width}}{about}" for call, about in lines]
@@ -35,7 +35,7 @@ def _choices() -> str:
     folders = [Path(str(files("rnnlab.conf")))]
     if Path("conf").is_dir() and not Path("conf").samefile(folders[0]):
         folders.append(Path("conf"))
-    lines, width = [], 39  # of the longest name and two spaces
+    lines, width = [], 39  # the longest name and two spaces
     for group in GROUPS:
         lines += ["", f"{group}="]
         found = _described_cells() if group == "cell" else []

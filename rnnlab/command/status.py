@@ -1,12 +1,12 @@
-"""``rnnlab status``: the progress of a sweep."""
+"""``rnnlab status``: show the progress of a sweep."""
 
 from __future__ import annotations
 
 from rnnlab.command.errors import BAD_INPUT, complain
 from rnnlab.interface import InputError
 
-SYNOPSIS = (("status DIR", "progress of a sweep, with the estimated time left"),)
-NOTES = "DIR is the folder of one sweep, its hydra.sweep.dir; runs if no other was named."
+SYNOPSIS = (("status DIR", "show the progress of a sweep, with the estimated time left"),)
+NOTES = "DIR is the folder of the sweep (hydra.sweep.dir, runs by default)."
 
 
 def run(arguments: list[str]) -> int:
@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     from rnnlab.training import sweep
 
     if len(arguments) != 1 or not folders:
-        raise InputError("give the folder of one sweep: rnnlab status runs")
+        raise InputError("give the folder of one sweep, for example: rnnlab status runs")
     found, problems = sweep.survey(folders[0])
     if found:
         print(sweep.table(found))

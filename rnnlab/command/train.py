@@ -1,4 +1,4 @@
-"""``rnnlab train``: one run, or with ``-m`` a sweep."""
+"""``rnnlab train``: train one run, or a sweep with ``-m``."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 SYNOPSIS = (
     ("train [key=value ...]", "train a model; the same command resumes a stopped run"),
-    ("train -m key=a,b seed=0,1", "train one model for each combination"),
+    ("train -m key=a,b seed=0,1", "run a sweep: train one model for each combination of values"),
 )
 
 
 @dataclass
 class _Launch:
-    """What a command line led to.
+    """The results of a command line.
 
-    arguments: the command line.
+    arguments: arguments of the command line.
     codes: exit codes of the runs.
-    errors: of a run that is not part of a sweep.
-    planned: the runs of a sweep.
-    process: the process that began it.
+    errors: errors of a run that is not part of a sweep.
+    planned: jobs of a sweep.
+    process: process ID of the command.
     """
 
     arguments: list[str]
@@ -41,7 +41,7 @@ class _Launch:
 
 
 def run(arguments: list[str]) -> int:
-    """Train."""
+    """Train a run or a sweep."""
     streams.keep_going()
     from concurrent.futures import BrokenExecutor
     from functools import partial
@@ -54,34 +54,34 @@ def run(arguments: list[str]) -> int:
         config.launch(arguments, partial(_train_one, launch), partial(_begin_sweep, launch))
     except BrokenExecutor:
         complain(
-            "the process of a run was killed, for want of memory perhaps, and the runs beside it have stopped; the "
-            "same command resumes them"
+            "the process of a run was killed, possibly because memory ran out, and the runs in parallel have stopped; "
+            "repeat the same command to resume them"
         )
         return KILLED
     if launch.errors:
         raise launch.errors[0]
-    # A run in another process of the sweep cannot say here how it ended; its directory can.
+    # Runs in other processes do not return a status; read it from their directories.
     failed = not all(one.run_dir and sweep.is_dealt_with(one.run_dir) for one in launch.planned)
     return BAD_INPUT if failed else max(launch.codes)
 
 
 def _train_one(launch: _Launch, composed: Any) -> None:
-    """Train one run, called by Hydra with its composed configuration."""
-    streams.keep_going()  # in the processes of a sweep too
+    """Train one run; Hydra calls this function with the composed configuration."""
+    streams.keep_going()  # again, for the worker processes of a sweep
     from rnnlab import config
     from rnnlab.training import train as train_run
     from rnnlab.training.signals import end_with_parent
 
     job = config.current_job()
-    is_worker = job.launcher == "joblib" and os.getpid() != launch.process  # on a cluster runs outlive their sender
+    is_worker = job.launcher == "joblib" and os.getpid() != launch.process  # Slurm runs outlive this process
     try:
         resolved = config.resolve(composed, job.sweep_dir, job.overrides)
         if is_worker:
             end_with_parent(launch.process)
-        # Several processes write at the same time.
+        # With other launchers, several processes write at the same time: the prefix tells their lines apart.
         _log_to_stdout("" if job.launcher == "basic" else f"[{Path(resolved['run_dir']).name}] ")
         summary = train_run(resolved)
-    except Exception as error:  # caught here, as Hydra would add a line of its own
+    except Exception as error:  # caught here, because Hydra would add a line to the message
         if not is_users(error):
             raise
         _note_error(launch, error, job)
@@ -89,19 +89,19 @@ def _train_one(launch: _Launch, composed: Any) -> None:
     if summary["status"] == "stopped":
         if is_worker:
             end_with_parent(launch.process)
-        raise SystemExit(128 + summary["signal"])  # of a sweep too: the signal was meant for all of it
+        raise SystemExit(128 + summary["signal"])  # ends a whole sweep: the signal was sent to all of it
     if not job.is_sweep:
         launch.codes.append(DIVERGED if summary["status"] == "diverged" else 0)
         _say_what_next(summary)
 
 
 def _note_error(launch: _Launch, error: Exception, job: config.CurrentJob) -> None:
-    """Report an error; the other runs of a sweep go on."""
+    """Report an error; the other runs of a sweep continue."""
     from rnnlab.training import sweep
     from rnnlab.training.directory import Busy
 
     if job.is_sweep and isinstance(error, Busy):  # two processes may share a sweep
-        print(f"{error}; the sweep goes on with the next run")
+        print(f"{error}; the sweep continues with the next run")
     elif job.is_sweep:
         launch.codes.append(BAD_INPUT)
         given = " ".join(override.lstrip("+") for override in job.overrides)
@@ -111,7 +111,7 @@ def _note_error(launch: _Launch, error: Exception, job: config.CurrentJob) -> No
 
 
 def _begin_sweep(launch: _Launch, found: config.Sweep) -> None:
-    """Store the plan of a sweep, and report the runs of it that cannot be."""
+    """Write the plan of a sweep, and report the runs whose configuration is invalid."""
     from rnnlab.training import sweep
 
     if any(one.run_dir for one in found.jobs):
@@ -123,7 +123,7 @@ def _begin_sweep(launch: _Launch, found: config.Sweep) -> None:
 
 
 def _say_what_next(summary: dict) -> None:
-    """Print where a run lies, and the commands to use next."""
+    """Print the directory of a run, and the commands to use next."""
     from rnnlab import lookup, tasks
 
     config = summary["config"]

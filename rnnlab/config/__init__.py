@@ -1,6 +1,7 @@
-"""From a command line to resolved configurations; Hydra is used in this package only.
+"""Compose and check configurations from command lines; only this package uses Hydra.
 
-The schema of every option is the signature of what it configures; see `rnnlab.training.settings`.
+The schema of a group of options is the signature of the class or function that it configures; see
+`rnnlab.training.settings`.
 """
 
 from hydra.core.plugins import Plugins

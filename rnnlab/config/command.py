@@ -1,4 +1,4 @@
-"""The command line of ``rnnlab train``, read once: what to show, or which runs there are and how they are launched."""
+"""Parse the command line of ``rnnlab train``, then show information, launch one run, or launch a sweep."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from rnnlab.interface import InputError
 from rnnlab.training.sweep import Job
 
 WITHOUT_EFFECT = {
-    ("job", "chdir"): "relative paths are those of the folder where the command is given",
-    ("run", "dir"): "the directory of a run is run_dir=DIR",
-    ("sweep", "subdir"): "the directory of a run is derived from its configuration, or run_dir=DIR",
+    ("job", "chdir"): "relative paths are relative to the working directory",
+    ("run", "dir"): "use run_dir=DIR to set the directory of a run",
+    ("sweep", "subdir"): "the directory of a run is derived from its configuration, or set with run_dir=DIR",
 }
-"""Options of Hydra's that runs do not follow, and what does instead."""
+"""Options of Hydra that have no effect, with the replacement for each."""
 
 
 class Sweep(NamedTuple):
     """The runs of a sweep.
 
-    folder: where they lie.
-    jobs: what becomes of each.
-    overrides: those of each.
+    folder: folder of the sweep.
+    jobs: one job for each run.
+    overrides: overrides of each run.
     """
 
     folder: Path
@@ -48,12 +48,12 @@ class Sweep(NamedTuple):
 
 
 class CurrentJob(NamedTuple):
-    """The run that Hydra calls ``task`` of `launch` for.
+    """The run for which Hydra calls ``task`` of `launch`.
 
-    is_sweep: whether it is one of a sweep.
-    launcher: the name of Hydra's launcher.
-    sweep_dir: the folder of the sweep.
-    overrides: those of the run, as they were given.
+    is_sweep: whether the run is part of a sweep.
+    launcher: name of the Hydra launcher.
+    sweep_dir: folder of the sweep.
+    overrides: overrides of the run, as given on the command line.
     """
 
     is_sweep: bool
@@ -63,7 +63,7 @@ class CurrentJob(NamedTuple):
 
 
 def current_job() -> CurrentJob:
-    """The run of this process that is being trained."""
+    """The run that this process is training."""
     own = HydraConfig.get()
     return CurrentJob(
         own.mode == RunMode.MULTIRUN, own.runtime.choices["hydra/launcher"], own.sweep.dir, own.overrides.task
@@ -74,12 +74,12 @@ def launch(arguments: Sequence[str], task: Callable[[DictConfig], None], begin: 
     """Run a command line of ``rnnlab train``.
 
     Args:
-        arguments: the command line, flags and overrides.
-        task: trains one run, from what Hydra composed.
-        begin: called with the runs of a sweep before the first of them is trained.
+        arguments: flags and overrides of the command line.
+        task: function that trains one run, given the configuration that Hydra composed.
+        begin: function called with the runs of a sweep before the first run starts.
 
     Raises:
-        InputError: the command line cannot be read.
+        InputError: the command line is invalid.
     """
     request = read(arguments)
     with opened(request) as own, explained():
@@ -99,7 +99,7 @@ def launch(arguments: Sequence[str], task: Callable[[DictConfig], None], begin: 
 
 
 def plan(arguments: Sequence[str]) -> Sweep:
-    """The runs of a sweep that a command line describes; none where a sweeper decides on the way."""
+    """The runs of a sweep, from its command line; empty if its sweeper chooses the runs adaptively."""
     request = read(arguments)
     with opened(request) as own, explained():
         composed = _composed(own, request)
@@ -107,16 +107,16 @@ def plan(arguments: Sequence[str]) -> Sweep:
 
 
 def read(arguments: Sequence[str]) -> Namespace:
-    """The flags and overrides of a command line, as Hydra's own parser has them.
+    """Parse the flags and overrides of a command line with Hydra's parser.
 
     Raises:
-        InputError: a flag is unknown, lacks its value, or does nothing beside the others.
+        InputError: a flag is unknown, lacks its value, or cannot be combined with another flag.
     """
     parser = get_args_parser()
     parser.error = _refuse
     request = parser.parse_intermixed_args(list(arguments))
     if request.experimental_rerun is not None:
-        _refuse("--experimental-rerun is not supported; the same command goes on with a run")
+        _refuse("--experimental-rerun is not supported; repeat the same command to resume a run")
     shows = [flag for flag in ("cfg", "info", "hydra_help", "shell_completion") if getattr(request, flag)]
     modes = [*shows, *(flag for flag in ("run", "multirun") if getattr(request, flag))]
     if len(modes) > 1:
@@ -129,7 +129,7 @@ def read(arguments: Sequence[str]) -> Namespace:
         if (folder := getattr(request, flag)) and "://" not in folder:
             path = Path(folder).expanduser().absolute()
             if not path.is_dir():
-                _refuse(f"--{flag.replace('_', '-')} {folder} is no directory")
+                _refuse(f"--{flag.replace('_', '-')} {folder} is not a directory")
             setattr(request, flag, str(path))
     request.given = request.overrides
     request.overrides = normalise(request.overrides)
@@ -142,7 +142,7 @@ def _refuse(message: str) -> NoReturn:
 
 @contextmanager
 def opened(request: Namespace) -> Iterator[Hydra]:
-    """Hydra with the search path of a command line."""
+    """A context manager that yields Hydra, with the configuration search path of a command line."""
     version.setbase("1.3")
     search_path = create_automatic_config_search_path(None, None, request.config_path or "pkg://rnnlab.conf")
     if request.config_dir:
@@ -167,7 +167,7 @@ def _composed(own: Hydra, request: Namespace) -> DictConfig:
     given = [f"hydra.mode={mode.name}"]
     found.hydra.mode = mode  # and not composed again with the override, which would take a fifth of a second
     folder = Path(found.hydra.sweep.dir).expanduser()
-    if folder != Path(found.hydra.sweep.dir):  # as an override, which the launchers' processes have too
+    if folder != Path(found.hydra.sweep.dir):  # as an override, so that the processes of launchers use it too
         given.append(f'hydra.sweep.dir="{folder}"')
         found.hydra.sweep.dir = str(folder)
     request.overrides.extend(given)
@@ -177,7 +177,7 @@ def _composed(own: Hydra, request: Namespace) -> DictConfig:
             raise InputError(f"hydra.{section}.{key}={plain[section][key]} has no effect; {instead}")
     of_sweeps = [o for o in request.overrides if o.startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper"))]
     if of_sweeps and not is_sweep:
-        raise InputError(f"{of_sweeps[0]} has no effect on a single run; add -m")
+        raise InputError(f"{of_sweeps[0]} has no effect on a single run; add -m to run a sweep")
     overrides = OverridesParser.create(config_loader=own.config_loader).parse_overrides(request.overrides)
     if not is_sweep and any(override.is_sweep_override() for override in overrides):
         composed(mode)  # raises the error of Hydra for several values without -m
@@ -196,14 +196,14 @@ def _run(own: Hydra, composed: DictConfig, task: Callable) -> None:
 
 
 def _sweep(own: Hydra, composed: DictConfig, task: Callable, begin: Callable[[Sweep], None]) -> None:
-    """Launch the runs of a sweep, those aside that cannot be composed."""
+    """Launch the runs of a sweep, except runs whose configuration is invalid."""
     sweeper = _sweeper(own, composed, task)
     if not _is_listed(composed):
         sweeper.sweep(arguments=_overrides(composed))
         return
     found = _planned(own, sweeper, composed)
     if not found.jobs:
-        raise InputError("the sweep has no runs: a glob matches nothing, or a list of values is empty")
+        raise InputError("the sweep has no runs, because a glob matches nothing or a list of values is empty")
     begin(found)
     runs = [overrides for overrides, job in zip(found.overrides, found.jobs, strict=True) if job.run_dir]
     size = sweeper.max_batch_size or len(runs) or 1
@@ -213,12 +213,12 @@ def _sweep(own: Hydra, composed: DictConfig, task: Callable, begin: Callable[[Sw
 
 
 def _overrides(composed: DictConfig) -> list[str]:
-    """The command line's overrides of options of the run; interpolations in them are for the run to resolve."""
+    """The overrides of the command line, except Hydra's own; interpolations are left for the run to resolve."""
     return OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)
 
 
 def _is_listed(composed: DictConfig) -> bool:
-    """Whether the runs of a sweep are known before the first; other sweepers decide on the way."""
+    """Whether all runs of a sweep are known before the first run; other sweepers choose them adaptively."""
     return composed.hydra.sweeper._target_ == f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
@@ -228,7 +228,7 @@ def _sweeper(own: Hydra, composed: DictConfig, task: Callable) -> Any:
 
 
 def _planned(own: Hydra, sweeper: Any, composed: DictConfig) -> Sweep:
-    """Every run of a sweep, composed as its launcher will compose it."""
+    """The runs of a sweep; each is composed as its launcher will compose it."""
     folder = str(composed.hydra.sweep.dir)
     if not _is_listed(composed):
         return Sweep(Path(folder), [], [])
@@ -249,7 +249,7 @@ def _planned(own: Hydra, sweeper: Any, composed: DictConfig) -> Sweep:
 
 
 def _resolved(composed: DictConfig, number: int, folder: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a sweep's run as its launcher leaves it to the run."""
+    """The resolved configuration of a run of a sweep, as its launcher will resolve it."""
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     HydraConfig.instance().set_config(composed)  # for ${hydra:...}

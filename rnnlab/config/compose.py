@@ -1,4 +1,4 @@
-"""From the files and a command line's overrides to a resolved configuration."""
+"""Compose a resolved configuration from the files in conf/ and the overrides of a command line."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from rnnlab.training.directory import derive, flatten
 from rnnlab.training.settings import GROUPS
 
 CHOICES = (*GROUPS, "experiment")
-"""The groups that a file can be chosen for."""
+"""The groups for which a file can be chosen."""
 
 OF_EXPERIMENTS = ("acceptance", "runs")
-"""What an experiment file may say of itself, and of what it is expected to show; no options of a run."""
+"""Sections of an experiment file that are read by scripts; they are not options of a run."""
 
 
 def compose(overrides: list[str], root: str = "runs") -> dict[str, Any]:
-    """The resolved configuration of a command line's ``overrides``; see `resolve`."""
+    """The resolved configuration for the ``overrides`` of a command line; see `resolve`."""
     with hydra.initialize_config_module("rnnlab.conf", version_base="1.3"), explained():
         composed = hydra.compose("config", normalise(overrides))
         return resolve(composed, root, overrides)
 
 
 def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A composed configuration, checked, completed and in plain containers.
+    """Check and complete a composed configuration, and return it as plain containers.
 
     Args:
-        composed: what Hydra made of the files and the command line.
-        root: the folder for a run directory that is derived.
-        overrides: the command line, to tell a width that was asked for from a preset's.
+        composed: configuration that Hydra composed from the files and the command line.
+        root: folder for the run directory, if it is derived from the configuration.
+        overrides: overrides of the command line, to check that no width is given together with a budget.
 
     Raises:
         InputError: an option or a choice is unknown, a value is of the wrong type, or a budget cannot be met.
@@ -50,7 +50,7 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] in OF_EXPERIMENTS:
-            raise InputError(f"{key} has no effect on a run; it can stand in an experiment file alone")
+            raise InputError(f"{key} is not an option of a run; it is only allowed in an experiment file")
     config = _checked(composed)
     is_solved = any(config["budget"][key] for key in ("parameters", "flops_per_step"))
     if is_solved:
@@ -62,11 +62,11 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
 
 
 def _checked(composed: DictConfig) -> dict[str, Any]:
-    """A composed configuration, interpolations resolved, as `schema.check` leaves it."""
+    """Resolve the interpolations of a composed configuration, and check it with `schema.check`."""
     with explained():
         given = OmegaConf.to_container(composed, resolve=True)
     given = {key: value for key, value in given.items() if key not in OF_EXPERIMENTS}
-    # A group that is null by default is there if a file of it has options of its own, below its own name.
+    # The group "experiment" is null by default. It is a dictionary if an experiment file lacks its package line.
     if isinstance(lost := given.get("experiment"), dict):
         raise InputError(
             f"experiment.{next(iter(flatten(lost)), '')} has no effect; the first line of an experiment file must be "
@@ -76,7 +76,7 @@ def _checked(composed: DictConfig) -> dict[str, Any]:
 
 
 def _follows_width(composed: DictConfig) -> Callable[[int], dict[str, Any]] | None:
-    """The configuration as a function of the width, if options refer to ``${model.hidden_size}``; None if none does."""
+    """The configuration as a function of the width; None if no option refers to ``${model.hidden_size}``."""
 
     def at(width: int) -> DictConfig:
         other = copy.deepcopy(composed)
@@ -96,17 +96,17 @@ def _check_width_is_free(config: dict[str, Any], overrides: Sequence[str]) -> No
     default = lookup.options(models.find(lookup.read_section(config["model"])[0]))["hidden_size"].default
     if said or width != default:
         raise InputError(
-            f"a budget solves model.hidden_size, which is given too ({width}); leave out one of them: "
-            "~model.hidden_size takes back the width that an experiment sets"
+            f"model.hidden_size={width} and a budget are both set; leave out one of them (~model.hidden_size removes "
+            "the width that an experiment sets)"
         )
 
 
 def normalise(overrides: list[str]) -> list[str]:
-    """Overrides such that Hydra leaves the judgement of every option's name to `resolve`.
+    """Rewrite overrides so that `resolve`, not Hydra, checks the names of options.
 
-    Hydra refuses an unknown ``a=1``, but takes ``+a=1`` and would run with a misspelt option that does nothing.
-    Here ``a=1``, ``+a=1`` and ``++a=1`` are the same, and an unknown name is refused with the nearest known one. A path
-    that begins with ``~`` is quoted, as Hydra's grammar has no such character elsewhere.
+    Hydra rejects an unknown ``a=1`` but accepts ``+a=1``, so a misspelt option would have no effect. Here, ``a=1``,
+    ``+a=1`` and ``++a=1`` are equivalent, and the error for an unknown name suggests the nearest known name. A value
+    that starts with ``~`` is quoted, because Hydra's grammar does not allow this character in values.
     """
     normal = []
     for override in overrides:
@@ -121,7 +121,7 @@ def normalise(overrides: list[str]) -> list[str]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns the errors of Hydra and OmegaConf into an InputError of one sentence."""
+    """A context manager that converts errors of Hydra and OmegaConf to an InputError of one sentence."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -129,13 +129,11 @@ def explained() -> Iterator[None]:
 
 
 def explain(error: Exception) -> InputError:
-    """One sentence for an error of Hydra or OmegaConf."""
+    """The InputError for an error of Hydra or OmegaConf."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher":
-            return InputError(
-                f"hydra/launcher={name} is not installed; pip install 'rnnlab[sweep]' brings joblib and Slurm"
-            )
+            return InputError(f"hydra/launcher={name} is not installed; pip install 'rnnlab[sweep]' installs it")
         return InputError(f"unknown {group or 'config'} {name!r}{choice_hint(group, name, list(error.options or []))}")
     first = str(error).strip().partition("\n")[0].replace("'++", "'")
     if unknown := re.match(r"Could not override '([^']+)'", first):

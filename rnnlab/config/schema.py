@@ -1,4 +1,4 @@
-"""The schema of a configuration, from signatures: every name known, every value of its type."""
+"""The schema of a configuration, from signatures: checks the names of options and the types of values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rnnlab.training.settings import GROUPS, NAMED, Settings, find
 
 
 def check(given: dict[str, Any]) -> dict[str, Any]:
-    """A composed configuration in plain containers, every name known and every value of its type.
+    """Check a composed configuration in plain containers, and return it with defaults filled in.
 
     Raises:
         InputError: an option is unknown, or a value is of the wrong type.
@@ -30,14 +30,14 @@ def check(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _group(group: str, given: Any, known: Sequence[str]) -> dict[str, Any]:
-    """The options of one group, checked against the signature of what it configures."""
+    """The options of one group, checked against the signature of the class or function that it configures."""
     if not isinstance(given, dict):
-        raise InputError(f"{group}={given!r} is not a set of options; name one of the files of conf/{group}")
+        raise InputError(f"{group}={given!r} is not a group of options; give the name of a file in conf/{group}")
     if group not in NAMED:
         return _typed(schema(find(group)), given, f"{group}.", known)
     names = {key: given[key] for key in ("name", "class") if key in given}
     if "name" not in names:
-        raise InputError(f"{group} has no name; its file must say which {group} it is for")
+        raise InputError(f"{group}.name is missing; add 'name: ...' to the file in conf/{group}")
     name, options = lookup.read_section(given)
     return {**names, **_typed(schema(find(group, name)), options, f"{group}.", known)}
 
@@ -57,13 +57,13 @@ def schema(function: Callable) -> DictConfig:
 
 
 def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, known: Sequence[str]) -> dict[str, Any]:
-    """``given`` merged into ``schema``: every name known, every value of its type.
+    """Merge ``given`` into ``schema``, which checks names and types.
 
     Args:
-        schema: names, types and defaults.
+        schema: names, types and defaults of the options.
         given: values by name.
-        prefix: what stands before the names on the command line.
-        known: full names of other options, to suggest where a name is unknown.
+        prefix: prefix of the names on the command line, such as ``model.``.
+        known: full names of other options, for suggestions if a name is unknown.
     """
     try:
         merged = OmegaConf.merge(schema, _whole(OmegaConf.get_type(schema), given))
@@ -74,19 +74,19 @@ def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, known: Sequen
         raise InputError(f"unknown option {unknown!r}{option_hint(unknown, here, known)}") from error
     except ValidationError as error:
         expected = str(error).splitlines()[0]
-        if "is not a ListConfig" in expected:  # OmegaConf's word for it names its own classes
-            expected = f"{given[error.full_key]!r} is not a list, which is written [1,2]"
+        if "is not a ListConfig" in expected:  # OmegaConf's message names its internal classes
+            expected = f"{given[error.full_key]!r} is not a list; write it as [1,2]"
         raise InputError(f"{prefix}{error.full_key}: {expected}") from error
     except OmegaConfBaseException as error:
-        raise InputError(f"{prefix}{error.full_key} has no value; give it one") from error
+        raise InputError(f"{prefix}{error.full_key} has no value; set {prefix}{error.full_key}=VALUE") from error
 
 
 def _whole(kind: Any, value: Any) -> Any:
-    """``value`` with 1e3 as 1000 wherever its type, ``kind``, has integers and no other numbers."""
+    """Convert whole floats such as 1e3 in ``value`` to integers where the type ``kind`` allows int but not float."""
     if is_dataclass(kind) and isinstance(value, dict):
         kinds = get_type_hints(kind)
         return {key: _whole(kinds.get(key), item) for key, item in value.items()}
-    kinds = {kind, *get_args(kind)}  # what may be null has several
+    kinds = {kind, *get_args(kind)}  # an optional type has several
     if isinstance(value, list):
         lists = [get_args(one)[0] for one in kinds if get_origin(one) is list]
         return [_whole(lists[0], item) for item in value] if lists else value

@@ -1,4 +1,4 @@
-"""Suggestions for names that do not exist, as the ends of error messages."""
+"""Suggestions for unknown names, appended to error messages."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ WORDS = {
     "decay": "optimizer.weight_decay",
     "batch": "task.batch_size",
 }
-"""Words for options that have another name here."""
+"""Common names of options in other programs, with the option of rnnlab for each."""
 
 
 def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
-    """The end of the sentence that refuses an unknown option.
+    """The suggestion in the error message for an unknown option.
 
     Args:
-        name: the option, as it was given.
-        here: the full names of the options that could stand in its place.
-        known: those of all options of the run.
+        name: name of the option, as given.
+        here: full names of the options in the same group.
+        known: full names of all options of the run.
     """
     group, _, word = name.rpartition(".")
     if same := [other for other in known if other != name and _last(other) == word]:
         return f"; did you mean {' or '.join(map(repr, same))}?"
     if owners := _owners(group, word):
-        return f"; {' and '.join(owners)} have such an option"
+        return f"; this option exists for {' and '.join(owners)}"
     if meant := WORDS.get(word.lower()):
         counted = "the length of a run is counted in training steps; " if meant == "trainer.steps" else ""
         return f"; {counted}did you mean {meant!r}?"
@@ -49,7 +49,7 @@ def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
 
 
 def choice_hint(group: str, name: str, choices: Sequence[str]) -> str:
-    """The end of the sentence that refuses an unknown choice of a group."""
+    """The suggestion in the error message for an unknown choice of a group."""
     if alike := _alike(name, _choices(group) or choices):
         return f"; did you mean {' or '.join(map(repr, alike))}?"
     others = _groups_with(name)
@@ -57,23 +57,23 @@ def choice_hint(group: str, name: str, choices: Sequence[str]) -> str:
 
 
 def word_hint(word: str) -> str:
-    """The end of the sentence that refuses a word that is no ``key=value``."""
+    """The suggestion in the error message for an argument that is not of the form ``key=value``."""
     others = _groups_with(word)
     return f"; did you mean {' or '.join(others)}?" if others else ""
 
 
 def _groups_with(name: str) -> list[str]:
-    """``group=choice`` for each choice of that name in any group."""
+    """``group=choice`` for each choice called ``name`` in any group."""
     return [f"{group}={choice}" for group in (*GROUPS, "experiment") for choice in _alike(name, _choices(group))]
 
 
 def _alike(name: str, choices: Sequence[str]) -> list[str]:
-    """The choices of a name, in whatever case and folder."""
+    """The choices called ``name``, ignoring case and folders."""
     return [choice for choice in choices if name.lower() in (choice.lower(), choice.rpartition("/")[2].lower())]
 
 
 def _choices(group: str) -> list[str]:
-    """The choices of a group, those in folders of it included."""
+    """The choices of a group, including subfolders."""
     if not group or not GlobalHydra.instance().is_initialized():
         return []
     loader = GlobalHydra.instance().config_loader()
@@ -83,7 +83,7 @@ def _choices(group: str) -> list[str]:
 
 
 def _owners(group: str, option: str) -> list[str]:
-    """``group=choices`` for the built-in choices that have an option, in one group or in all."""
+    """``group=choices`` for the built-in choices that have ``option``; ``group=""`` searches all groups."""
     found = []
     for other in NAMED:
         if group in ("", other):

@@ -1,4 +1,4 @@
-"""A report as a self-contained HTML page: `Page`, and the figures in it; page.css and page.js lie beside."""
+"""Reports as self-contained HTML pages: `Page` and its figures; page.css and page.js are in this folder."""
 
 from rnnlab.report.figures import GRID, INK, MUTED, SERIES, dress, figure, legend, render, save, style, themed
 from rnnlab.report.page import Cell, Page, number

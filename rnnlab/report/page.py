@@ -1,7 +1,7 @@
-"""One self-contained page: headings, text, figures and sortable tables in a single HTML file, light and dark.
+"""A self-contained page: headings, text, figures and sortable tables in one HTML file, with light and dark modes.
 
-Figures are matplotlib's, embedded as SVG; their colours become CSS variables, so that they follow the page. Text is
-escaped here, and nowhere else: nothing in a configuration can break the page.
+Figures of matplotlib are embedded as SVG. Their colours become CSS variables, so they follow the mode of the page. Only
+this module escapes text, so the content of a configuration cannot break the page.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Cell(NamedTuple):
-    """A table's cell that is more than its text.
+    """A table cell with more than a text.
 
-    text: what is shown.
-    sort: what it is sorted by.
-    href: where it leads.
-    mark: ``good`` or ``bad``, shown by weight and colour.
+    text: text that is shown.
+    sort: sort key; None sorts by the text.
+    href: target of the link, or None.
+    mark: ``good`` (bold), ``bad`` (coloured), or None.
     """
 
     text: str
@@ -36,17 +36,17 @@ class Cell(NamedTuple):
 
     @property
     def is_number(self) -> bool:
-        """Whether it stands at the right, below others."""
+        """Whether the cell is a number, which is right-aligned."""
         return isinstance(self.sort, int | float)
 
 
 @dataclass
 class Page:
-    """A page in the making; what is added appears in the order of adding.
+    """A page; its elements appear in the order in which they are added.
 
     Args:
-        title: what it is about.
-        lead: its message, in a sentence.
+        title: title of the page.
+        lead: main result, in one sentence.
     """
 
     title: str
@@ -58,28 +58,32 @@ class Page:
         self._count = self._tables = 0
 
     def section(self, heading: str, anchor: str | None = None) -> None:
-        """Begin a section; it appears in the table of contents."""
+        """Start a section; it appears in the table of contents."""
         anchor = anchor or f"s{len(self._sections) + 1}"
         self._sections.append((anchor, heading))
         self._body.append(f'<h2 id="{escape(anchor)}">{escape(heading)}</h2>')
 
     def heading(self, text: str) -> None:
-        """A heading within a section."""
+        """Add a heading within a section."""
         self._body.append(f"<h3>{escape(text)}</h3>")
 
     def text(self, text: str, kind: str = "") -> None:
-        """A paragraph; ``kind`` may be ``warning`` or ``note``."""
+        """Add a paragraph; ``kind`` may be ``warning`` or ``note``."""
         chosen = f' class="{escape(kind)}"' if kind else ""
         self._body.append(f"<p{chosen}>{escape(text)}</p>")
 
     def code(self, text: str) -> None:
-        """Text as it is, line by line."""
+        """Add preformatted text."""
         self._body.append(f"<pre>{escape(text)}</pre>")
 
     def figure(self, made: Figure | str, alt: str, caption: str = "", is_wide: bool = False) -> None:
-        """A matplotlib figure, or its SVG as `save` gave it; those that follow each other stand side by side.
+        """Add a figure; consecutive figures are placed side by side.
 
-        One that ``is_wide`` has the page's whole width, and is moved sideways where that is too narrow to read it.
+        Args:
+            made: matplotlib figure, or its SVG as returned by `save`.
+            alt: alternative text for screen readers.
+            caption: text below the figure.
+            is_wide: whether the figure takes the full width of the page; on a narrow screen it scrolls horizontally.
         """
         self._count += 1
         svg = themed(made if isinstance(made, str) else render(made, "figure"), alt, f"f{self._count}-")
@@ -97,12 +101,12 @@ class Page:
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[Cell | str | float | None]], caption: str = ""
     ) -> None:
-        """A table that can be sorted by any column.
+        """Add a table that can be sorted by any column.
 
         Args:
-            columns: their headings.
-            rows: a cell is a text, a number, None for nothing, or a `Cell`.
-            caption: what the table shows.
+            columns: headings of the columns.
+            rows: rows of cells; a cell is a text, a number, None (shown as a dash) or a `Cell`.
+            caption: text above the table.
         """
         cells = [[_as_cell(cell) for cell in row] for row in rows]
         numbers = {place for row in cells for place, cell in enumerate(row) if cell.is_number}
@@ -113,7 +117,7 @@ class Page:
         )
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in cells)
         self._tables += 1
-        # Outside the table, as it would be as wide as the table; the region can be scrolled with the keyboard.
+        # Outside the table: a <caption> would be as wide as the table. The region can be scrolled with the keyboard.
         named = f'<p class="caption" id="t{self._tables}">{escape(caption)}</p>' if caption else ""
         label = f'aria-labelledby="t{self._tables}"' if caption else 'aria-label="table"'
         self._body.append(
@@ -122,14 +126,14 @@ class Page:
         )
 
     def details(self, summary: str, anchor: str, rows: Sequence[tuple[str, str | None]]) -> None:
-        """A list that opens on demand, and when a link leads to it; rows are texts and where they lead."""
+        """Add a collapsible list, which opens on a click or when a link targets it; ``rows`` are (text, href) pairs."""
         items = "".join(f"<li>{_link(text, href)}</li>" for text, href in rows)
         self._body.append(
             f'<details id="{escape(anchor)}"><summary>{escape(summary)}</summary><ul>{items}</ul></details>'
         )
 
     def html(self) -> str:
-        """The whole page."""
+        """The page as an HTML document."""
         contents = "".join(f'<li><a href="#{escape(a)}">{escape(h)}</a></li>' for a, h in self._sections)
         nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>' if len(self._sections) > 2 else ""
         lead = f'<p class="lead">{escape(self.lead)}</p>' if self.lead else ""
@@ -144,12 +148,12 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Put the page at ``path``, whole or not at all."""
+        """Write the page to ``path`` atomically."""
         files.write_bytes(Path(path), self.html().encode())
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number for people: ``digits`` significant ones, thousands parted, nothing for None."""
+    """Format a number with ``digits`` significant digits and thousands separators; a dash for None and NaN."""
     if value is None or value != value:
         return "–"
     if abs(value) == float("inf"):
@@ -167,7 +171,7 @@ def _as_cell(cell: Cell | str | float | None) -> Cell:
 
 
 def _cell(cell: Cell) -> str:
-    key = str(cell.sort).replace("inf", "Infinity") if cell.is_number else str(cell.sort)  # as JavaScript reads it
+    key = str(cell.sort).replace("inf", "Infinity") if cell.is_number else str(cell.sort)  # the spelling of JavaScript
     sort = "" if cell.sort is None else f' data-sort="{escape(key)}"'
     names = [name for name, holds in (("n", cell.is_number), (cell.mark, cell.mark)) if holds]
     chosen = f' class="{" ".join(names)}"' if names else ""
@@ -179,5 +183,5 @@ def _link(text: str, href: str | None) -> str:
 
 
 def _asset(name: str) -> str:
-    """The text of a file that lies beside this one."""
+    """The text of a file in this folder."""
     return resources("rnnlab.report").joinpath(name).read_text(encoding="utf-8")

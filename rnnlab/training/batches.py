@@ -1,4 +1,4 @@
-"""Training batches, the next one prepared while the model trains on the current one."""
+"""Prefetching: the next training batch is prepared while the model trains on the current batch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from time import perf_counter
 from rnnlab.interface import Batch
 
 WORTH = 5e-4
-"""Seconds that a batch must take before another thread prepares it: below, the threads cost more than they save."""
+"""Seconds. Batches that take less time are not prefetched, because the worker thread costs more than it saves."""
 
 
 @contextmanager
 def ahead(make: Callable[[int], Batch], steps: int, enabled: bool = True) -> Iterator[Callable[[int], Batch]]:
-    """Within the context, a function from a step to its batch, which prepares the next one in a worker thread.
+    """A context manager that yields a function from step to batch, which prefetches the next batch in a worker thread.
 
-    Batches are a pure function of the step, so that the thread changes none of them. A batch that takes no time is made
-    without it, and so are all batches under a debugger.
+    A batch is a pure function of the step, so prefetching does not change it. Batches that take less than `WORTH` are
+    not prefetched, nor are any under a debugger.
 
     Args:
-        make: from a step to its batch.
-        steps: the number of steps; none is prepared beyond.
-        enabled: False to prepare nothing ahead.
+        make: function from the step to its batch.
+        steps: number of training steps; no batch is made beyond the last step.
+        enabled: False disables prefetching.
     """
     enabled = enabled and not _is_debugged()
     pending: dict[int, Future[Batch]] = {}
@@ -47,6 +47,6 @@ def ahead(make: Callable[[int], Batch], steps: int, enabled: bool = True) -> Ite
 
 
 def _is_debugged() -> bool:
-    """Whether a debugger or a tracer looks on, which would not see what another thread does."""
+    """Whether a debugger or a tracer is active; it could not follow the worker thread."""
     monitoring = getattr(sys, "monitoring", None)  # from Python 3.12
     return sys.gettrace() is not None or (monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID))

@@ -1,8 +1,8 @@
-"""Budgets: solve the width at which a model has a given number of parameters or operations.
+"""Budgets: solve for the width at which a model has a given number of parameters or operations.
 
-Cells of one width differ several times over in size. To compare them fairly, the width is solved for each by
-counting: the model is built, and its parameters or operations are counted, not estimated from a formula. It is built on
-the meta device, where tensors have shapes and no numbers, so that the width costs neither time nor memory.
+Cells of equal width can differ in size by a factor of several. For a fair comparison, the width of each model is solved
+for its budget. Parameters and operations are not estimated from a formula: the model is built, and they are counted. It
+is built on the meta device, where tensors have a shape but no data, so a large width takes neither time nor memory.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from rnnlab.training import flops
 from rnnlab.training.build import Config, build_model, build_task
 
 LARGEST_WIDTH = 65536
-"""No larger width is tried."""
+"""Largest width that is tried."""
 
 
 class Size(NamedTuple):
     """The cost of a model.
 
-    parameters: trained numbers.
-    flops_per_token: floating-point operations of training, for each step of a sequence that the model reads
-        (`rnnlab.interface.Batch.num_tokens`): those of a forward pass on the first training batch, matrix products,
-        convolutions and attention, times three, as backward has two products for each (Kaplan et al., 2020,
-        arXiv:2001.08361, section 2.1). Point-wise operations count where a state is a matrix
-        (`rnnlab.training.flops`). Padding is computed, and so it counts.
+    parameters: number of trained parameters.
+    flops_per_token: floating-point operations of training per step of a sequence that the model reads
+        (`rnnlab.interface.Batch.num_tokens`). The matrix products, convolutions and attention of a forward pass on the
+        first training batch are counted and multiplied by three, because the backward pass has two products for each
+        (Kaplan et al., 2020, arXiv:2001.08361, section 2.1). Point-wise operations are counted only if the state is a
+        matrix (`rnnlab.training.flops`). Operations on padding are included.
     """
 
     parameters: int
@@ -44,36 +44,36 @@ class Size(NamedTuple):
 
 
 def count_parameters(model: Model) -> int:
-    """How many numbers of a model are trained."""
+    """The number of trained parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def measure(config: Config, task: Task) -> Size:
-    """The cost of the model of a configuration; no random generator changes.
+    """The cost of the model of a configuration. The states of the random generators do not change.
 
     Args:
-        config: resolved.
-        task: the configuration's task.
+        config: resolved configuration.
+        task: task of the configuration.
     """
     return Size(*(_counted(kind, config, task) for kind in ("parameters", "flops_per_token")))
 
 
 def _counted(kind: str, config: Config, task: Task) -> int:
-    """One of a budget's kinds, or of `Size`'s, for the model of a configuration."""
+    """The number of parameters or operations of the model of a configuration; ``kind`` names the quantity."""
     batch = None if kind == "parameters" else task.batch("train", 0)
-    plain = {**config, "engine": {"backend": "reference"}}  # whose operations can be counted
+    plain = {**config, "engine": {"backend": "reference"}}  # its operations can be counted
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"), _NormalLeftOut(), as_trained():
                 found = _count(build_model(plain, task), batch, "meta")
-        except Exception:  # a model that reads numbers needs some; whatever else is wrong raises its error here too
-            with as_trained():  # whether dropout is refused is decided where the model is built to be trained
+        except Exception:  # the model may read values of tensors; any other error is raised again on the CPU
+            with as_trained():  # options of dropout are checked when the model is built for training
                 found = _count(build_model(plain, task), batch, "cpu")
     return round(found / batch.num_tokens) if kind == "flops_per_token" else found
 
 
 class _NormalLeftOut(TorchFunctionMode):
-    """Leaves out normal initialisers, for which PyTorch on the meta device imports its compiler, for two seconds."""
+    """Skips normal initialisers: on the meta device, PyTorch imports its compiler for them, which takes two seconds."""
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -88,7 +88,7 @@ def _count(model: Model, batch: Batch | None, device: str) -> int:
     """The operations of a training step on ``batch``, or the number of parameters."""
     if batch is None:
         return count_parameters(model)
-    # Without lengths first, as they cannot be read on the meta device; a model may need them.
+    # First without lengths, because their values cannot be read on the meta device. Some models need them.
     names = ("lengths", "target_lengths", "source_lengths")
     lengths = {name: getattr(batch, name) for name in names}
     bare = replace(batch, **dict.fromkeys(names)).to(torch.device(device))
@@ -98,25 +98,26 @@ def _count(model: Model, batch: Batch | None, device: str) -> int:
 
 
 def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Config:
-    """The configuration with ``model.hidden_size`` solved for its budget, if it has one.
+    """The configuration with ``model.hidden_size`` solved for the budget; unchanged if it has no budget.
 
     Args:
-        config: resolved; ``budget.parameters`` is a number of trained parameters, ``budget.flops_per_step`` that of
-            operations (`Size.flops_per_token`) of a step of training on the first batch.
-        at_width: the configuration with another width, where other options depend on it.
+        config: resolved configuration; ``budget.parameters`` is the number of trained parameters,
+            ``budget.flops_per_step`` the number of floating-point operations of a training step on the first batch,
+            counted as for `Size.flops_per_token`.
+        at_width: function from a width to the configuration with this width; needed if other options depend on it.
 
     Raises:
-        InputError: no width up to `LARGEST_WIDTH` comes within ``budget.tolerance``, as a share of the budget; or both
-            are given.
+        InputError: the relative deviation from the budget exceeds ``budget.tolerance`` at every width up to
+            `LARGEST_WIDTH`, or both budgets are set.
     """
     for key, value in config["budget"].items():
         if value is not None and not value > 0:
-            raise InputError(f"budget.{key} is {value}; it must be positive, or null for none")
+            raise InputError(f"budget.{key}={value} must be positive, or null for no limit")
     goals = {key: config["budget"][key] for key in ("parameters", "flops_per_step") if config["budget"][key]}
     if not goals:
         return config
     if len(goals) > 1:
-        raise InputError("budget.parameters and budget.flops_per_step are both given; one width cannot serve both")
+        raise InputError("budget.parameters and budget.flops_per_step are both set; set only one of them")
     (kind, goal), tolerance = next(iter(goals.items())), config["budget"]["tolerance"]
     configured = at_width or (lambda width: with_width(config, width))
     first_task = build_task(config)
@@ -133,20 +134,20 @@ def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Co
     low, high = _bracket(cost, goal, LARGEST_WIDTH // multiple)
     best = min((low, high), key=lambda units: abs(cost(units) - goal))
     if abs(cost(best) / goal - 1) > tolerance:
-        nearest = (low, high) if cost(high) >= goal else (high,)  # the second at the largest width
+        nearest = (low, high) if cost(high) >= goal else (high,)  # high is the largest width in the second case
         near = " or ".join(f"{cost(units):,.0f} (width {units * multiple})" for units in nearest)
-        limit = f", and no larger width than {LARGEST_WIDTH} is tried" if cost(high) < goal else ""
+        limit = f"; the largest width tried is {LARGEST_WIDTH}" if cost(high) < goal else ""
         raise InputError(
-            f"budget.{kind}={goal:,.0f} cannot be met by {config['cell']['name']} within budget.tolerance={tolerance}; "
-            f"the nearest it can have is {near}{limit}"
+            f"budget.{kind}={goal:,.0f} cannot be met by cell {config['cell']['name']} within "
+            f"budget.tolerance={tolerance}; the nearest value is {near}{limit}"
         )
     return configured(best * multiple)
 
 
 def _bracket(cost: Callable[[int], float], goal: float, largest: int) -> tuple[int, int]:
-    """The two neighbours between whose costs the goal lies; the second is ``largest`` where its cost is still below.
+    """Two neighbouring widths whose costs bracket the goal; the second is ``largest`` if its cost is below the goal.
 
-    Costs grow with the width, and no faster than its square, so that few of them have to be counted.
+    The cost grows with the width, at most quadratically, so few widths have to be counted.
     """
     low, high = 1, 2
     while cost(high) < goal and high < largest:
@@ -161,11 +162,11 @@ def _bracket(cost: Callable[[int], float], goal: float, largest: int) -> tuple[i
 
 
 def deviation(config: Config, task: Task) -> dict[str, Any] | None:
-    """How near a run comes to its budget, for its summary; None where it has none.
+    """The relative deviation of a run from its budget, for its summary; None without a budget.
 
     Args:
-        config: resolved and solved.
-        task: the configuration's task.
+        config: resolved configuration, with its width solved.
+        task: task of the configuration.
     """
     for kind in ("parameters", "flops_per_step"):
         if goal := config["budget"][kind]:
@@ -175,11 +176,11 @@ def deviation(config: Config, task: Task) -> dict[str, Any] | None:
 
 
 def with_width(config: Config, hidden_size: int) -> Config:
-    """The configuration with another width."""
+    """The configuration with another ``model.hidden_size``."""
     return {**config, "model": {**config["model"], "hidden_size": hidden_size}}
 
 
 def _multiple(config: Config) -> int:
-    """What the cell's width must be a multiple of."""
+    """The number that must divide the width of the cell."""
     name, options = lookup.read_section(config["cell"])
     return cells.find(name).width_multiple(**options)

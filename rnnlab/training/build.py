@@ -1,4 +1,4 @@
-"""From a resolved configuration to its task and its model."""
+"""Build the task and the model of a resolved configuration."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def build(config: Config, memory: dict[str, Any] | None = None) -> tuple[Task, M
     """The task and the model of a configuration.
 
     Args:
-        config: resolved.
-        memory: what the task remembered when the model was trained, from a checkpoint.
+        config: resolved configuration.
+        memory: ``task.memory()`` of the trained run, from a checkpoint; None for a new run.
     """
     task = build_task(config)
     if memory is not None:
@@ -34,7 +34,7 @@ def build_task(config: Config) -> Task:
 
 
 def build_model(config: Config, task: Task) -> Model:
-    """The model of a resolved configuration, for the inputs and outputs of ``task``."""
+    """The model of a resolved configuration, with the input and output sizes of ``task``."""
     cell = maker(config["cell"], cells.find)
     arguments = model_arguments(task, cell, config["engine"]["backend"])
     if task_source(task) is not None:
@@ -43,27 +43,30 @@ def build_model(config: Config, task: Task) -> Model:
 
 
 def model_arguments(task: Task, cell: CellFactory, backend: str = "auto") -> list[Any]:
-    """The positional arguments of a model that learns ``task``: the source of the task only if it has one."""
+    """The positional arguments of a model for ``task``; the source is included only if the task has one."""
     source = task_source(task)
     return [task.input, task.output_size, cell, backend, *([] if source is None else [source])]
 
 
 def task_source(task: Task) -> Tokens | Vectors | Images | None:
-    """The source of a task; None also where a task written for earlier versions uses the name for something else."""
+    """The source of a task, or None.
+
+    Tasks written for earlier versions may use the attribute ``source`` for another purpose; they have no source.
+    """
     return task.source if isinstance(task.source, Tokens | Vectors | Images) else None
 
 
 def _check_source(config: Config, task: Task) -> None:
-    """Raise an InputError if the model of a configuration reads no source."""
+    """Raise an InputError if the model of a configuration does not read a source."""
     name, _ = lookup.read_section(config["model"])
     if "source" not in inspect.signature(models.find(name)).parameters:
         raise InputError(
-            f"the task {config['task']['name']} conditions the model on a source, which the model "
-            f"{config['model']['name']} does not read; choose an encoder-decoder"
+            f"task {config['task']['name']} has a source, but model {config['model']['name']} does not read a source; "
+            "use an encoder-decoder model"
         )
 
 
 def maker(section: Config, find: Callable[[str], Callable]) -> Callable:
-    """What a section of the configuration names, with its options bound."""
+    """The class or function that a section of the configuration names, with its options bound."""
     name, options = lookup.read_section(section)
     return partial(find(name), **options)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, plain containers and tensors only, safe to load from a stranger."""
+"""Checkpoints: written atomically, made of plain containers and tensors, safe to load from untrusted sources."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FORMAT = 1
 
 
 class Damaged(InputError):
-    """A file is no checkpoint, or not a whole one."""
+    """The file is not a checkpoint, or it is incomplete."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint atomically; a crash leaves the one before."""
-    # By way of memory: on a full disk torch's writer ends with an error of its own, which does not say that it is full.
+    """Write a checkpoint atomically; after a crash, the previous checkpoint is still there."""
+    # Serialise to memory first: on a full disk, torch.save raises an error that does not mention the disk.
     whole = io.BytesIO()
     torch.save({"rnnlab": FORMAT, **content}, whole)
     with files.replacing(path) as file:
@@ -32,25 +32,26 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; code in it is never run.
+    """Load a checkpoint onto the CPU without executing code from it.
 
     Raises:
-        Damaged: it is truncated, of another program, or carries code.
-        InputError: there is none, or no memory for it.
-        OSError: it may not be read.
+        Damaged: the file is truncated, was written by another program, or contains code.
+        InputError: the file does not exist, or memory is insufficient.
+        OSError: the file cannot be read.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch's advice on pickles is for those who wrote the file
+        with warnings.catch_warnings(action="ignore"):  # torch's warnings about pickle do not help here
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever an unpickler may trip over in bytes that were never meant for it
-        if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # the latter is of a file cut short
+    except Exception as error:  # the unpickler may raise anything on arbitrary bytes
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # EINVAL: truncated file
             raise
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            raise InputError(f"there is not enough memory to read {path}; free some, or use another machine") from error
+            raise InputError(f"not enough memory to load {path}; free some, or use another machine") from error
         raise Damaged(
-            f"{path} cannot be read as a checkpoint: it is damaged, of another kind, or carries code, which is not run"
+            f"{path} cannot be loaded as a checkpoint: it is damaged, is another kind of file, or contains code, which "
+            "is never run"
         ) from error
     if not isinstance(content, dict) or content.get("rnnlab") != FORMAT:
         raise Damaged(f"{path} is not a checkpoint of this version of rnnlab")
@@ -58,7 +59,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def random_states() -> dict[str, Any]:
-    """The state of every global random generator, in plain containers and tensors."""
+    """The states of all global random generators, as plain containers and tensors."""
     name, key, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -69,7 +70,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Undo everything since `random_states`."""
+    """Restore the global random generators to the states returned by `random_states`."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])

@@ -15,10 +15,10 @@ from rnnlab.interface import InputError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """The device called ``auto`` (CUDA if available, otherwise CPU), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: the name is invalid, or the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -26,14 +26,16 @@ def pick_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise InputError(f"device={name!r} is not one of auto, cpu, cuda, cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={name!r}, but torch finds no CUDA device here; use cpu or auto")
+        raise InputError(f"device={name!r} is not available: torch finds no CUDA device; use cpu or auto")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device={name!r}, but there are {torch.cuda.device_count()} CUDA devices here")
+        raise InputError(
+            f"device={name!r} is not available: torch finds {torch.cuda.device_count()} CUDA devices, numbered from 0"
+        )
     return torch.device(name)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What is computed on: processor, cores, threads that torch uses, device, operating system."""
+    """A description of the machine: processor, cores, number of torch threads, device, operating system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -47,36 +49,31 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which models compute in ``fp32`` or, where PyTorch's autocast allows it, in ``bf16``.
+    """The autocast context for ``fp32`` or ``bf16``; for ``fp32`` it is disabled.
 
     Raises:
-        InputError: the precision is unknown or the device lacks it.
+        InputError: the precision is unknown, or the device does not support it.
     """
     if precision not in ("fp32", "bf16"):
         raise InputError(f"trainer.precision={precision!r} is not one of fp32, bf16")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise InputError(f"trainer.precision=bf16, but {torch.cuda.get_device_name(device)} lacks bfloat16; use fp32")
+        raise InputError(f"trainer.precision=bf16 is not supported by {torch.cuda.get_device_name(device)}; use fp32")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def check_seed(seed: int) -> None:
-    """Raise an InputError unless torch accepts ``seed``.
-
-    Raises:
-        InputError: it is too large.
-    """
+    """Raise an InputError unless torch accepts ``seed``."""
     if not -(2**63) <= seed < 2**64:
-        raise InputError(f"seed={seed} is too large; it must be from -2**63 to 2**64 - 1")
+        raise InputError(f"seed={seed} must be from -2**63 to 2**64 - 1")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every global random generator, and ask CUDA for reproducible kernels.
+    """Seed all global random generators, select deterministic CUDA algorithms and flush denormals to zero.
 
-    Also, numbers too small to have all their digits are zero from now on: gradients over hundreds of steps become such
-    numbers, and on each of them a processor takes a hundred times as long.
+    Gradients over hundreds of steps become denormal numbers, on which a CPU is a hundred times slower.
 
     Raises:
-        InputError: the seed is too large.
+        InputError: the seed is out of range.
     """
     check_seed(seed)
     torch.set_flush_denormal(True)
@@ -84,6 +81,6 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible only with this
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required for deterministic cuBLAS
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time

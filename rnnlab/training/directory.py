@@ -1,11 +1,11 @@
-"""The directory of a run: its files, its lock, and how it is rewound to a checkpoint.
+"""The directory of a run: its files, its lock, and rewinding it to a checkpoint.
 
-config.yaml        the resolved configuration
-metrics.jsonl      all measurements, one JSON object a line: the source of truth
-summary.json       how the run ended
-events.out.*       the same for TensorBoard
+config.yaml        resolved configuration
+metrics.jsonl      all measurements, one JSON object per line: the source of truth
+summary.json       result of the run, written when it ends
+events.out.*       measurements for TensorBoard
 checkpoints/       last.pt and best.pt
-samples/           what the model makes, a file for each evaluation and suffix
+samples/           samples of the model, one file per evaluation and suffix
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FREE_KEYS = (
 )
 """Options that may differ when a run is resumed: they change paths and output, not results."""
 
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster, but needs libyaml
 
 
 _WRITTEN = {
@@ -49,10 +49,10 @@ _WRITTEN = {
     "checkpoints": r"(last|best)\.pt",
     "samples": rf"([0-9]{{8}}|[1-9][0-9]{{8,}})({'|'.join(map(re.escape, SAMPLE_SUFFIXES))})",
 }
-"""Names of the files that a run writes, by folder; all other files belong to the user and are never touched."""
+"""Patterns for the names of the files that a run writes, by folder; all other files belong to the user."""
 
 _TAGS = ("train/", "train_eval/", "valid/", "test/", "diagnostics/", "sample/", "custom_scalars__config__", "_hparams_")
-"""The beginnings of the tags that a run writes for TensorBoard."""
+"""Prefixes of the TensorBoard tags that a run writes."""
 
 
 class Busy(InputError):
@@ -63,7 +63,7 @@ class RunDirectory:
     """The directory of one run.
 
     Args:
-        path: the directory, which need not exist yet.
+        path: the directory; it may not exist yet.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -76,9 +76,9 @@ class RunDirectory:
         self.samples = self.path / "samples"
 
     def check(self, config: dict[str, Any]) -> None:
-        """Raise an InputError if this is not a place for a run of ``config``; nothing is written.
+        """Raise an InputError if a run of ``config`` cannot use this directory; nothing is written.
 
-        It is one if it does not exist, is empty, or holds a run of the same configuration.
+        A run can use a directory that does not exist, is empty, or holds a run of the same configuration.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"run_dir={str(self.path)!r} is a file; give a directory")
@@ -87,28 +87,28 @@ class RunDirectory:
             if changes:
                 raise InputError(
                     f"{self.path} holds a run with another configuration ({'; '.join(changes)}) and was left "
-                    "untouched; give another run_dir, or leave it out to have one derived"
+                    "untouched; set another run_dir, or leave it out to use the default"
                 )
         elif self.path.exists() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-            raise InputError(f"{self.path} is not empty and holds no run; give another run_dir")
+            raise InputError(f"{self.path} is not empty and holds no run; set another run_dir")
 
     @contextmanager
     def claim(self, config: dict[str, Any]) -> Iterator[None]:
-        """Create the directory if needed, and lock it against other processes while the context lasts.
+        """Create the directory if needed, and hold its lock inside the context.
 
-        The operating system releases the lock when the process ends, however it ends.
+        The operating system releases the lock when the process ends, even after a crash.
 
         Raises:
-            Busy: another process has it.
-            InputError: it is not a place for a run of ``config``.
+            Busy: another process holds the lock.
+            InputError: a run of ``config`` cannot use this directory.
         """
         self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as lock:
             if not _locked(lock):
                 raise Busy(f"another process is training in {self.path}; wait for it or stop it")
-            self.check(config)  # the process that had the lock may have written another configuration
-            if not self.config_file.exists():  # first of all: it is what says that the directory is ours
+            self.check(config)  # again: the previous holder of the lock may have written another configuration
+            if not self.config_file.exists():  # written first, because it marks the directory as a run's
                 text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
                 files.write_bytes(self.config_file, text.encode())
             self.last.parent.mkdir(exist_ok=True)
@@ -137,51 +137,51 @@ class RunDirectory:
         return False
 
     def config(self) -> dict[str, Any]:
-        """The configuration of the run that lies here, as it was written; see `complete`.
+        """The stored configuration of the run; `complete` adds the options that it lacks.
 
         Raises:
-            InputError: there is none, or it is damaged.
+            InputError: the file does not exist or is damaged.
         """
         if not self.config_file.is_file():
-            raise InputError(f"{self.path} is not the directory of a run, it has no {self.config_file.name}")
+            raise InputError(f"{self.path} is not the directory of a run: it has no {self.config_file.name}")
         try:
             config = yaml.load(self.config_file.read_text(encoding="utf-8"), YAML_LOADER)
         except (yaml.YAMLError, UnicodeDecodeError):
             config = None
         if not isinstance(config, dict):
             raise InputError(
-                f"{self.config_file} holds no configuration any more; restore it from a checkpoint's 'config'"
+                f"{self.config_file} is damaged; restore it from the entry 'config' of a checkpoint of the run"
             )
         return config
 
     def summary(self) -> dict[str, Any] | None:
-        """How the run ended; None where it has not."""
+        """The summary of the run; None if the run has not ended."""
         if not self.summary_file.exists():
             return None
         try:
             return json.loads(self.summary_file.read_bytes())
         except ValueError as error:
-            raise InputError(f"{self.summary_file} is not JSON ({error}); delete it, and the run goes on") from None
+            raise InputError(f"{self.summary_file} is not JSON ({error}); delete it to resume the run") from None
 
     def rewind(self, step: int) -> None:
-        """Remove all measurements after ``step`` and the test result, so that resuming repeats none."""
+        """Remove the test result and all measurements after ``step``, so that a resumed run records nothing twice."""
         if self.metrics_file.exists():
             kept = [line for line in self.metrics_file.read_bytes().splitlines() if _is_before(line, step)]
             files.write_bytes(self.metrics_file, b"".join(line + b"\n" for line in kept))
         for events in self.path.glob("events.out.tfevents.*"):
-            if events.is_file() and find_spec("tensorboard"):  # without it nothing will be added either
+            if events.is_file() and find_spec("tensorboard"):  # without TensorBoard, no events will be added
                 _rewind_events(events, step)
         for sample in list(self.samples.iterdir()):
-            # Whatever else lies here is the user's own.
+            # All other files are the user's.
             if re.fullmatch(_WRITTEN["samples"], sample.name) and sample.is_file() and int(sample.stem) > step:
                 sample.unlink()
         self.summary_file.unlink(missing_ok=True)
 
 
 def run_name(config: dict[str, Any]) -> str:
-    """The directory of a run below the root: what a person looks for first, then a digest of the other options.
+    """The directory of a run, relative to the root: task, model, cell and seed, then a digest of all options.
 
-    An option that equals its default does not count, so that a new option leaves the names of other runs as they are.
+    Options equal to their default are not part of the digest, so adding an option to rnnlab does not rename runs.
     """
     default = flatten(defaults(config))
     counts = {
@@ -193,17 +193,17 @@ def run_name(config: dict[str, Any]) -> str:
 
 
 def derive(config: dict[str, Any], root: str) -> str:
-    """The directory of a run that is given none: the one that holds it already, or a new one below ``root``.
+    """The directory of a run without ``run_dir``: the existing directory of this run, or a new one below ``root``.
 
-    A directory may have another name than `run_name` gives it now, if a version of rnnlab with fewer options or with
-    other defaults made it.
+    The name of an existing directory may differ from `run_name` if an earlier version of rnnlab, with other options or
+    defaults, created it.
     """
     name = run_name(config)
     place = Path(root).expanduser() / name
     if (held := _stored_name(place)) != name:
         siblings = sorted(place.parent.glob(f"{Path(_prefix(config)).name}*"))
         known = next((other for other in siblings if _stored_name(other) == name), None)
-        if known is None and held is not None:  # with other defaults: the same name stood for another configuration
+        if known is None and held is not None:  # other defaults gave this name to another configuration
             numbered = (place.with_name(f"{place.name}-{number}") for number in count(2))
             known = next(other for other in numbered if not other.exists())
         place = known or place
@@ -217,12 +217,12 @@ def _prefix(config: dict[str, Any]) -> str:
 
 
 def _stored_name(place: Path) -> str | None:
-    """What `run_name` gives the run in a directory; None where no run can be read."""
+    """The `run_name` of the run in a directory; None if it holds no readable run."""
     file = RunDirectory(place).config_file
     return _name_in(file, file.stat().st_mtime_ns) if file.is_file() else None
 
 
-@lru_cache(maxsize=4096)  # planning a sweep looks at each directory once for every run of the sweep
+@lru_cache(maxsize=4096)  # planning a sweep reads every directory once per run of the sweep
 def _name_in(file: Path, changed: int) -> str | None:
     try:
         return run_name(complete(RunDirectory(file.parent).config()))
@@ -231,11 +231,11 @@ def _name_in(file: Path, changed: int) -> str | None:
 
 
 def find_runs(root: Path, problems: list[str]) -> Iterator[Path]:
-    """The directories of runs at or below a folder, sorted, links followed; a run's own folders are not searched.
+    """The directories of runs at or below a folder, in sorted order. Links are followed; runs are not nested.
 
     Args:
-        root: the folder.
-        problems: gets a sentence for each folder that cannot be searched.
+        root: the folder to search.
+        problems: list to which a message is appended for each folder that cannot be searched.
     """
     seen = set()
 
@@ -244,7 +244,7 @@ def find_runs(root: Path, problems: list[str]) -> Iterator[Path]:
 
     for folder, folders, names in os.walk(root, onerror=closed, followlinks=True):
         place = os.path.realpath(folder)
-        if place in seen:  # a link that leads back, or to a run that has been found
+        if place in seen:  # a link to a parent, or to a run that has been found
             folders.clear()
             continue
         seen.add(place)
@@ -255,14 +255,14 @@ def find_runs(root: Path, problems: list[str]) -> Iterator[Path]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Which options differ, as ``key: old -> new``; those of `FREE_KEYS` aside."""
+    """The options that differ, as ``key: old -> new``, except `FREE_KEYS`."""
     before, after = flatten(old), flatten(new)
     keys = [key for key in {**before, **after} if key not in FREE_KEYS and before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}" for key in keys]
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, keys joined by dots."""
+    """A nested dictionary as a flat dictionary, with keys joined by dots."""
     flat = {}
     for key, value in config.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
@@ -270,7 +270,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _locked(lock: IO[str]) -> bool:
-    """Whether the lock could be had; one that somebody only looks at is free again at once."""
+    """Acquire the lock, and return whether this succeeded. Several attempts: `is_claimed` holds it for a moment."""
     for _ in range(5):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -284,21 +284,21 @@ def _locked(lock: IO[str]) -> bool:
 def _is_before(line: bytes, step: int) -> bool:
     try:
         record = json.loads(line)
-    except ValueError:  # a line cut off by a kill
+    except ValueError:  # the process was killed while it wrote this line
         return False
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int):  # a line that the user added
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):  # added by the user
         return True
     return record["step"] <= step and record.get("split") != "test"
 
 
 def _rewind_events(path: Path, step: int) -> None:
-    """Rewrite a TensorBoard file without the events past ``step``; TensorBoard's own purge only hides them."""
+    """Rewrite a TensorBoard file without the events after ``step``; TensorBoard's own purge only hides them."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     records = list(RawEventFileLoader(str(path)).Load())
-    if not records:  # it only has the name of such a file
+    if not records:  # not a TensorBoard file, despite its name
         return
     kept = []
     for record in records:

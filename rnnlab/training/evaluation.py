@@ -1,4 +1,4 @@
-"""Evaluation: the exact mean of each metric over one pass through a split, and what the model writes."""
+"""Evaluation: the exact mean of each metric over one pass through a split."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from rnnlab.tasks import Task
 
 
 def carry(model: Model, state: State | None, fresh: Tensor | None) -> State | None:
-    """The state before a batch: the final state of the previous one, detached, and a new one for ``fresh`` streams.
+    """The initial state for a batch: the detached final state of the previous batch, reset for ``fresh`` streams.
 
     Args:
-        model: gives the initial state, which may be learned.
-        state: the final state of the previous batch; None before the first.
-        fresh: bool ``[B]``, or None where every batch stands alone.
+        model: model that provides the initial state, which may be learned.
+        state: final state of the previous batch; None for the first batch.
+        fresh: bool ``[B]``, True for streams that start in this batch; None if batches are independent.
+
+    Returns:
+        the state; None if ``fresh`` is None.
     """
     if fresh is None:
         return None
@@ -32,24 +35,24 @@ def carry(model: Model, state: State | None, fresh: Tensor | None) -> State | No
 class Report(NamedTuple):
     """The result of one pass through a split.
 
-    values: each metric of the task, by name.
-    by_length: the task's ``length_metric`` for each length that occurred; empty where the task has no lengths.
+    values: metrics of the task, by name.
+    by_length: the task's ``length_metric`` for each sequence length in the split; empty if the task has no lengths.
     """
 
     values: dict[str, float]
     by_length: dict[int, float]
 
     def record(self) -> dict[str, Any]:
-        """Both in one dictionary, as it is stored."""
+        """Both fields as one dictionary, as written to metrics.jsonl."""
         return {**self.values, **({"by_length": self.by_length} if self.by_length else {})}
 
 
 def evaluate(model: Model, task: Task, split: str, device: torch.device, autocast: torch.autocast) -> Report:
-    """Each metric of ``task`` over one pass through ``split``.
+    """Evaluate all metrics of ``task`` in one pass through ``split``.
 
-    Metrics of outputs are computed under teacher forcing. Where the task says so, the model also writes a sequence for
-    each member of the split, which the task judges. The model is in evaluation mode meanwhile, and nothing outside it
-    changes.
+    Metrics of the outputs are computed under teacher forcing. If ``task.steps_to_write(split)`` is positive, the model
+    also generates a sequence for each example of the split, and ``task.judge`` scores the sequences. The model is in
+    evaluation mode during the call; its mode is restored afterwards.
     """
     was_training = model.training
     model.eval()
@@ -78,7 +81,7 @@ def evaluate(model: Model, task: Task, split: str, device: torch.device, autocas
 
 
 def _write(model: Model, task: Task, batch: Batch, steps: int) -> list[Tensor]:
-    """What the model writes after the first input of each sequence, given its source."""
+    """Generate a sequence from the first input of each sequence, conditioned on its source."""
     return generation.write(
         model,
         task.head,

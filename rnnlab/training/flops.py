@@ -1,4 +1,4 @@
-"""Floating-point operations of a model's forward pass on a batch, counted as it runs on tensors without numbers."""
+"""Count the floating-point operations of the forward pass of a model, which can run on the meta device."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rnnlab.layers import Recurrent
 from rnnlab.models import Model
 
 VECTOR = 2
-"""Axes of a batch of vectors, ``[B, H]``. The state of S4D has three, ``[B, H, N]``, that of mLSTM four."""
+"""Dimensions of a batch of vectors, ``[B, H]``. The state of S4D has three, ``[B, H, N]``, the state of mLSTM four."""
 
 
 class _Operations(TorchDispatchMode):
-    """Counts the operations of matrix products, convolutions and attention, as PyTorch's own FLOP counter does.
+    """Counts the operations of matrix products, convolutions and attention, like PyTorch's FLOP counter.
 
-    total: operations so far, two for a multiplication with its addition.
-    counts_elements: whether the results of point-wise operations, and the terms of sums, on tensors with more axes than
-        `VECTOR` count too, one for each element. Where a state is a matrix they are most of the cost of a step; on
-        vectors they are few beside the matrix products.
+    total: operations counted so far; a multiply-add is two.
+    counts_elements: whether to also count point-wise operations and sums on tensors with more than `VECTOR` dimensions,
+        one operation per element. They are most of the cost of a step if the state is a matrix, and a small part of it
+        if the state is a vector.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class _Operations(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether PyTorch keeps its compiler away from this mode, for which it would import it: a second."""
+        """False, because PyTorch would otherwise import its compiler for this mode, which takes a second."""
         return False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -57,7 +57,7 @@ class _Operations(TorchDispatchMode):
 
     @contextmanager
     def elements(self, counts: bool) -> Iterator[None]:
-        """While the context lasts, ``counts_elements`` is ``counts``."""
+        """Set ``counts_elements`` to ``counts`` inside the context."""
         before, self.counts_elements = self.counts_elements, counts
         try:
             yield
@@ -70,9 +70,9 @@ _UNARY = {getattr(torch.ops.aten, name) for name in ("sigmoid", "tanh", "relu", 
 
 
 def _shape_of(packet: Any, args: tuple) -> Tensor | None:
-    """The result of a frequent operation on the meta device; None for others.
+    """The result of a frequent operation on the meta device; None for other operations.
 
-    PyTorch itself would import its compiler for each of them, which takes a second.
+    PyTorch's own implementation would import its compiler, which takes a second.
     """
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     if not all(tensor.is_meta for tensor in tensors):
@@ -87,13 +87,13 @@ def _shape_of(packet: Any, args: tuple) -> Tensor | None:
 
 @torch.no_grad()
 def forward_operations(model: Model, batch: Batch) -> int:
-    """Operations of a forward pass of ``model`` on ``batch``, padding included.
+    """The number of operations of a forward pass of ``model`` on ``batch``, padding included.
 
-    The cells of `rnnlab.layers.Recurrent` layers run one step, whose operations count for each step of the batch.
+    The cells of `rnnlab.layers.Recurrent` layers run one step; its operations are multiplied by the number of steps.
 
     Args:
-        model: on the meta device, or on another one that ``batch`` is on as well.
-        batch: on the same device.
+        model: model on any device; the meta device suffices.
+        batch: batch on the same device.
     """
     was_training = model.training
     with ExitStack() as entered:
@@ -110,7 +110,7 @@ def forward_operations(model: Model, batch: Batch) -> int:
 def _one_step(
     operations: _Operations, cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    """Run a cell as `rnnlab.engine.reference` does, but all steps by the first one, counted as often as there are."""
+    """Run only the first step of a cell, count it once for each step, and return its output for all steps."""
     constants, prepared = cell(inputs, **context)
     before = operations.total
     with operations.elements(any(tensor.dim() > VECTOR for tensor in tensors_of(state))):

@@ -1,4 +1,4 @@
-"""PyTorch's optimizers without its compiler, which they import when they are made: a second that no run needs."""
+"""PyTorch's optimizers without its compiler. They import it when they are created, which takes a second."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ NAME = "torch._dynamo"
 
 
 class _StandIn(ModuleType):
-    """What the optimizers use of the compiler's module outside of a compilation: nothing. All else loads the module."""
+    """Stand-in for the compiler's module: two functions without effect. Any other attribute loads the real module."""
 
     @staticmethod
     def graph_break(*_: Any, **__: Any) -> None:
-        """Nothing: no graph is being recorded."""
+        """Do nothing, because no graph is being recorded."""
 
     @staticmethod
     def disable(function: Any, *_: Any, **__: Any) -> Any:
-        """The function itself: nothing is being compiled."""
+        """Return the function unchanged, because nothing is being compiled."""
         return function
 
     def __getattr__(self, name: str) -> Any:
@@ -33,9 +33,9 @@ class _StandIn(ModuleType):
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Within the context an import of ``torch._dynamo`` gives a stand-in, unless it has been imported before.
+    """Inside the context, importing ``torch._dynamo`` returns a stand-in, unless the module is already imported.
 
-    `torch.optim` imports it for two functions, which do something only while a program is compiled.
+    `torch.optim` imports it for two functions that have an effect only during compilation.
     """
     if NAME in sys.modules:
         yield

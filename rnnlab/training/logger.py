@@ -24,14 +24,10 @@ console = logging.getLogger("rnnlab")
 
 
 def check_tensorboard() -> None:
-    """Raise an InputError unless TensorBoard is installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raise an InputError unless TensorBoard is installed."""
     if find_spec("tensorboard") is None:
         raise InputError(
-            "logger.tensorboard=true needs TensorBoard, which is not installed; pip install tensorboard, or give "
+            "logger.tensorboard=true needs TensorBoard, which is not installed; pip install tensorboard, or set "
             "logger.tensorboard=false"
         )
 
@@ -40,13 +36,13 @@ class Logger:
     """Writes the measurements and samples of a run.
 
     Args:
-        directory: of the run.
-        metrics: the task's metrics, for their units.
-        length_metric: the metric that is plotted against length, if any.
-        tensorboard: whether to write TensorBoard events too.
-        progress: whether to show a progress bar where the console is one; in a pipe there is none.
-        diagnostics: whether each evaluation also diagnoses the model, see `rnnlab.diagnostics`. It takes some seconds
-            each time and changes no result.
+        directory: directory of the run.
+        metrics: metrics of the task, for their units.
+        length_metric: name of the metric that is plotted against sequence length, or None.
+        tensorboard: whether to write TensorBoard events.
+        progress: whether to show a progress bar if the output is a terminal.
+        diagnostics: whether to diagnose the model at each evaluation, see `rnnlab.diagnostics`. This takes some seconds
+            per evaluation and does not change the results.
     """
 
     def __init__(
@@ -84,9 +80,9 @@ class Logger:
                     self.writer.add_scalar(f"{split}/{name}", value, step)
 
     def _curve(self, split: str, step: int, by_length: dict[int, float]) -> None:
-        """A figure of a metric against length; without matplotlib the numbers are in metrics.jsonl alone."""
+        """Plot a metric against sequence length for TensorBoard; without matplotlib, only metrics.jsonl has it."""
         try:
-            from matplotlib.figure import Figure  # not pyplot, whose figures would have to be closed
+            from matplotlib.figure import Figure  # figures of pyplot would have to be closed
         except ModuleNotFoundError:
             return
         figure = Figure(figsize=(6, 3), layout="constrained")
@@ -97,7 +93,7 @@ class Logger:
         self.writer.add_figure(f"{split}/by_length", figure, step, close=False)
 
     def figures(self, name: str, step: int, found: dict[str, Any]) -> None:
-        """The figures of a diagnosis for TensorBoard; without matplotlib there are the numbers alone."""
+        """Add the figures of a diagnosis to TensorBoard; without matplotlib, nothing is added."""
         if not self.writer:
             return
         try:
@@ -105,7 +101,7 @@ class Logger:
         except InputError:
             return
         for kind, (figure, _, _) in drawn.items():
-            figure.patch.set_alpha(1)  # TensorBoard shows no transparency
+            figure.patch.set_alpha(1)  # TensorBoard does not show transparency
             self.writer.add_figure(f"{name}/{kind}", figure, step, close=False)
 
     def remark(self, sentence: str) -> None:
@@ -129,10 +125,10 @@ class Logger:
         console.info("step %d  %s: %s%s", step, split, ", ".join(named), remark)
 
     def sample(self, step: int, sample: Sample) -> None:
-        """Store something the model made, show it in TensorBoard, and on the console if it is a text."""
+        """Write a sample of the model to a file and to TensorBoard; print a text, or the path of another file."""
         path = self.directory.samples / f"{step:08d}{sample.suffix}"
         if path.is_dir():
-            console.warning("the sample is not written: %s is a folder", path)
+            console.warning("the sample is not written: %s is a folder; remove or rename it", path)
         else:
             files.write_bytes(path, sample.data())
         if sample.is_text:
@@ -143,10 +139,10 @@ class Logger:
             self._show(step, sample)
 
     def _show(self, step: int, sample: Sample) -> None:
-        """A sample in TensorBoard, as it is encoded; TensorBoard shows texts, PNG, GIF and WAV."""
+        """Add a sample to TensorBoard, if it is a text, PNG, GIF or WAV file."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if sample.is_text:  # indented, it is shown verbatim by Markdown
+        if sample.is_text:  # Markdown shows indented text verbatim
             self.writer.add_text("sample", indent(sample.content, "    ", lambda line: True), step)
             return
         if sample.suffix in (".png", ".gif"):
@@ -168,9 +164,9 @@ class Logger:
         self.writer.file_writer.add_summary(Summary(value=[value]), step)
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Write the configuration as hyperparameters and the layout of the curves, once for each run.
+        """Write the hyperparameters and the layout of the curves to TensorBoard, once per run.
 
-        ``SummaryWriter.add_hparams`` would make a second run below this one, named by the clock.
+        ``SummaryWriter.add_hparams`` is not used: it would create a second run below this one, named by a timestamp.
         """
         if self.writer:
             from torch.utils.tensorboard.summary import hparams
@@ -187,20 +183,20 @@ class Logger:
                 key: value if isinstance(value, bool | int | float | str) else str(value)
                 for key, value in flatten(config).items()
             }
-            # Without the first, the experiment: TensorBoard would take one run's columns for those of all.
+            # Leave out the first summary, the experiment: TensorBoard would use its columns for all runs.
             _, *session = hparams(options, {})
             for summary in session:
                 self.writer.file_writer.add_summary(summary)
 
     def flush(self) -> None:
-        """Flush everything written so far to the disk, so that a checkpoint is never ahead of it."""
+        """Flush all output to the disk, so that a checkpoint is never ahead of it."""
         os.fsync(self.lines.fileno())
         if self.writer:
             self.writer.flush()
 
     @contextmanager
     def bar(self, step: int, steps: int) -> Iterator[tqdm]:
-        """A progress bar over training steps, with time left; messages appear above it."""
+        """A progress bar over training steps, with the estimated time left; log messages appear above it."""
         shown = tqdm(
             total=steps,
             initial=step,

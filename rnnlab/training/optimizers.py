@@ -1,4 +1,4 @@
-"""The optimizers a config can name. To add one, add a function here and a YAML file in ``conf/optimizer``."""
+"""Built-in optimizers. To add an optimizer, add a function here and a YAML file in ``conf/optimizer``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def adamw(
     betas: list[float] = (0.9, 0.999),
     weight_decay: float = 0.01,
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101); with ``weight_decay=0`` it is Adam."""
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101); equal to Adam if ``weight_decay=0``."""
     return torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
 
 
 def sgd(
     parameters: Iterable[nn.Parameter], *, lr: float = 1.0, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent, with momentum where it is not zero."""
+    """Stochastic gradient descent with optional momentum."""
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
@@ -34,5 +34,5 @@ def rmsprop(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """RMSprop (Tieleman and Hinton, 2012), with char-rnn's defaults."""
+    """RMSprop (Tieleman and Hinton, 2012) with the defaults of char-rnn."""
     return torch.optim.RMSprop(parameters, lr=lr, alpha=alpha, momentum=momentum, weight_decay=weight_decay)

@@ -1,4 +1,4 @@
-"""Find the data of a run, which may have moved since it was trained."""
+"""Find the data of a run, which may have moved since training."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from rnnlab.training.build import Config, build_task
 
 
 def find_task(content: dict[str, Any], run: Path, data_root: str | None = None, check: bool = True) -> Task:
-    """The task of a checkpoint, with its data as they were when the run was trained.
+    """The task of a checkpoint, with the data on which the run was trained.
 
     Args:
-        content: the checkpoint.
-        run: the directory of the run.
-        data_root: where the data lie; None to look where the run found them.
-        check: whether the data are read at once and compared with those of the run; without it, only what building the
-            task reads is needed.
+        content: checkpoint.
+        run: directory of the run.
+        data_root: folder of the data; None to use the environment variable RNNLAB_DATA or the folder in the
+            configuration of the run.
+        check: whether to read the data now and compare their digest with the digest in the checkpoint; if False, only
+            the data needed to build the task are read.
 
     Raises:
-        InputError: the data are not found, or they are not those of the run.
+        InputError: the data are not found, or differ from the data of the run.
     """
-    tasks.find(lookup.read_section(content["config"]["task"])[0])  # what is no matter of data is not looked for twice
+    tasks.find(lookup.read_section(content["config"]["task"])[0])  # raises errors that do not depend on the data
     reasons: list[InputError | FileNotFoundError] = []
     for config in candidates(content, run, data_root):
         try:
@@ -39,24 +40,25 @@ def find_task(content: dict[str, Any], run: Path, data_root: str | None = None, 
         if digest in (None, content["data_digest"]):
             return task
         reasons.insert(0, _other_data(run))
-        if data_root is None:  # a file of the same name lies here: whichever is meant, it is not this one
+        if data_root is None:  # a file of this name exists but differs: do not silently use one from another place
             break
     reason = reasons[0]
     first = f"cannot use {reason.filename}: {reason.strerror}" if isinstance(reason, OSError) else str(reason)
-    began = f"the run began in {content['folder']}; " if "folder" in content else ""
-    raise InputError(f"{first}; {began}data.root=FOLDER says where its data lie now") from reason
+    began = f"the run was started in {content['folder']}; " if "folder" in content else ""
+    raise InputError(f"{first}; {began}set data.root=FOLDER to the folder of the data") from reason
 
 
 def _other_data(run: Path) -> InputError:
-    return InputError(f"the data found are not those {run} was trained on, their SHA-256 differs; restore them")
+    return InputError(f"the data differ from the data of {run} (another SHA-256); restore the data of the run")
 
 
 def candidates(content: dict[str, Any], run: Path, data_root: str | None = None) -> Iterator[Config]:
-    """The configuration of a run with its data in every place where they may be, the likeliest first.
+    """Copies of the configuration of a run, one for each place where its data may be, the most likely first.
 
-    The root of public data is ``data_root``, or else that of the environment, or else that of the run. Relative paths
-    begin at the working directory, or else at the folder where the run began, or else beside the run. With
-    ``data_root`` a file of the user's own is looked for there too.
+    The root of public data is ``data_root`` if given; otherwise the environment variable RNNLAB_DATA, then the root of
+    the run, are tried. Relative paths are resolved against the working directory, ``data_root``, the folder where the
+    run was started and folders above the run, in this order. The user's own files are also searched in ``data_root`` by
+    file name alone.
     """
     config = content["config"]
     roots = [data_root] if data_root else [os.environ.get("RNNLAB_DATA"), config["data"]["root"]]
@@ -71,13 +73,13 @@ def candidates(content: dict[str, Any], run: Path, data_root: str | None = None)
             if candidate not in found:
                 found.append(candidate)
     if all(candidate["task"] == config["task"] for candidate in found):
-        # Public data are downloaded to where they are not: first come the folders that there are.
+        # Missing public data are downloaded, so existing folders are tried first.
         found.sort(key=lambda candidate: not Path(candidate["data"]["root"]).expanduser().is_dir())
     yield from found
 
 
 def _starts(content: dict[str, Any], run: Path, data_root: str | None) -> list[Path]:
-    """The folders at which relative paths of a run may begin, beside the working directory."""
+    """The folders against which relative paths of a run are resolved, in addition to the working directory."""
     place, own = run.expanduser().resolve(), Path(content["config"]["run_dir"]).expanduser()
     starts = [Path(data_root).expanduser()] if data_root else []
     if "folder" in content:
@@ -88,7 +90,7 @@ def _starts(content: dict[str, Any], run: Path, data_root: str | None) -> list[P
 
 
 def _moved(value: Any, start: Path, data_root: str | None = None) -> Any:
-    """An option's value as a path from ``start``, if there is such a file or folder; otherwise as it is."""
+    """The value of an option as a path relative to ``start`` if this path exists; otherwise unchanged."""
     if not isinstance(value, str) or not value:
         return value
     places = [start / value]
@@ -96,5 +98,5 @@ def _moved(value: Any, start: Path, data_root: str | None = None) -> Any:
         places.append(start / Path(value).name)
     try:
         return next((str(place.absolute()) for place in places if place.exists()), value)
-    except (OSError, ValueError):  # too long for a path, or with a character that no path has
+    except (OSError, ValueError):  # too long for a path, or contains a character that is invalid in a path
         return value

@@ -32,22 +32,22 @@ from rnnlab.training.trainer import Diverged, Trainer, load_weights
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Train the run that ``config`` describes in its ``run_dir``, or resume it.
+    """Train the run of ``config`` in its ``run_dir``, or resume it.
 
     Args:
-        config: resolved, as ``rnnlab.config`` makes it.
+        config: resolved configuration, as returned by `rnnlab.config.compose`.
 
     Returns:
-        the run's summary; its ``status`` is ``finished``, ``diverged`` or ``stopped``.
+        the summary of the run; its ``status`` is ``finished``, ``diverged`` or ``stopped``.
 
     Raises:
-        InputError: something in the configuration cannot be used; nothing has been written then.
+        InputError: the configuration is invalid; nothing has been written.
     """
     directory = RunDirectory(config["run_dir"])
     directory.check(config)
     summary = directory.summary()
     if summary and summary["status"] != "stopped":
-        console.info("%s: this run has already %s and is not trained again", directory.path, _tell(summary))
+        console.info("%s: the run has already ended (%s) and is not trained again", directory.path, _tell(summary))
         return summary
 
     if config["logger"]["tensorboard"]:
@@ -65,13 +65,13 @@ def train(config: Config) -> dict[str, Any]:
         **config["trainer"],
     )
     for split in task.splits:
-        task.num_batches(split)  # data that cannot be used are found out before anything is written
+        task.num_batches(split)  # raises errors about the data before anything is written
     if task.batch("train", 0).fresh is not None:
         model.check_carrying()
     identity = {"config": config, "data_digest": task.data_digest(), "folder": os.getcwd()}
     if trainer.init_from and not directory.is_trained():
         trainer.load(_origin(trainer, identity))
-        trainer.progress.forget_evaluations()  # another run's best is not in this directory
+        trainer.progress.forget_evaluations()  # the best checkpoint of the other run is not in this directory
 
     with directory.claim(config):
         is_new = not directory.is_trained()
@@ -84,7 +84,7 @@ def train(config: Config) -> dict[str, Any]:
 
 
 def _task(directory: RunDirectory, config: Config) -> Task:
-    """The task of a run; a resumed run reads its data as when it was started."""
+    """The task of a run; a resumed run uses the same data as when it was started."""
     if directory.is_trained():
         return find_task({**_read(directory.last, directory.best), "config": config}, directory.path)
     task = build_task(config)
@@ -103,27 +103,31 @@ def _origin(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
     old = complete(content["config"])
     changes = differences({p: old[p] for p in parts}, {p: config[p] for p in parts})
     if changes:
-        raise InputError(f"trainer.init_from={path!r} is of another configuration ({'; '.join(changes)})")
+        raise InputError(
+            f"trainer.init_from={path!r} has another configuration ({'; '.join(changes)}); use the same task, model, "
+            "cell and optimizer"
+        )
     step = content["progress"]["step"]
     if step >= trainer.steps:
-        raise InputError(f"trainer.init_from={path!r} is at step {step}; trainer.steps={trainer.steps} must be more")
+        raise InputError(f"trainer.init_from={path!r} is at step {step}; trainer.steps={trainer.steps} must be larger")
     seconds = content["progress"]["seconds"]
     if trainer.seconds and seconds >= trainer.seconds:
         raise InputError(
-            f"trainer.init_from={path!r} was trained for {seconds:.1f} s; budget.seconds={trainer.seconds} must be more"
+            f"trainer.init_from={path!r} was trained for {seconds:.1f} s; budget.seconds={trainer.seconds} must be "
+            "larger"
         )
     factors = [settings["trainer"]["lr_factors"] or {} for settings in (old, config)]
     if not trainer.has_groups_of(factors[0]):
         raise InputError(
-            f"trainer.init_from={path!r} was trained with trainer.lr_factors={factors[0]}, which divides the "
-            f"parameters into other groups than {factors[1]}; give the same names in the same order"
+            f"trainer.init_from={path!r} was trained with trainer.lr_factors={factors[0]}, whose parameter groups "
+            f"differ from those of {factors[1]}; give the same names in the same order"
         )
     _check_data(content, identity)
     return content
 
 
 def _read(path: Path, other: Path) -> dict[str, Any]:
-    """A checkpoint of a run, or the ``other`` one if it does not exist; an error about damage says what to do."""
+    """Load a checkpoint of a run, or ``other`` if it does not exist; if it is damaged, the error suggests ``other``."""
     if not path.exists():
         return checkpoint.load(other)
     try:
@@ -131,13 +135,13 @@ def _read(path: Path, other: Path) -> dict[str, Any]:
     except checkpoint.Damaged as error:
         if not other.exists():
             raise
-        raise InputError(f"{error}; delete it, and {other.name} is used in its place") from error
+        raise InputError(f"{error}; delete it to use {other.name} instead") from error
 
 
 def _check_data(content: dict[str, Any], identity: dict[str, Any]) -> None:
     if content["data_digest"] != identity["data_digest"]:
         raise InputError(
-            "the data are not those of the checkpoint, their SHA-256 differs; restore the data it began with"
+            "the data differ from the data of the checkpoint (another SHA-256); restore the data of the checkpoint"
         )
 
 
@@ -153,7 +157,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
     for choice in _choices(model):
         console.info("backend %s: %s", choice.name, choice.reason)
     if at.step:
-        console.info("going on at step %d of %d", at.step, trainer.steps)
+        console.info("resuming at step %d of %d", at.step, trainer.steps)
 
     test = None
     try:
@@ -166,7 +170,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
             report = evaluate(model, task, "test", trainer.device, trainer.autocast)
             test = {"step": at.best["step"], **report.record()}
             logger.scalars("test", test["step"], report.record(), at.tokens, at.seconds)
-            remark = " (the best checkpoint, measured once)"
+            remark = " (best checkpoint)"
             logger.evaluation("test", test["step"], report.values, remark, task.baselines("test"))
     except Diverged as diverged:
         summary |= {"status": "diverged", "diverged_at": diverged.step}
@@ -195,7 +199,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
 
 
 def _described(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's summary that is known before it is trained."""
+    """The entries of the summary that are known before training."""
     config, task = identity["config"], trainer.task
     size = budget.measure(config, task)
     return {
@@ -217,7 +221,7 @@ def _described(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choices(model: Model) -> set[Choice]:
-    """How the cells of a model are run."""
+    """The backends chosen for the recurrent layers of a model."""
     return {layer.choice for layer in model.modules() if isinstance(layer, Recurrent)}
 
 
@@ -230,21 +234,21 @@ def load(
     data_root: str | None = None,
     check_data: bool = False,
 ) -> tuple[Task, Model, dict[str, Any]]:
-    """A trained run's task, its model in evaluation mode, and the checkpoint.
+    """Load a trained run: its task, its model in evaluation mode, and the checkpoint.
 
     Args:
-        run: the run's directory.
-        device: where to put the model.
-        which: the checkpoint: ``best`` (the last where none was best yet), ``last``, or ``initial``, the model as it
-            began, built anew from the run's seed; what comes with it is the best checkpoint.
-        backend: how its cells are run, one of `rnnlab.engine.BACKENDS`; None for the run's own. For ``torch.export``
-            and the like, ``reference`` runs the equations as they are written.
-        data_root: where the task's data lie; None to look in the environment variable RNNLAB_DATA and where the run
-            found them.
-        check_data: whether to read the data at once and to compare them with those of the run.
+        run: directory of the run.
+        device: device of the model: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        which: ``best`` (``last`` if there is no best checkpoint yet), ``last``, or ``initial``. For ``initial``, the
+            untrained model is built from the seed of the run, and the best checkpoint is returned.
+        backend: one of `rnnlab.engine.BACKENDS`; None for the backend of the run. Use ``reference`` for
+            ``torch.export``: it runs the equations of the cell step by step.
+        data_root: folder of the data; None to use the environment variable RNNLAB_DATA or the folder in the
+            configuration of the run.
+        check_data: whether to read the data now and compare their digest with the digest in the checkpoint.
 
     Raises:
-        InputError: it is not a run, its checkpoint cannot be read, or its data are asked for and are not there.
+        InputError: ``run`` is not the directory of a run, its checkpoint cannot be loaded, or the data are not found.
     """
     directory = RunDirectory(run)
     directory.config()
@@ -264,10 +268,12 @@ def load(
 
 
 def _as_it_began(content: dict[str, Any], task: Task) -> Model:
-    """The model of a run before its first step."""
+    """The model of a run before its first training step."""
     config = content["config"]
     if origin := config["trainer"]["init_from"]:
-        raise InputError(f"this run began with the checkpoint {origin}, not anew; look into the run that it is from")
+        raise InputError(
+            f"checkpoint=initial: this run continued from the checkpoint {origin}; use the run of that checkpoint"
+        )
     before = checkpoint.random_states()
     seed_everything(config["seed"])
     try:
@@ -277,12 +283,19 @@ def _as_it_began(content: dict[str, Any], task: Task) -> Model:
 
 
 def evaluate_run(run: str | Path, split: str, device: str = "auto", *, data_root: str | None = None) -> dict[str, Any]:
-    """Every metric of a run's best model on a split, the ``step`` it is from and the task's ``baselines``.
+    """Evaluate the best checkpoint of a run on a split; the directory of the run does not change.
 
-    The run stays as it is. See `load` for ``data_root``.
+    Args:
+        run: directory of the run.
+        split: split of the task, such as ``test``.
+        device: device of the model: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        data_root: folder of the data, see `load`.
+
+    Returns:
+        all metrics, the ``step`` of the checkpoint, and the ``baselines`` of the task.
 
     Raises:
-        InputError: the task has no such split, or the data are not those of the run.
+        InputError: the task has no such split, or the data differ from the data of the run.
     """
     task, model, content = load(run, device, data_root=data_root, check_data=True)
     if split not in task.splits:

@@ -1,8 +1,8 @@
-"""The options of a run, and their defaults.
+"""The options of a run and their defaults.
 
-The signature of each function is the schema of its options: the keyword-only parameters of the task, cell, model,
-optimizer and scheduler that a configuration names, of `Trainer` and of `Logger`; and `Settings` below. An option that
-a stored configuration lacks, as it was written before the option existed, has its default.
+The schema of a group of options is a signature: the keyword-only parameters of the task, cell, model, optimizer or
+scheduler that the configuration names, of `Trainer`, or of `Logger`. `Settings` holds the options outside the groups. A
+stored configuration may lack options that were added later; they have their defaults.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from rnnlab import lookup
 from rnnlab.interface import InputError
 
 NAMED = ("task", "cell", "model", "optimizer", "scheduler")
-"""The groups that name a class or function, built-in or from outside."""
+"""The groups that name a class or function, built-in or user-defined."""
 
 GROUPS = (*NAMED, "trainer", "logger")
-"""The groups of options that have a signature as their schema."""
+"""The groups of options whose schema is a signature."""
 
 
 @dataclass
 class Data:
     """Options of ``data``.
 
-    root: the folder under which public data sets lie.
+    root: folder of the public data sets.
     """
 
     root: str = "data"
@@ -36,7 +36,7 @@ class Data:
 class Engine:
     """Options of ``engine``.
 
-    backend: how cells are run over time; see `rnnlab.engine`.
+    backend: backend that runs the cells; see `rnnlab.engine`.
     """
 
     backend: str = "auto"
@@ -44,12 +44,13 @@ class Engine:
 
 @dataclass
 class Budget:
-    """Options of ``budget``: what every run of a comparison may cost.
+    """Options of ``budget``: equal cost for all runs of a comparison.
 
-    parameters: trained numbers of the model; ``model.hidden_size`` is solved for it. See `rnnlab.training.budget`.
-    flops_per_step: operations of a training step; ``model.hidden_size`` is solved for it.
-    seconds: of training, evaluation aside, after which the run ends; the final step varies between repetitions.
-    tolerance: by which share of the budget a run may miss it.
+    parameters: number of trained parameters; ``model.hidden_size`` is solved for it. See `rnnlab.training.budget`.
+    flops_per_step: floating-point operations of a training step; ``model.hidden_size`` is solved for it.
+    seconds: training time in seconds, without evaluations, after which the run ends; the final step varies between
+        repetitions.
+    tolerance: largest relative deviation from the budget.
     """
 
     parameters: int | None = None
@@ -62,8 +63,8 @@ class Budget:
 class Settings:
     """Options outside the groups.
 
-    seed: of every random generator of the run.
-    run_dir: the run's directory; derived from the configuration where it is null.
+    seed: seed of all random generators of the run.
+    run_dir: directory of the run; None to derive it from the configuration.
     """
 
     seed: int = 0
@@ -74,14 +75,14 @@ class Settings:
 
 
 def find(group: str, name: str = "") -> Callable[..., Any]:
-    """The class or function whose signature has the options of a group.
+    """The class or function whose signature is the schema of a group.
 
     Args:
         group: one of `GROUPS`.
-        name: what the group names; not used for ``trainer`` and ``logger``.
+        name: name of the class or function; not used for ``trainer`` and ``logger``.
 
     Raises:
-        InputError: there is nothing of that name.
+        InputError: the name is unknown.
     """
     if group in ("trainer", "logger"):
         from rnnlab.training import logger, trainer
@@ -106,9 +107,9 @@ def _home(group: str) -> ModuleType:
 
 
 def defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """The default of every option that the runs of a configuration's task, cell, model and so on have, in groups.
+    """The defaults of all options of a configuration, by group, for the task, cell, model etc. that it names.
 
-    A group whose class cannot be imported, and an option without a default, are left out.
+    Groups whose class cannot be imported and options without a default are left out.
     """
     found = asdict(Settings())
     for group in GROUPS:
@@ -117,7 +118,7 @@ def defaults(config: dict[str, Any]) -> dict[str, Any]:
             continue
         try:
             function = find(group, lookup.read_section(section)[0] if group in NAMED else "")
-        except Exception:  # a class of the user's own may fail to import in any way
+        except Exception:  # importing a user-defined class may raise anything
             continue
         options = {name: option.default for name, option in lookup.options(function).items()}
         found[group] = {
@@ -129,7 +130,7 @@ def defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def complete(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the default of every option that it lacks."""
+    """A stored configuration, with defaults for the options that it lacks."""
     config = dict(stored)
     for name, default in defaults(stored).items():
         value = config.setdefault(name, default)
@@ -139,11 +140,11 @@ def complete(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_known(config: dict[str, Any], run: str) -> None:
-    """Raise an InputError that names an option of a stored model or task that this version does not have.
+    """Raise an InputError if a stored task, cell or model has an option that this version of rnnlab lacks.
 
     Args:
-        config: as stored.
-        run: the run that it is from, for the message.
+        config: stored configuration.
+        run: name of the run, for the message.
     """
     for group in ("task", "cell", "model"):
         name, options = lookup.read_section(config[group])
@@ -151,6 +152,6 @@ def check_known(config: dict[str, Any], run: str) -> None:
         for option in options:
             if option not in known:
                 raise InputError(
-                    f"{run} was made with {group}.{option}={options[option]!r}, an option that this version of rnnlab "
-                    f"does not have; open the run with the version that made it, which its summary.json names"
+                    f"{run} was trained with {group}.{option}={options[option]!r}, an option that this version of "
+                    f"rnnlab does not have; use the version of rnnlab in the summary.json of the run"
                 )

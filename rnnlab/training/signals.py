@@ -10,21 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
+PR_SET_PDEATHSIG = 1  # from <sys/prctl.h> of Linux
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGTERM and SIGINT instead of the process; the same signal again acts as usual.
+    """A context manager that yields a list to which SIGTERM and SIGINT are appended; a second signal acts as usual.
 
-    Not a SIGTERM at once after another, as schedulers send them: to a process, to its group, to its job.
+    A second SIGTERM within one second is ignored, because schedulers signal a process, its group and its job in turn.
     """
     caught: list[int] = []
     heard: dict[int, float] = {}
 
     def note(number: int, frame: object) -> None:
         if number not in heard:
-            _signal_at_end_of_parent(0)  # or each further thread of a killed parent would send one more as it ends
+            _signal_at_end_of_parent(0)  # otherwise each thread of a killed parent would send another signal
             heard[number] = perf_counter()
             caught.append(number)
         elif number == signal.SIGINT or perf_counter() > heard[number] + 1:
@@ -40,19 +40,19 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Send SIGTERM to this process when its parent process ends, even if that was killed.
+    """Send SIGTERM to this process when its parent process ends, even if the parent is killed (Linux only).
 
-    Where the parent is gone already, this process ends at once. Being told needs Linux; elsewhere a worker ends before
-    its next run.
+    If the parent has already ended, this process exits immediately. On other systems, a worker therefore exits when it
+    calls this function before its next run.
 
     Args:
-        parent: the process that began this one.
+        parent: process ID of the parent.
     """
     _signal_at_end_of_parent(signal.SIGTERM)
     if os.getppid() != parent:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(128 + signal.SIGTERM)  # an exception would only have the worker take up what is left in its queue
+        os._exit(128 + signal.SIGTERM)  # after an exception, the worker would take the next job from its queue
 
 
 def _signal_at_end_of_parent(number: int) -> None:

@@ -1,7 +1,7 @@
 """The runs of a sweep and their progress.
 
-Beside the runs of a sweep lies ``sweep-DIGEST.json``, the plan: written before the first run, it says what was asked
-for, so that what has not begun yet is known too.
+The folder of a sweep contains its plan, ``sweep-DIGEST.json``. The plan is written before the first run and lists all
+runs, so that runs that have not started are known.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ STATES = ("finished", "diverged", "running", "stopped", "waiting", "refused")
 class Job:
     """One run of a sweep.
 
-    overrides: its part of the command line.
-    run_dir: its directory; None where the command line is refused.
-    error: why it is refused.
+    overrides: overrides of this run from the command line.
+    run_dir: directory of the run; None if the configuration is invalid.
+    error: error message if the configuration is invalid.
     """
 
     overrides: str
@@ -41,12 +41,13 @@ class Job:
 class Progress:
     """Progress of a run.
 
-    name: its directory within the sweep's, or its command line where it has none.
-    state: one of `STATES`; ``stopped`` is begun and not being trained by any process.
-    step, steps: done, and of the whole run; None where the run has not begun.
-    seconds: of training so far.
-    left: seconds of training that are left, going on as fast as until now; None where nothing is known.
-    remark: why it is refused, or at which step it diverged.
+    name: directory of the run relative to the sweep, or its overrides if it has no directory.
+    state: one of `STATES`; ``stopped`` means started, but not being trained by any process.
+    step: number of training steps done; None if the run has not started.
+    steps: number of training steps of the whole run; None if the run has not started.
+    seconds: training time so far, in seconds.
+    left: estimated training time left, in seconds, at the speed so far; None if unknown.
+    remark: error message, or the step at which the run diverged.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Progress:
 
 
 def write_plan(folder: Path, command: Sequence[str], jobs: Sequence[Job]) -> Path:
-    """Put the plan of a sweep beside its runs; the same command has the same file."""
+    """Write the plan of a sweep to its folder; the name of the file is a digest of the command."""
     digest = hashlib.sha256(json.dumps(sorted(command)).encode()).hexdigest()[:8]
     path = folder / f"sweep-{digest}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def write_plan(folder: Path, command: Sequence[str], jobs: Sequence[Job]) -> Pat
 
 
 def read_plans(folder: Path) -> tuple[list[Job], list[str]]:
-    """The jobs of every plan in a folder, each once, and the plans that cannot be read."""
+    """The jobs of all plans in a folder, without duplicates, and a message for each plan that cannot be read."""
     jobs: dict[str, Job] = {}
     problems = []
     for path in sorted(folder.glob("sweep-*.json")):
@@ -80,19 +81,25 @@ def read_plans(folder: Path) -> tuple[list[Job], list[str]]:
                 place = None if job["run_dir"] is None else str(folder / job["run_dir"])
                 jobs[place or job["overrides"]] = Job(job["overrides"], place, job["error"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            problems.append(f"{path} is no plan of a sweep ({type(error).__name__}: {error})")
+            problems.append(f"{path} is not the plan of a sweep ({type(error).__name__}: {error})")
     return list(jobs.values()), problems
 
 
 def survey(folder: str | Path) -> tuple[list[Progress], list[str]]:
-    """How far every run below a folder is, those that a sweep has still to begin included; and what cannot be read.
+    """The progress of all runs of a sweep, including runs that have not started.
+
+    Args:
+        folder: folder of the sweep.
+
+    Returns:
+        the progress of each run, and a message for each file that cannot be read.
 
     Raises:
-        InputError: it is no folder, or holds neither runs nor the plan of a sweep.
+        InputError: the folder does not exist, or contains neither runs nor the plan of a sweep.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise InputError(f"{folder} is no directory; give the folder of a sweep")
+        raise InputError(f"{folder} is not a directory; give the folder of a sweep")
     jobs, problems = read_plans(folder)
     places = {place.resolve(): place for place in find_runs(folder, problems) if RunDirectory(place).is_begun()}
     for job in jobs:
@@ -106,29 +113,29 @@ def survey(folder: str | Path) -> tuple[list[Progress], list[str]]:
             problems.append(str(error))
     found += [Progress(as_typed(job.overrides), "refused", remark=job.error or "") for job in jobs if not job.run_dir]
     if not found and not problems:
-        raise InputError(f"{folder} holds no runs; give the folder of a sweep, runs if no other was named")
+        raise InputError(f"{folder} holds no runs; give the folder of a sweep, which is runs by default")
     return _with_guesses(found), problems
 
 
 def as_typed(overrides: str) -> str:
-    """A part of a command line without what Hydra puts before colons."""
+    """Overrides without the backslashes that Hydra adds before colons."""
     return overrides.replace("\\:", ":")
 
 
 def is_dealt_with(run_dir: str) -> bool:
-    """Whether a run is done, or another process is training it."""
+    """Whether a run has finished or diverged, or a process is training it."""
     directory = RunDirectory(run_dir)
     summary = directory.summary() if directory.is_begun() else None
     return directory.is_claimed() or bool(summary and summary["status"] in ("finished", "diverged"))
 
 
 def progress(place: Path, folder: Path) -> Progress:
-    """How far one run is; ``folder`` is what its name is relative to."""
+    """The progress of the run in ``place``; its name is relative to ``folder``."""
     directory, name = RunDirectory(place), _relative(place, folder)
     if not directory.is_begun():
         return Progress(name, "waiting")
     stored = directory.config()
-    if "steps" not in (stored.get("trainer") or {}):  # defaults load PyTorch
+    if "steps" not in (stored.get("trainer") or {}):  # only if needed, because computing the defaults loads PyTorch
         stored = complete(stored)
     options = flatten(stored)
     steps = options.get("trainer.steps")
@@ -136,7 +143,7 @@ def progress(place: Path, folder: Path) -> Progress:
     if summary and summary["status"] in ("finished", "diverged"):
         remark = f"at step {summary['diverged_at']}" if summary["status"] == "diverged" else ""
         return Progress(name, summary["status"], summary["steps"], steps, summary["seconds"], 0.0, remark)
-    # One that was told to stop wrote a summary; one that was killed, or is running, has measurements only.
+    # A run stopped by a signal has a summary. A running or killed run has only measurements.
     record = summary or _last_record(directory.metrics_file)
     step, seconds = record.get("steps", record.get("step", 0)), record.get("seconds", 0.0)
     left = seconds / step * (steps - step) if step and steps else None
@@ -158,9 +165,9 @@ def table(found: Sequence[Progress]) -> str:
     at_once = counts["running"]
     open_runs = [one for one in found if one.state in ("running", "stopped", "waiting")]
     if not open_runs:
-        lines.append(f"{told}: nothing is left to do")
+        lines.append(f"{told}: all runs have ended")
     elif any(one.left is None for one in open_runs):
-        lines.append(f"{told}; how long it will take is not known before a run is done")
+        lines.append(f"{told}; the time left is not known yet")
     else:
         left = sum(one.left for one in open_runs) / max(at_once, 1)
         longest = max(one.left for one in open_runs)
@@ -169,7 +176,7 @@ def table(found: Sequence[Progress]) -> str:
 
 
 def _with_guesses(found: list[Progress]) -> list[Progress]:
-    """Runs that have not begun will take as long as those that are done did in the mean."""
+    """Estimate the time of runs that have not started as the mean time of the finished runs."""
     done = [one.seconds for one in found if one.state == "finished"]
     paces = done or [one.seconds + one.left for one in found if one.left]
     guess = mean(paces) if paces else None
@@ -180,7 +187,7 @@ def _with_guesses(found: list[Progress]) -> list[Progress]:
 
 
 def _last_record(file: Path) -> dict[str, Any]:
-    """The last whole line of a metrics file; empty where there is none."""
+    """The last complete record of a metrics file; empty if there is none."""
     try:
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - 65536))
@@ -198,7 +205,7 @@ def _last_record(file: Path) -> dict[str, Any]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    whole = (path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())  # a link keeps its own name
+    whole = (path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())  # prefer the name of a link
     names = [str(one.relative_to(home)) for one, home in whole if ".." not in one.parts and one.is_relative_to(home)]
     return names[0] if names else str(path.resolve())
 

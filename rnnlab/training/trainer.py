@@ -32,13 +32,15 @@ from rnnlab.training.signals import stop_signals
 class Progress:
     """Progress of a run, stored in each checkpoint.
 
-    step: number of optimizer steps.
-    tokens: input steps trained on.
-    seconds: training time, evaluation aside, over all resumes.
-    solved: the step at which the target was reached; None before.
-    best, final: the best and the latest evaluation, ``{"step", metrics…, "by_length"}``.
-    window: loss and gradient norm of each step since the training metrics were last recorded.
-    window_tokens, window_seconds: ``tokens`` and ``seconds`` when they were.
+    step: number of training steps done.
+    tokens: number of time steps trained on, over all sequences.
+    seconds: training time in seconds, without evaluations, including the time before the run was resumed.
+    solved: training step at which the target was reached; None before.
+    best: best evaluation so far, ``{"step", metrics…, "by_length"}``.
+    final: latest evaluation, in the same form.
+    window: loss and gradient norm of each training step since the training metrics were last recorded.
+    window_tokens: value of ``tokens`` when the training metrics were last recorded.
+    window_seconds: value of ``seconds`` when the training metrics were last recorded.
     """
 
     step: int = 0
@@ -52,7 +54,7 @@ class Progress:
     window_seconds: float = 0.0
 
     def forget_evaluations(self) -> None:
-        """Reset the evaluations, and whether the target was reached."""
+        """Reset ``best``, ``final`` and ``solved``."""
         self.best = self.final = self.solved = None
 
 
@@ -60,7 +62,7 @@ class Diverged(Exception):
     """The loss or a gradient is no longer finite."""
 
     def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"diverged at step {step}: the loss is {loss}, or its gradient is not finite")
+        super().__init__(f"diverged at step {step}: the loss ({loss}) or its gradient is not finite")
         self.step = step
 
 
@@ -70,25 +72,24 @@ class Trainer:
     Args:
         task: the task.
         model: the model.
-        optimizer: makes the optimizer from the model's parameters.
-        schedule: ``(step, steps) -> factor`` on the optimizer's learning rate.
+        optimizer: function from parameter groups to an optimizer.
+        schedule: function ``(step, steps) -> factor``; the factor multiplies the learning rate.
         seconds: training time in seconds after which the run ends; None for no limit.
-        steps: optimizer steps of the whole run.
-        target: the run ends at the first evaluation whose ``task.monitor`` is at least this good.
-        log_every: steps between two records of the training metrics.
-        eval_every: steps between two evaluations on valid (on train where there is no valid).
-        checkpoint_every: steps between two checkpoints; evaluations and stops save one too.
-        clip_norm: gradients of a larger total norm are scaled down to it (Pascanu et al., 2013); 0 leaves them.
+        steps: number of training steps of the whole run.
+        target: value of ``task.monitor`` at which the run ends; None to train for all steps.
+        log_every: training steps between two records of the training metrics.
+        eval_every: training steps between two evaluations on the valid split, or on train if the task has no valid.
+        checkpoint_every: training steps between two checkpoints; each evaluation and each stop also saves one.
+        clip_norm: largest gradient norm (Pascanu et al., 2013); 0 disables clipping.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32`` or ``bf16``.
-        init_from: the checkpoint of another run to continue from, with its weights, optimizer state and step.
-        lr_factors: factors on the learning rate for parameters whose name, as in ``model.named_parameters()``, contains
-            the key: ``{recurrent: 0.1}``.
-        prefetch: prepare the next batch in another thread while the model trains on the current one; it changes no
-            result.
+        init_from: checkpoint of another run to continue from, with its weights, optimizer state and step.
+        lr_factors: factors on the learning rate, ``{recurrent: 0.1}``; each applies to the parameters whose name in
+            ``model.named_parameters()`` contains the key.
+        prefetch: whether to prepare the next batch in another thread; the results do not depend on it.
 
     Raises:
-        InputError: an option is out of range or cannot be had on this machine.
+        InputError: an option is out of range, or not available on this machine.
     """
 
     def __init__(
@@ -114,11 +115,9 @@ class Trainer:
         counts = {"log_every": log_every, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
         for name, value in {"steps": steps, **counts}.items():
             if value < 1:
-                raise InputError(f"trainer.{name} is {value}; it must be at least 1")
+                raise InputError(f"trainer.{name}={value} must be at least 1")
         if clip_norm < 0:
-            raise InputError(
-                f"trainer.clip_norm is {clip_norm}; it must be positive, or 0 to leave gradients as they are"
-            )
+            raise InputError(f"trainer.clip_norm={clip_norm} must be positive, or 0 to disable clipping")
         self.device = pick_device(device)
         self.autocast = autocast(self.device, precision)
         self.task = task
@@ -126,7 +125,7 @@ class Trainer:
         try:
             with without_compiler():
                 self.optimizer = optimizer(parameter_groups(model, lr_factors or {}))
-        except ValueError as error:  # torch's own word on a negative learning rate and the like
+        except ValueError as error:  # for example, torch refuses a negative learning rate
             raise InputError(f"optimizer: {error}") from error
         self.base_lr = [group["lr"] * group.get("lr_factor", 1.0) for group in self.optimizer.param_groups]
         self.schedule = schedule
@@ -141,24 +140,24 @@ class Trainer:
         self.prefetch = prefetch
         self.progress = Progress()
         self.state: State | None = None
-        # The training metrics are recorded as "train", so an evaluation on train has a name of its own.
+        # The training metrics are recorded as "train", so an evaluation on train needs another name.
         self.evaluation_name = "valid" if "valid" in task.splits else "train_eval"
         self.pending: list[Tensor] = []
         self.signal: int | None = None
 
     def fit(self, directory: RunDirectory, logger: Logger, identity: dict[str, Any]) -> str:
-        """Train to the last step, or until a signal stops the run.
+        """Train until the run ends, or until a signal stops it.
 
         Args:
-            directory: where checkpoints go.
-            logger: writes measurements and samples.
-            identity: stored in each checkpoint: the configuration and the digest of the data, in plain containers.
+            directory: directory of the run, for its checkpoints.
+            logger: logger for measurements and samples.
+            identity: entries for each checkpoint: configuration and digest of the data, as plain containers.
 
         Returns:
             ``finished`` or ``stopped``.
 
         Raises:
-            Diverged: the loss or a gradient is no longer finite; the checkpoints are from before.
+            Diverged: the loss or a gradient is no longer finite; the checkpoints of earlier steps remain.
         """
         task, model, at = self.task, self.model.train(), self.progress
         next_batch = ahead(partial(task.batch, "train"), self.steps, self.prefetch)
@@ -188,7 +187,7 @@ class Trainer:
                     self.log(logger)
                 if at.step % self.eval_every == 0 or done:
                     self.validate(directory, logger, identity)
-                    done = self.ended is not None  # the evaluation may have found the task solved
+                    done = self.ended is not None  # the evaluation may have reached the target
                 if at.step % self.checkpoint_every == 0 or at.step % self.eval_every == 0 or done or stop:
                     logger.flush()
                     self.save(directory.last, identity)
@@ -199,7 +198,7 @@ class Trainer:
 
     @property
     def ended(self) -> str | None:
-        """Why training has ended: ``target``, ``steps`` or ``seconds``; None if it has not."""
+        """The reason why training has ended: ``target``, ``steps`` or ``seconds``; None if it has not ended."""
         if self.progress.solved is not None:
             return "target"
         if self.progress.step >= self.steps:
@@ -213,12 +212,12 @@ class Trainer:
             group["lr"] = lr * factor
 
     def collect(self) -> None:
-        """Move the losses and gradient norms since the last call to the host, and check them.
+        """Copy the losses and gradient norms since the last call to the CPU, and check them.
 
         Raises:
-            Diverged: one of them is not finite.
+            Diverged: a value is not finite.
         """
-        started = perf_counter()  # on a GPU this waits for the steps themselves
+        started = perf_counter()  # the copy synchronises with the GPU, so it counts as training time
         values = torch.stack(self.pending).tolist() if self.pending else []
         self.progress.seconds += perf_counter() - started
         first = self.progress.step - len(values) + 1
@@ -262,16 +261,16 @@ class Trainer:
         self.show_sample(logger)
         if logger.diagnostics:
             self.look_inside(logger, split)
-        if is_best:  # after all that belongs to this step, so that a run can go on from it as from the last checkpoint
+        if is_best:  # last, so that the run can be resumed from this checkpoint with all output of the step written
             logger.flush()
             self.save(directory.best, identity)
 
     def look_inside(self, logger: Logger, split: str) -> None:
-        """Log a diagnosis of the model on the first batch of a split; no result of the run changes."""
+        """Log a diagnosis of the model on the first batch of a split, without changing the results of the run."""
         before, started = checkpoint.random_states(), perf_counter()
         try:
             found = diagnostics.diagnose(self.model, self.task, split, diagnostics.LIGHT)
-        except InputError as error:  # there is nothing to be seen in this model at this step; the run goes on
+        except InputError as error:  # the model cannot be diagnosed at this step; training continues
             logger.remark(f"no diagnostics: {error}")
             return
         finally:
@@ -286,7 +285,7 @@ class Trainer:
         self.model.eval()
         try:
             found = self.task.sample(self.model)
-        except InputError as error:  # outputs that are not finite; if the next loss is not either, the run ends there
+        except InputError as error:  # outputs are not finite; training ends only if the loss is not finite
             logger.remark(f"no sample: {error}")
             return
         finally:
@@ -295,7 +294,7 @@ class Trainer:
             logger.sample(self.progress.step, sample)
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Write a checkpoint with everything that resuming needs."""
+        """Write a checkpoint with everything needed to resume the run."""
         self.collect()
         with without_compiler():
             optimizer = self.optimizer.state_dict()
@@ -311,10 +310,10 @@ class Trainer:
         checkpoint.save(path, content)
 
     def load(self, content: dict[str, Any]) -> None:
-        """Restore what `save` wrote.
+        """Restore the state that `save` wrote.
 
         Raises:
-            InputError: it is of a model of other shapes.
+            InputError: the shapes of the weights do not match the model.
         """
         load_weights(self.model, content)
         with without_compiler():
@@ -325,7 +324,7 @@ class Trainer:
         checkpoint.restore_random_states(content["random"])
 
     def has_groups_of(self, lr_factors: dict[str, float]) -> bool:
-        """Whether ``lr_factors`` give the parameter groups that the optimizer has."""
+        """Whether ``lr_factors`` result in the parameter groups of the optimizer."""
         groups = [group["params"] for group in parameter_groups(self.model, lr_factors)]
         return [list(map(id, group)) for group in groups] == [
             list(map(id, group["params"])) for group in self.optimizer.param_groups
@@ -336,22 +335,23 @@ def load_weights(model: Model, content: dict[str, Any]) -> None:
     """Load the weights of a checkpoint into a model.
 
     Raises:
-        InputError: they do not fit, as where a class from outside has changed.
+        InputError: the weights do not match the model, for example because a user-defined class has changed.
     """
     try:
         model.load_state_dict(content["model"])
     except RuntimeError as error:
         first = " ".join(str(error).splitlines()[1:2]).strip()
         raise InputError(
-            f"the weights of the checkpoint do not fit the model ({first}); a class that it is made of has changed"
+            f"the weights of the checkpoint do not match the model ({first}); restore the classes of the model as they "
+            "were when it was trained"
         ) from error
 
 
 def parameter_groups(model: Model, lr_factors: dict[str, float]) -> list[dict[str, Any]]:
-    """The parameters of a model in groups: one group for each factor on the learning rate, and one for the others.
+    """The parameter groups of a model: one for each factor on the learning rate, and one for all other parameters.
 
     Raises:
-        InputError: a factor is not positive, or no name holds its key.
+        InputError: a factor is not positive, or no parameter name contains its key.
     """
     groups = {key: {"params": [], "lr_factor": factor} for key, factor in lr_factors.items()}
     others: list[Tensor] = []
@@ -361,7 +361,7 @@ def parameter_groups(model: Model, lr_factors: dict[str, float]) -> list[dict[st
     for key, group in groups.items():
         if not group["params"]:
             names = ", ".join(name for name, _ in model.named_parameters())
-            raise InputError(f"trainer.lr_factors: no parameter's name holds {key!r}; the names are {names}")
+            raise InputError(f"trainer.lr_factors: no parameter name contains {key!r}; the names are {names}")
         if group["lr_factor"] <= 0:
-            raise InputError(f"trainer.lr_factors: {key} is {group['lr_factor']}; it must be positive")
+            raise InputError(f"trainer.lr_factors: {key}={group['lr_factor']} must be positive")
     return [group for group in ({"params": others}, *groups.values()) if group["params"]]

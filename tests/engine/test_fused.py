@@ -182,4 +182,4 @@ def test_explain_says_where_there_is_no_c(capsys):
     assert __main__.main(["explain", "cell=mlstm"]) == 0
     said = capsys.readouterr().out
     assert "def backward(" in said
-    assert "# There is no C: the step uses a tensor of shape [B, " in said
+    assert "# No C code: the step uses a tensor of shape [B, " in said

@@ -125,8 +125,8 @@ def test_a_truncated_file_is_refused(path, share):
     [
         (PermissionError(13, "Permission denied"), PermissionError, "Permission denied"),
         (OSError(5, "Input/output error"), OSError, "Input/output error"),
-        (MemoryError(), InputError, "there is not enough memory to read"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), InputError, "there is not enough memory to read"),
+        (MemoryError(), InputError, "not enough memory to load"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), InputError, "not enough memory to load"),
         (EOFError(), checkpoint.Damaged, "it is damaged"),
     ],
 )
@@ -166,7 +166,7 @@ def test_code_is_not_run(path, program):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
-    assert "carries code, which is not run" in refuse(path)
+    assert "contains code, which is never run" in refuse(path)
     assert not trace.exists()
     torch.load(path, weights_only=False) if program == "torch" else pickle.loads(path.read_bytes())
     assert trace.exists(), "a careless reader runs it, or this test shows nothing"

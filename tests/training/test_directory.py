@@ -204,7 +204,7 @@ def test_data_that_changed_are_refused_when_going_on(folder, monkeypatch):
     text = (folder / "corpus.txt").read_text()
     (folder / "corpus.txt").write_text(text[::-1])  # as long, and of the same characters
     before = tree(folder / "a")
-    with pytest.raises(InputError, match="SHA-256 differs"):
+    with pytest.raises(InputError, match="another SHA-256"):
         run("run_dir=a")
     assert tree(folder / "a") == before
     (folder / "corpus.txt").write_text(text)
@@ -333,8 +333,8 @@ def test_a_run_begun_from_a_checkpoint_is_taken_up_where_it_stopped_not_at_the_o
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["trainer.steps=4"], "is at step 4; trainer.steps=4 must be more"),
-        (["trainer.steps=3"], "is at step 4; trainer.steps=3 must be more"),
+        (["trainer.steps=4"], "is at step 4; trainer.steps=4 must be larger"),
+        (["trainer.steps=3"], "is at step 4; trainer.steps=3 must be larger"),
         (["task.seq_len=16"], "task.seq_len: 8 -> 16"),
         (["task=hello"], "task.name: char_lm -> hello"),
         (["model.hidden_size=24"], "model.hidden_size: 16 -> 24"),
@@ -390,7 +390,7 @@ def test_init_from_with_other_groups_of_parameters_is_refused(folder, old, new, 
     if fits:
         assert run("run_dir=b", "trainer.steps=8", ORIGIN, new)["steps"] == 8
     else:
-        assert "into other groups than" in refuse("run_dir=b", "trainer.steps=8", ORIGIN, new)
+        assert "whose parameter groups differ" in refuse("run_dir=b", "trainer.steps=8", ORIGIN, new)
 
 
 def test_init_from_with_a_class_that_changed_is_refused(folder):
@@ -399,7 +399,7 @@ def test_init_from_with_a_class_that_changed_is_refused(folder):
     content = checkpoint.load(path)
     content["model"]["readout.weight"] = torch.ones(1, 1)
     checkpoint.save(path, content)
-    assert "the weights of the checkpoint do not fit the model" in refuse("run_dir=b", "trainer.steps=8", ORIGIN)
+    assert "the weights of the checkpoint do not match the model" in refuse("run_dir=b", "trainer.steps=8", ORIGIN)
 
 
 def test_init_from_takes_a_path_from_the_home_folder(folder, monkeypatch):
@@ -415,7 +415,7 @@ def test_init_from_refuses_other_data_and_what_is_no_checkpoint(folder):
     assert "corpus.txt" in refuse(*options, "trainer.init_from=corpus.txt")
     text = (folder / "corpus.txt").read_text()
     (folder / "corpus.txt").write_text(text[::-1])
-    assert "SHA-256 differs" in refuse(*options, ORIGIN)
+    assert "another SHA-256" in refuse(*options, ORIGIN)
 
 
 FOREIGN = [
@@ -501,5 +501,5 @@ def test_a_broken_file_of_a_run_is_named(folder):
         directory.summary()
     for damaged in (b"a: [", b"", b"\xff\xfe"):
         directory.config_file.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"config\.yaml holds no configuration any more"):
+        with pytest.raises(InputError, match=r"config\.yaml is damaged; restore it"):
             directory.check(config.compose([]))

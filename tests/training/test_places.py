@@ -89,10 +89,10 @@ def test_other_data_of_the_same_name_are_refused_but_where_none_are_needed(own, 
     monkeypatch.chdir(b)
     for command in ("evaluate", "diagnose"):
         assert __main__.main([command, f"run={a}/runs/r"]) == 2
-        assert "SHA-256 differs" in capsys.readouterr().err
+        assert "another SHA-256" in capsys.readouterr().err
     assert not list(b.glob("diagnosis*"))
     assert __main__.main(["generate", f"run={a}/runs/r", "length=3"]) == 0
-    with pytest.raises(InputError, match=f"the run began in {a}; data.root=FOLDER says where its data lie now"):
+    with pytest.raises(InputError, match=f"the run was started in {a}; set data.root=FOLDER to the folder of the data"):
         load(a / "runs/r", "cpu", check_data=True)
     assert measured(a / "runs/r", data_root=str(a)) == expected(a / "runs/r")
 
@@ -102,7 +102,7 @@ def test_a_file_that_has_moved_is_found_by_its_name(folders):
     (a / "t.txt").write_text(TEXT)
     begin(f"task.corpus={a}/t.txt", f"run_dir={b}/r")
     (a / "t.txt").rename(b / "t.txt")
-    with pytest.raises(InputError, match=r"task\.corpus='.*t\.txt' is neither a file .*; data\.root=FOLDER says"):
+    with pytest.raises(InputError, match=r"task\.corpus='.*t\.txt' is neither a file .*; set data\.root=FOLDER"):
         evaluate_run(b / "r", "test")
     for root in (b, "../b"):
         assert measured(b / "r", data_root=str(root)) == expected(b / "r")
@@ -115,7 +115,7 @@ def test_a_run_is_taken_up_from_another_folder(own, monkeypatch):
     assert begin("task.corpus=t.txt", f"run_dir={a}/runs/r")["status"] == "finished"
     (a / "runs/r/summary.json").unlink()
     (b / "t.txt").write_text(OTHER)
-    with pytest.raises(InputError, match="SHA-256 differs"):
+    with pytest.raises(InputError, match="another SHA-256"):
         begin("task.corpus=t.txt", f"run_dir={a}/runs/r")
 
 
@@ -203,6 +203,6 @@ def test_a_task_of_one_s_own_that_knows_nothing_of_it_finds_its_file_too(folders
     monkeypatch.chdir(b)
     assert evaluate_run(a / "r", "test", "cpu")["step"] == 2
     (a / "x.bin").unlink()
-    with pytest.raises(InputError, match=r"cannot use x\.bin: No such file or directory; the run began in"):
+    with pytest.raises(InputError, match=r"cannot use x\.bin: No such file or directory; the run was started in"):
         evaluate_run(a / "r", "test", "cpu")
     del sys.modules["mine_of_places"]

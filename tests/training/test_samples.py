@@ -128,7 +128,7 @@ def test_going_back_removes_later_samples_of_every_kind_and_nothing_of_the_users
 
 @pytest.mark.parametrize("made", [[Sample("a", ".exe")], [Sample("a"), Sample("b")]])
 def test_a_suffix_is_known_and_stands_once(made):
-    with pytest.raises(InputError, match="they must be different, and each one of"):
+    with pytest.raises(InputError, match="they must be distinct, and each must be one of"):
         samples_of(made)
 
 

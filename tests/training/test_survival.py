@@ -395,7 +395,7 @@ def test_a_damaged_last_checkpoint_names_the_way_out(folder, short_reference, mo
     step = checkpoint.load(best)["progress"]["step"]
     assert (step, checkpoint.load(last)["progress"]["step"]) == (4, 6)
     last.write_bytes(last.read_bytes()[:500])
-    with pytest.raises(InputError, match=r"last\.pt cannot be read .*; delete it, and best\.pt is used in its place"):
+    with pytest.raises(InputError, match=r"last\.pt cannot be loaded .*; delete it to use best\.pt instead"):
         train(settings)
     last.unlink()
     train(settings)
@@ -407,7 +407,7 @@ def test_a_damaged_best_checkpoint_names_the_way_out(folder):
     train(short_config(folder, run.name))
     best = run / "checkpoints" / "best.pt"
     best.write_bytes(b"")
-    with pytest.raises(InputError, match=r"best\.pt cannot be read .*; delete it, and last\.pt is used in its place"):
+    with pytest.raises(InputError, match=r"best\.pt cannot be loaded .*; delete it to use last\.pt instead"):
         evaluate_run(run, "valid")
     best.unlink()
     assert evaluate_run(run, "valid")["step"] == 9

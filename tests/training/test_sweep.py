@@ -185,15 +185,18 @@ def test_the_home_folder_may_be_written_as_a_tilde(folder, monkeypatch):
         (["--info", "config", "-m"], "--info and --multirun cannot be given together"),
         (["--package", "task", "-m"], "--package has no effect without --cfg"),
         (["--resolve"], "--resolve has no effect without --cfg"),
-        (["--config-dir", "nowhere", "-m"], "--config-dir nowhere is no directory"),
-        (["--config-path=nowhere"], "--config-path nowhere is no directory"),
+        (["--config-dir", "nowhere", "-m"], "--config-dir nowhere is not a directory"),
+        (["--config-path=nowhere"], "--config-path nowhere is not a directory"),
         (["--config-dir"], "expected one argument"),
         (["-m", "--config-name", "nothing"], "unknown config 'nothing'"),
         (["--lr", "3"], "unrecognized arguments: --lr"),
         (["--experimental-rerun", "x"], "--experimental-rerun is not supported"),
-        (["hydra.job.chdir=true"], "hydra.job.chdir=True has no effect; relative paths are those of the folder where"),
+        (
+            ["hydra.job.chdir=true"],
+            "hydra.job.chdir=True has no effect; relative paths are relative to the working directory",
+        ),
         (["-m", "hydra.job.chdir=true", "seed=0,1"], "hydra.job.chdir=True has no effect"),
-        (["hydra.run.dir=x"], "hydra.run.dir=x has no effect; the directory of a run is run_dir=DIR"),
+        (["hydra.run.dir=x"], "hydra.run.dir=x has no effect; use run_dir=DIR to set"),
         (["-m", "hydra.sweep.subdir=${hydra.job.num}"], "hydra.sweep.subdir=${hydra.job.num} has no effect"),
         (["hydra/launcher=joblib"], "hydra/launcher=joblib has no effect on a single run; add -m"),
         (["hydra.launcher.n_jobs=2"], "unknown option 'hydra.launcher.n_jobs'"),
@@ -232,7 +235,7 @@ def test_plans_come_back_and_are_joined(folder):
         (Path("none"), "no number"),
     }
     (folder / "runs" / "sweep-0.json").write_text("{")
-    assert "is no plan of a sweep" in sweep.survey("runs")[1][0]
+    assert "is not the plan of a sweep" in sweep.survey("runs")[1][0]
 
 
 def test_what_was_refused_is_shown_as_it_was_typed(folder, capsys):
@@ -249,7 +252,7 @@ def test_nothing_that_can_be_read_is_exit_code_2(folder, capsys):
     Path("runs").mkdir()
     Path("runs/sweep-0.json").write_text("{")
     assert __main__.main(["status", "runs"]) == 2
-    assert "is no plan of a sweep" in capsys.readouterr().err
+    assert "is not the plan of a sweep" in capsys.readouterr().err
 
 
 def test_the_state_of_every_run():
@@ -289,7 +292,12 @@ def test_links_are_followed_and_a_run_is_told_once(folder):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "give the folder"), (["nowhere"], "no directory"), (["."], "holds no runs"), (["a", "b"], "give the folder")],
+    [
+        ([], "give the folder"),
+        (["nowhere"], "not a directory"),
+        (["."], "holds no runs"),
+        (["a", "b"], "give the folder"),
+    ],
 )
 def test_mistakes(capsys, arguments, message):
     assert __main__.main(["status", *arguments]) == 2
@@ -313,7 +321,7 @@ def test_a_sweep_leaves_runs_of_other_processes_to_them(capfd):
     with RunDirectory(settings["run_dir"]).claim(settings):
         done = rnnlab(*TINY, "seed=0,1")
     assert done.returncode == 0
-    assert "the sweep goes on with the next run" in done.stdout
+    assert "the sweep continues with the next run" in done.stdout
     assert states() == ["finished", "stopped"]
 
 
@@ -385,7 +393,7 @@ def test_killed_in_the_middle_and_begun_again(folder):
     assert done.returncode == 0, done.stderr
     assert states() == ["finished"] * 6
     assert done.stdout.count("is not trained again") == 2
-    assert done.stdout.count("going on at step") == 2
+    assert done.stdout.count("resuming at step") == 2
 
 
 @pytest.mark.slow
@@ -406,7 +414,7 @@ def test_a_run_that_is_killed_among_others(folder):
     done = rnnlab(*arguments)
     assert done.returncode == 0, done.stderr
     assert states() == ["finished"] * 2
-    assert done.stdout.count("going on at step") == 2
+    assert done.stdout.count("resuming at step") == 2
 
 
 def holders(folder):

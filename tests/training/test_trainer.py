@@ -424,7 +424,7 @@ def test_streams_carry_their_state_from_window_to_window(folder):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none_is_refused():
-    with pytest.raises(InputError, match="finds no CUDA device here; use cpu or auto"):
+    with pytest.raises(InputError, match="finds no CUDA device; use cpu or auto"):
         run("trainer.device=cuda")
     assert not Path("a").exists()
     assert pick_device("auto") == CPU
@@ -527,7 +527,7 @@ def test_parameters_can_learn_at_a_rate_of_their_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("factors", "says"),
-    [("{recurent: 0.1}", "no parameter's name holds 'recurent'; the names are enc"), ("{U: 0}", "U is 0.0; it must")],
+    [("{recurent: 0.1}", "no parameter name contains 'recurent'; the names are enc"), ("{U: 0}", "U=0.0 must")],
 )
 def test_a_rate_for_nothing_is_refused(tmp_path, factors, says):
     resolved = config.compose(["task=hello", f"trainer.lr_factors={factors}", f"run_dir={tmp_path / 'run'}"])

@@ -136,7 +136,7 @@ def test_an_option_that_was_removed_is_named(folder):
     settings = config.compose([*SMALL, "run_dir=a"])
     train(settings)
     make_older(folder / "a", cell={**settings["cell"], "leak": 0.5})
-    with pytest.raises(InputError, match=r"a was made with cell\.leak=0\.5, an option that this version of rnnlab"):
+    with pytest.raises(InputError, match=r"a was trained with cell\.leak=0\.5, an option that this version of rnnlab"):
         evaluate_run("a", "test")
     with pytest.raises(InputError, match=r"cell\.leak: 0\.5 -> absent"):
         run("run_dir=a")
