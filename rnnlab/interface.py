@@ -6,16 +6,14 @@ Sequences are time-major, ``[T, B, ...]``; states are batch-first, ``[B, ...]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from rnnlab.trees import State, map_state, pick_rows, tensors_of, unstack  # noqa: F401  cells of users import them here
 
 if TYPE_CHECKING:  # commands that only read runs use this module without loading PyTorch
     import torch
     from torch import Tensor
-
-State = tuple[Any, ...]
-"""Nested tuple of tensors, each ``[B, ...]``, passed from one step to the next."""
 
 
 class InputError(ValueError):
@@ -151,44 +149,3 @@ def samples_of(found: Sample | list[Sample] | str | None) -> list[Sample]:
 
 SAMPLE_SUFFIXES = (".txt", ".png", ".svg", ".gif", ".wav", ".mid", ".bvh")
 """The file types of samples."""
-
-
-_NESTS = (tuple, list)
-
-
-def map_state(function: Callable[..., Tensor], *states: State) -> State:
-    """Apply ``function`` to corresponding tensors of states with the same structure; None stays None."""
-    first = states[0]
-    if first is None:
-        return None
-    if not isinstance(first, _NESTS):
-        return function(*states)
-    return tuple(map_state(function, *parts) for parts in zip(*states, strict=True))
-
-
-def pick_rows(chosen: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Select rows of ``yes`` where ``chosen`` (bool ``[B]``) is True, otherwise rows of ``no``; both ``[B, ...]``."""
-    return yes.where(chosen.reshape(-1, *[1] * (yes.dim() - 1)), no)
-
-
-def unstack(tree: Any) -> list[Any]:
-    """Split a nested tuple of tensors ``[T, ...]`` into T nested tuples, one per step.
-
-    Indexing would be slow: the backward pass of ``tensor[t]`` allocates a ``[T, ...]`` tensor of zeros for every t.
-    """
-    columns = [tensor.unbind() for tensor in tensors_of(tree)]
-    rows = (iter(row) for row in zip(*columns, strict=True))
-    return [map_state(lambda _, row=row: next(row), tree) for row in rows]
-
-
-def tensors_of(state: State) -> list[Tensor]:
-    """The tensors of a nested tuple, depth first; None is skipped."""
-    if not isinstance(state, _NESTS):
-        return [] if state is None else [state]
-    found: list[Tensor] = []
-    for part in state:
-        if isinstance(part, _NESTS):
-            found += tensors_of(part)
-        elif part is not None:
-            found.append(part)
-    return found

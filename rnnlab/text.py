@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from rnnlab.generation import Stream
 from rnnlab.heads import Categorical
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 
 class Vocabulary:

@@ -97,8 +97,9 @@ def _serve(address: str) -> dict:
 
 def _kill_with(connection: socket.socket, child: int) -> None:
     """Kill a child when the program that asked for it has been killed: its end of the connection is closed then."""
-    if not connection.recv(1):
-        os.kill(child, signal.SIGKILL)
+    with suppress(OSError):  # the child may have ended first
+        if not connection.recv(1):
+            os.kill(child, signal.SIGKILL)
 
 
 def _collect(*_) -> None:

@@ -10,6 +10,7 @@ from rnnlab import cells, lookup, tasks
 
 PACKAGE = Path(rnnlab.__file__).parent
 FLOORS = [  # from the ground up; modules of one floor do not import each other
+    {"trees"},
     {"interface", "streams"},
     {"files", "lookup"},
     {"report"},

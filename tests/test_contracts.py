@@ -12,10 +12,11 @@ from outside.shapes import Highway, LayerNormLSTM, MinGRU, Peephole, Projected, 
 from outside.spelling import SpelledDigits
 
 from rnnlab import cells, config, contracts, lookup, tasks
-from rnnlab.interface import InputError, tensors_of
+from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, Stack
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.training import train
+from rnnlab.trees import tensors_of
 
 OPTIONS = {  # further settings under which a cell is another mathematics
     "rnn": [{"activation": "relu"}, {"bias": False}],

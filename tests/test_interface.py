@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from rnnlab.interface import Batch, InputError, Metric, map_state, tensors_of
+from rnnlab.interface import Batch, InputError, Metric
+from rnnlab.trees import map_state, tensors_of
 
 
 def test_batch_moves_whole_and_keeps_what_is_absent_absent():

@@ -103,7 +103,7 @@ def _fewest(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Return few of ``keys``, chosen greedily, that distinguish the same groups as all of them."""
     goal = len({_value(run, keys) for run in runs})
     # One name distinguishes the groups of most sweeps: model=rnn,lstm,gru also changes the cell and its options.
-    for key in keys[:4]:
+    for key in (key for key in keys if key in _FIRST):
         if len({_value(run, [key]) for run in runs}) == goal:
             return [key]
     chosen: list[str] = []

@@ -34,7 +34,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rnnlab.interface import InputError, State, tensors_of
+from rnnlab.interface import InputError
+from rnnlab.trees import State, tensors_of
 
 
 class Native(NamedTuple):

@@ -20,7 +20,7 @@ class Options:
     out: str = option("diagnosis", "new folder for page.html, diagnostics.json and figures; OUT-2 if it exists")
     split: str = option("", "split from which sequences are taken; train if the task has no valid", "valid")
     checkpoint: str = option("best", "checkpoint: best, last, or initial (the model before training)")
-    steps: int = option(200, "largest number of steps for streams of text; other tasks use whole sequences")
+    steps: int = option(200, "largest number of steps; the gradients of tasks without a stream use whole sequences")
     sequences: int = option(4, "number of sequences for Jacobians, exponents and memory; gradients use the whole batch")
     device: str = option("cpu", "device: cpu, cuda or auto")
     data_root: str = option("", DATA_ROOT, "DIR")

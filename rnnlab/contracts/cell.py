@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rnnlab import cells, engine, lookup
 from rnnlab.cells import Cell
-from rnnlab.interface import State, map_state, tensors_of
 from rnnlab.layers import Recurrent
+from rnnlab.trees import State, map_state, tensors_of
 
 STEPS, BATCH, INPUT, HIDDEN = 6, 3, 5, 4
 EXACT = {"rtol": 0.0, "atol": 1e-10}

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rnnlab import cells, lookup, models, tasks
 from rnnlab.contracts.cell import same
-from rnnlab.interface import Batch, InputError, Tokens, map_state, tensors_of
+from rnnlab.interface import Batch, InputError, Tokens
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training.build import model_arguments
+from rnnlab.trees import map_state, tensors_of
 
 
 def check_model(

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 
 from rnnlab.cells import Cell
 from rnnlab.contracts.idioms import CORNERED, SMOOTH, UNUSUAL
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class Recipe(Cell):

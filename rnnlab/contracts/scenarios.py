@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from rnnlab.cells import Cell
 from rnnlab.contracts.idioms import SMOOTH
 from rnnlab.contracts.recipes import Recipe
-from rnnlab.interface import State, map_state, tensors_of
 from rnnlab.layers import Recurrent, VariationalDropout, WeightDrop, Zoneout
+from rnnlab.trees import State, map_state, tensors_of
 
 
 class _Looking(TorchDispatchMode):

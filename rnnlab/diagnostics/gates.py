@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab.cells import Cell
 from rnnlab.diagnostics.trajectory import Trajectory
-from rnnlab.interface import map_state, tensors_of, unstack
+from rnnlab.trees import map_state, tensors_of, unstack
 
 LEFT, RIGHT = 0.1, 0.9
 """A gate is saturated below LEFT or above RIGHT (Karpathy, Johnson and Fei-Fei, 2015, arXiv:1506.02078)."""

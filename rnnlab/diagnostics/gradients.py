@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from rnnlab.diagnostics.trajectory import Trajectory, watching
-from rnnlab.interface import Batch, InputError, Mean, State, tensors_of
+from rnnlab.interface import Batch, InputError, Mean
 from rnnlab.models import Model
+from rnnlab.trees import State, tensors_of
 
 
 class Flow(NamedTuple):

@@ -22,7 +22,8 @@ from torch.func import jvp, vmap
 
 from rnnlab.cells import Cell
 from rnnlab.diagnostics.trajectory import Trajectory
-from rnnlab.interface import InputError, State, map_state, tensors_of
+from rnnlab.interface import InputError
+from rnnlab.trees import State, map_state, tensors_of
 
 CHUNK = 128
 """Directions that are propagated through a step at once; more need more memory and are not faster."""

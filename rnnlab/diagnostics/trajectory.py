@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
-from rnnlab.interface import InputError, State, map_state, pick_rows, tensors_of, unstack
+from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
+from rnnlab.trees import State, map_state, pick_rows, tensors_of, unstack
 
 
 @dataclass

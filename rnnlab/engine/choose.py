@@ -16,7 +16,8 @@ from rnnlab.engine.cpu.kernel import row_shares
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.ir.watch import fingerprint
 from rnnlab.engine.once import warn_once
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 BACKENDS = ("auto", "reference", "fused", "scan", "native")
 FEW_STEPS = 4

@@ -24,7 +24,7 @@ from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.once import warn_once
 from rnnlab.engine.plan import Again, Plan, is_observed_backward, is_training, random_state, through_reference
 from rnnlab.engine.traced import Traced, traced, traced_for
-from rnnlab.interface import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, tensors_of
 
 __all__ = ["Traced", "run", "run_or", "traced", "traced_for"]
 

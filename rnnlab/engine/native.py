@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
 from rnnlab.engine.traced import Traced, on_trial, snapshot
-from rnnlab.interface import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, tensors_of
 
 
 class Again:

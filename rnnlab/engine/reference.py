@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.cells import Cell
-from rnnlab.interface import State, map_state, pick_rows, unstack
+from rnnlab.trees import State, map_state, pick_rows, unstack
 
 
 def run(

@@ -20,7 +20,7 @@ from rnnlab.engine import fused
 from rnnlab.engine.ir.derive import derive
 from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value, values_of
-from rnnlab.interface import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, tensors_of
 
 _STEPS: WeakKeyDictionary[fused.Traced, Steps] = WeakKeyDictionary()
 

@@ -26,7 +26,7 @@ from rnnlab.engine.ir.trace import trace
 from rnnlab.engine.ir.verify import verify
 from rnnlab.engine.ir.watch import fingerprint, without_hooks
 from rnnlab.engine.once import once, warn_once
-from rnnlab.interface import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, tensors_of
 
 VARIANTS = 16
 """Largest number of traces of a cell for the same shapes; a cell that changes more often runs in the plain loop."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rnnlab.generation.stream import NO_PROMPT, Stream, generate, sequences
 from rnnlab.heads import Categorical, Head
 from rnnlab.heads.base import NOT_FINITE
-from rnnlab.interface import InputError, State, map_state
+from rnnlab.interface import InputError
+from rnnlab.trees import State, map_state
 
 
 class Hypothesis(NamedTuple):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.heads import Head
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 NO_PROMPT = "the prompt is empty; give at least one step to begin with"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rnnlab.cells.base import Cell
-from rnnlab.interface import map_state, tensors_of
+from rnnlab.trees import map_state, tensors_of
 
 PRODUCT = re.compile("(bi)?linear|matmul|__r?matmul__|b?mm|mv|dot|inner|einsum|tensordot|multi_dot|conv[123]d")
 SUM_WITH_PRODUCT = re.compile("addmm|addmv|addbmm|baddbmm")  # the first argument is added, not multiplied

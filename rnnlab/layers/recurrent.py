@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rnnlab import engine
 from rnnlab.cells.base import Cell, check_choice
-from rnnlab.interface import InputError, State, map_state, tensors_of
+from rnnlab.interface import InputError
+from rnnlab.trees import State, map_state, tensors_of
 
 
 class Recurrent(nn.Module):

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from rnnlab.cells.base import Cell
-from rnnlab.interface import InputError, State, map_state, tensors_of
+from rnnlab.interface import InputError
 from rnnlab.layers.reads import MaskedReads, reads_by_products
+from rnnlab.trees import State, map_state, tensors_of
 
 
 class Wrapped(Cell):

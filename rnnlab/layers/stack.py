@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from rnnlab.cells.base import Cell, check_choice
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
 from rnnlab.layers.recurrent import Recurrent
+from rnnlab.trees import State
 
 NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from rnnlab.cells import Cell
-from rnnlab.interface import Batch, Images, State, Tokens, Vectors
+from rnnlab.interface import Batch, Images, Tokens, Vectors
+from rnnlab.trees import State
 
 CellFactory = Callable[[int, int], Cell]
 """``(input_size, hidden_size) -> Cell``: the cell of the configuration, its options bound."""

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.cells.base import Cell, Fixed, check_choice
-from rnnlab.interface import Batch, Images, InputError, State, Tokens, Vectors
+from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
 from rnnlab.layers import Stack, initialise, regularise
 from rnnlab.models.base import CellFactory, Model
+from rnnlab.trees import State
 
 
 class OneHot(Fixed):

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from rnnlab.heads import Categorical, Head, SquaredError
 from rnnlab.heads.categorical import categorical_accuracy
 from rnnlab.heads.squared_error import absolute_error
-from rnnlab.interface import Batch, Images, InputError, Mean, Metric, Sample, Tokens, Vectors, tensors_of
+from rnnlab.interface import Batch, Images, InputError, Mean, Metric, Sample, Tokens, Vectors
 from rnnlab.text import Speaker
+from rnnlab.trees import tensors_of
 
 EVALUATION_SEED = 1_000_003
 """Valid and test sets come from this seed, so that they are the same for every cell and every run seed."""

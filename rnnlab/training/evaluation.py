@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from rnnlab import generation
-from rnnlab.interface import Batch, State, map_state, pick_rows
+from rnnlab.interface import Batch
 from rnnlab.models import Model
 from rnnlab.tasks import Task
+from rnnlab.trees import State, map_state, pick_rows
 
 
 def carry(model: Model, state: State | None, fresh: Tensor | None) -> State | None:

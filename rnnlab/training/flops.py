@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from rnnlab.cells import Cell
-from rnnlab.interface import Batch, State, map_state, tensors_of
+from rnnlab.interface import Batch
 from rnnlab.layers import Recurrent
 from rnnlab.models import Model
+from rnnlab.trees import State, map_state, tensors_of
 
 VECTOR = 2
 """Dimensions of a batch of vectors, ``[B, H]``. The state of S4D has three, ``[B, H, N]``, the state of mLSTM four."""

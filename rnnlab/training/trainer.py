@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from rnnlab import diagnostics
-from rnnlab.interface import InputError, State, map_state, samples_of
+from rnnlab.interface import InputError, samples_of
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import checkpoint
@@ -26,6 +26,7 @@ from rnnlab.training.evaluation import carry, evaluate
 from rnnlab.training.lean import without_compiler
 from rnnlab.training.logger import Logger
 from rnnlab.training.signals import stop_signals
+from rnnlab.trees import State, map_state
 
 
 @dataclass

@@ -10,8 +10,8 @@ import tiers
 import torch
 
 from rnnlab import cells, engine
-from rnnlab.interface import map_state, tensors_of
 from rnnlab.layers import Recurrent
+from rnnlab.trees import map_state, tensors_of
 
 CASES = {
     name: case

@@ -7,10 +7,11 @@ from torch import nn
 from rnnlab import cells
 from rnnlab.diagnostics import gradient_flow
 from rnnlab.engine import backends_of
-from rnnlab.interface import Batch, InputError, Mean, Vectors, map_state, tensors_of, unstack
+from rnnlab.interface import Batch, InputError, Mean, Vectors
 from rnnlab.layers import Recurrent
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.outputs import squared_error
+from rnnlab.trees import map_state, tensors_of, unstack
 
 F, H, B, T = 3, 4, 2, 7
 

@@ -12,7 +12,8 @@ from rnnlab import cells
 from rnnlab.cells import Cell
 from rnnlab.diagnostics import follow, half_life, influence, lyapunov_exponents, spectrum, step_jacobian
 from rnnlab.diagnostics.jacobian import flatten, state_size, unflatten
-from rnnlab.interface import InputError, map_state, tensors_of
+from rnnlab.interface import InputError
+from rnnlab.trees import map_state, tensors_of
 
 F, H, B, T = 3, 4, 2, 6
 

@@ -27,9 +27,9 @@ from rnnlab.engine import fused, once
 from rnnlab.engine.cpu import arrays, compiler, memory
 from rnnlab.engine.cpu import threads as engine_threads
 from rnnlab.engine.traced import known
-from rnnlab.interface import map_state, tensors_of
 from rnnlab.layers import Recurrent
 from rnnlab.layers.regularisers import VariationalDropout, WeightDrop, Zoneout
+from rnnlab.trees import map_state, tensors_of
 
 T, B, N, H = 6, 5, 3, 4
 LENGTHS = torch.tensor([2, T, 1, 3, T])

@@ -17,8 +17,8 @@ from outside.shapes import Highway, LayerNormLSTM, MinGRU, Peephole, Regularised
 from rnnlab import cells, contracts, engine
 from rnnlab.engine import fused, native, once
 from rnnlab.engine.gpu import graphs
-from rnnlab.interface import map_state, tensors_of
 from rnnlab.layers import Recurrent
+from rnnlab.trees import map_state, tensors_of
 
 DOUBLE = {"rtol": 1e-12, "atol": 1e-12}
 

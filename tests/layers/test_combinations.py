@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnlab import cells, contracts
-from rnnlab.interface import InputError, Vectors, map_state, tensors_of
+from rnnlab.interface import InputError, Vectors
 from rnnlab.layers import initialise, regularise
 from rnnlab.layers.regularisers import Wrapped
 from rnnlab.models.sequence_model import SequenceModel
+from rnnlab.trees import map_state, tensors_of
 
 T, B, F, H = 6, 3, 5, 4
 EXACT = {"rtol": 0, "atol": 1e-10}  # as in the contract of a cell

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from rnnlab import cells, config
-from rnnlab.interface import InputError, map_state, tensors_of
+from rnnlab.interface import InputError
 from rnnlab.layers import initialise
 from rnnlab.training.build import build
+from rnnlab.trees import map_state, tensors_of
 
 
 def make(name, hidden_size=64, **options):

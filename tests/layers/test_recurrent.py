@@ -10,8 +10,9 @@ from torch.nn.functional import linear
 from rnnlab import cells, engine
 from rnnlab.cells import Cell
 from rnnlab.engine.cpu.kernel import Kernel
-from rnnlab.interface import InputError, tensors_of
+from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, Stack, Zoneout, from_torch, to_torch
+from rnnlab.trees import tensors_of
 
 T, B, F, H = 6, 4, 3, 5
 LENGTHS = [4, 6, 1, 4]  # in no order, the longest and the shortest possible among them

@@ -9,10 +9,11 @@ from torch.nn.functional import linear
 from rnnlab import cells
 from rnnlab.cells import Cell
 from rnnlab.cells.base import input_weights, recurrent_weights
-from rnnlab.interface import InputError, tensors_of
+from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, VariationalDropout, WeightDrop, Zoneout, regularise
 from rnnlab.layers.reads import MaskedReads
 from rnnlab.layers.regularisers import _bernoulli
+from rnnlab.trees import tensors_of
 
 T, B, F, H = 7, 3, 5, 4
 EXACT = {"rtol": 1e-11, "atol": 1e-11}

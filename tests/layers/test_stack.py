@@ -3,8 +3,9 @@ import torch
 from torch.nn.functional import dropout
 
 from rnnlab import cells
-from rnnlab.interface import InputError, tensors_of
+from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, Stack
+from rnnlab.trees import tensors_of
 
 T, B, F, H = 5, 4, 3, 6
 

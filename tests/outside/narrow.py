@@ -6,7 +6,7 @@ from torch.nn.functional import linear
 
 from rnnlab.cells import Cell
 from rnnlab.cells.base import input_weights, recurrent_weights
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class NarrowCell(Cell):

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from rnnlab.interface import Batch, Images, Mean, State, Tokens, Vectors
+from rnnlab.interface import Batch, Images, Mean, Tokens, Vectors
 from rnnlab.layers import Stack
 from rnnlab.models import CellFactory, Model
 from rnnlab.tasks import Task
+from rnnlab.trees import State
 
 SHAPE = (2, 3, 5)
 

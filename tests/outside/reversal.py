@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.heads import IGNORE, Categorical
-from rnnlab.interface import Batch, Images, Mean, Metric, State, Tokens, Vectors
+from rnnlab.interface import Batch, Images, Mean, Metric, Tokens, Vectors
 from rnnlab.layers import Stack
 from rnnlab.models import CellFactory, Model
 from rnnlab.tasks import Task
+from rnnlab.trees import State
 
 SYMBOLS, END, START = 8, 8, 9
 

@@ -14,7 +14,7 @@ from torch.nn.functional import layer_norm, linear
 from rnnlab.cells import Cell
 from rnnlab.cells.base import bias_vector, input_weights, recurrent_weights
 from rnnlab.cells.classic.lstm import LSTM
-from rnnlab.interface import State, map_state
+from rnnlab.trees import State, map_state
 
 
 class Peephole(Cell):

@@ -10,9 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells, config
-from rnnlab.interface import InputError, tensors_of
+from rnnlab.interface import InputError
 from rnnlab.training import budget, train
 from rnnlab.training.build import build
+from rnnlab.trees import tensors_of
 
 SMALL = ["task=adding", "task.lengths=[5,5]", "task.test_lengths=[5,5]", "task.batch_size=4", "task.eval_batches=1"]
 RUN = [*SMALL, "trainer.steps=2", "trainer.eval_every=2", "logger.tensorboard=false", "run_dir=a"]

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from rnnlab import config, lookup
-from rnnlab.interface import Batch, InputError, Mean, Metric, Vectors, tensors_of
+from rnnlab.interface import Batch, InputError, Mean, Metric, Vectors
 from rnnlab.tasks import Task
 from rnnlab.training import checkpoint, evaluate_run, optimizers, schedulers, train
 from rnnlab.training.build import build
 from rnnlab.training.device import autocast, pick_device, seed_everything
 from rnnlab.training.evaluation import carry, evaluate
+from rnnlab.trees import tensors_of
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, Native, bias_vector, biased, check_choice, input_weights, recurrent_weights
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class GRU(Cell):

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu
 
 from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 _ACTIVATIONS = {
     "lecun_tanh": lambda a: 1.7159 * (0.666 * a).tanh(),

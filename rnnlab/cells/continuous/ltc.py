@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
 from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights, recurrent_weights
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 
 class LTC(Cell):

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class ATR(Cell):

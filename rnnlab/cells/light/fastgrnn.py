@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 
 class FastGRNN(Cell):

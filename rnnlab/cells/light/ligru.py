@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
 from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights, recurrent_weights
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class LiGRU(Cell):

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, silu
 
 from rnnlab.cells.base import Cell, bias_vector, input_weights
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 
 class HGRN(Cell):

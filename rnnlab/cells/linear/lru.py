@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, input_weights
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 
 class LRU(Cell):

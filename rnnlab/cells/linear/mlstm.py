@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid
 
 from rnnlab.cells.base import Cell, bias_vector, check_choice, half_range, input_weights, scale_of
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 
 class MLSTM(Cell):

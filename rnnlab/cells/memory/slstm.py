@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
 from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights, recurrent_weights, scale_of
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class SLSTM(Cell):

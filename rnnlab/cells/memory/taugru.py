@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
-from rnnlab.interface import InputError, State
+from rnnlab.interface import InputError
+from rnnlab.trees import State
 
 
 class TauGRU(Cell):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rnnlab.cells.base import Cell, bias_vector, biased, input_weights, recurrent_weights
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class MIRNN(Cell):

@@ -4,7 +4,7 @@ from torch import Tensor, nn, ones
 from torch.nn.functional import layer_norm, linear
 
 from rnnlab.cells.base import Cell, bias_vector, input_weights, recurrent_weights
-from rnnlab.interface import State
+from rnnlab.trees import State
 
 
 class LayerNormRNN(Cell):

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab.engine.cpu import gemm
 from rnnlab.engine.cpu.gemm import mm
-from rnnlab.interface import tensors_of
+from rnnlab.trees import tensors_of
 
 SMALLEST = 2**20
 """Smallest block in the pool, in bytes. The C library itself keeps smaller blocks."""

@@ -24,7 +24,7 @@ from rnnlab.engine.ir import loop
 from rnnlab.engine.ir.emit_python import Steps
 from rnnlab.engine.ir.loop import Tree
 from rnnlab.engine.once import warn_once
-from rnnlab.interface import map_state, tensors_of
+from rnnlab.trees import map_state, tensors_of
 
 GRAPHS = 16
 """Largest number of graphs kept at once; each holds the memory of its sequence."""

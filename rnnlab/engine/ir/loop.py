@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.engine.ir.emit_python import Steps
-from rnnlab.interface import pick_rows
+from rnnlab.trees import pick_rows
 
 Tree = tuple[Any, ...]
 """A nested tuple of tensors."""

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rnnlab.cells import Cell
 from rnnlab.engine.ir.operations import EXPANSIONS, OPERATIONS
 from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, values_of
-from rnnlab.interface import State, tensors_of
+from rnnlab.trees import State, tensors_of
 
 
 class _Recorder(TorchDispatchMode):

@@ -15,7 +15,7 @@ from rnnlab.cells import Cell
 from rnnlab.engine.ir import loop
 from rnnlab.engine.ir.emit_python import Steps
 from rnnlab.engine.ir.program import Unsupported
-from rnnlab.interface import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, tensors_of
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Largest allowed error relative to a tensor's largest magnitude; for other dtypes it is `LOOSE`."""
