@@ -14,6 +14,51 @@ if TYPE_CHECKING:
 Numbers = list[float]
 
 
+TEXTS = {
+    "gradients": (
+        "Norm of the gradient of the last scored step's loss, by distance from it",
+        "How far a gradient reaches: ‖dL/dh‖ for the loss of the last scored step only.",
+    ),
+    "gradients-whole": (
+        "Norm of the gradient of the whole loss, by step",
+        "‖dL/dh‖ for the whole loss, as in training.",
+    ),
+    "jacobian": (
+        "Singular values of the step Jacobian, largest first",
+        "Singular values of the step Jacobian, means over steps and sequences: above 1 a direction grows.",
+    ),
+    "eigenvalues": (
+        "Eigenvalues of a step Jacobian in the complex plane",
+        "Eigenvalues of the step Jacobian at step {step} of one sequence, with the unit circle.",
+    ),
+    "lyapunov": (
+        "The largest Lyapunov exponents",
+        "Lyapunov exponents: above 0 small changes grow and the network is chaotic on these inputs.",
+    ),
+    "memory": (
+        "Size of a small change of the state, by steps since the change",
+        "Size of a small change of the state relative to its first size; the half-life is marked.",
+    ),
+    "saturation": (
+        "Share of steps in which each unit of each gate is saturated, below 0.1 and above 0.9",
+        "Share of steps in which each unit of a gate is below 0.1 (horizontal) and above 0.9 (vertical).",
+    ),
+    "time-scales": (
+        "Time scale of each unit in steps, sorted",
+        "Time scale of each unit in steps, computed from its gate alone.",
+    ),
+    "states": (
+        "Size of the states, by step",
+        "Root mean square of each state over units and sequences.",
+    ),
+    "units": (
+        "Outputs of single units over the inputs of one sequence, as a heat map",
+        "The units whose outputs vary most over one sequence.",
+    ),
+}
+"""Description and caption of each figure; ``step`` is that of the Jacobian."""
+
+
 def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     """Draw every figure of one layer; return by name the figure, its description, and its caption.
 
@@ -24,63 +69,24 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
         InputError: matplotlib is not installed.
     """
     drawn = {
-        "gradients": (
-            gradients(layer["gradients"]["last"], "steps before the last scored step"),
-            "Norm of the gradient of the last scored step's loss, by distance from it",
-            "How far a gradient reaches: ‖dL/dh‖ for the loss of the last scored step only.",
-        ),
-        "gradients-whole": (
-            gradients(layer["gradients"]["whole"], "step"),
-            "Norm of the gradient of the whole loss, by step",
-            "‖dL/dh‖ for the whole loss, as in training.",
-        ),
+        "gradients": gradients(layer["gradients"]["last"], "steps before the last scored step"),
+        "gradients-whole": gradients(layer["gradients"]["whole"], "step"),
     }
-    if "singular_values" in layer["jacobian"]:
-        drawn["jacobian"] = (
-            singular_values(layer["jacobian"]["singular_values"]),
-            "Singular values of the step Jacobian, largest first",
-            "Singular values of the step Jacobian, means over steps and sequences: above 1 a direction grows.",
-        )
-        drawn["eigenvalues"] = (
-            eigenvalues(*layer["jacobian"]["eigenvalues"]),
-            "Eigenvalues of a step Jacobian in the complex plane",
-            f"Eigenvalues of the step Jacobian at step {layer['jacobian']['steps'][0]} of one sequence, with the unit "
-            "circle.",
-        )
-    drawn["lyapunov"] = (
-        lyapunov(layer["lyapunov_exponents"]),
-        "The largest Lyapunov exponents",
-        "Lyapunov exponents: above 0 small changes grow and the network is chaotic on these inputs.",
-    )
-    drawn["memory"] = (
-        memory(layer["memory"]["influence"], layer["memory"]["half_life"]),
-        "Size of a small change of the state, by steps since the change",
-        "Size of a small change of the state relative to its first size; the half-life is marked.",
-    )
+    jacobian = layer["jacobian"]
+    if "singular_values" in jacobian:
+        drawn["jacobian"] = singular_values(jacobian["singular_values"])
+        drawn["eigenvalues"] = eigenvalues(*jacobian["eigenvalues"])
+    drawn["lyapunov"] = lyapunov(layer["lyapunov_exponents"])
+    drawn["memory"] = memory(layer["memory"]["influence"], layer["memory"]["half_life"])
     if layer["gates"]:
-        drawn["saturation"] = (
-            saturation(layer["gates"]),
-            "Share of steps in which each unit of each gate is saturated, below 0.1 and above 0.9",
-            "Share of steps in which each unit of a gate is below 0.1 (horizontal) and above 0.9 (vertical).",
-        )
+        drawn["saturation"] = saturation(layer["gates"])
     scales = {name: gate["time_scales"] for name, gate in layer["gates"].items() if "time_scales" in gate}
     if scales:
-        drawn["time-scales"] = (
-            time_scales(scales),
-            "Time scale of each unit in steps, sorted",
-            "Time scale of each unit in steps, computed from its gate alone.",
-        )
-    drawn["states"] = (
-        states(layer["state_norms"]),
-        "Size of the states, by step",
-        "Root mean square of each state over units and sequences.",
-    )
-    drawn["units"] = (
-        units(**layer["units"]),
-        "Outputs of single units over the inputs of one sequence, as a heat map",
-        "The units whose outputs vary most over one sequence.",
-    )
-    return drawn
+        drawn["time-scales"] = time_scales(scales)
+    drawn["states"] = states(layer["state_norms"])
+    drawn["units"] = units(**layer["units"])
+    step = jacobian.get("steps", [0])[0]  # without a Jacobian no text names it
+    return {name: (figure, *(text.format(step=step) for text in TEXTS[name])) for name, figure in drawn.items()}
 
 
 def gradients(norms: dict[str, Numbers], xlabel: str) -> Figure:
