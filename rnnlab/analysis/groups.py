@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from rnnlab.analysis.comparison import MOST_IN_ALL_PAIRS, Comparison, Group, Section, Tuning
-from rnnlab.analysis.runs import Run
+from rnnlab.analysis.runs import Run, complete
 from rnnlab.analysis.statistics import Paired, holm, paired
 from rnnlab.interface import InputError
 from rnnlab.lookup import nearest
@@ -45,6 +45,9 @@ def compare(
     """
     problems: list[str] = []
     known = sorted({key for run in runs for key in run.config})
+    if not {*by, *tune} <= set(known):  # the key may be an option that is newer than all the runs
+        complete(runs)
+        known = sorted({key for run in runs for key in run.config})
     for key in (*by, *tune):
         if key not in known:
             raise InputError(f"unknown key {key!r}{nearest(key, known)}")

@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 
 from rnnlab.interface import InputError, Metric
+from rnnlab.training import settings
 from rnnlab.training.directory import YAML_LOADER, find_runs, flatten
-from rnnlab.training.settings import complete
 
 Curve = dict[str, np.ndarray]
 """A metric over a run: arrays ``step``, ``tokens``, ``seconds``, ``flops`` and ``value``, one entry per evaluation."""
@@ -156,25 +156,26 @@ def read(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     if not runs:
         given = ", ".join(map(str, paths))
         raise InputError(f"no run found in {given}" + (f" ({problems[0]})" if problems else ""))
-    _complete(runs)
+    if _have_different_options(runs):
+        complete(runs)
     return runs, problems
 
 
-def _complete(runs: list[Run]) -> None:
-    """Add the defaults of options that runs of an older version lack.
+def complete(runs: Iterable[Run]) -> None:
+    """Add the defaults of options that runs of an older version lack; imports PyTorch to look them up."""
+    for run in runs:
+        run.options = settings.complete(run.options)
+        run.config = flatten(run.options)
 
-    Only if runs with the same task, cell, model and so on have different sets of options, because the lookup of
-    defaults imports PyTorch.
-    """
+
+def _have_different_options(runs: Iterable[Run]) -> bool:
+    """Whether runs with the same task, cell, model and so on have different sets of options."""
     known: dict[Any, set[frozenset[str]]] = {}
     for run in runs:
         for group, section in {"": run.options, **run.options}.items():
             if isinstance(section, dict):
                 known.setdefault((group, section.get("class", section.get("name"))), set()).add(frozenset(section))
-    if any(len(kinds) > 1 for kinds in known.values()):
-        for run in runs:
-            run.options = complete(run.options)
-            run.config = flatten(run.options)
+    return any(len(kinds) > 1 for kinds in known.values())
 
 
 def _read(folder: Path) -> Run | str:

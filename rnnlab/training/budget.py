@@ -32,14 +32,16 @@ class Size(NamedTuple):
     """The cost of a model.
 
     parameters: number of trained parameters.
-    flops_per_token: floating-point operations of training per step of a sequence that the model reads
-        (`rnnlab.interface.Batch.num_tokens`). The matrix products, convolutions and attention of a forward pass on the
-        first training batch are counted and multiplied by three, because the backward pass has two products for each
-        (Kaplan et al., 2020, arXiv:2001.08361, section 2.1). Point-wise operations are counted only if the state is a
-        matrix (`rnnlab.training.flops`). Operations on padding are included.
+    flops_per_step: floating-point operations of a training step. The matrix products, convolutions and attention of a
+        forward pass on the first training batch are counted and multiplied by three, because the backward pass has two
+        products for each (Kaplan et al., 2020, arXiv:2001.08361, section 2.1). Point-wise operations are counted only
+        if the state is a matrix (`rnnlab.training.flops`). Operations on padding are included.
+    flops_per_token: these operations per step of a sequence that the model reads
+        (`rnnlab.interface.Batch.num_tokens`).
     """
 
     parameters: int
+    flops_per_step: int
     flops_per_token: int
 
 
@@ -55,7 +57,9 @@ def measure(config: Config, task: Task) -> Size:
         config: resolved configuration.
         task: task of the configuration.
     """
-    return Size(*(_counted(kind, config, task) for kind in ("parameters", "flops_per_token")))
+    operations = _counted("flops_per_step", config, task)
+    tokens = task.batch("train", 0).num_tokens
+    return Size(_counted("parameters", config, task), operations, round(operations / tokens))
 
 
 def _counted(kind: str, config: Config, task: Task) -> int:
@@ -69,7 +73,7 @@ def _counted(kind: str, config: Config, task: Task) -> int:
         except Exception:  # the model may read values of tensors; any other error is raised again on the CPU
             with as_trained():  # options of dropout are checked when the model is built for training
                 found = _count(build_model(plain, task), batch, "cpu")
-    return round(found / batch.num_tokens) if kind == "flops_per_token" else found
+    return found
 
 
 class _NormalLeftOut(TorchFunctionMode):
@@ -111,8 +115,9 @@ def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Co
             `LARGEST_WIDTH`, or both budgets are set.
     """
     for key, value in config["budget"].items():
-        if value is not None and not value > 0:
-            raise InputError(f"budget.{key}={value} must be positive, or null for no limit")
+        if value is not None and not (value >= 0 if key == "tolerance" else value > 0):
+            allowed = "at least 0" if key == "tolerance" else "positive, or null for no limit"
+            raise InputError(f"budget.{key}={value} must be {allowed}")
     goals = {key: config["budget"][key] for key in ("parameters", "flops_per_step") if config["budget"][key]}
     if not goals:
         return config
@@ -161,16 +166,16 @@ def _bracket(cost: Callable[[int], float], goal: float, largest: int) -> tuple[i
     return low, high
 
 
-def deviation(config: Config, task: Task) -> dict[str, Any] | None:
+def deviation(goals: dict[str, Any], size: Size) -> dict[str, Any] | None:
     """The relative deviation of a run from its budget, for its summary; None without a budget.
 
     Args:
-        config: resolved configuration, with its width solved.
-        task: task of the configuration.
+        goals: section ``budget`` of the configuration.
+        size: cost of the run's model.
     """
     for kind in ("parameters", "flops_per_step"):
-        if goal := config["budget"][kind]:
-            found = _counted(kind, config, task)
+        if goal := goals[kind]:
+            found = getattr(size, kind)
             return {"of": kind, "goal": goal, "found": found, "deviation": found / goal - 1}
     return None
 

@@ -211,7 +211,7 @@ def _described(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
         "config": config,
         "parameters": size.parameters,
         "flops_per_token": size.flops_per_token,
-        "budget": budget.deviation(config, task),
+        "budget": budget.deviation(config["budget"], size),
         "backend": "+".join(sorted({choice.name for choice in _choices(trainer.model)})),
         "device": str(trainer.device),
         "data_digest": identity["data_digest"],

@@ -94,6 +94,14 @@ def test_they_are_compared(runs, capsys):
         assert RunDirectory(runs / "whole" / name).summary()["task"] in printed
 
 
+def test_they_can_be_grouped_by_an_option_that_none_of_them_has(runs, capsys):
+    assert "prefetch" not in json.dumps([RunDirectory(runs / "whole" / name).config() for name in EXPECTED])
+    assert __main__.main(["compare", "whole", "--by", "trainer.prefetch"]) == 0
+    assert "prefetch=true" in capsys.readouterr().out
+    assert __main__.main(["compare", "whole", "--by", "trainer.prefetsch"]) == 2
+    assert "did you mean 'trainer.prefetch'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", tiers.every(3, ["vowels", "char_lm", "regularised"]))
 def test_it_is_diagnosed(runs, name):
     assert __main__.main(["diagnose", f"run=whole/{name}", f"out=found-{name}", "steps=5", "sequences=2"]) == 0
