@@ -390,7 +390,7 @@ def test_what_cannot_be_is_refused(options, says):
         ("a_n_b_n", {"lengths": [0, 4]}, "the shortest length must be at least 1"),
         ("a_n_b_n_c_n", {"batch_size": 0}, "task.batch_size is 0; it must be at least 1"),
         ("dyck", {"types": 0}, "task.types is 0; it must be at least 1"),
-        ("dyck", {"depth": 0}, "task.depth is 0; it must be at least 1, or null for any depth"),
+        ("dyck", {"depth": 0}, "task.depth is 0; it must be at least 1, or null for unlimited depth"),
         ("word_problem", {"group": "S4"}, "task.group is 'S4'; it must be one of S3, S5, A5, A4xZ5, Z60"),
     ],
 )
