@@ -1,6 +1,6 @@
-"""`rnnlab bench`: what it counts as the floor, that its contenders do the same, and what it prints and writes.
+"""`rnnlab bench`: the products of the floor, equal results of all implementations, tables and files.
 
-No test asserts a time: they are measured on shared machines.
+No test asserts a time, because the tests run on shared machines.
 """
 
 import json
@@ -64,7 +64,7 @@ def test_the_products_of_a_single_sequence():
     assert products(candidate("rnn").create(4), torch.zeros(3, 1, 4)) == ([(3, 4, 4)], [(1, 4, 4)])
 
 
-def test_the_floor_does_every_product_and_the_two_of_its_gradients():
+def test_the_floor_computes_every_product_and_its_two_gradients():
     work = contenders.work_of(candidate("gru", reset="before").create(4), SIZE, 1, torch.device("cpu"))
     alone = floor(work)
     with Counted() as noted:
@@ -76,7 +76,7 @@ def test_the_floor_does_every_product_and_the_two_of_its_gradients():
     assert sorted(noted.found) == sorted([(2, 4, 4)] * 3 + [(2, 4, 8)] * 3 + [(6, 4, 12)] + back)
 
 
-def test_a_cell_without_a_floor_says_why(monkeypatch):
+def test_a_cell_without_a_floor_gives_the_reason(monkeypatch):
     cell = Elementwise(lambda x, h, v: (x + h * v).sort(-1).values)
     with pytest.raises(Missing, match=r"the products of a step are unknown: .* its step uses sort"):
         products(cell, torch.zeros(SIZE))
@@ -108,11 +108,11 @@ def _gradient(contender, inputs):
         ("mingru", {"bias": False}),
     ],
 )
-def test_the_peers_give_our_outputs_and_gradients(name, options, peer):
+def test_peers_have_the_same_outputs_and_gradients(name, options, peer):
     if peer == "jax":
         pytest.importorskip("jax")
     cell = candidate(name, **options).create(4)
-    for parameter in cell.parameters():  # zeros would hide a term that is missing
+    for parameter in cell.parameters():  # zeros would hide a missing term
         torch.nn.init.normal_(parameter)
     work = contenders.work_of(cell, SIZE, 1, torch.device("cpu"))
     ours = contenders.of_layer("ours", Recurrent(cell, "reference"), work)
@@ -126,7 +126,7 @@ def test_the_peers_give_our_outputs_and_gradients(name, options, peer):
 
 
 @pytest.mark.parametrize("peer", ["torch.nn", "naive"])
-def test_the_peers_take_lengths_as_we_do(peer):
+def test_peers_have_the_same_outputs_and_gradients_with_lengths(peer):
     cell = candidate("lstm", forget_bias=1.0).create(4)
     work = contenders.work_of(cell, SIZE._replace(batch_size=6), 1, torch.device("cpu"), lengths=True)
     assert set(work.lengths.tolist()) <= {1, 2, 3}
@@ -137,19 +137,19 @@ def test_the_peers_take_lengths_as_we_do(peer):
 
 
 @pytest.mark.parametrize("peer", ["torchrecurrent", "jax"])
-def test_a_peer_without_lengths_says_so(peer):
+def test_a_peer_without_lengths_is_missing(peer):
     pytest.importorskip(peer)
     work = contenders.work_of(candidate("lstm").create(4), SIZE, 1, torch.device("cpu"), lengths=True)
     with pytest.raises(Missing, match="takes no lengths"):
         peers.CONTENDERS[peer](work)
 
 
-def test_what_is_done_with_weights_alone_is_no_part_of_the_floor():
-    found = products(candidate("orthogonal").create(4), torch.zeros(5, 3, 4))  # it takes an exponential, of products
+def test_products_of_weights_alone_are_not_part_of_the_floor():
+    found = products(candidate("orthogonal").create(4), torch.zeros(5, 3, 4))  # prepare computes a matrix exponential
     assert found == ([(15, 4, 4)], [(3, 4, 4)])
 
 
-def test_torchrecurrent_is_found_by_the_name_of_the_cell():
+def test_torchrecurrent_layers_are_found_by_the_name_of_the_cell():
     pytest.importorskip("torchrecurrent")
     for name in ("Peephole", "MGU"):
         kind = type(name, (cells.find("outside.shapes:Peephole"),), {})
@@ -230,7 +230,7 @@ def test_nothing_is_overwritten(here, capsys):
     assert Path("bench.json").read_text() == Path("bench-3.png").read_text() == "mine"
 
 
-def test_what_is_not_installed_is_named(here, capsys, monkeypatch):
+def test_missing_packages_are_named(here, capsys, monkeypatch):
     for name in ("torchrecurrent", "jax", "matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     bench("cells=lstm", *QUICK, "out=bench.json")
@@ -243,7 +243,7 @@ def test_what_is_not_installed_is_named(here, capsys, monkeypatch):
     assert [path.name for path in here.iterdir()] == ["bench.json"]
 
 
-def test_a_peer_that_fails_ends_nothing(monkeypatch):
+def test_a_failing_peer_does_not_end_the_benchmark(monkeypatch):
     def fails(work):
         raise TypeError("another version\nof it")
 
@@ -254,7 +254,7 @@ def test_a_peer_that_fails_ends_nothing(monkeypatch):
     assert set(row["seconds"]) == {"floor", "ours", "naive"}
 
 
-def test_all_the_cells(here, capsys):
+def test_all_measures_every_cell(here, capsys):
     bench("--all", *QUICK)
     said = capsys.readouterr().out
     rows = [line.split() for line in said.split("floor ms")[1].splitlines()[1:]]
@@ -278,11 +278,11 @@ def test_first_use_and_memory_are_measured_in_fresh_processes(here, capsys):
         return
     (memory,) = result["memory"]
     outputs = 4 * 64 * 8 * 64
-    for name in ("ours", "torch.nn"):  # outputs and the gradient of the inputs are held together
+    for name in ("ours", "torch.nn"):  # outputs and input gradients are in memory at once
         assert outputs < memory[name] < 100 * outputs
 
 
-def test_memory_where_it_cannot_be_measured(monkeypatch):
+def test_memory_that_cannot_be_measured_is_reported(monkeypatch):
     monkeypatch.setattr(os, "access", lambda *arguments: False)
     said = []
     settings = Settings((candidate("rnn"),), (SIZE,), rounds=1, peers=(), memory=True)
@@ -315,7 +315,7 @@ def test_memory_where_it_cannot_be_measured(monkeypatch):
         (["--all", "cells=rnn"], "unknown option 'cells=rnn'"),
     ],
 )
-def test_a_mistake_is_told_in_a_sentence_before_anything_is_measured(here, capsys, monkeypatch, arguments, says):
+def test_invalid_arguments_give_one_line_before_any_measurement(here, capsys, monkeypatch, arguments, says):
     monkeypatch.setattr(benchmark, "run", lambda *given: pytest.fail("it was measured"))
     Path("text.txt").write_text("a text")
     assert __main__.main(["bench", *arguments]) == 2
@@ -325,14 +325,14 @@ def test_a_mistake_is_told_in_a_sentence_before_anything_is_measured(here, capsy
     assert [path.name for path in here.iterdir()] == ["text.txt"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
-def test_cuda_where_there_is_none(here, capsys):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_is_refused_without_a_device(here, capsys):
     assert __main__.main(["bench", "device=cuda"]) == 2
     assert "torch finds no CUDA device" in capsys.readouterr().err
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_a_gpu(here):
     bench("cells=lstm,gru(reset=before)", *QUICK, "device=cuda", "memory=true", "out=gpu")
     result = json.loads(Path("gpu.json").read_text())
@@ -353,4 +353,4 @@ def test_help_is_quick_and_lists_every_option():
         default = str(option.default).lower()
         assert f"  {option.name}={default}" in done.stdout or option.name == "sizes"
     assert f"  sizes={Options.sizes.partition(',')[0]},..." in done.stdout
-    assert "torch" not in done.stderr, "help waits for torch"
+    assert "torch" not in done.stderr, "the help must not import torch"

@@ -1,4 +1,4 @@
-"""Runs of every kind, whole and damaged, become groups, tables and a page; none is dropped without a word."""
+"""Comparison of runs: groups, statistics, tables and page. Damaged runs are reported and never dropped silently."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def make(folder, cell="gru", seed=0, score=1.0, digest="d1", task="adding", status="finished", **more):
-    """A run directory as training leaves it: three evaluations, the best checkpoint tested."""
+    """Write the directory of a run with three evaluations and a test of the best checkpoint."""
     place = (
         folder
         / "runs"
@@ -85,7 +85,7 @@ def groups(result):
     return {group.label: group for section in result.sections for group in section.groups}
 
 
-def test_groups_and_their_numbers(folder):
+def test_groups_and_their_statistics(folder):
     for seed in range(8):
         make(folder, "gru", seed, score=1.0 + seed)
         make(folder, "lstm", seed, score=2.0 + seed)
@@ -104,7 +104,7 @@ CHANCE = {"chance": {"loss": 3.0, "mae": 0.9}, "mean": {"loss": 2.0}}
 BASELINES = {"valid": CHANCE, "test": CHANCE}
 
 
-def test_no_group_is_the_best_among_those_that_do_no_better_than_a_baseline(folder):
+def test_no_group_is_best_if_none_is_better_than_a_baseline(folder):
     for seed in range(3):
         make(folder, "gru", seed, score=1.95, baselines=BASELINES)  # within 5%
         make(folder, "lstm", seed, score=2.5, baselines=BASELINES)
@@ -115,7 +115,7 @@ def test_no_group_is_the_best_among_those_that_do_no_better_than_a_baseline(fold
     )
 
 
-def test_groups_that_do_no_better_than_a_baseline_are_named(folder):
+def test_groups_that_are_not_better_than_a_baseline_are_named(folder):
     for seed in range(3):
         make(folder, "gru", seed, score=0.1, baselines=BASELINES)
         make(folder, "lstm", seed, score=2.0, baselines=BASELINES)
@@ -125,7 +125,7 @@ def test_groups_that_do_no_better_than_a_baseline_are_named(folder):
     assert verdict(section).endswith(" lstm and rnn do no better than the baseline mean (2).")
 
 
-def test_an_interval_that_reaches_the_baseline_is_no_better(folder):
+def test_a_group_whose_interval_contains_the_baseline_is_not_better(folder):
     for seed, score in enumerate([0.5, 1.5, 3.0, 2.1, 0.6, 2.2]):
         make(folder, "gru", seed, score=score, baselines=BASELINES)
     ((group,),) = [section.groups for section in compared().sections]
@@ -134,7 +134,7 @@ def test_an_interval_that_reaches_the_baseline_is_no_better(folder):
 
 
 @pytest.mark.parametrize("value", [0.56, 0.52])
-def test_higher_is_better_than_a_baseline_too(folder, value):
+def test_baselines_of_a_metric_that_is_better_if_higher(folder, value):
     about = {
         "metrics": {"loss": {"unit": "right", "better": "higher"}},
         "baselines": {"test": {"chance": {"loss": 0.5}}},
@@ -149,7 +149,7 @@ def test_higher_is_better_than_a_baseline_too(folder, value):
 def test_baselines_on_the_page_and_in_the_tables(folder):
     for seed in range(2):
         make(folder, "gru", seed, score=1.0, baselines=BASELINES)
-        make(folder, "lstm", seed, score=1.5)  # an older run, which does not say
+        make(folder, "lstm", seed, score=1.5)  # an older run without baselines
     place = analysis.write(compared(), "out")
     html = (place / "index.html").read_text()
     assert "baseline: chance" in html
@@ -183,7 +183,7 @@ def test_three_seeds_show_points_and_no_p_value(folder):
     assert "below 6 no p-value" in (out / "index.html").read_text()
 
 
-def test_the_metric_of_choice_and_its_direction(folder):
+def test_the_selected_metric_and_its_direction(folder):
     metrics = {"accuracy": {"unit": "share", "better": "higher"}}
     for cell, score in (("gru", 0.9), ("lstm", 0.8)):
         test = {"accuracy": score}
@@ -199,7 +199,7 @@ def test_the_metric_of_choice_and_its_direction(folder):
 
 
 def test_selection_uses_valid_and_reports_use_test(folder):
-    """The value that is best on valid is picked, though another is better on test."""
+    """Tuning selects the value that is best on the validation set, although another is better on the test set."""
     for seed in (100, 101):
         make(folder, "gru", seed, score=9.0, valid=1.0, lr=0.01)
         make(folder, "gru", seed, score=0.1, valid=2.0, lr=0.1)
@@ -217,7 +217,7 @@ def test_selection_uses_valid_and_reports_use_test(folder):
     assert "The search took 4 runs and 12 seconds" in page
 
 
-def test_each_group_is_tuned_by_itself(folder):
+def test_each_group_is_tuned_separately(folder):
     for cell, good in (("gru", 0.01), ("lstm", 0.1)):
         for lr in (0.01, 0.1):
             for seed in (7, 0, 1):
@@ -231,7 +231,7 @@ def test_each_group_is_tuned_by_itself(folder):
         compared(tune=["optimizer.lr"])
 
 
-def test_tuned_values_that_were_not_trained_are_named(folder):
+def test_groups_without_runs_at_the_tuned_value_are_reported(folder):
     for lr in (0.01, 0.1):
         make(folder, "gru", 7, valid=lr, lr=lr)
         make(folder, "lstm", 7, valid=lr, lr=lr)
@@ -276,8 +276,8 @@ def test_solved_runs_are_counted(folder):
     assert (found["gru"].solved, found["lstm"].solved) == (2, None)
 
 
-def test_of_solved_tasks_the_verdict_tells_who_was_first(folder):
-    """Below the target training ends, so the lower loss is chance."""
+def test_the_verdict_on_a_solved_task_gives_the_steps_to_the_target(folder):
+    """A run ends when it reaches the target, so which loss is lower below the target is chance."""
     for seed in range(3):
         make(folder, "gru", seed, score=0.09, target=0.1, solved=20 + 10 * seed)
         make(folder, "lstm", seed, score=0.05, target=0.1, solved=200)
@@ -307,7 +307,7 @@ def test_a_group_has_one_colour_in_every_section(folder):
         assert drawn == {label: style(looks[label])["color"] for label in first}
 
 
-def test_several_tasks_stand_in_one_figure(folder):
+def test_several_tasks_share_an_overview_figure(folder):
     for task in ("adding", "parity"):
         make(folder, "gru", 0, task=task)
         make(folder, "lstm", 0, task=task)
@@ -316,8 +316,8 @@ def test_several_tasks_stand_in_one_figure(folder):
     assert "Every task: the metric on valid" in (folder_of_report / "index.html").read_text()
 
 
-def test_runs_that_differ_in_more_are_paired_by_all_of_it(folder):
-    """Groups by cell, learning rates inside: pairs are runs of the same seed and the same rate."""
+def test_pairs_agree_in_all_other_options(folder):
+    """If groups are formed by cell, the runs of a pair have the same seed and the same learning rate."""
     for lr in (0.1, 0.2):
         for seed in range(3):
             make(folder, "gru", seed, score=lr + seed, lr=lr)
@@ -327,8 +327,8 @@ def test_runs_that_differ_in_more_are_paired_by_all_of_it(folder):
     assert pair.difference == pytest.approx(-0.15)
 
 
-def test_a_solved_width_keeps_pairs_together(folder):
-    """Under a budget the width differs between cells, and says nothing that the cell does not."""
+def test_widths_that_follow_from_the_cell_do_not_separate_pairs(folder):
+    """A width that differs only between cells, as with a budget, does not distinguish runs further."""
     for cell, width in (("gru", 8), ("lstm", 7)):
         for seed in range(3):
             place = make(folder, cell, seed)
@@ -358,7 +358,7 @@ def test_damaged_runs_are_reported_by_name(folder):
     (lost / "config.yaml").write_text("a: [")
     cut = make(folder, "gru", 8)
     lines = (cut / "metrics.jsonl").read_text().splitlines()
-    (cut / "metrics.jsonl").write_text("\n".join([lines[0][:-20], *lines[1:]]))  # a line of training, cut off
+    (cut / "metrics.jsonl").write_text("\n".join([lines[0][:-20], *lines[1:]]))  # a truncated line of the split train
     silent = make(folder, "gru", 7)
     (silent / "metrics.jsonl").unlink()
     result = compared()
@@ -382,8 +382,8 @@ def test_damaged_runs_are_reported_by_name(folder):
 
 
 @pytest.mark.parametrize("bad", [None, "x", [1], {"a": 1}, nan, True, -1], ids=str)
-def test_a_summary_with_anything_in_it_is_read(folder, bad):
-    """Whatever a part of a summary is, there is a report; what it cannot be is named."""
+def test_a_summary_with_invalid_values_is_read(folder, bad):
+    """A report is written for any value of a part of a summary, and invalid values are reported."""
     make(folder, "gru", 1)
     place = make(folder, "gru", 0)
     whole = json.loads((place / "summary.json").read_text())
@@ -407,7 +407,7 @@ def test_a_summary_with_anything_in_it_is_read(folder, bad):
             assert any(str(place.name) in text for text in report.problems(result)), (key, inner)
 
 
-def test_links_are_followed_and_what_cannot_be_read_is_named(folder, monkeypatch):
+def test_links_are_followed_and_unreadable_files_are_reported(folder, monkeypatch):
     away = make(folder / "elsewhere", "gru", 0)
     make(folder, "gru", 1)
     (folder / "runs" / "link").symlink_to(away)
@@ -432,7 +432,7 @@ def test_links_are_followed_and_what_cannot_be_read_is_named(folder, monkeypatch
     assert any("shut cannot be searched (Permission denied)" in text for text in compared().problems)
 
 
-def test_copies_of_a_run_are_no_further_evidence(folder):
+def test_copies_of_a_run_count_once(folder):
     place = make(folder, "gru", 0)
     make(folder, "lstm", 0)
     shutil.copytree(place, folder / "runs" / "z-copy")
@@ -441,7 +441,7 @@ def test_copies_of_a_run_are_no_further_evidence(folder):
     assert any("z-copy has the same configuration and seed" in problem for problem in result.problems)
 
 
-def test_what_stands_in_a_configuration_cannot_break_the_page(folder):
+def test_values_of_a_configuration_are_escaped_on_the_page(folder):
     for cell in (HTML, "gru"):
         for seed in range(2):
             make(folder, cell, seed)
@@ -452,7 +452,7 @@ def test_what_stands_in_a_configuration_cannot_break_the_page(folder):
     assert "&lt;img src=x" in (out / "report.md").read_text()
 
 
-def test_every_number_leads_to_its_runs(folder):
+def test_every_number_links_to_its_runs(folder):
     places = [make(folder, cell, seed) for cell in ("gru", "lstm") for seed in range(2)]
     page = (analysis.write(compared(), "deep/er/out") / "index.html").read_text()
     anchors = set(re.findall(r'id="([^"]+)"', page))
@@ -461,7 +461,7 @@ def test_every_number_leads_to_its_runs(folder):
     assert {(folder / "deep/er/out" / link).resolve() for link in links} == {place.resolve() for place in places}
 
 
-def test_other_metrics_are_shown_beside_the_one_compared(folder):
+def test_other_metrics_are_shown_next_to_the_score(folder):
     for seed, mae in enumerate([0.25, 0.75, 7.0]):
         make(folder, "gru", seed, test={"loss": 1.0, "mae": mae})
     text = (analysis.write(compared(), "out") / "index.html").read_text()
@@ -482,10 +482,10 @@ def test_files_of_a_report(folder):
     names = {path.name for path in (out / "figures").iterdir()}
     for name in ("scores", "step", "tokens", "seconds", "flops", "pareto-parameters", "pareto-seconds"):
         assert {f"adding-{name}.png", f"adding-{name}.svg"} <= names
-    assert analysis.write(compared(), "out").name == "out-2", "a report that is there stays"
+    assert analysis.write(compared(), "out").name == "out-2", "an existing report is not overwritten"
 
 
-def test_curves_carry_on_where_runs_end(folder):
+def test_curves_continue_after_the_end_of_a_run(folder):
     from rnnlab.analysis.figures import _stepped
 
     grid = np.array([5.0, 10, 15, 20, 40])
@@ -507,7 +507,7 @@ def test_curves_carry_on_where_runs_end(folder):
         (["runs", "--tune", "optimizer.lr"], "no run is left to report"),
     ],
 )
-def test_mistakes(folder, capsys, arguments, message):
+def test_invalid_arguments_are_refused(folder, capsys, arguments, message):
     if "runs" in arguments:
         make(folder)
     assert __main__.main(["compare", *arguments]) == 2
@@ -528,8 +528,8 @@ def test_the_command_on_real_runs(folder, capsys):
     assert (folder / "mine/figures/adding-flops.png").exists()
 
 
-def test_the_budget_and_how_far_off_it_is(folder):
-    """In the table, and nothing is made of sizes that are equal by design."""
+def test_the_budget_and_the_deviation_from_it(folder):
+    """The table shows both, and the Pareto front ignores sizes that are equal by design."""
     for cell, found in (("gru", 19_900), ("lstm", 20_200)):
         for seed in range(2):
             budget = {"of": "parameters", "goal": 20_000, "found": found, "deviation": found / 20_000 - 1}
@@ -538,7 +538,7 @@ def test_the_budget_and_how_far_off_it_is(folder):
     (section,) = result.sections
     assert [group.label for group in section.groups] == ["lstm", "gru"]
     assert section.is_of_one_size
-    assert section.front == [True, False], "a hundredth fewer parameters is no merit under a budget"
+    assert section.front == [True, False], "under a budget, 1% fewer parameters do not count"
     out = analysis.write(result, "out")
     page = (out / "index.html").read_text()
     assert ">+1.00%</a>" in page
@@ -551,7 +551,7 @@ def test_the_budget_and_how_far_off_it_is(folder):
     assert section.front == [True, True]
 
 
-def test_columns_without_anything_in_them_are_left_out(folder):
+def test_empty_columns_are_left_out(folder):
     make(folder, "gru", 0)
     make(folder, "lstm", 0)
     page = (analysis.write(compared(), "out") / "index.html").read_text()
@@ -559,7 +559,7 @@ def test_columns_without_anything_in_them_are_left_out(folder):
     assert ">solved<" not in page
 
 
-def test_the_search_has_its_runs_and_what_is_set_aside_is_said(folder):
+def test_tuning_runs_are_listed_and_runs_set_aside_are_counted(folder):
     for lr in (0.01, 0.1):
         for seed in (7, 0, 1):
             make(folder, "gru", seed, valid=lr, lr=lr)
@@ -573,7 +573,7 @@ def test_the_search_has_its_runs_and_what_is_set_aside_is_said(folder):
 
 
 def test_curves_are_read_once(folder, monkeypatch):
-    """Several tasks are drawn twice, side by side and each by itself; what is wrong is said once."""
+    """The curves of several tasks are drawn twice, in the overview and separately; a problem is reported once."""
     for task in ("adding", "parity"):
         place = make(folder, "gru", 0, task=task)
         (place / "metrics.jsonl").write_text("{\n")
@@ -583,7 +583,7 @@ def test_curves_are_read_once(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_thousands_of_runs_take_seconds(folder):
-    """2,000 runs of 1,000 points in less than 10 seconds of this process, whatever else the machine has to do."""
+    """2,000 runs of 1,000 points take less than 10 seconds of CPU time."""
     place = make(folder, "gru", 0)
     summary = json.loads((place / "summary.json").read_text())
     lines = [
@@ -607,8 +607,8 @@ def test_thousands_of_runs_take_seconds(folder):
     assert "cell0" in done.stdout
 
 
-def test_pytorch_is_not_loaded_to_look_at_runs(folder):
-    """Looking answers at once: PyTorch alone takes longer to load than all the rest."""
+def test_compare_and_status_do_not_import_pytorch(folder):
+    """Importing PyTorch takes longer than the rest of these commands."""
     make(folder, "gru", 0)
     script = "import sys; from rnnlab.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     for arguments in (["compare", "runs"], ["status", "runs"]):
@@ -618,8 +618,10 @@ def test_pytorch_is_not_loaded_to_look_at_runs(folder):
 
 @browser.needed
 def test_the_page_in_a_browser(folder):
-    """At the width of a screen and of a telephone, light, dark and printed: nothing is wider than the window, a number
-    opens the list of its runs, tables sort, nothing else is asked for, the console stays empty.
+    """Test the page at the width of a screen and of a telephone, in light and dark mode, and printed.
+
+    Nothing is wider than the window, a number opens the list of its runs, tables sort, the page loads no other file,
+    and the console is empty.
     """
     for task in ("adding", "parity"):
         for cell in (HTML, "gru", "a_cell_with_a_name_that_is_longer_than_any_other"):
@@ -642,9 +644,9 @@ def test_the_page_in_a_browser(folder):
             ascending = look.run(mean)
             assert ascending[-1] == "∞"
             look.run("document.querySelectorAll('table')[0].querySelectorAll('th button')[3].click()")
-            assert look.run(mean)[0] == "∞", "what diverged is sorted as the number that it is"
+            assert look.run(mean)[0] == "∞", "a diverged run sorts as infinity"
             tables = look.run("[...document.querySelectorAll('.table, .wide')].map(t => t.getAttribute('tabindex'))")
-            assert set(tables) == {"0"}, "what is too wide can be moved with the keyboard"
+            assert set(tables) == {"0"}, "wide tables can be scrolled with the keyboard"
         look.open(out / "index.html", 1280, "dark", media="print")
         assert look.run("getComputedStyle(document.body).getPropertyValue('--paper')") == "#fff"
         assert look.run("getComputedStyle(document.querySelector('.table')).overflowX") == "visible"

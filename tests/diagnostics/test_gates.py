@@ -1,4 +1,4 @@
-"""Gates as they are seen: against sigmoids by hand, for every cell, within regularisers; and what is made of them."""
+"""Gates of every cell, also within regularisers, compared with their equations; saturation and time scales."""
 
 import pytest
 import torch
@@ -10,22 +10,22 @@ from rnnlab.layers import regularise
 
 F, H, B, T = 3, 4, 2, 6
 
-NAMED = {  # cells whose gates are sigmoids, and which of them remembers
+NAMED = {  # gate: 1 if an open gate keeps the state, -1 if a closed gate does, None if neither
     "lstm": {"i": None, "f": 1, "o": None},
     "gru": {"r": None, "z": 1},
     "mgu": {"f": -1},
     "peephole": {"f": 1, "i": None, "o": None},
-    "cfn": {"theta": 1, "eta": None},  # both come out of one sigmoid
+    "cfn": {"theta": 1, "eta": None},  # one sigmoid computes both
     "layernorm_lstm": {"f": 1, "i": None, "o": None},
     "slstm": {"f": 1, "o": None},  # f is a log-sigmoid
     "mingru": {"z": -1},  # computed for all steps at once
     "minlstm": {"f/i": 1},  # normalised to a sum of 1
     "qrnn": {"f": 1, "o": None},
-    "highway": {"t1": -1, "t2": -1},  # of each layer within a step
-    "atr": {"q": None, "q (2)": 1},  # the sum and the difference of one part
-    "cfc": {"sigmoid 1": None},  # behind another nonlinearity
+    "highway": {"t1": -1, "t2": -1},  # one gate per layer of the step
+    "atr": {"q": None, "q (2)": 1},  # the gates are sigmoids of p + q and p - q, and q has the bias
+    "cfc": {"sigmoid 1": None},  # its gate follows another nonlinearity and has no name
     "rnn": {},
-    "unicornn": {},  # its sigmoid is of a parameter alone
+    "unicornn": {},  # its sigmoid depends on a parameter only
 }
 
 
@@ -34,7 +34,7 @@ def seed():
     torch.manual_seed(0)
 
 
-def test_those_of_the_lstm_are_its_sigmoids():
+def test_gates_of_the_lstm_equal_its_sigmoids():
     cell = cells.create("lstm", input_size=F, hidden_size=H)
     found = follow(cell, torch.randn(T, B, F))
     seen = gates(found)
@@ -45,31 +45,31 @@ def test_those_of_the_lstm_are_its_sigmoids():
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_gates_have_the_names_that_the_cell_gives_them(name):
+def test_gates_have_the_names_of_the_cell(name):
     cell = cells.create(name, input_size=F, hidden_size=H)
     with torch.no_grad():
         for parameter in cell.parameters():
-            parameter.add_(torch.randn_like(parameter) / 3)  # what begins at zero says nothing
+            parameter.add_(torch.randn_like(parameter) / 3)  # a parameter that is zero would not show its gate
     seen = gates(follow(cell, torch.randn(T, B, F)))
     assert {key: gate.keeps for key, gate in seen.items()} == NAMED[name]
 
 
-NAMELESS = {  # sigmoids that no part of b is the bias of
-    "cfc": 1,  # its gate is behind the backbone
-    "dsgu": 1,  # what it writes
-    "mlstm": 1,  # its gates i and f are one number a head, not a unit
-    "mogrifier": 5,  # its rounds
-    "nas": 1,  # a sum of what two others made
-    "scrn": 1,  # it has no gate; a sigmoid squashes h
+NAMELESS = {  # number of sigmoids to which no block of the bias belongs
+    "cfc": 1,  # its gate follows the backbone
+    "dsgu": 1,  # the activation of the new value
+    "mlstm": 1,  # its gates i and f have one value per head, not per unit
+    "mogrifier": 5,  # the gates of its rounds
+    "nas": 1,  # a sigmoid of the sum e
+    "scrn": 1,  # no gate; the sigmoid is the activation of h
 }
 
 
 @pytest.mark.parametrize("name", cells.available())
-def test_every_cell_names_its_gates(name):
+def test_gates_of_every_cell_are_named(name):
     cell = cells.create(name, input_size=F, hidden_size=H).eval()
     with torch.no_grad():
         for parameter in cell.parameters():
-            parameter.add_(torch.randn_like(parameter) / 3)  # what begins at zero says nothing
+            parameter.add_(torch.randn_like(parameter) / 3)  # a parameter that is zero would not show its gate
     seen = gates(follow(cell, torch.randn(T, B, F)))
     for gate in seen.values():
         assert gate.values.shape[:2] == (T, B)
@@ -81,19 +81,19 @@ def test_every_cell_names_its_gates(name):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "mgu"])
-def test_without_biases_the_weights_tell_them_apart(name):
+def test_gates_without_biases_are_named_by_their_weights(name):
     cell = cells.create(name, input_size=F, hidden_size=H, bias=False)
     seen = gates(follow(cell, torch.randn(T, B, F)))
     assert {key: gate.keeps for key, gate in seen.items()} == NAMED[name]
 
 
-def test_they_are_seen_through_regularisers():
+def test_gates_are_found_within_regularisers():
     plain = cells.create("gru", input_size=F, hidden_size=H)
     cell = regularise(plain, weight_drop=0.1, zoneout=[0.2], recurrent_dropout=0.1).eval()
     assert list(gates(follow(cell, torch.randn(T, B, F)))) == ["r", "z"]
 
 
-def test_saturation_is_counted_by_unit():
+def test_saturation_is_counted_per_unit():
     values = torch.tensor([[[0.05, 0.5]], [[0.95, 0.5]], [[0.95, 0.09]], [[0.2, 0.5]]])
     left, right = saturation(Gate(values))
     assert left.tolist() == [0.25, 0.25]
@@ -110,7 +110,7 @@ def test_a_constant_gate_has_the_time_scale_of_its_decay():
     assert time_scales(Gate(values)) is None
 
 
-def test_a_time_scale_is_that_of_the_product_of_gates():
+def test_a_time_scale_equals_the_decay_of_the_product_of_gates():
     values = torch.rand(50, 1, H, dtype=torch.float64)
     tau = time_scales(Gate(values, 1))
     torch.testing.assert_close((-50 / tau).exp(), values.prod(0)[0])

@@ -1,4 +1,4 @@
-"""dL/dh_t: against analytic cases, finite differences, and the model's own gradients on every backend."""
+"""Norms of dL/dh_t compared with analytic cases, finite differences, and autograd on every backend."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def loss(outputs, batch):
 
 @torch.no_grad()
 def by_hand(model, batch, t):
-    """The norms of dL/ds_t by finite differences of the loss, with the state set at step t and run on from there."""
+    """Compute the norms of dL/ds_t by finite differences: change the state at step t and run the remaining steps."""
     cell, size = model.stack.layers[0].cell, 1e-6
     constants, prepared = cell.prepare(batch.inputs)
     state = cell.initial_state(B)
@@ -75,7 +75,7 @@ def by_hand(model, batch, t):
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "ran"])
-def test_norms_are_those_of_finite_differences(name):
+def test_norms_equal_finite_differences(name):
     model, batch = a_model(name), a_batch()
     flows, _ = gradient_flow(model, batch, loss)
     found = flows["stack.layers.0"].whole.states
@@ -83,7 +83,7 @@ def test_norms_are_those_of_finite_differences(name):
         torch.testing.assert_close(found["h"][t], by_hand(model, batch, t)["h"], rtol=1e-5, atol=1e-9)
 
 
-def test_those_of_the_lstm_are_the_deltas_of_its_backward_equations():
+def test_norms_of_the_lstm_equal_its_backward_equations():
     """δc_t = δh_t ⊙ o_t ⊙ (1 - tanh² c_t) + f_{t+1} ⊙ δc_{t+1};  δh_t = Uᵀ δ(i, f, g, o)_{t+1}."""
     model, batch = a_model(), a_batch()
     flows, trajectories = gradient_flow(model, batch, loss)
@@ -110,7 +110,7 @@ def test_those_of_the_lstm_are_the_deltas_of_its_backward_equations():
         dh, carried = torch.cat(deltas, -1) @ cell.U, f[t] * dc
 
 
-def test_a_number_that_is_multiplied_with_a_has_powers_of_a():
+def test_gradients_of_a_scalar_linear_cell_are_powers_of_its_weight():
     class Scalar(cells.Cell):
         def __init__(self):
             super().__init__(1, 1)
@@ -134,7 +134,7 @@ def test_a_number_that_is_multiplied_with_a_has_powers_of_a():
 
 
 @pytest.mark.parametrize("name", cells.available())
-def test_every_cell_and_the_model_is_left_alone(name):
+def test_every_cell_has_gradients_and_the_model_is_unchanged(name):
     model, batch = a_model(name), a_batch(every_step=True)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     flows, trajectories = gradient_flow(model, batch, loss)
@@ -147,7 +147,7 @@ def test_every_cell_and_the_model_is_left_alone(name):
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "lru"])
-def test_norms_are_those_of_a_run_taken_up_at_the_step_on_every_backend(name):
+def test_norms_equal_autograd_from_the_state_on_every_backend(name):
     model, batch, t = a_model(name), a_batch(), 3
     flows, _ = gradient_flow(model, batch, loss)
     found = flows["stack.layers.0"].whole.states
@@ -159,12 +159,12 @@ def test_norms_are_those_of_a_run_taken_up_at_the_step_on_every_backend(name):
         outputs = model.readout(layer(batch.inputs[t + 1 :], state)[0])
         total, count = loss(outputs, Batch(None, batch.targets[t + 1 :]))
         grads = torch.autograd.grad(total / count, tensors_of(state), allow_unused=True, materialize_grads=True)
-        independent = 1 if name == "lstm" else len(grads)  # its c leads to its h, see above
+        independent = 1 if name == "lstm" else len(grads)  # the total derivative of c includes the path through h
         for norms, grad in list(zip(found.values(), grads, strict=True))[:independent]:
             torch.testing.assert_close(norms[t], grad.flatten(1).norm(dim=1), msg=lambda m, b=backend: f"{b}: {m}")
 
 
-def test_sequences_of_different_length_are_counted_from_their_own_ends():
+def test_distances_count_from_the_end_of_each_sequence():
     model, lengths = a_model(), torch.tensor([T, 4])
     flows, _ = gradient_flow(model, a_batch(lengths), loss)
     flow = flows["stack.layers.0"].last
@@ -173,11 +173,13 @@ def test_sequences_of_different_length_are_counted_from_their_own_ends():
     assert not flow.total[:4].isnan().any()
     both = torch.stack([flow.total[T - 1, 0], flow.total[3, 1]]).square().mean().sqrt()
     torch.testing.assert_close(flow.by_distance(flow.total)[0], both)
-    torch.testing.assert_close(flow.by_distance(flow.total)[-1], flow.total[0, 0])  # the other has no such step
+    torch.testing.assert_close(
+        flow.by_distance(flow.total)[-1], flow.total[0, 0]
+    )  # the shorter sequence has no such step
 
 
-def test_in_a_batch_padded_beyond_its_longest_sequence_the_scored_step_is_found():
-    """A loss before a sequence's end: from there the distances count, however far the batch is padded."""
+def test_the_last_scored_step_is_found_in_a_padded_batch():
+    """Distances count from the last scored step, here before the end of the sequences and of the padded batch."""
     model, every = a_model(), a_batch(every_step=True)
     only = torch.full_like(every.targets, torch.nan)
     only[2] = every.targets[2]
@@ -185,7 +187,7 @@ def test_in_a_batch_padded_beyond_its_longest_sequence_the_scored_step_is_found(
     assert flows["stack.layers.0"].last.end.tolist() == [2, 2]
 
 
-def test_the_last_scored_step_alone():
+def test_the_gradient_of_the_last_scored_step():
     model, every = a_model(), a_batch(every_step=True)
     only = torch.full_like(every.targets, torch.nan)
     only[4] = every.targets[4]
@@ -193,12 +195,12 @@ def test_the_last_scored_step_alone():
     assert flows["stack.layers.0"].last.end.tolist() == [4, 4]
     torch.testing.assert_close(flows["stack.layers.0"].last.total, flows["stack.layers.0"].whole.total)
     several = every.targets.clone()
-    several[5:] = torch.nan  # the loss of step 4 is there again, one part of five
+    several[5:] = torch.nan  # step 4 is now one of five scored steps
     again, _ = gradient_flow(model, Batch(every.inputs, several), loss)
     torch.testing.assert_close(again["stack.layers.0"].last.total * 5, flows["stack.layers.0"].last.total)
 
 
-def test_layers_have_names_and_one_that_reads_backwards_counts_as_it_reads():
+def test_layers_are_named_and_reverse_layers_count_in_their_direction():
     model, batch = a_model("gru", num_layers=2, bidirectional="sum"), a_batch()
     flows, _ = gradient_flow(model, batch, loss)
     assert list(flows) == [f"stack.layers.{i}.{way}_layer" for i in (0, 1) for way in ("forward", "backward")]
@@ -207,7 +209,7 @@ def test_layers_have_names_and_one_that_reads_backwards_counts_as_it_reads():
     assert flows["stack.layers.1.backward_layer"].last.total[1:].eq(0).all()
 
 
-def test_what_cannot_be_is_said():
+def test_invalid_input_is_refused():
     with pytest.raises(InputError, match="contains no rnnlab"):
         gradient_flow(nn.Linear(2, 2), a_batch(), loss)
     with pytest.raises(InputError, match="the gradient of the loss is zero at every output"):

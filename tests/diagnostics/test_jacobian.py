@@ -1,4 +1,4 @@
-"""How small changes travel: against analytic cases, autograd and finite differences."""
+"""Jacobians, Lyapunov exponents and memory compared with analytic cases, autograd and finite differences."""
 
 from math import log
 
@@ -42,7 +42,7 @@ class Linear(Cell):
 
 
 class Mixed(Cell):
-    """A complex state, a matrix, a number that is not continuous, and a vector, in a nested tuple."""
+    """A cell whose state is a nested tuple: a complex vector, a matrix, an integer and a real number per sequence."""
 
     states = ("z", "M", "count", "v")
 
@@ -67,7 +67,7 @@ class Mixed(Cell):
 
 
 def by_autograd(trajectory, step):
-    """The step Jacobian, a row at a time, by backward passes."""
+    """Compute the step Jacobian row by row with backward passes."""
     leaves = [tensor.detach().clone() for tensor in tensors_of(trajectory.before[step])]
     for leaf in leaves:
         leaf.requires_grad_(leaf.is_floating_point() or leaf.is_complex())
@@ -86,7 +86,7 @@ def by_autograd(trajectory, step):
 
 
 @pytest.mark.parametrize("name", cells.available())
-def test_the_step_jacobian_of_every_cell_is_that_of_autograd(name):
+def test_the_step_jacobian_of_every_cell_equals_autograd(name):
     cell = cells.create(name, input_size=F, hidden_size=H).eval()
     trajectory = follow(cell, torch.randn(T, B, F))
     torch.testing.assert_close(step_jacobian(trajectory, 2), by_autograd(trajectory, 2))
@@ -95,7 +95,7 @@ def test_the_step_jacobian_of_every_cell_is_that_of_autograd(name):
     assert spectrum(trajectory, points=1).radius.shape == (1, B)
 
 
-def test_a_state_of_any_kind_is_one_real_vector_and_back():
+def test_a_nested_state_is_flattened_to_one_real_vector_and_restored():
     trajectory = follow(Mixed(), torch.randn(T, B, H))
     assert state_size(trajectory) == 2 * H + 4 + 1
     state = trajectory.after[-1]
@@ -104,7 +104,7 @@ def test_a_state_of_any_kind_is_one_real_vector_and_back():
     torch.testing.assert_close(step_jacobian(trajectory, 3), by_autograd(trajectory, 3))
 
 
-def test_the_step_jacobian_is_that_of_finite_differences():
+def test_the_step_jacobian_equals_finite_differences():
     cell = cells.create("lstm", input_size=F, hidden_size=H)
     trajectory = follow(cell, torch.randn(T, 1, F))
     constants, inputs = trajectory.prepared()
@@ -118,7 +118,7 @@ def test_the_step_jacobian_is_that_of_finite_differences():
 
 
 @pytest.mark.parametrize("a", [0.5, 0.97, 1.3])
-def test_a_number_that_is_multiplied_with_a(a):
+def test_a_scalar_linear_cell(a):
     trajectory = follow(Linear(torch.tensor([[a]])), torch.randn(20, B, 1))
     torch.testing.assert_close(lyapunov_exponents(trajectory), torch.full((1, B), log(a)))
     left = influence(trajectory, skip=4)
@@ -128,7 +128,7 @@ def test_a_number_that_is_multiplied_with_a(a):
         assert half_life(a ** torch.arange(100.0)) == pytest.approx(log(2) / abs(log(a)))
 
 
-def test_a_linear_cell_has_the_logarithms_of_its_eigenvalues():
+def test_exponents_of_a_linear_cell_are_the_logarithms_of_its_eigenvalues():
     basis = torch.randn(H, H)
     A = basis @ torch.diag(torch.tensor([1.1, 0.9, 0.5, 0.2])) @ basis.inverse()
     trajectory = follow(Linear(A), torch.randn(200, 1, H))
@@ -137,13 +137,13 @@ def test_a_linear_cell_has_the_logarithms_of_its_eigenvalues():
     found = spectrum(trajectory, points=3)
     torch.testing.assert_close(found.radius, torch.full((3, 1), 1.1))
     torch.testing.assert_close(found.singular[0, 0], torch.linalg.svdvals(A))
-    # Of the product of k steps: its Frobenius norm, over that of as many unit directions.
+    # The influence after k steps is the Frobenius norm of A^k, divided by that of H unit directions.
     k = 5
     expected = torch.linalg.matrix_norm(torch.linalg.matrix_power(A, k)) / H**0.5
     torch.testing.assert_close(influence(trajectory)[k], expected)
 
 
-def test_an_orthogonal_cell_keeps_every_change_as_it_is():
+def test_an_orthogonal_cell_preserves_every_perturbation():
     cell = cells.create("orthogonal", input_size=F, hidden_size=H, activation="relu")
     A = cell.prepare(torch.zeros(1, 1, F))[0]
     matrix = next(tensor for tensor in tensors_of(A) if tensor.dim() == 2)
@@ -154,8 +154,8 @@ def test_an_orthogonal_cell_keeps_every_change_as_it_is():
     assert half_life(influence(trajectory)) is None
 
 
-def test_exponents_are_the_growth_of_the_whole_product():
-    """The sum of all of them is the logarithm of the product's determinant, whatever the cell."""
+def test_the_sum_of_exponents_is_the_log_determinant():
+    """For any cell, the sum of all exponents is the logarithm of the determinant of the product of Jacobians."""
     cell = cells.create("gru", input_size=F, hidden_size=H)
     trajectory = follow(cell, torch.randn(T, B, F))
     product = torch.eye(H).expand(B, H, H)
@@ -165,15 +165,15 @@ def test_exponents_are_the_growth_of_the_whole_product():
     torch.testing.assert_close(influence(trajectory)[-1], (product.square().sum((1, 2)).mean() / H).sqrt())
 
 
-def test_random_directions_estimate_what_all_directions_have():
+def test_random_directions_estimate_the_exact_influence():
     cell = cells.create("gru", input_size=F, hidden_size=32)
     trajectory = follow(cell, torch.randn(T, B, F))
     exact, guess = influence(trajectory), influence(trajectory, directions=16)
     torch.testing.assert_close(guess, exact, rtol=0.15, atol=0)
-    torch.testing.assert_close(influence(trajectory, directions=16), guess, rtol=0, atol=0)  # always the same ones
+    torch.testing.assert_close(influence(trajectory, directions=16), guess, rtol=0, atol=0)  # the directions are fixed
 
 
-def test_what_is_not_finite_is_nan_and_what_is_forgotten_is_infinitely_negative():
+def test_exponents_are_nan_for_infinite_states_and_minus_infinity_for_forgotten_ones():
     blown = follow(Elementwise(lambda x, h, v: h * float("inf")), torch.randn(3, B, 4))
     assert spectrum(blown).singular.isnan().all()
     assert lyapunov_exponents(blown).isnan().all()
@@ -183,7 +183,7 @@ def test_what_is_not_finite_is_nan_and_what_is_forgotten_is_infinitely_negative(
     assert half_life(influence(blank)) == 1.0
 
 
-def test_no_global_random_number_is_drawn():
+def test_the_global_random_generator_is_unchanged():
     trajectory = follow(cells.create("lstm", input_size=F, hidden_size=H), torch.randn(T, B, F))
     before = torch.get_rng_state()
     lyapunov_exponents(trajectory)
@@ -201,7 +201,7 @@ def test_no_global_random_number_is_drawn():
         (lambda t: follow(t.cell, torch.zeros(T, B, F + 1)), f"the cell expects [T, B, {F}]"),
     ],
 )
-def test_what_cannot_be_is_said(call, says):
+def test_invalid_arguments_are_refused(call, says):
     trajectory = follow(cells.create("rnn", input_size=F, hidden_size=H), torch.randn(T, B, F))
     with pytest.raises(InputError) as error:
         call(trajectory)

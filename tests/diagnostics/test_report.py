@@ -1,4 +1,4 @@
-"""Looking into a whole model: the numbers, the page, the command, while training, and before and after it."""
+"""The diagnostic report of a model: numbers, page, command, recording during training, and checkpoints."""
 
 import json
 import re
@@ -36,13 +36,13 @@ def a_run(folder, name, *options):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """A character model that was looked into while it was trained."""
+    """The run of a character model that recorded diagnostics during training."""
     a_run(folder, "watched", "cell=lstm", "logger.diagnostics=true")
     return folder / "watched"
 
 
 def everything(name):
-    """What is found in a small model of a cell on a small task."""
+    """Return all diagnostics of a small model with the cell ``name`` on a small task."""
     resolved = config.compose([f"cell={name}", "model=rnn", f"cell={name}", "task=temporal_order", *TINY[:1]])
     resolved["task"] |= {"batch_size": 2, "lengths": [12, 12]}
     torch.manual_seed(0)
@@ -51,7 +51,7 @@ def everything(name):
 
 
 @pytest.mark.parametrize("name", tiers.every(6, cells.available()))
-def test_every_cell(name):
+def test_every_cell_can_be_diagnosed(name):
     found = everything(name)
     (layer,) = found["layers"].values()
     assert len(layer["state_norms"][next(iter(layer["state_norms"]))]) == found["steps"]
@@ -60,7 +60,7 @@ def test_every_cell(name):
     assert {"gradient_log10_ratio", "largest_lyapunov_exponent", "state_norm"} <= set(scalars(found))
 
 
-def test_the_model_is_left_as_it_is(run):
+def test_the_model_is_unchanged(run):
     task, model, _ = load(run, "cpu")
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -72,7 +72,7 @@ def test_the_model_is_left_as_it_is(run):
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
-def test_training_is_the_same_to_the_bit_whether_one_looks_or_not(folder, run):
+def test_recording_diagnostics_does_not_change_training(folder, run):
     a_run(folder, "unwatched", "cell=lstm")
     last, other = (
         torch.load(folder / name / "checkpoints" / "last.pt", weights_only=True) for name in ("watched", "unwatched")
@@ -101,7 +101,7 @@ def test_tensorboard_has_the_curves_and_the_figures(run):
     assert "diagnostics/units" in pictures
 
 
-def test_streams_are_read_on_and_their_letters_are_below_the_heat_map(run):
+def test_streams_continue_across_batches_and_their_characters_label_the_heat_map(run):
     task, model, _ = load(run, "cpu")
     batch = first_steps(task, "valid", 20)
     assert batch.inputs.shape == (20, 4)
@@ -112,7 +112,7 @@ def test_streams_are_read_on_and_their_letters_are_below_the_heat_map(run):
     assert all(len(letter) == 1 for letter in expected)
 
 
-def test_a_model_before_training_is_the_one_that_the_seed_begins(run):
+def test_the_initial_checkpoint_is_the_model_of_the_seed(run):
     random = torch.get_rng_state()
     _, model, content = load(run, "cpu", "initial")
     assert torch.equal(torch.get_rng_state(), random)
@@ -123,7 +123,7 @@ def test_a_model_before_training_is_the_one_that_the_seed_begins(run):
     assert not torch.equal(next(trained.parameters()), next(model.parameters()))
 
 
-def test_several_layers_have_a_section_and_figures_each(folder):
+def test_each_layer_has_its_own_section_and_figures(folder):
     a_run(folder, "deep", "cell=gru", "model.num_layers=2", "logger.tensorboard=false")
     task, model, _ = load(folder / "deep", "cpu")
     found = diagnose(model, task, "valid", SMALL)
@@ -132,7 +132,7 @@ def test_several_layers_have_a_section_and_figures_each(folder):
     assert {"stack-layers-0-gradients", "stack-layers-1-gradients"} <= set(draw(found))
 
 
-def test_a_state_too_large_for_a_matrix_is_said_and_the_rest_is_there(run):
+def test_the_step_jacobian_of_a_large_state_is_left_out_with_the_reason(run):
     task, model, _ = load(run, "cpu")
     found = diagnose(model, task, "valid", Effort(steps=12, largest=4, directions=8))
     (layer,) = found["layers"].values()
@@ -141,7 +141,7 @@ def test_a_state_too_large_for_a_matrix_is_said_and_the_rest_is_there(run):
     assert layer["jacobian"]["left_out"] in page(found, "a title", draw(found)).html()
 
 
-def test_a_cell_without_gates_says_so_and_one_that_forgets_has_no_number():
+def test_the_page_names_missing_gates_and_zero_gradients():
     found = everything("rnn")
     (layer,) = found["layers"].values()
     layer["gradients"]["log10_ratio"] = -inf
@@ -154,7 +154,7 @@ def command(*arguments, cwd):
     return processes.rnnlab("diagnose", *arguments, cwd=cwd)
 
 
-def test_the_command_writes_a_page_and_overwrites_nothing(run, tmp_path):
+def test_the_command_writes_a_page_and_does_not_overwrite(run, tmp_path):
     (tmp_path / "look").mkdir()
     done = command(f"run={run}", "out=look", "steps=16", "sequences=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -164,12 +164,12 @@ def test_the_command_writes_a_page_and_overwrites_nothing(run, tmp_path):
     assert {"page.html", "diagnostics.json", "gradients.png", "gradients.svg", "saturation.svg"} <= files
     shown = (tmp_path / "look-2" / "page.html").read_text()
     assert "char_lm with lstm, step" in shown
-    assert not re.search(r"(src|href)=\"(?!#|data:)", shown), "it needs no other file"
+    assert not re.search(r"(src|href)=\"(?!#|data:)", shown), "the page must not refer to other files"
     assert shown.count("<svg") == 10
     assert json.loads((tmp_path / "look-2" / "diagnostics.json").read_text())["checkpoint"] == "best"
 
 
-def test_without_matplotlib_there_are_the_numbers(run, tmp_path):
+def test_without_matplotlib_only_the_numbers_are_written(run, tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = None; from rnnlab.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
@@ -197,7 +197,7 @@ def test_without_matplotlib_there_are_the_numbers(run, tmp_path):
         (["stpes=9"], "unknown option 'stpes=9'; did you mean 'steps'?"),
     ],
 )
-def test_mistakes_are_one_sentence_and_write_nothing(arguments, says, run, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_give_one_line_and_write_nothing(arguments, says, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = arguments if not arguments or arguments[0].startswith("run=") else [f"run={run}", *arguments]
     assert __main__.main(["diagnose", *given]) == 2
@@ -206,13 +206,13 @@ def test_mistakes_are_one_sentence_and_write_nothing(arguments, says, run, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_help_says_what_it_takes(capsys):
+def test_help_lists_the_options(capsys):
     assert __main__.main(["diagnose", "--help"]) == 0
     said = capsys.readouterr().out
     assert all(f"{name}=" in said for name in ("run", "out", "split", "checkpoint", "steps", "sequences", "device"))
 
 
-def test_a_split_that_is_not_there(run):
+def test_an_unknown_split_is_refused(run):
     task, model, _ = load(run, "cpu")
     with pytest.raises(InputError, match="has no split 'future'"):
         diagnose(model, task, "future")

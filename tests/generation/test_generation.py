@@ -1,4 +1,4 @@
-"""Generation: greedy, sampled and by beam search, alone and in a batch, with any head."""
+"""Generation: greedy, sampled and by beam search, for single sequences and batches, with several heads."""
 
 from itertools import product
 
@@ -16,7 +16,7 @@ END = 0
 
 
 def language_model(size=6, seed=0, scale=3.0):
-    """An untrained model with outputs that differ enough to have clear preferences."""
+    """Return an untrained model whose weights are scaled so that its probabilities differ clearly, and its head."""
     torch.manual_seed(seed)
     model = SequenceModel(Tokens(size), size, cells.find("gru"), hidden_size=16).eval().double()
     with torch.no_grad():
@@ -26,7 +26,7 @@ def language_model(size=6, seed=0, scale=3.0):
 
 
 def log_probability(model, prompt, tokens):
-    """That of ``tokens`` after a prompt, by one forward pass."""
+    """Compute the log-probability of ``tokens`` after ``prompt`` with one forward pass."""
     from rnnlab.interface import Batch
 
     inputs = torch.tensor([*prompt, *tokens]).unsqueeze(1)
@@ -40,7 +40,7 @@ def tokens_of(found):
 
 @pytest.mark.parametrize("end", [None, END])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_beam_of_one_is_greedy(end, seed):
+def test_a_beam_of_one_equals_greedy_generation(end, seed):
     model, head = language_model(seed=seed)
     prompt = torch.randint(6, (3, 20), generator=torch.Generator().manual_seed(seed))
     greedy = write(model, head, prompt, steps=30, end=end)
@@ -48,7 +48,7 @@ def test_a_beam_of_one_is_greedy(end, seed):
     assert tokens_of(greedy) == [one[0].tokens.tolist() for one in found]
 
 
-def test_a_beam_of_one_is_greedy_where_classes_are_equal():
+def test_a_beam_of_one_equals_greedy_generation_with_equal_logits():
     class Flat(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -70,8 +70,8 @@ def test_a_beam_of_one_is_greedy_where_classes_are_equal():
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_wide_beam_finds_the_best_of_all_sequences(length_penalty, seed):
-    """Of three classes, one of which ends, there are few enough sequences of up to four steps to score them all."""
+def test_a_wide_beam_finds_the_best_sequence(length_penalty, seed):
+    """With three classes, one of which is the end, all sequences of up to four steps can be scored."""
     model, head = language_model(size=3, seed=seed, scale=1.5)
     steps, prompt = 4, [1, 2]
     every = [(*body, END) for length in range(steps) for body in product((1, 2), repeat=length)]
@@ -96,7 +96,7 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(length_penalty, seed):
 
 
 @pytest.mark.parametrize("way", ["greedy", "sampled", "beam"])
-def test_a_batch_gives_each_member_what_it_gets_alone(way):
+def test_sequences_of_a_batch_are_independent(way):
     model, head = language_model(size=9)
     prompt = torch.randint(9, (2, 64), generator=torch.Generator().manual_seed(0))
 
@@ -114,7 +114,7 @@ def test_a_batch_gives_each_member_what_it_gets_alone(way):
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
-def test_a_source_is_read_once_and_its_padding_never(beam_size):
+def test_padding_of_the_source_does_not_affect_generation(beam_size):
     torch.manual_seed(0)
     task = Reversal()
     model = EncoderDecoder(task.input, task.output_size, cells.find("gru"), "auto", task.source, hidden_size=16).eval()
@@ -143,7 +143,7 @@ def test_a_source_is_read_once_and_its_padding_never(beam_size):
 
 
 @pytest.mark.parametrize("head", [Bernoulli(4), Gaussian(3), Mixture(2, 3, pen=True)], ids=lambda h: type(h).__name__)
-def test_vectors_are_fed_back(head):
+def test_drawn_vectors_are_fed_back(head):
     torch.manual_seed(0)
     model = SequenceModel(Vectors(head.size), head.features, cells.find("lstm"), hidden_size=8).eval()
     prompt = torch.randn(3, 5, head.size)
@@ -151,7 +151,7 @@ def test_vectors_are_fed_back(head):
     assert [step.shape for step in written] == [(5, head.size)] * 40
     alone = list(generate(model, head, prompt[:, 2:3], steps=40, temperature=1.0, seeds=[2]))
     torch.testing.assert_close(torch.stack(alone)[:, 0], torch.stack(written)[:, 2])
-    # What was drawn is what the model read: a forward pass over it gives the outputs from which the last was drawn.
+    # The model reads its draws: after the prompt and all draws but the last, `Stream` and `generate` agree.
     stream = Stream(model, head, model.begin(batch_size=5))
     stream.read(torch.cat([prompt, torch.stack(written)[:-1]]))
     mode = head.draw(stream.outputs, 0.0, 0, torch.Generator())
@@ -159,7 +159,7 @@ def test_vectors_are_fed_back(head):
     torch.testing.assert_close(mode, greedy)
 
 
-def test_generation_stops_when_all_have_ended():
+def test_generation_stops_when_all_sequences_have_ended():
     model, head = language_model()
     prompt = torch.randint(6, (1, 30), generator=torch.Generator().manual_seed(0))
     written = list(generate(model, head, prompt, steps=2000, temperature=1.0, end=END))
@@ -170,7 +170,7 @@ def test_generation_stops_when_all_have_ended():
         assert set(whole[len(sequence) :].tolist()) <= {END}
 
 
-def test_bad_input_is_named():
+def test_invalid_input_is_refused():
     model, head = language_model()
     nothing = torch.empty(0, 1, dtype=torch.int64)
     with pytest.raises(InputError, match="the prompt is empty"):

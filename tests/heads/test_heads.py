@@ -1,4 +1,4 @@
-"""Heads: each density sums or integrates to 1, gradients are right, draws follow the distribution."""
+"""Heads: each density sums or integrates to 1, gradients are correct, and draws follow the distribution."""
 
 from itertools import product
 from math import pi
@@ -45,14 +45,14 @@ def targets_of(head, *shape, seed=1):
 
 
 def grid(size, steps, edge=14.0):
-    """Points of a grid over ``size`` dimensions, ``[N, size]``, and the volume of a cell."""
+    """Return the points ``[N, size]`` of a grid over ``size`` dimensions, and the volume of a grid cell."""
     axis = torch.linspace(-edge, edge, steps, dtype=torch.float64)
     return torch.cartesian_prod(*[axis] * size).reshape(-1, size), float(axis[1] - axis[0]) ** size
 
 
 @pytest.mark.parametrize("head", DENSITIES, ids=name)
-def test_a_density_is_one_in_all(head):
-    """Summed over all bits and states of the pen, and integrated numerically over all numbers."""
+def test_densities_are_normalised(head):
+    """The sum over all bits and pen states and the numerical integral over all numbers is 1."""
     outputs = outputs_of(head, 1)
     if isinstance(head, Bernoulli):
         points, volume = torch.tensor(list(product((0.0, 1.0), repeat=head.size)), dtype=torch.float64), 1.0
@@ -66,7 +66,7 @@ def test_a_density_is_one_in_all(head):
 
 
 @pytest.mark.parametrize("head", [Categorical(5), *DENSITIES], ids=name)
-def test_gradients_are_right(head):
+def test_gradients_equal_finite_differences(head):
     outputs = outputs_of(head, 4, 2).requires_grad_()
     targets = torch.tensor([[0, 1], [4, 2], [IGNORE, 3], [1, 1]]) if isinstance(head, Categorical) else None
     if targets is None:
@@ -77,7 +77,7 @@ def test_gradients_are_right(head):
 
 
 @pytest.mark.parametrize("size", [1, 3, 40])
-def test_losses_are_those_of_torch_distributions(size):
+def test_losses_equal_torch_distributions(size):
     outputs = outputs_of(Gaussian(size), 200, B)
     targets = targets_of(Gaussian(size), 200, B)
     mean, log_deviation = outputs.chunk(2, -1)
@@ -92,7 +92,7 @@ def test_losses_are_those_of_torch_distributions(size):
     torch.testing.assert_close(head.loss(outputs, targets).total, -mixture.log_prob(targets).sum())
 
 
-def test_two_numbers_have_a_correlation():
+def test_a_mixture_of_two_numbers_has_a_correlation():
     head = Mixture(2, 3, pen=True)
     outputs, targets = outputs_of(head, T, B), targets_of(head, T, B)
     logits, mean, log_deviation, slant, pen = outputs.split([3, 6, 6, 3, 1], -1)
@@ -105,7 +105,7 @@ def test_two_numbers_have_a_correlation():
 
 
 def test_a_strong_correlation_stays_finite():
-    """1 - tanh(a)² is 0 in float32 from a = 9 on; the density is not."""
+    """In float32, 1 - tanh(a)² is 0 for a >= 9; the loss and its gradient stay finite."""
     head = Mixture(2, 1)
     outputs = torch.tensor([[[0.0, 0.0, 0.0, 0.0, 0.0, 20.0]]], requires_grad=True)
     loss = head.loss(outputs, torch.tensor([[[0.5, 0.5]]])).total
@@ -115,7 +115,7 @@ def test_a_strong_correlation_stays_finite():
 
 
 @pytest.mark.parametrize("head", DENSITIES, ids=name)
-def test_a_step_that_is_not_scored_changes_nothing(head):
+def test_unscored_steps_do_not_contribute(head):
     outputs, targets = outputs_of(head, T, B).requires_grad_(), targets_of(head, T, B)
     targets[2:, 1, -1] = torch.nan
     loss = head.loss(outputs, targets)
@@ -129,7 +129,7 @@ def test_a_step_that_is_not_scored_changes_nothing(head):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_draws_follow_the_distribution(temperature):
-    """Means, deviations and correlations of many draws, with variances and logits changed by the temperature."""
+    """Many draws have the right moments; the temperature multiplies variances and divides logits."""
     n, generator = 40_000, torch.Generator().manual_seed(0)
     gaussian = torch.tensor([0.5, -1.0, 0.3, -0.7]).expand(n, -1)
     drawn = Gaussian(2).draw(gaussian, temperature, 0, generator)
@@ -140,7 +140,7 @@ def test_draws_follow_the_distribution(temperature):
     torch.testing.assert_close(bits.mean(0), (torch.tensor([1.0, -2.0]) / temperature).sigmoid(), atol=0.02, rtol=0)
 
     head = Mixture(2, 2, pen=True)
-    # Two components far apart, the first with a correlation of tanh(1), and a pen.
+    # Two distant components, the first with a correlation of tanh(1), and a pen.
     parameters = torch.tensor([1.0, 0.0, -50.0, 0.0, 50.0, 0.0, 0.0, 0.5, 0.0, 0.0, 1.0, 0.0, 0.8]).expand(n, -1)
     drawn = head.draw(parameters, temperature, 0, generator)
     first = drawn[:, 0] < 0
@@ -160,7 +160,7 @@ def test_temperature_zero_takes_the_mode():
 
 
 @pytest.mark.parametrize("head", [Categorical(3), *DENSITIES, SquaredError(2)], ids=name)
-def test_nothing_is_drawn_from_outputs_that_are_not_finite(head):
+def test_draw_refuses_nonfinite_outputs_and_unsupported_top_k(head):
     outputs = torch.full((1, head.features), torch.nan)
     with pytest.raises(InputError, match="not finite"):
         head.draw(outputs, 1.0, 0, torch.Generator())
@@ -184,7 +184,7 @@ def test_sizes_are_checked(make, says):
 
 
 def alignments(labels, steps, blank):
-    """All paths of ``steps`` symbols that merge to ``labels``."""
+    """Yield every path of ``steps`` symbols that CTC collapses to ``labels``."""
     for path in product(range(blank + 1), repeat=steps):
         merged = [symbol for t, symbol in enumerate(path) if t == 0 or symbol != path[t - 1]]
         if [symbol for symbol in merged if symbol != blank] == labels:
@@ -206,7 +206,7 @@ def test_ctc_is_the_sum_over_all_alignments(labels):
     assert int(loss.count) == len(labels)
 
 
-def test_ctc_respects_lengths_and_has_right_gradients():
+def test_ctc_respects_lengths_and_has_correct_gradients():
     head = CTC(4)
     outputs = outputs_of(head, 30, B).requires_grad_()
     targets = torch.randint(4, (6, B), generator=torch.Generator().manual_seed(0))
