@@ -1,6 +1,6 @@
 """Tasks: data, loss, metrics and samples, one file per task. A task never imports a model.
 
-To add a task, add a file here and a YAML file of the same name in ``conf/task``; nothing else.
+To add a task, add a file here and a YAML file of the same name in ``conf/task``.
 """
 
 import sys

@@ -17,14 +17,14 @@ from rnnlab.interface import Batch, Images, InputError, Mean, Metric, Sample, To
 from rnnlab.text import Speaker
 
 EVALUATION_SEED = 1_000_003
-"""Valid and test sets come from this seed, so that they are the same for every cell and every run seed."""
+"""The seed of the validation and test sets, which are thus the same for every cell and every run seed."""
 
 
 def check_least(least: int, **sizes: int) -> None:
-    """Raise an InputError unless all of a task's options ``sizes`` are at least ``least``.
+    """Check that each of the task's options ``sizes`` is at least ``least``.
 
     Raises:
-        InputError: one is not.
+        InputError: an option is smaller.
     """
     for name, size in sizes.items():
         if size < least:
@@ -32,13 +32,13 @@ def check_least(least: int, **sizes: int) -> None:
 
 
 def check_shares(split: Sequence[float]) -> None:
-    """Raise an InputError unless ``split`` are the shares of train, valid and test, or of train and valid.
+    """Check that ``split`` has the fractions of train, valid and test, or of train and valid.
 
     Raises:
-        InputError: they are not.
+        InputError: the fractions are not two or three positive numbers that sum to 1.
     """
     if len(split) not in (2, 3) or not (min(split) > 0 and abs(sum(split) - 1) <= 1e-6):
-        raise InputError(f"task.split is {list(split)}; it must be two or three positive shares that sum to 1")
+        raise InputError(f"task.split is {list(split)}; it must be two or three positive fractions that sum to 1")
 
 
 class _FromHead:
@@ -53,17 +53,18 @@ class Task:
 
     The constructor receives ``(seed, data_root)``; a task's own options are keyword-only.
 
-    input: what the inputs are: Tokens, Vectors or Images.
-    source: what a model reads whole before the first step, such as a sentence to translate; None for most tasks.
-    head: the distribution of the targets, see `rnnlab.heads`. None for a task that has a loss of its own; it then sets
+    input: type of the inputs: Tokens, Vectors or Images.
+    source: type of the source, which the model reads completely before the first step, such as a sentence to
+        translate; None for most tasks.
+    head: distribution of the targets, see `rnnlab.heads`. None for a task that defines its own loss; such a task sets
         ``output_size``, the number of features of an output.
-    splits: those of ``train``, ``valid`` and ``test`` that exist; ``train`` always does.
-    metrics: each number that `loss` (``"loss"``), `measure`, `derive` and `judge` report, with unit and direction.
-    monitor: the metric by which the best checkpoint is chosen.
-    length_metric: the metric that is reported for each length, see `lengths`.
-    default_prompt: what a `speaker` begins with where the user gives nothing.
-    end: the token that ends a sequence that a model writes, see `steps_to_write`; None where there is none.
-    beam_size: the width of the beam with which an evaluation writes; 1 is greedy.
+    splits: the available splits: ``train``, and optionally ``valid`` and ``test``.
+    metrics: unit and direction of each number that `loss` (``"loss"``), `measure`, `derive` and `judge` report.
+    monitor: metric that selects the best checkpoint.
+    length_metric: metric that is reported for each length, see `lengths`.
+    default_prompt: prompt of a `speaker` if the user gives none.
+    end: token that ends a generated sequence, see `steps_to_write`; None if sequences have no end token.
+    beam_size: beam size of generation during evaluation; 1 is greedy.
     """
 
     input: Tokens | Vectors | Images
@@ -85,8 +86,8 @@ class Task:
     def batch(self, split: str, step: int) -> Batch:
         """Batch number ``step`` of a split, a pure function of the task's seed, the split and the step.
 
-        Training may ask for any step; evaluation asks for steps 0 to ``num_batches(split) - 1``. The trainer asks for
-        the next batch in another thread while it trains on the current one.
+        Training calls this with any step, evaluation with steps 0 to ``num_batches(split) - 1``. The trainer loads
+        the next batch in a second thread while it trains on the current one.
         """
         raise NotImplementedError
 
@@ -95,34 +96,34 @@ class Task:
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, batch: Batch) -> Mean:
-        """The training loss, ``total / count``, from the model's ``outputs`` for ``batch``: that of the head."""
+        """The training loss of the model's ``outputs`` for ``batch``, ``total / count``; by default the head's loss."""
         return self.head.loss(outputs, batch.targets, batch.lengths, batch.target_lengths)
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
-        """Further metrics of an evaluation, from outputs under teacher forcing."""
+        """Further evaluation metrics, computed from outputs under teacher forcing."""
         return {}
 
     def steps_to_write(self, split: str) -> int:
-        """The largest number of steps that a model writes in an evaluation of a split; 0 where it writes nothing.
+        """The maximum number of steps that the model generates in an evaluation of a split; 0 for no generation.
 
-        Where it is positive, an evaluation lets the model write after the first input of each sequence, given its
-        source, and hands what it wrote to `judge`.
+        If positive, an evaluation generates a continuation of the first input of each sequence, conditioned on its
+        source, and passes the generated sequences to `judge`.
         """
         return 0
 
     def judge(self, split: str, written: list[Tensor]) -> dict[str, float]:
-        """Metrics of what a model wrote for a split, BLEU or exact match say.
+        """Metrics of the sequences that the model generated for a split, such as BLEU or exact match.
 
         Args:
-            split: the split.
-            written: ``[length, ...]`` for each sequence of the split, in the order of its batches, without `end`.
+            split: name of the split.
+            written: one tensor ``[length, ...]`` for each sequence of the split, in batch order, without `end`.
         """
         return {}
 
     def lengths(self, split: str, step: int) -> Tensor | None:
         """The length under which each sequence of an evaluation batch is reported, int64 ``[B]``; None for no lengths.
 
-        Where there are any, `measure` gives ``length_metric`` with a total and a count for each sequence.
+        If the task reports lengths, `measure` returns ``length_metric`` with a total and a count for each sequence.
         """
         return None
 
@@ -131,56 +132,56 @@ class Task:
         return {}
 
     def derive(self, means: dict[str, float]) -> dict[str, float]:
-        """``means`` of a split together with metrics computed from them, such as bits from nats."""
+        """The ``means`` of a split, extended by metrics derived from them, such as bits from nats."""
         return means
 
     def sample(self, model: nn.Module) -> Sample | list[Sample] | str | None:
-        """Something that the model makes, the same for the same model; None where there is nothing to show.
+        """A deterministic sample of the model's output; None if the task has no samples.
 
-        A text alone stands for ``Sample(text, ".txt")``. Several samples have different suffixes.
+        A string stands for ``Sample(text, ".txt")``. Several samples have different suffixes.
         """
         return None
 
     def generate(
         self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
     ) -> list[Sample]:
-        """What ``rnnlab generate out=FOLDER`` writes: by default the text of a `speaker`.
+        """The samples that ``rnnlab generate out=FOLDER`` writes: by default the text of a `speaker`.
 
         Args:
-            model: in evaluation mode.
-            prompt: what the user gave; empty for none.
-            length: number of steps to write.
+            model: model in evaluation mode.
+            prompt: the user's prompt; empty for the default prompt.
+            length: number of steps to generate.
             temperature: see `rnnlab.heads.Head.draw`.
-            top_k: see there too.
-            seed: of the draws.
+            top_k: see `rnnlab.heads.Head.draw`.
+            seed: seed for sampling.
 
         Raises:
-            InputError: the task has nothing to generate, or the prompt cannot be used.
+            InputError: the task does not support generation, or the prompt is not valid.
         """
         speaker = self.speaker(model, temperature, top_k, seed)
         return [Sample("".join(speaker.generate(prompt or self.default_prompt, length)))]
 
     def describe(self) -> list[str]:
-        """What was read of the user's data, lines for the log; empty where a task generates its data."""
+        """A summary of the user's data as lines for the log; empty if the task generates its data."""
         return []
 
     def spell(self, inputs: Tensor) -> list[str]:
-        """Labels of the inputs of one sequence, ``[T, ...]``, for the axis of a figure, a few letters a step.
+        """Short axis labels for the inputs of one sequence ``[T, ...]``, one label per step.
 
-        By default tokens as their numbers, and an empty list for vectors and images.
+        By default, tokens are labelled with their index; vectors and images have no labels (an empty list).
         """
         return list(map(str, inputs.tolist())) if isinstance(self.input, Tokens) else []
 
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
-        """A trained model that reads and writes text; see `Speaker`.
+        """A `Speaker` that generates text with a trained model.
 
         Raises:
-            InputError: this task has no text.
+            InputError: the task does not generate text.
         """
         raise InputError(f"the task {type(self).__name__} generates no text; use rnnlab evaluate to measure the model")
 
     def memory(self) -> dict[str, Any]:
-        """What a checkpoint must contain beside the model, in plain containers: a vocabulary, for example."""
+        """The task's part of a checkpoint, such as a vocabulary, in plain containers."""
         return {}
 
     def restore(self, memory: dict[str, Any]) -> None:
@@ -189,7 +190,8 @@ class Task:
     def data_digest(self) -> str:
         """SHA-256 of the data, the same for all seeds.
 
-        By default of the first batch of each evaluation split: training batches depend on the seed.
+        By default, the digest covers the first batch of each evaluation split, since training batches depend on the
+        seed.
         """
         digest = hashlib.sha256()
         for split in [split for split in self.splits if split != "train"] or self.splits:
@@ -199,16 +201,16 @@ class Task:
         return digest.hexdigest()
 
     def generator(self, split: str, step: int) -> torch.Generator:
-        """The source of randomness of one batch: for ``train`` it depends on the run's seed."""
+        """The random number generator of one batch; for ``train`` it depends on the run's seed."""
         seed = self.seed if split == "train" else EVALUATION_SEED
         digest = hashlib.sha256(f"{seed}/{split}/{step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 class Labelling(Task):
-    """A task with a class to name at each step, or at some of them: `rnnlab.heads.Categorical`.
+    """A classification task, with a class as the target of every step or of some steps: `rnnlab.heads.Categorical`.
 
-    Targets are int64 ``[T, B]``, `rnnlab.heads.IGNORE` where a step is not scored.
+    Targets are int64 ``[T, B]``, with `rnnlab.heads.IGNORE` at steps that are not scored.
 
     output_size: number of classes.
     """
@@ -225,20 +227,20 @@ class Labelling(Task):
         return Categorical(self.output_size)
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
-        """The mean over sequences of the share of scored steps where the most probable class is the right one."""
+        """The fraction of scored steps at which the most probable class is the target, averaged over sequences."""
         return {"accuracy": categorical_accuracy(outputs, batch.targets)}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``: all classes are equally probable."""
+        """Baseline ``chance``: all classes are equally probable."""
         return {"chance": {"loss": log(self.output_size), "accuracy": 1 / self.output_size}}
 
 
 class Regression(Task):
-    """A task with numbers to name at each step, or at some of them: `rnnlab.heads.SquaredError`.
+    """A regression task, with real-valued targets at every step or at some steps: `rnnlab.heads.SquaredError`.
 
-    Targets are float ``[T, B, output_size]``, NaN where a number is not scored.
+    Targets are float ``[T, B, output_size]``, with NaN for values that are not scored.
 
-    output_size: numbers of a step.
+    output_size: number of target values per step.
     """
 
     metrics = {"loss": Metric("mean squared error"), "mae": Metric("mean absolute error")}
@@ -250,16 +252,16 @@ class Regression(Task):
         return SquaredError(self.output_size)
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
-        """The absolute error of a scored number, by sequence."""
+        """The mean absolute error of the scored values of each sequence."""
         return {"mae": absolute_error(outputs, batch.targets)}
 
 
 class Finite(Task):
     """A task with a finite number of examples.
 
-    Training shuffles them in each epoch; evaluations take them in order.
+    Training shuffles the examples in each epoch; evaluation takes them in order.
 
-    batch_size: examples in a batch.
+    batch_size: number of examples per batch.
     """
 
     batch_size: int
@@ -269,12 +271,12 @@ class Finite(Task):
         raise NotImplementedError
 
     def num_batches(self, split: str) -> int:
-        """Number of batches of an epoch; training batches are full."""
+        """Number of batches per epoch; training drops the last incomplete batch."""
         count = self.count(split)
         return max(1, count // self.batch_size) if split == "train" else -(-count // self.batch_size)
 
     def chosen(self, split: str, step: int) -> Tensor:
-        """Indices of the examples of a batch, int64 ``[B]``; an epoch leaves the last incomplete batch out."""
+        """Indices of the examples of a batch, int64 ``[B]``."""
         order, place = torch.arange(self.count(split)), step
         if split == "train":
             epoch, place = divmod(step, self.num_batches(split))
@@ -283,28 +285,29 @@ class Finite(Task):
 
 
 class Generated(Task):
-    """A task whose sequences are drawn for each batch; all sequences of a batch have one length.
+    """A task that generates random sequences for each batch; all sequences of a batch have the same length.
 
-    Each task defines what its length is, which is not always the number of steps. ``ranges`` has the lengths of each
+    Each task defines its own length, which is not always the number of steps. ``ranges`` has the lengths of each
     split.
 
     Args:
-        seed: of the training batches.
-        data_root: not used, there are no files.
-        lengths: the shortest and the longest length in training and validation; training draws one for each batch,
-            validation has all of them.
-        test_lengths: the shortest and the longest length of the test, and, if not all between them, their distance.
-        curriculum: ``[longest, steps]``: training begins with lengths up to ``longest`` and goes one further every
-            ``steps`` steps, as far as ``lengths``; null: all lengths from the beginning.
-        batch_size: sequences in a batch.
-        eval_batches: batches of each length in validation and test.
+        seed: seed of the training batches.
+        data_root: not used.
+        lengths: shortest and longest length in training and validation; training draws a random length for each
+            batch, validation covers every length.
+        test_lengths: shortest and longest length of the test set, optionally followed by the stride between lengths.
+        curriculum: ``[longest, steps]``: training starts with lengths up to ``longest``, and increases this limit by 1
+            every ``steps`` training steps until it reaches the longest of ``lengths``; null: all lengths from the
+            start.
+        batch_size: number of sequences per batch.
+        eval_batches: number of batches of each length in validation and test.
 
     Raises:
-        InputError: a length or a size is not possible.
+        InputError: a length or a size is not valid.
     """
 
     shortest: ClassVar[int] = 1
-    """The shortest length that the task can have."""
+    """The minimum length of the task."""
 
     def __init__(
         self,
@@ -320,15 +323,17 @@ class Generated(Task):
         super().__init__(seed, data_root)
         for name, given, sizes in (("lengths", lengths, (2,)), ("test_lengths", test_lengths, (2, 3))):
             if len(given) not in sizes or given[0] > given[1] or given[-1] < 1:
-                raise InputError(f"task.{name} is {list(given)}; give the shortest length and the longest, [1, 40] say")
+                raise InputError(
+                    f"task.{name} is {list(given)}; give the shortest and the longest length, for example [1, 40]"
+                )
             if given[0] < self.shortest:
-                raise InputError(f"task.{name} is {list(given)}; the shortest length possible is {self.shortest}")
+                raise InputError(f"task.{name} is {list(given)}; the shortest length must be at least {self.shortest}")
         if curriculum is not None and not (
             len(curriculum) == 2 and lengths[0] <= curriculum[0] <= lengths[1] and curriculum[1] >= 1
         ):
             raise InputError(
-                f"task.curriculum is {list(curriculum)}; give the longest length to begin with, from {lengths[0]} to "
-                f"{lengths[1]}, and after how many steps it grows by one"
+                f"task.curriculum is {list(curriculum)}; give [longest, steps]: the initial longest length, from "
+                f"{lengths[0]} to {lengths[1]}, and the number of training steps between increases, at least 1"
             )
         check_least(1, batch_size=batch_size, eval_batches=eval_batches)
         first, last, *distance = test_lengths
@@ -338,19 +343,19 @@ class Generated(Task):
         self.batch_size, self.eval_batches = batch_size, eval_batches
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
-        """A batch of ``batch_size`` sequences of ``length``, from ``generator`` alone."""
+        """A batch of ``batch_size`` sequences of length ``length``; ``generator`` is the only source of randomness."""
         raise NotImplementedError
 
     def num_batches(self, split: str) -> int:  # noqa: D102
         return len(self.ranges[split]) * self.eval_batches
 
     def batch(self, split: str, step: int) -> Batch:
-        """Batch number ``step``: see `draw`."""
+        """Batch number ``step``, see `draw`."""
         generator = self.generator(split, step)
         return self.draw(generator, self._length(split, step, generator))
 
     def lengths(self, split: str, step: int) -> Tensor | None:
-        """The length of every sequence of a batch."""
+        """The length of each sequence of a batch; None if the split has a single length."""
         if len(self.ranges[split]) == 1:
             return None
         return torch.full((self.batch_size,), self._length(split, step, self.generator(split, step)))

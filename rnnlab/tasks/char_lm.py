@@ -24,34 +24,34 @@ TINY_SHAKESPEARE = PublicFile(
     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
 BYTE_ORDER_MARK = "\ufeff"
-"""What some editors put at the beginning of a file, and then stands within a text made of several files."""
+"""Some editors write this mark at the start of a file; in a concatenation of files it also occurs within the text."""
 CORPORA = ("pydoc", "tiny_shakespeare")
 
 
 class CharLM(Task):
     """Next-character prediction over contiguous parallel streams, as in char-rnn.
 
-    The text is cut, in this order, into train, valid and test. Each part is cut into ``batch_size`` streams that lie
-    one after another in the text; batch number n holds the n-th window of ``seq_len`` characters of every stream, and
-    the state is carried from window to window (truncated BPTT). At the end of the streams training starts over, with
-    ``fresh`` set. With batch_size=2 and seq_len=3, the text "abcdefghijklm" gives
+    The text is split into contiguous train, valid and test parts, in this order. Each part is split into
+    ``batch_size`` contiguous streams. Batch number n contains the n-th window of ``seq_len`` characters of each stream,
+    and the state is carried from window to window (truncated BPTT). At the end of the streams, training starts again
+    from the first window, with ``fresh`` set. With batch_size=2 and seq_len=3, the text "abcdefghijklm" gives
 
         batch 0   inputs  abc  ghi     targets  bcd  hij     fresh
         batch 1   inputs  def  jkl     targets  efg  klm
 
-    (shown a stream a column; tensors are ``[seq_len, batch_size]``). Evaluation scores every character of a split
-    but its first exactly once.
+    (one column per stream; tensors are ``[seq_len, batch_size]``). Evaluation scores each character of a split except
+    the first exactly once.
 
     Args:
-        seed: not used, the data has no randomness.
-        data_root: where public data sets lie.
+        seed: not used; the data is not random.
+        data_root: directory of the public data sets.
         corpus: ``pydoc`` (the standard library's help texts), ``tiny_shakespeare``, or the path of a UTF-8 file.
-        split: the shares of train, valid and test, or of train and valid; they sum to 1.
+        split: fractions of train, valid and test, or of train and valid; they sum to 1.
         batch_size: number of streams.
-        seq_len: steps of one window, which is how far gradients go back.
+        seq_len: number of steps per window, the truncation length of BPTT.
 
     Raises:
-        InputError: the corpus cannot be read or is too short, or the shares do not sum to 1.
+        InputError: the corpus cannot be read or is too short, or the fractions do not sum to 1.
     """
 
     metrics = {"loss": Metric("nats per character"), "bpc": Metric("bits per character")}
@@ -78,13 +78,13 @@ class CharLM(Task):
 
     @cached_property
     def text(self) -> str:
-        """The whole corpus, without byte order marks, unless the model was trained on them."""
+        """The whole corpus, without byte order marks unless the model was trained on them."""
         text = read_corpus(self.corpus, self.data_root)
         return text if self._has_marks else text.replace(BYTE_ORDER_MARK, "")
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The characters of the corpus, or those of the corpus the model was trained on."""
+        """The characters of the corpus, or of the training corpus for a trained model."""
         return Vocabulary.of(self.text)
 
     @property
@@ -97,12 +97,12 @@ class CharLM(Task):
 
     @property
     def default_prompt(self) -> str:
-        """A line break, or the first of the characters where there is none."""
+        """A line break, or the first character of the vocabulary if it contains no line break."""
         return "\n" if "\n" in self.vocabulary.characters else self.vocabulary.characters[0]
 
     @cached_property
     def streams(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Inputs and targets of every split, ``[steps, batch_size]`` each."""
+        """Inputs and targets of each split, ``[steps, batch_size]``."""
         tokens = self.vocabulary.encode(self.text)
         ends = [round(len(tokens) * sum(self.split[: i + 1])) for i in range(len(self.split))]
         starts = [0, *ends[:-1]]
@@ -113,10 +113,10 @@ class CharLM(Task):
 
     def _streams_of(self, tokens: Tensor, split: str) -> tuple[Tensor, Tensor]:
         inputs, targets = tokens[:-1], tokens[1:]
-        if split == "train":  # whole windows only: the characters left over are fewer than one batch
+        if split == "train":  # only full windows; this drops less than one batch of characters
             steps = len(inputs) // (self.batch_size * self.seq_len) * self.seq_len
             inputs, targets = inputs[: steps * self.batch_size], targets[: steps * self.batch_size]
-        else:  # every character: the last streams are filled up with positions that are not scored
+        else:  # all characters; the last streams are padded with positions that are not scored
             steps = -(-len(inputs) // self.batch_size)
             missing = steps * self.batch_size - len(inputs)
             inputs = torch.cat([inputs, inputs.new_zeros(missing)])
@@ -135,7 +135,7 @@ class CharLM(Task):
         return -(-self.streams[split][0].shape[0] // self.seq_len)
 
     def batch(self, split: str, step: int) -> Batch:
-        """Window ``step`` of every stream, ``[seq_len, batch_size]``; the last one of an evaluation may be shorter."""
+        """Window ``step`` of each stream, ``[seq_len, batch_size]``; the last window of an evaluation may be shorter."""
         inputs, targets = self.streams[split]
         window = step % self.num_batches(split)
         steps = slice(window * self.seq_len, (window + 1) * self.seq_len)
@@ -143,11 +143,11 @@ class CharLM(Task):
         return Batch(inputs[steps], targets[steps], fresh=fresh)
 
     def derive(self, means: dict[str, float]) -> dict[str, float]:
-        """Adds bits per character, ``loss / ln 2``."""
+        """Add bits per character, ``loss / ln 2``."""
         return {**means, "bpc": means["loss"] / log(2)}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, every character as probable as any other; ``unigram``, as frequent as in train (plus one)."""
+        """``chance``: uniform over characters; ``unigram``: training frequencies with add-one smoothing."""
         size = len(self.vocabulary)
         counts = 1 + torch.bincount(self.streams["train"][1].flatten(), minlength=size).double()
         targets = self.streams[split][1]
@@ -160,14 +160,14 @@ class CharLM(Task):
         return Sample("".join(speaker.generate(self.default_prompt, length=200)).strip())
 
     def spell(self, inputs: Tensor) -> list[str]:
-        """The characters."""
+        """The characters of the tokens."""
         return [self.vocabulary.characters[token] for token in inputs.tolist()]
 
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102
         return Speaker(model, self.vocabulary, temperature, top_k, seed)
 
     def describe(self) -> list[str]:
-        """The size of the corpus and of its vocabulary, and what kind of line breaks it has."""
+        """The size of the corpus and of its vocabulary, and its line breaks."""
         if self.corpus in CORPORA:
             return []
         parts = ", ".join(f"{name} {share:g}" for name, share in zip(self.splits, self.split, strict=True))
@@ -183,7 +183,7 @@ class CharLM(Task):
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
         self.vocabulary = Vocabulary(memory["vocabulary"])
-        # Earlier versions took the mark for a character; their models are evaluated on the text as it was then.
+        # Earlier versions kept the mark in the text and in the vocabulary; their models need the same text.
         self._has_marks = BYTE_ORDER_MARK in self.vocabulary.characters
 
     def data_digest(self) -> str:
@@ -192,17 +192,17 @@ class CharLM(Task):
 
 
 def read_corpus(corpus: str, data_root: str) -> str:
-    """The text of a corpus: a built-in name or the path of a UTF-8 file.
+    """The text of a corpus, given by a built-in name or the path of a UTF-8 file.
 
     Raises:
-        InputError: there is no such file, it is empty, or it is not text.
+        InputError: the file does not exist, is empty, or is not text.
     """
     if corpus == "pydoc":
         return "\n".join(pydoc_data.topics.topics.values())
     path = locate(TINY_SHAKESPEARE, data_root) if corpus == "tiny_shakespeare" else Path(corpus).expanduser()
     if not path.is_file():
         raise InputError(
-            f"task.corpus={corpus!r} is neither a file nor one of {', '.join(CORPORA)}; give the path of a UTF-8 text"
+            f"task.corpus={corpus!r} is neither a file nor one of {', '.join(CORPORA)}; give the path of a UTF-8 file"
         )
     content = path.read_bytes()
     try:
@@ -210,7 +210,7 @@ def read_corpus(corpus: str, data_root: str) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
     if "\0" in text:
-        raise InputError(f"{path} is not text, it contains NUL bytes; give a UTF-8 text file")
+        raise InputError(f"{path} is not text: it contains NUL bytes; give a UTF-8 text file")
     if not text.strip(BYTE_ORDER_MARK):
         raise InputError(f"{path} is empty; give a UTF-8 text file")
     return text

@@ -14,14 +14,14 @@ from rnnlab.text import Speaker, Vocabulary
 
 
 class Hello(Task):
-    """Read h, e, l, l and say e, l, l, o; the cost is the sum of the four cross-entropies.
+    """Predict e, l, l, o from h, e, l, l; the loss is the sum of the four cross-entropies.
 
-    The same input l asks for l once and for o once, so the answer needs the hidden state.
+    The input l has the target l once and the target o once, so the prediction needs the hidden state.
 
         inputs   h e l l
         targets  e l l o
 
-    There is one training sequence and nothing else: no valid and no test split.
+    The data is a single training sequence; there is no validation or test split.
     """
 
     splits = ("train",)
@@ -38,21 +38,21 @@ class Hello(Task):
         return 1
 
     def batch(self, split: str, step: int) -> Batch:
-        """The four steps, inputs and targets ``[4, 1]``, the same at every step of training."""
+        """Inputs and targets ``[4, 1]``, the same at every training step."""
         hello = self.vocabulary.encode("hello").unsqueeze(1)
         return Batch(inputs=hello[:-1], targets=hello[1:])
 
     def loss(self, outputs: Tensor, batch: Batch) -> Mean:
-        """The sum of the cross-entropies of a sequence, in nats: one count per sequence, not per character."""
+        """The sum of the cross-entropies of a sequence, in nats; the count is sequences, not characters."""
         return Mean(super().loss(outputs, batch).total, batch.batch_size)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``: every character is as probable as any other."""
+        """Baseline ``chance``: all characters are equally probable."""
         return {"chance": {"loss": 4 * log(self.output_size)}}
 
     @torch.inference_mode()
     def sample(self, model: nn.Module) -> Sample:
-        """A table of each step's input, target and predicted character, with the probability of the target."""
+        """A table with the input, target and predicted character of each step, and the probability of the target."""
         device = next(model.parameters()).device
         batch = self.batch("train", 0).to(device)
         probabilities = model(batch)[0][:, 0].softmax(-1).cpu()
@@ -69,7 +69,7 @@ class Hello(Task):
         return Sample("\n".join(rows))
 
     def spell(self, inputs: Tensor) -> list[str]:
-        """The characters."""
+        """The characters of the tokens."""
         return [self.vocabulary.characters[token] for token in inputs.tolist()]
 
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102

@@ -63,5 +63,5 @@ def test_who_always_says_1_has_the_errors_stated():
 
 
 def test_a_single_step_cannot_be_marked_twice():
-    with pytest.raises(InputError, match="the shortest length possible is 2"):
+    with pytest.raises(InputError, match="the shortest length must be at least 2"):
         Adding(lengths=[1, 9])

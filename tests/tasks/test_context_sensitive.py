@@ -228,5 +228,7 @@ def test_by_position_is_reached():
 
 @pytest.mark.parametrize(("name", "shortest"), SHORTEST.items())
 def test_lengths_that_cannot_be_are_refused(name, shortest):
-    with pytest.raises(InputError, match=rf"task\.lengths is \[1, 40\]; the shortest length possible is {shortest}"):
+    with pytest.raises(
+        InputError, match=rf"task\.lengths is \[1, 40\]; the shortest length must be at least {shortest}"
+    ):
         tasks.find(name)(lengths=[1, 40])

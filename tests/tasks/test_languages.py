@@ -367,12 +367,12 @@ def test_a_test_may_leave_lengths_out():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"lengths": [5, 4]}, r"task.lengths is \[5, 4\]; give the shortest length and the longest"),
-        ({"lengths": [4]}, "give the shortest length and the longest"),
-        ({"lengths": [0, 4]}, "the shortest length possible is 1"),
+        ({"lengths": [5, 4]}, r"task.lengths is \[5, 4\]; give the shortest and the longest length"),
+        ({"lengths": [4]}, "give the shortest and the longest length"),
+        ({"lengths": [0, 4]}, "the shortest length must be at least 1"),
         ({"test_lengths": [1, 2, 0]}, r"task.test_lengths is \[1, 2, 0\]"),
-        ({"curriculum": [4]}, "give the longest length to begin with, from 1 to 40"),
-        ({"curriculum": [41, 10]}, "give the longest length to begin with, from 1 to 40"),
+        ({"curriculum": [4]}, "the initial longest length, from 1 to 40"),
+        ({"curriculum": [41, 10]}, "the initial longest length, from 1 to 40"),
         ({"curriculum": [4, 0]}, "after how many steps it grows"),
         ({"batch_size": 0}, "task.batch_size is 0; it must be at least 1"),
         ({"eval_batches": 0}, "task.eval_batches is 0; it must be at least 1"),
@@ -386,11 +386,11 @@ def test_what_cannot_be_is_refused(options, says):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("solve_equation", {"lengths": [2, 4]}, "the shortest length possible is 3"),
-        ("a_n_b_n", {"lengths": [0, 4]}, "the shortest length possible is 1"),
+        ("solve_equation", {"lengths": [2, 4]}, "the shortest length must be at least 3"),
+        ("a_n_b_n", {"lengths": [0, 4]}, "the shortest length must be at least 1"),
         ("a_n_b_n_c_n", {"batch_size": 0}, "task.batch_size is 0; it must be at least 1"),
         ("dyck", {"types": 0}, "task.types is 0; it must be at least 1"),
-        ("dyck", {"depth": 0}, "task.depth is 0; it must be at least 1, or null for any depth"),
+        ("dyck", {"depth": 0}, "task.depth is 0; it must be at least 1, or null for unlimited depth"),
         ("word_problem", {"group": "S4"}, "task.group is 'S4'; it must be one of S3, S5, A5, A4xZ5, Z60"),
     ],
 )

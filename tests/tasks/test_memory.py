@@ -259,10 +259,18 @@ def test_the_memoryless_write_blanks_and_then_guess(split):
         ("copying", {"alphabet": 1}, r"task\.alphabet is 1; it must be at least 2"),
         ("copying", {"memorize": 0}, r"task\.memorize is 0; it must be at least 1"),
         ("temporal_order", {"relevant": 4}, r"task\.relevant is 4; it must be 2 or 3"),
-        ("temporal_order", {"lengths": [9, 20]}, r"task\.lengths is \[9, 20\]; the shortest length possible is 10"),
+        (
+            "temporal_order",
+            {"lengths": [9, 20]},
+            r"task\.lengths is \[9, 20\]; the shortest length must be at least 10",
+        ),
         ("selective_copying", {"alphabet": 1}, r"task\.alphabet is 1; it must be at least 2"),
         ("selective_copying", {"memorize": 0}, r"task\.memorize is 0; it must be at least 1"),
-        ("selective_copying", {"lengths": [8, 64]}, r"task\.lengths is \[8, 64\]; the shortest length possible is 16"),
+        (
+            "selective_copying",
+            {"lengths": [8, 64]},
+            r"task\.lengths is \[8, 64\]; the shortest length must be at least 16",
+        ),
         ("noisy_recall", {"vocab": 7}, r"task\.vocab is 7; it must be even"),
         ("noisy_recall", {"vocab": 2}, r"task\.vocab is 2; it must be even.* at least 4"),
         ("noisy_recall", {"noise_vocab": 0}, r"task\.noise_vocab is 0; it must be at least 1"),
@@ -270,7 +278,7 @@ def test_the_memoryless_write_blanks_and_then_guess(split):
         (
             "noisy_recall",
             {"test_lengths": [2, 9]},
-            r"task\.test_lengths is \[2, 9\]; the shortest length possible is 3",
+            r"task\.test_lengths is \[2, 9\]; the shortest length must be at least 3",
         ),
     ],
 )

@@ -244,7 +244,7 @@ def test_bits_and_their_parity_are_fair():
         ("sine_mixture", {"frequencies": [0.5, 3.2]}, r"task\.frequencies is \[0.5, 3.2\]; give the lowest"),
         ("delayed_xor", {"delay": -1}, r"task\.delay is -1; it must be at least 0"),
         ("delayed_xor", {"bits": 0}, r"task\.bits is 0; it must be at least 1"),
-        ("delayed_xor", {"lengths": [6, 9]}, r"task\.lengths is \[6, 9\]; the shortest length possible is 7"),
+        ("delayed_xor", {"lengths": [6, 9]}, r"task\.lengths is \[6, 9\]; the shortest length must be at least 7"),
     ],
 )
 def test_options_that_cannot_be_are_refused(name, options, says):

@@ -1,1 +1,1 @@
-"""State tracking and formal languages: what a recurrence can compute, in the order of Chomsky's hierarchy."""
+"""State tracking and formal languages of the Chomsky hierarchy: tests of what a recurrence can compute."""

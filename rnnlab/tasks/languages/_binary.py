@@ -1,4 +1,4 @@
-"""What the tasks with binary numbers have in common: numbers of any size, a batch at a time, and the words for two."""
+"""Base classes of the binary arithmetic tasks, and batched arithmetic on numbers of any size."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.nn.functional import pad
 from rnnlab.tasks.languages.base import Language
 
 WIDTH = 24
-"""Binary digits in a limb: in int64 there is room for the sum of 2**15 products of two."""
+"""Binary digits per limb: an int64 can hold the sum of 2**15 products of two limbs."""
 
 
 def limbs(digits: Tensor) -> Tensor:
-    """Binary digits ``[D, B]``, the lowest first, as limbs ``[ceil(D / WIDTH), B]``, the lowest first."""
+    """Convert binary digits ``[D, B]`` to limbs ``[ceil(D / WIDTH), B]``, both with the lowest first."""
     rows = pad(digits, (0, 0, 0, -len(digits) % WIDTH)).unflatten(0, (-1, WIDTH))
     return (rows << torch.arange(WIDTH)[:, None]).sum(1)
 
 
 def digits(columns: Tensor, count: int) -> Tensor:
-    """The lowest ``count`` binary digits of numbers whose limbs, ``columns``, may be larger than a limb can be."""
+    """The lowest ``count`` binary digits of numbers; ``columns`` are their limbs before carry propagation."""
     carry, sums = 0, []
     for column in columns.unbind():
         carry = column + carry
@@ -32,7 +32,7 @@ def digits(columns: Tensor, count: int) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Columns (see `digits`) of the product of numbers with limbs ``a`` and ``b``."""
+    """The columns (see `digits`) of the product of two numbers with limbs ``a`` and ``b``."""
     columns = torch.zeros(len(a) + len(b), a.shape[1], dtype=a.dtype)
     for place, limb in enumerate(a.unbind()):
         columns[place : place + len(b)] += limb * b
@@ -40,14 +40,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 class Binary(Language):
-    """A task with answers of binary digits."""
+    """A task whose answers consist of binary digits."""
 
     @cached_property
     def _always_one(self) -> dict[str, float]:
         return {}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, and ``always 1``: the share of ones, counted in the split itself, once."""
+        """``chance``, and ``always 1``: the fraction of ones, counted once in the split itself."""
         if split not in self._always_one:
             batches = [self.batch(split, step).targets for step in range(self.num_batches(split))]
             shares = [(targets == 1).sum() / self.scored(targets).sum().double() for targets in batches]
@@ -56,11 +56,13 @@ class Binary(Language):
 
 
 class Arithmetic(Binary):
-    """Two binary numbers with an operator between them, the lowest digit first; the answer's digits, then an end.
+    """Two binary numbers with an operator between them; the answer is a binary number and an end symbol.
+
+    All numbers are written with the lowest digit first.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
-            that of both numbers and the operator, at least 3.
+            the number of symbols of both numbers and the operator, at least 3.
     """
 
     symbols = 3
@@ -69,16 +71,16 @@ class Arithmetic(Binary):
     operator: ClassVar[int] = 2
     end = 2
     spare: ClassVar[int] = 0
-    """How many symbols more an answer has, with its end and what follows, than a word."""
+    """The length of an answer, with its end symbol and padding, minus the length of its word."""
 
     __init__ = partialmethod(Binary.__init__, lengths=(3, 40))
 
     def columns(self, a: Tensor, b: Tensor) -> Tensor:
-        """Columns (see `digits`) of the answer, which has fewer digits than the word has symbols."""
+        """The columns (see `digits`) of the answer, which has fewer digits than the word has symbols."""
         raise NotImplementedError
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Any place of the operator is as probable as any other; so are, around it, any two numbers but zero."""
+        """The operator position is uniform; so are the numbers on both sides, except that zero is excluded."""
         step = torch.arange(length)[:, None]
         operator = torch.randint(1, length - 1, (self.batch_size,), generator=generator)
         word = torch.randint(2, (length, self.batch_size), generator=generator)

@@ -1,4 +1,4 @@
-"""What the languages that need nothing but counting have in common: every letter n times."""
+"""Base class of the counting languages, in which each letter occurs n times."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rnnlab.tasks.base import Generated, Labelling
 
 
 class Counting(Generated, Labelling):
-    """Predict the next symbol of a word in which every letter stands n times, wherever there is but one possibility.
+    """Predict the next symbol of a word in which each letter occurs n times, at steps where it is determined.
 
-    A word has only its n. In training every sequence's is drawn by itself, in validation and test there is one sequence
-    for every n. Shorter words of a batch are filled up with the boundary symbol, which is not scored.
+    The value of n defines a word. Training draws n independently for each sequence; validation and test have one
+    sequence for each n. Shorter words of a batch are padded with the boundary symbol, which is not scored.
 
-    ``accepted`` is the share of words in which every scored step is right.
+    ``accepted`` is the fraction of words in which all scored steps are correct.
 
     Args:
         seed, data_root, lengths, test_lengths: see `Generated`; the length is n.
-        batch_size: words in a batch.
+        batch_size: number of words per batch.
 
-    letters: how many letters there are.
+    letters: number of letters.
     """
 
     letters: ClassVar[int]
@@ -55,7 +55,7 @@ class Counting(Generated, Labelling):
         return -(-len(self.ranges[split]) // self.batch_size)
 
     def batch(self, split: str, step: int) -> Batch:
-        """Words of different n, in an evaluation the next in line."""
+        """Words of different n; evaluation takes the values of n in order."""
         n, boundary = self.lengths(split, step), self.letters
         lengths = boundary * n + 1
         steps = torch.arange(int(lengths.max()))[:, None]
@@ -64,7 +64,7 @@ class Counting(Generated, Labelling):
         return Batch(inputs, (steps // n).masked_fill(undetermined, IGNORE), lengths)
 
     def lengths(self, split: str, step: int) -> Tensor:
-        """The n of every word of a batch."""
+        """The n of each word of a batch."""
         numbers = self.ranges[split]
         if split == "train":
             generator = self.generator(split, step)
@@ -72,12 +72,12 @@ class Counting(Generated, Labelling):
         return torch.tensor(numbers[step * self.batch_size : (step + 1) * self.batch_size])
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
-        """The share of scored steps that are right, and whether all of them are, by word."""
+        """The fraction of correct scored steps of each word, and whether all of its scored steps are correct."""
         accepted = ((outputs.argmax(-1) == batch.targets) | (batch.targets == IGNORE)).all(0).float()
         return {**super().measure(outputs, batch), "accepted": Mean(accepted, torch.ones_like(accepted))}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, and ``last letter``: the one that was just read goes on."""
+        """``chance``, and ``last letter``: the prediction is the letter that was just read."""
         n = torch.tensor(self.ranges[split], dtype=torch.float64)
         scored = 1 + (self.letters - 1) * n
         guess = 1 / self.output_size

@@ -13,8 +13,7 @@ class BinaryAddition(Arithmetic):
         inputs   1 1 + 1 | | | | |        3 + 1; the operator + = 2, the marker | = 3
         targets  - - - - 0 0 1 . 0        4, the end . = 2, then zeros that do not count; - is not scored
 
-    The sum has no zeros in front. A guess among the three symbols is right in a third of the steps, a digit in about
-    half of them.
+    The sum has no leading zeros. Chance is 1/3; always predicting the same digit is correct at about half of the steps.
     """
 
     spare = 1

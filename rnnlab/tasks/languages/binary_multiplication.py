@@ -13,8 +13,8 @@ class BinaryMultiplication(Arithmetic):
         inputs   1 1 * 0 1 | | | | |        3 * 2; the operator * = 2, the marker | = 3
         targets  - - - - - 0 1 1 . 0        6, the end . = 2, then zeros that do not count; - is not scored
 
-    The product has no zeros in front. A guess among the three symbols is right in a third of the steps, a digit in
-    about half of them.
+    The product has no leading zeros. Chance is 1/3; always predicting the same digit is correct at about half of the
+    steps.
     """
 
     def columns(self, a: Tensor, b: Tensor) -> Tensor:  # noqa: D102

@@ -1,4 +1,4 @@
-"""Bucket sort: sort a word over five symbols. Context-sensitive; five counters are enough."""
+"""Bucket sort: sort a word over five symbols. Context-sensitive; five counters are sufficient."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class BucketSort(Language):
         inputs   4 0 2 0 | | | |        the marker | = 5
         targets  - - - - 0 0 2 4        - is not scored
 
-    A guess is right in a fifth of the steps. But who counts steps alone, and knows nothing of the word but its length,
-    is right in most: the longer a word is, the better its symbols' shares are known.
+    Chance is 1/5. However, the length of the word and the position in the answer alone predict most symbols: the
+    longer a word, the less the fractions of its symbols vary.
     """
 
     symbols = 5
     output_size = 5
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Any word is as probable as any other."""
+        """All words are equally probable."""
         word = torch.randint(self.symbols, (length, self.batch_size), generator=generator)
         return word, word.sort(0).values
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, and ``by position``: from the length and the place in the answer, the best there is."""
+        """``chance``, and ``by position``: the best prediction from the length and the position in the answer."""
         lengths = self.ranges[split]
         places = [_places(length, self.symbols) for length in lengths]
         by_position = {
@@ -38,10 +38,10 @@ class BucketSort(Language):
 
 
 def _places(length: int, symbols: int) -> Tensor:
-    """The probability of each symbol at each place of a sorted word, ``[length, symbols]``.
+    """The probability of each symbol at each position of a sorted word, ``[length, symbols]``.
 
-    A place holds a symbol up to k if more of the word's symbols than there are places before it are up to k; how many
-    of them are is binomial.
+    Position i, counted from 0, holds a symbol of at most k if more than i symbols of the word are at most k; the
+    number of these symbols is binomial.
     """
     share = torch.arange(1, symbols, dtype=torch.float64) / symbols
     count = torch.arange(length, dtype=torch.float64)[:, None]

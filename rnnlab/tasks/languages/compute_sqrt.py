@@ -1,4 +1,4 @@
-"""Square root: of a binary number, rounded down. Context-sensitive."""
+"""Square root of a binary number, rounded down. Context-sensitive."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class ComputeSqrt(Binary):
         inputs   1 0 0 1 0 1 | | |        37; the marker | = 2
         targets  - - - - - - 1 1 0        6; - is not scored
 
-    The root has half as many digits as the number, rounded up; both may have zeros in front. The highest digit comes
-    first, as in the authors' code; the paper says the lowest. A guess is right in half of the steps.
+    The root has half as many digits as the number, rounded up; both may have leading zeros. The highest digit comes
+    first, as in the authors' code; in the paper, the lowest does. Chance is 1/2.
     """
 
     symbols = 2
     output_size = 2
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Any number is as probable as any other but zero, which there is not."""
+        """All numbers except zero are equally probable; zero is excluded."""
         words = torch.empty(length + (length + 1) // 2, 0, dtype=torch.int64)
-        while words.shape[1] < self.batch_size:  # three times as many are hardly ever too few: half of them fit
+        while words.shape[1] < self.batch_size:  # about half of the numbers fit, so 3 * batch_size are usually enough
             number, root = _numbers_and_roots(generator, length, 3 * self.batch_size)
             fits = number[:length].any(0) & ~number[length:].any(0)
             words = torch.cat([words, torch.cat([number[:length], root])[:, fits]], 1)
@@ -34,10 +34,11 @@ class ComputeSqrt(Binary):
 
 
 def _numbers_and_roots(generator: torch.Generator, length: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Numbers of an even number of digits, at least ``length``, each as probable as any other, and their roots.
+    """Uniformly random numbers and their roots; the number of digits is ``length``, rounded up to an even number.
 
-    No root is taken. Every number belongs to exactly one pair x, y, of which the larger is its root: it is y² + x if
-    x < y, else x² + x + y (Szudzik, An Elegant Pairing Function, 2006). So two numbers of half the length are drawn.
+    No root is computed. Every number belongs to exactly one pair x, y, whose larger element is its root: the number is
+    y² + x if x < y, else x² + x + y (Szudzik, An Elegant Pairing Function, 2006). Drawing x and y, each of half the
+    length, therefore gives a uniform number and its root.
     """
     size = (length + 1) // 2
     x, y = torch.randint(2, (2, size, batch_size), generator=generator)

@@ -1,4 +1,4 @@
-"""Duplicate string: write a word twice. Context-sensitive; needs a memory that can be read more than once."""
+"""Duplicate string: write a word twice. Context-sensitive; requires a memory that can be read more than once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class DuplicateString(Language):
         inputs   a b b | | | | | |        a = 0, b = 1, the marker | = 2
         targets  - - - a b b a b b        - is not scored
 
-    A guess is right half of the time.
+    Chance is 1/2.
     """
 
     symbols = 2
     output_size = 2
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Any word is as probable as any other."""
+        """All words are equally probable."""
         word = torch.randint(2, (length, self.batch_size), generator=generator)
         return word, word.repeat(2, 1)

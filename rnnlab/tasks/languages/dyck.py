@@ -12,28 +12,28 @@ from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class Dyck(Generated, Labelling):
-    """Say at every step which closing bracket is possible next, if one is (Dyck-k; arXiv:1911.03329, arXiv:2010.07515).
+    """Predict at each step which closing bracket can come next, if any (Dyck-k; arXiv:1911.03329, arXiv:2010.07515).
 
         inputs   ( [ ] ( ) ) [        ( = 0, [ = 1, ) = 2, ] = 3
         targets  ( [ ( ( ( . [        the type that can be closed, ( = 0 or [ = 1, or none, . = 2
 
-    Suzgun et al., 2019, ask for the set of brackets that are possible next; as every opening one always is, that is
-    the same question. In Dyck-(k, m) of Hewitt et al., 2020, nesting is at most m deep; they too look at which of the
-    closing brackets is the right one.
+    In Suzgun et al., 2019, the target is the set of possible next brackets; this is equivalent, since opening brackets
+    are always possible there. In Dyck-(k, m) of Hewitt et al., 2020, the nesting depth is at most m; they also score
+    the prediction of the correct closing bracket.
 
-    Brackets open or close with equal probability, as with Hewitt et al., except where only one is possible; types are
-    equally probable. Unlike there, words have a given length, and what is open at their end stays open: a word is the
-    beginning of one of Dyck's. A guess is right in one of types + 1 cases; who names the type of the last bracket is
-    right after every opening one, and with two types in three quarters of the cases.
+    As in Hewitt et al., the next bracket opens or closes with equal probability, unless only one of the two is
+    possible; all types are equally probable. Unlike there, words have a given length and brackets may remain open: a
+    word is a prefix of a Dyck word. Chance is 1 / (types + 1). Predicting the type of the last bracket is correct
+    after each opening bracket, and with two types at three quarters of all steps.
 
     Args:
-        types: of brackets, k.
-        depth: how many brackets can be open at the same time, m; null: any number.
+        types: number of bracket types, k.
+        depth: maximum nesting depth, m; null: unlimited.
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of brackets.
 
     Raises:
-        InputError: there are no brackets, or they cannot open.
+        InputError: ``types`` or ``depth`` is less than 1.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Dyck(Generated, Labelling):
         super().__init__(seed, data_root, **shared)
         check_least(1, types=types)
         if depth is not None and depth < 1:
-            raise InputError(f"task.depth is {depth}; it must be at least 1, or null for any depth")
+            raise InputError(f"task.depth is {depth}; it must be at least 1, or null for unlimited depth")
         self.types, self.depth = types, depth
 
     @property
@@ -54,13 +54,13 @@ class Dyck(Generated, Labelling):
         return self.types + 1
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
-        """Brackets, and at every step the innermost of the open ones."""
+        """Random brackets, and the type of the innermost open bracket at each step."""
         walk = torch.randint(2, (self.batch_size, length), generator=generator).mul(2).sub(1).cumsum(1)
-        period = 2 * (self.depth or length)  # the walk is reflected at no open bracket and at the largest number
+        period = 2 * (self.depth or length)  # reflect the walk at height 0 and at the maximum depth
         height = period // 2 - (period // 2 - walk % period).abs()
         opens = height.diff(dim=1, prepend=torch.zeros_like(height[:, :1])) > 0
         drawn = torch.randint(self.types, height.shape, generator=generator)
-        # The innermost open bracket is the last that was opened at this height: by height, and then by time, the last.
+        # The innermost open bracket is the last bracket opened at the current height: sort by height, then by time.
         order = height.argsort(dim=1, stable=True)
         last = torch.arange(length).where(opens.gather(1, order), 0).cummax(1).values
         innermost = torch.empty_like(drawn).scatter_(1, order, drawn.gather(1, order.gather(1, last)))
@@ -69,7 +69,7 @@ class Dyck(Generated, Labelling):
         return Batch(torch.where(opens, drawn, closed).t().contiguous(), innermost.t().contiguous())
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, and ``last bracket``: its type, whether it opens or closes."""
+        """``chance``, and ``last bracket``: the type of the last bracket, whether it opens or closes."""
         lengths = self.ranges[split]
         right = self._last_bracket(max(lengths)).cumsum(0)
         accuracy = sum(float(right[length - 1]) / length for length in lengths) / len(lengths)
@@ -84,6 +84,6 @@ class Dyck(Generated, Labelling):
             up = height / 2
             up[0], up[-1] = height[0], 0
             down = height - up
-            right.append(up.sum() + down[2:].sum() / self.types)  # who closes at height 1 leaves nothing open
+            right.append(up.sum() + down[2:].sum() / self.types)  # closing at height 1 leaves no open bracket
             height = up.roll(1) + down.roll(-1)
         return torch.stack(right)

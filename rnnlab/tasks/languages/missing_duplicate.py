@@ -1,4 +1,4 @@
-"""Missing duplicate: a word stands there twice, which symbol is hidden? Context-sensitive."""
+"""Missing duplicate: predict the hidden symbol of a word written twice. Context-sensitive."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rnnlab.tasks.languages.base import Language
 
 
 class MissingDuplicate(Language):
-    """Name the one symbol that is hidden in a word written twice (Delétang et al., 2023, arXiv:2207.02098, A.3).
+    """Predict the hidden symbol of a word that is written twice (Delétang et al., 2023, arXiv:2207.02098, A.3).
 
         inputs   a b _ a b a |        a = 0, b = 1, the hidden symbol _ = 2, the marker | = 4
         targets  - - - - - - a        - is not scored
 
-    An odd length ends with a symbol that means nothing, 3. A guess is right half of the time.
+    A word of odd length ends with a padding symbol, 3. Chance is 1/2.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
-            that of both copies together, at least 2.
+            the length of both copies together, at least 2.
     """
 
     symbols = 4
@@ -30,7 +30,7 @@ class MissingDuplicate(Language):
     __init__ = partialmethod(Language.__init__, lengths=(2, 40))
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Any word is as probable as any other, and so is any place to hide."""
+        """All words and all positions of the hidden symbol are equally probable."""
         word = torch.randint(2, (length // 2, self.batch_size), generator=generator).repeat(2, 1)
         hidden = torch.randint(len(word), (1, self.batch_size), generator=generator)
         answer = word.gather(0, hidden)

@@ -1,4 +1,4 @@
-"""Modular arithmetic without brackets. A regular language: three numbers below five are all there is to remember."""
+"""Modular arithmetic without brackets. A regular language: the state is three numbers below five."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ PLUS, MINUS, TIMES = 5, 6, 7
 
 
 class ModularArithmetic(Language):
-    """Say what an expression of digits and +, -, * is modulo 5 (Delétang et al., 2023, "Modular Arithmetic (Simple)").
+    """Evaluate an expression of digits and +, -, * modulo 5 (Delétang et al., 2023, "Modular Arithmetic (Simple)").
 
         inputs   2 + 3 * 4 - 1 |        + = 5, - = 6, * = 7, the marker | = 8
         targets  - - - - - - - 3        2 + 12 - 1 = 13; - is not scored
 
-    Expressions have an odd number of symbols: of an even length the last is left out, as in the authors' code. A guess
-    is right in a fifth of the cases. In short expressions 0 is a little more frequent than that, as zeros make products
-    zero.
+    Expressions have an odd number of symbols; an even length is reduced by 1, as in the authors' code. Chance is 1/5.
+    In short expressions the value 0 is slightly more frequent, since a factor of 0 makes a product 0.
     """
 
     symbols = 8
     output_size = 5
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Digits and operators, each as probable as any other."""
+        """Uniformly random digits and operators."""
         length -= length % 2 == 0
         word = torch.empty(length, self.batch_size, dtype=torch.int64)
         word[::2] = torch.randint(5, word[::2].shape, generator=generator)
         word[1::2] = torch.randint(PLUS, TIMES + 1, word[1::2].shape, generator=generator)
-        total, term = torch.zeros_like(word[0]), word[0]  # of what is before the last sum or difference, and after
+        total, term = torch.zeros_like(word[0]), word[0]  # the value before and after the last + or -
         for operator, digit in zip(word[1::2], word[2::2], strict=True):
             times = operator == TIMES
             total = torch.where(times, total, total + term)

@@ -11,18 +11,18 @@ from rnnlab.tasks.languages.base import Language
 
 PLUS, MINUS, TIMES, OPEN, CLOSE = 5, 6, 7, 8, 9
 RESULTS = torch.tensor([f(a, b) % 5 for f in (add, sub, mul) for a in range(5) for b in range(5)])
-"""Of a + b, a - b and a * b modulo 5, in this order."""
+"""The values of a + b, a - b and a * b modulo 5, in this order."""
 
 
 class ModularArithmeticBrackets(Language):
-    """Say what an expression with brackets is modulo 5 (Delétang et al., 2023, "Modular Arithmetic").
+    """Evaluate an expression with brackets modulo 5 (Delétang et al., 2023, "Modular Arithmetic").
 
         inputs   ( ( 2 * 4 ) - ( - 1 ) ) |        + = 5, - = 6, * = 7, ( = 8, ) = 9, the marker | = 10
         targets  - - - - - - - - - - - - 4        8 + 1 = 9; - is not scored
 
-    As in the authors' code, an expression is d, -d, (d) or (-d) if it is shorter than five symbols, else (left+right),
-    (left-right) or (left*right), where each length of left is as probable as any other. A guess is right in a
-    fifth of the cases, who always says 0 in three tenths, as zeros make products zero.
+    As in the authors' code, an expression shorter than five symbols is d, -d, (d) or (-d); a longer one is
+    (left+right), (left-right) or (left*right), with a uniformly random length of left. Chance is 1/5. Always predicting
+    0 is correct for three tenths of the expressions, since a factor of 0 makes a product 0.
     """
 
     symbols = 10
@@ -43,7 +43,7 @@ class ModularArithmeticBrackets(Language):
 def expressions(generator: torch.Generator, length: int, batch_size: int, operators: int) -> tuple[Tensor, Tensor]:
     """Random expressions with the first ``operators`` of +, -, *: symbols ``[length, B]`` and values modulo 5 ``[B]``.
 
-    Parts of one depth, of all the batch, are split at once; then what stands in all of them is drawn.
+    The subexpressions of the whole batch are split level by level; then the digits and operators are drawn at once.
     """
     first = torch.arange(0, batch_size * length, length)
     last = first + length - 1
@@ -60,11 +60,11 @@ def expressions(generator: torch.Generator, length: int, batch_size: int, operat
 
     first, last, place = map(torch.cat, (firsts, lasts, places))
     word = torch.empty(batch_size * length, dtype=torch.int64)
-    word[first], word[last] = OPEN, CLOSE  # in d and -d other symbols come over them
+    word[first], word[last] = OPEN, CLOSE  # overwritten below for d and -d
     digit = torch.randint(5, first.shape, generator=generator)
     simple = (last - first < 4).nonzero().flatten()
     before, after = first[simple], last[simple]
-    word[(before + after) // 2] = MINUS  # and the digit over that if there is no minus
+    word[(before + after) // 2] = MINUS  # overwritten by the digit if there is no minus
     word[(before + after + 1) // 2] = digit[simple]
     operator = torch.randint(operators, place.shape, generator=generator)
     word[place] = operator + PLUS
@@ -82,7 +82,7 @@ def expressions(generator: torch.Generator, length: int, batch_size: int, operat
 def _zeros(longest: int) -> Tensor:
     """The probability of the value 0 for expressions of every length up to ``longest``.
 
-    The other values are as probable as each other.
+    The other values are equally probable.
     """
     zero = torch.full((longest + 1,), 0.2, dtype=torch.float64)
     for length in range(5, longest + 1):

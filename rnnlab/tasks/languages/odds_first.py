@@ -1,4 +1,4 @@
-"""Odds first: write the symbols at odd places, then those at even places. Context-sensitive."""
+"""Odds first: write the symbols at odd positions, then the symbols at even positions. Context-sensitive."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class OddsFirst(Language):
         inputs   a b b a a | | | | |        a = 0, b = 1, the marker | = 2
         targets  - - - - - a b a b a        - is not scored
 
-    A guess is right half of the time. The first symbol comes first, as in the paper (section A.3); the authors' code
-    begins with the second.
+    Chance is 1/2. The answer starts with the first symbol, as in the paper (section A.3); the authors' code starts with
+    the second.
     """
 
     symbols = 2
     output_size = 2
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Any word is as probable as any other."""
+        """All words are equally probable."""
         word = torch.randint(2, (length, self.batch_size), generator=generator)
         return word, torch.cat([word[::2], word[1::2]])

@@ -1,4 +1,4 @@
-"""Reversing a string. A deterministic context-free language: a stack does it."""
+"""Reverse string: write a word backwards. A deterministic context-free language; a stack is sufficient."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class ReverseString(Language):
         inputs   a b b | | |        a = 0, b = 1, the marker | = 2
         targets  - - - b b a        - is not scored
 
-    A guess is right half of the time.
+    Chance is 1/2.
     """
 
     symbols = 2
     output_size = 2
 
     def word(self, generator: torch.Generator, length: int) -> tuple[Tensor, Tensor]:
-        """Any word is as probable as any other."""
+        """All words are equally probable."""
         word = torch.randint(2, (length, self.batch_size), generator=generator)
         return word, word.flip(0)

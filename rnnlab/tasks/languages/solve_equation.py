@@ -1,4 +1,4 @@
-"""Solving an equation in modular arithmetic. A deterministic context-free language."""
+"""Solve equation: the unknown digit of an equation in modular arithmetic. A deterministic context-free language."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ UNKNOWN, EQUALS = 10, 11
 
 
 class SolveEquation(Language):
-    """Say which digit x is in an equation modulo 5 (Delétang et al., 2023, "Solve Equation").
+    """Predict the digit x of an equation modulo 5 (Delétang et al., 2023, "Solve Equation").
 
         inputs   ( ( x + 4 ) - 1 ) = 0 |        x = 10, = is 11, the marker | = 12, others as with brackets
         targets  - - - - - - - - - - - 2        - is not scored
 
-    The expression is one of `ModularArithmeticBrackets` but, as in the authors' code, without products, so that there
-    is one solution; the digit at a random place, or the next after it, is x. A guess is right in a fifth of the cases.
+    The expressions are those of `ModularArithmeticBrackets`, but without products, as in the authors' code, so that
+    the solution is unique. The unknown x is the first digit at or after a random position, with wrap-around. Chance is
+    1/5.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
-            that of the equation.
+            the length of the equation.
     """
 
     symbols = 12

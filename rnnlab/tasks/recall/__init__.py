@@ -1,1 +1,1 @@
-"""Associative recall: how much a state can look up."""
+"""Associative recall tasks: the values of keys seen earlier in the sequence."""

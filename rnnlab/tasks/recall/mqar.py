@@ -1,4 +1,4 @@
-"""Multi-query associative recall: pairs of keys and values first, then every key again; what was its value?"""
+"""Multi-query associative recall: key-value pairs, followed by a query for each key."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class MQAR(Generated, Labelling):
-    """Name the value of every key that comes again (Arora et al., 2023, arXiv:2312.04927).
+    """Recall the value of each queried key (Arora et al., 2023, arXiv:2312.04927).
 
-    First come the pairs, no key and no value twice. Of every two steps after them the first may be a query: a key,
-    each once, the n-th of these places with a weight of n ** (power - 1), drawn without replacement: most queries come
-    soon. All else is blank. With a vocabulary of 8 and two pairs:
+    A sequence starts with key-value pairs, in which no key and no value occurs twice. The queries follow: each key
+    occurs once more, at a random position among every second step. Positions are drawn without replacement; the n-th
+    has the weight n ** (power - 1), so most queries are early. All other steps are blank. With a vocabulary of 8 and
+    two pairs:
 
         inputs   a 3 c 0 . . c . a . . .        values 0 to 3, keys a, b, c = 4, 5, 6, blank . = 7
         targets  - - - - - - 0 - 3 - - -        - is not scored
 
-    The paper has a vocabulary of 8192, 4 pairs in 64 steps, 8 in 128, 16 in 256 and 64 in 512. There outputs are all
-    tokens; here values only. Chance is 2 / vocab.
+    The paper uses a vocabulary of 8192, with 4 pairs in 64 steps, 8 in 128, 16 in 256 and 64 in 512. Its outputs are
+    over all tokens; here the outputs are over values only. Chance is 2 / vocab.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of steps.
-        vocab: how many tokens there are: half of them values, one the blank, the others keys.
-        pairs: how many pairs, and queries, a sequence has.
-        power: the smaller, the sooner queries come; 1 makes all places equally probable.
-        random_filler: any token instead of each blank.
+        vocab: number of tokens: half are values, one is the blank, the others are keys.
+        pairs: number of pairs, and of queries, per sequence.
+        power: exponent of the query positions; smaller values place queries earlier, 1 makes positions uniform.
+        random_filler: whether to replace each blank by a random token.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class MQAR(Generated, Labelling):
     ) -> None:
         check_least(1, pairs=pairs)
         if vocab % 2 or vocab // 2 - 1 < pairs:
-            raise InputError(f"task.vocab is {vocab}; it must be even, and {2 * pairs + 2} or more for {pairs} pairs")
+            raise InputError(
+                f"task.vocab is {vocab}; it must be even, and at least {2 * pairs + 2} for task.pairs={pairs}"
+            )
         if not 0 < power <= 1:
-            raise InputError(f"task.power is {power}; it must be above 0, 0.01 say, up to 1, equally probable places")
+            raise InputError(f"task.power is {power}; it must be above 0 and at most 1, for example 0.01")
         self.vocab, self.pairs, self.power, self.random_filler = vocab, pairs, power, random_filler
         self.input = Tokens(vocab)
         self.output_size = vocab // 2
@@ -64,9 +67,9 @@ class MQAR(Generated, Labelling):
         return 4 * self.pairs
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
-        """Pairs, then queries among blanks."""
+        """Key-value pairs, then queries among blanks."""
         half, size, start = self.vocab // 2, self.batch_size, 2 * self.pairs
-        # the largest of random numbers: a sample without replacement, in random order
+        # topk of random numbers is a sample without replacement, in random order
         keys = half + torch.rand(size, half - 1, generator=generator).topk(self.pairs).indices.t()
         values = torch.rand(size, half, generator=generator).topk(self.pairs).indices.t()
         weights = torch.arange(1, (length - start) // 2 + 1, dtype=torch.float64) ** (self.power - 1)
@@ -81,6 +84,6 @@ class MQAR(Generated, Labelling):
         return Batch(inputs, targets)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, any value; ``value seen``, any of the sequence's own."""
+        """``chance``: a random value; ``value seen``: a random value of the same sequence."""
         seen = {"loss": log(self.pairs), "accuracy": 1 / self.pairs}
         return {**super().baselines(split), "value seen": seen}
