@@ -135,7 +135,7 @@ class CharLM(Task):
         return -(-self.streams[split][0].shape[0] // self.seq_len)
 
     def batch(self, split: str, step: int) -> Batch:
-        """Window ``step`` of each stream, ``[seq_len, batch_size]``; the last window of an evaluation may be shorter."""
+        """Window ``step`` of each stream, ``[seq_len, batch_size]``; the last evaluation window may be shorter."""
         inputs, targets = self.streams[split]
         window = step % self.num_batches(split)
         steps = slice(window * self.seq_len, (window + 1) * self.seq_len)

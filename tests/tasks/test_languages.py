@@ -373,7 +373,7 @@ def test_a_test_may_leave_lengths_out():
         ({"test_lengths": [1, 2, 0]}, r"task.test_lengths is \[1, 2, 0\]"),
         ({"curriculum": [4]}, "the initial longest length, from 1 to 40"),
         ({"curriculum": [41, 10]}, "the initial longest length, from 1 to 40"),
-        ({"curriculum": [4, 0]}, "after how many steps it grows"),
+        ({"curriculum": [4, 0]}, "the number of training steps between increases"),
         ({"batch_size": 0}, "task.batch_size is 0; it must be at least 1"),
         ({"eval_batches": 0}, "task.eval_batches is 0; it must be at least 1"),
     ],

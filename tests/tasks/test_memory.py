@@ -274,7 +274,7 @@ def test_the_memoryless_write_blanks_and_then_guess(split):
         ("noisy_recall", {"vocab": 7}, r"task\.vocab is 7; it must be even"),
         ("noisy_recall", {"vocab": 2}, r"task\.vocab is 2; it must be even.* at least 4"),
         ("noisy_recall", {"noise_vocab": 0}, r"task\.noise_vocab is 0; it must be at least 1"),
-        ("noisy_recall", {"noise": 1.0}, r"task\.noise is 1\.0; it must be a probability below 1"),
+        ("noisy_recall", {"noise": 1.0}, r"task\.noise is 1\.0; it must be at least 0 and below 1"),
         (
             "noisy_recall",
             {"test_lengths": [2, 9]},

@@ -186,9 +186,9 @@ def test_broken_idx_files_are_refused(tmp_path):
             Pixels(images="mnist", data_root=str(tmp_path)).parts  # noqa: B018
 
     write_set(folder)
-    fails("mnist has 30 training pictures, of which the last 5000 are for validation")
+    fails("task.images=mnist has 30 training images; it must have more than 5000")
     write_idx(folder, "train-images-idx3-ubyte", picture, magic=0x901)
-    fails("is no IDX file of bytes with 3 axes")
+    fails("is not an IDX file of bytes with 3 axes")
     write_idx(folder, "train-images-idx3-ubyte", picture)
     fails("3, 28, 28.* 30 labels")
     write_idx(folder, "train-labels-idx1-ubyte", np.array([1, 10, 2]))

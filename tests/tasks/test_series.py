@@ -257,15 +257,15 @@ def _rows(*values):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is empty; give a CSV file"),
-        ("time,x\n", "is empty; give a CSV file"),
+        ("", "has no rows; give a CSV file"),
+        ("time,x\n", "has no rows; give a CSV file"),
         ("time,x,x\n1,2,3\n", "has two columns named 'x'; rename one"),
-        ("time;x\n1;2\n", "has one column, 'time;x'; give time and numbers, separated by commas"),
-        ("1,2\n3,4\n", "begins with numbers, 1, 2; put a line with names of columns first"),
+        ("time;x\n1;2\n", "has one column, 'time;x', with cells that are not numbers; give numeric"),
+        ("1,2\n3,4\n", "begins with numbers, 1, 2; add a first line with column names"),
         ("time,x,y\n1,2,3\n2,2\n", "line 3 has 2 cells, expected 3"),
-        ("time,x\n1,2\n\n2,abc\n", "line 4, column 'x' has 'abc', which is no number"),
-        ("x\n1\n2\n3\n", "has one column, 'x', which is taken for the time; to read it as numbers, name it in"),
-        ("time,x\n1,inf\n", "line 2, column 'x' has 'inf', which is no number"),
+        ("time,x\n1,2\n\n2,abc\n", "line 4, column 'x' has 'abc', which is not a number"),
+        ("x\n1\n2\n3\n", "has one column, 'x', which is read as the time; to read it as numbers, name it in"),
+        ("time,x\n1,inf\n", "line 2, column 'x' has 'inf', which is not a number"),
         ('time,x\n1,"2\n', r"line 2 is not CSV \(unexpected end of data\)"),
         (_rows(*[2] * 4), r"the train part of .* has 3 of 4 rows, too few for one window, which needs 4"),
         (_rows(*[2] * 14, *[""] * 6), r"the valid part of .* has no value to forecast"),
@@ -327,7 +327,7 @@ def test_a_date_and_a_time_of_day_in_two_columns_are_one_time(tmp_path):
     ]
     task = make(tmp_path, "day,clock,b\n" + "".join(rows))
     assert task.table.names == ["b"]
-    assert "1 h to 21 h apart, 1 h in the median, taken as equal, gaps: 4" in task.describe()[0]
+    assert "1 h to 21 h apart, median 1 h, treated as equal, gaps: 4" in task.describe()[0]
 
 
 def _times(cells, name="when"):
@@ -343,14 +343,20 @@ def _times(cells, name="when"):
             _times([*DAYS[:5], *DAYS[4:]]),
             "lines 6 and 7 have the same time '2024-01-05' in column 'when'; keep one row for each time",
         ),
-        (_times([*DAYS, *DAYS[-1:] * 2]), "lines 21 and 22 have the same time .*, and so have 1 further pairs"),
+        (_times([*DAYS, *DAYS[-1:] * 2]), "lines 21 and 22 have the same time .* .also 1 other pairs of lines"),
         (
             _times([*DAYS[10:], *DAYS[:10]]),
-            "line 12 has '2024-01-01' in column 'when', line 11 before it '2024-01-20'; sort the rows",
+            "line 12 has '2024-01-01' in column 'when', after '2024-01-20' in line 11; sort the rows",
         ),
-        (_times([*DAYS[:9], "", *DAYS[10:]]), "line 11, column 'when' has '', which is no time like '2024-01-01'"),
-        (_times([1, 2, 3, "x", 5], "time"), "line 5, column 'time' has 'x', which is no time like '1'"),
-        (_times([1, 2, 3, "x", 5], "a"), "line 5, column 'a' has 'x', which is no number"),
+        (
+            _times([*DAYS[:9], "", *DAYS[10:]]),
+            "line 11, column 'when' has '', which is not a time of the same format as '2024-01-01'",
+        ),
+        (
+            _times([1, 2, 3, "x", 5], "time"),
+            "line 5, column 'time' has 'x', which is not a time of the same format as '1'",
+        ),
+        (_times([1, 2, 3, "x", 5], "a"), "line 5, column 'a' has 'x', which is not a number"),
     ],
 )
 def test_rows_that_are_not_in_the_order_of_time_are_refused(tmp_path, text, says):
@@ -384,7 +390,7 @@ def test_what_was_read_is_told(tmp_path):
     told = make(tmp_path, text, targets=["x"]).describe()
     assert "20 rows" in told[0]
     assert "(train 14, valid 2, test 4)" in told[0]
-    assert "time from column 'when', 2024-01-01 to 2024-02-10, 1 d to 22 d apart, 1 d in the median" in told[0]
+    assert "time from column 'when', 2024-01-01 to 2024-02-10, 1 d to 22 d apart, median 1 d" in told[0]
     assert told[0].endswith("gaps: 1")
     x, y = ([statistics.fmean(seen), statistics.pstdev(seen)] for seen in (HILLS[:14], HILLS[1:14]))
     assert told[1:] == [
@@ -404,8 +410,11 @@ def test_files_as_spreadsheets_write_them_are_read(tmp_path):
     ("options", "says"),
     [
         ({"columns": ["z"]}, "has no column 'z'; name one of time, x, y in task.columns"),
-        ({"columns": ["x"], "targets": ["y"]}, r"task\.targets has 'y', the columns read are x"),
-        ({"columns": ["x", "x"]}, r"task\.columns is \['x', 'x'\]; name every column once"),
+        (
+            {"columns": ["x"], "targets": ["y"]},
+            r"task\.targets has 'y', which is not among the columns read; choose from x",
+        ),
+        ({"columns": ["x", "x"]}, r"task\.columns is \['x', 'x'\]; name each column only once"),
         ({"horizon": 0}, r"task\.horizon is 0; it must be at least 1"),
         ({"split": [0.5, 0.4]}, r"task\.split is \[0.5, 0.4\]; it must be"),
         ({"horizon": 3}, r"the valid part of .* has 2 of 20 rows, too few for one window, which needs 3"),

@@ -77,17 +77,21 @@ def test_missing_values_are_the_last_seen(tmp_path):
     ("header", "cases", "says"),
     [
         ("", CASES, r"line 1 comes before @data and begins with neither @ nor #"),
-        ("@classLabel true up\n", [], "has no line @data"),
-        ("@classLabel false\n@data\n", CASES, "has no line @classLabel true with the names of classes"),
-        ("@targetLabel true\n@data\n", CASES, "has no line @classLabel true with the names of classes"),
-        ("@timestamps True\n@classLabel true up\n@data\n", CASES, "has time stamps, which are not read"),
-        ("@dimensions two\n@classLabel true up\n@data\n", CASES, "has @dimensions two; it must be a number"),
-        (HEADER, [], "has no cases after @data"),
-        (HEADER, ["1:2:left"], "line 8 has the class 'left', not one of @classLabel"),
+        ("@classLabel true up\n", [], "has no @data line"),
+        ("@classLabel false\n@data\n", CASES, "has no line '@classLabel true' followed by class names"),
+        ("@targetLabel true\n@data\n", CASES, "has no line '@classLabel true' followed by class names"),
+        ("@timestamps True\n@classLabel true up\n@data\n", CASES, "has time stamps, which are not supported"),
+        (
+            "@dimensions two\n@classLabel true up\n@data\n",
+            CASES,
+            "has @dimensions two; it must be an integer of at least 1",
+        ),
+        (HEADER, [], "has no series after @data"),
+        (HEADER, ["1:2:left"], "line 8 has the class 'left', which is not in @classLabel"),
         (HEADER, ["1:up"], "line 8 has 1 dimensions, expected 2"),
-        (HEADER, ["1,2:3:up"], r"line 8 has dimensions of \[1, 2\] steps; they must be equally long"),
-        (HEADER, ["1:2:up", "1:x:up"], "line 9 has 'x', which is no number"),
-        (HEADER, ["1::up"], "line 8 has '', which is no number"),
+        (HEADER, ["1,2:3:up"], r"line 8 has dimensions of \[1, 2\] steps; all must have the same length"),
+        (HEADER, ["1:2:up", "1:x:up"], "line 9 has 'x', which is not a number"),
+        (HEADER, ["1::up"], "line 8 has '', which is not a number"),
         ("@classLabel true up\n@data\n", ["1:2:up", "1:up"], "line 4 has 1 dimensions, expected 2"),
         ("@univariate true\n@classLabel true up\n@data\n", ["1:2:up"], "line 4 has 2 dimensions, expected 1"),
         ("@seriesLength 3\n@classLabel true up\n@data\n", ["1,2:up"], "line 4 has 2 steps, @seriesLength says 3"),
@@ -127,16 +131,16 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has 0 files NAME_TRAIN\.ts; give a folder with one"):
         task.input  # noqa: B018
     write(tmp_path, ["1:1:up"])
-    with pytest.raises(InputError, match=r"Toy_TEST\.ts is not there; put it into"):
+    with pytest.raises(InputError, match=r"Toy_TEST\.ts does not exist; put the file into"):
         task.input  # noqa: B018
     write(tmp_path, ["1:up"], "@classLabel true up\n@data\n", "TEST")
     with pytest.raises(InputError, match=r"Toy_TRAIN\.ts has 2 dimensions, .*Toy_TEST\.ts has 1"):
         task.input  # noqa: B018
     write(tmp_path, ["1:1:left"], "@classLabel true left\n@data\n", "TEST")
-    with pytest.raises(InputError, match=r"Toy_TEST\.ts has a class 'left', .*Toy_TRAIN\.ts has none"):
+    with pytest.raises(InputError, match=r"Toy_TEST\.ts has a class 'left', which .*Toy_TRAIN\.ts does not have"):
         task.input  # noqa: B018
     write(tmp_path, ["1:1:up"], part="TEST")
-    with pytest.raises(InputError, match="has 1 sequences to train with, too few for a validation"):
+    with pytest.raises(InputError, match="has 1 training sequences, too few for a validation set"):
         task.batch("train", 0)
 
 
@@ -164,7 +168,7 @@ def test_the_names_of_classes_travel_with_a_model(tmp_path):
     write(away, ["1:1:left"], "@classLabel true left\n@data\n", "TEST")
     unknown = Vowels(source=str(away))
     unknown.restore(memory)
-    with pytest.raises(InputError, match=r"has a class 'left'; the model knows up, down only"):
+    with pytest.raises(InputError, match=r"has a class 'left'; the model was trained on up, down only"):
         unknown.batch("test", 0)
     older = Vowels(source=str(tmp_path))
     older.restore({"sizes": memory["sizes"]})  # a checkpoint from before

@@ -1,4 +1,4 @@
-"""Japanese vowels: who of nine speakers says them? Sequences of different lengths, each with one class."""
+"""Japanese vowels: classify utterances by their speaker. Sequences of different lengths, with one class each."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ JAPANESE_VOWELS = tuple(
     )
 )
 VALID = 0.2
-"""The share of every class's training sequences that is for validation."""
+"""Fraction of the training sequences of each class that is used for validation."""
 
 
 class Sequences(NamedTuple):
-    """Some sequences: ``inputs [T, N, F]``, 0 after the end of each, their ``lengths [N]`` and ``labels [N]``."""
+    """Sequences of a split: ``inputs [T, N, F]``, padded with 0, their ``lengths [N]`` and ``labels [N]``."""
 
     inputs: Tensor
     lengths: Tensor
@@ -38,29 +38,30 @@ class Sequences(NamedTuple):
 
 
 class Vowels(Finite, Labelling):
-    """Name a sequence's class after its own last step: who says /ae/ (Kudo, Toyama and Shimbo, 1999)?
+    """Classify each sequence at its last step, by default by the speaker of /ae/ (Kudo, Toyama and Shimbo, 1999).
 
-    ``japanese_vowels`` has 12 LPC cepstra a step, 7 to 29 steps, 9 speakers, 270 sequences to train and 370 to test, as
-    published (Pattern Recognition Letters 20, p. 1103; UCI). ``generated`` needs no download and is as large: a class
-    is one of three frequencies and one of three dampings of a noisy oscillation. A fifth of every class's training
-    sequences, the same in all runs, are for validation. Two sequences of a batch, of 2 and 3 steps, of classes 7 and 4:
+    ``japanese_vowels`` has 12 LPC cepstra per step, 7 to 29 steps, 9 speakers, 270 training and 370 test sequences, as
+    published (Pattern Recognition Letters 20, p. 1103; UCI). ``generated`` has the same size and needs no download: a
+    class is a combination of one of three frequencies and one of three dampings of a noisy oscillation. A fifth of the
+    training sequences of each class is used for validation, the same in all runs. A batch of two sequences, with 2 and
+    3 steps, and classes 7 and 4:
 
         inputs   0.3  0.5   0        0.1  0.2  0.3
         targets   -    7    -         -    -    4        - is not scored
 
-    Sequences are not sorted by length: training shuffles them in every epoch, evaluations take them as the file has
-    them. A missing value is the last one seen of its channel, 0 before the first. Accuracy is shown by length. Chance
-    is 1/9, for other files one over the number of classes.
+    Sequences are not sorted by length: training shuffles them in each epoch, evaluation takes them in file order. A
+    missing value is replaced by the last observed value of its channel, or by 0 if there is none. The accuracy is
+    reported for each length. Chance is 1/9; for other files, one over the number of classes.
 
     Args:
-        seed: of the order of the training sequences.
-        data_root: where public data sets lie.
+        seed: seed of the order of the training sequences.
+        data_root: directory of the public data sets.
         source: ``generated``, ``japanese_vowels``, or the path of a folder with NAME_TRAIN.ts and NAME_TEST.ts in the
             format of sktime and aeon.
-        batch_size: sequences in a batch.
+        batch_size: number of sequences per batch.
 
     Raises:
-        InputError: a file is missing or cannot be read, or an option is not possible.
+        InputError: a file is missing or cannot be read, or an option is not valid.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Vowels(Finite, Labelling):
 
     @cached_property
     def cases(self) -> tuple[Cases, Cases]:
-        """What there is to train and to test with; classes and channels are the same."""
+        """The training and the test series, with the same classes and channels."""
         if self.files == "generated":
             generator = torch.Generator().manual_seed(EVALUATION_SEED)
             return _oscillations(270, generator), _oscillations(370, generator)
@@ -84,13 +85,17 @@ class Vowels(Finite, Labelling):
         train, test = map(read_ts, paths)
         sizes = [cases.series[0].shape[1] for cases in (train, test)]
         if sizes[0] != sizes[1]:
-            raise InputError(f"{paths[0]} has {sizes[0]} dimensions, {paths[1]} has {sizes[1]}; give two that agree")
+            raise InputError(f"{paths[0]} has {sizes[0]} dimensions, {paths[1]} has {sizes[1]}; they must be the same")
         unknown = [name for name in test.classes if name not in train.classes]
         if unknown:
-            raise InputError(f"{paths[1]} has a class {unknown[0]!r}, {paths[0]} has none; give two that agree")
+            raise InputError(
+                f"{paths[1]} has a class {unknown[0]!r}, which {paths[0]} does not have; correct the files"
+            )
         classes = self._known or train.classes
         if others := [name for name in train.classes if name not in classes]:
-            raise InputError(f"{paths[0]} has a class {others[0]!r}; the model knows {', '.join(classes)} only")
+            raise InputError(
+                f"{paths[0]} has a class {others[0]!r}; the model was trained on {', '.join(classes)} only"
+            )
         return _relabelled(train, classes), _relabelled(test, classes)
 
     @property
@@ -100,7 +105,7 @@ class Vowels(Finite, Labelling):
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """How many channels there are and how many classes."""
+        """The number of channels and of classes."""
         train = self.cases[0]
         return {"channels": train.series[0].shape[1], "classes": len(train.classes)}
 
@@ -114,7 +119,7 @@ class Vowels(Finite, Labelling):
 
     @cached_property
     def parts(self) -> dict[str, Sequences]:
-        """The sequences of every split."""
+        """The sequences of each split."""
         train, test = self.cases
         labels = torch.tensor(train.labels)
         generator = torch.Generator().manual_seed(EVALUATION_SEED)
@@ -124,7 +129,10 @@ class Vowels(Finite, Labelling):
             chosen = torch.randperm(len(members), generator=generator)[: round(VALID * len(members))]
             is_valid[members[chosen]] = True
         if not is_valid.any():
-            raise InputError(f"{self.files!r} has {len(labels)} sequences to train with, too few for a validation")
+            raise InputError(
+                f"task.source={self.files!r} has {len(labels)} training sequences, too few for a validation set; "
+                "give more"
+            )
         return {
             "train": _pad(train, (~is_valid).nonzero().flatten().tolist()),
             "valid": _pad(train, is_valid.nonzero().flatten().tolist()),
@@ -135,7 +143,7 @@ class Vowels(Finite, Labelling):
         return len(self.parts[split].labels)
 
     def batch(self, split: str, step: int) -> Batch:
-        """As many steps as the longest sequence of the batch has."""
+        """Sequences padded to the longest one of the batch, with the class as the target of each last step."""
         part, chosen = self.parts[split], self.chosen(split, step)
         lengths = part.lengths[chosen]
         inputs = part.inputs[: int(lengths.max()), chosen]
@@ -144,11 +152,11 @@ class Vowels(Finite, Labelling):
         return Batch(inputs, targets, lengths=lengths)
 
     def lengths(self, split: str, step: int) -> Tensor:
-        """How many steps every sequence of a batch has."""
+        """The number of steps of each sequence of a batch."""
         return self.parts[split].lengths[self.chosen(split, step)]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, and ``most frequent``, the class that train has most of, the first of equals."""
+        """``chance``, and ``most frequent``: the most frequent training class, the first one of several."""
         common = torch.bincount(self.parts["train"].labels).argmax()
         share = float((self.parts[split].labels == common).double().mean())
         return {**super().baselines(split), "most frequent": {"accuracy": share}}
@@ -158,7 +166,7 @@ class Vowels(Finite, Labelling):
         return {"sizes": self.sizes, "classes": self.classes}
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
-        self.sizes, self._known = memory["sizes"], memory.get("classes")  # older runs do not have the names
+        self.sizes, self._known = memory["sizes"], memory.get("classes")  # older checkpoints have no class names
 
     def data_digest(self) -> str:
         """SHA-256 of all sequences and classes, in order."""
@@ -170,7 +178,7 @@ class Vowels(Finite, Labelling):
 
 
 def _pair(source: str) -> list[Path]:
-    """The two files of a folder."""
+    """The training and the test file of a folder."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise InputError(
@@ -179,12 +187,14 @@ def _pair(source: str) -> list[Path]:
         )
     found = sorted(folder.glob("*_TRAIN.ts"))
     if len(found) != 1:
-        raise InputError(f"{folder} has {len(found)} files NAME_TRAIN.ts; give a folder with one, and NAME_TEST.ts")
+        raise InputError(
+            f"{folder} has {len(found)} files NAME_TRAIN.ts; give a folder with one such file, and its NAME_TEST.ts"
+        )
     return [found[0], found[0].with_name(found[0].name.removesuffix("_TRAIN.ts") + "_TEST.ts")]
 
 
 def _relabelled(cases: Cases, classes: list[str]) -> Cases:
-    """The cases with labels that are places in ``classes``."""
+    """The series with labels that index ``classes``."""
     return Cases(classes, cases.series, [classes.index(cases.classes[label]) for label in cases.labels])
 
 
@@ -195,14 +205,14 @@ def _pad(cases: Cases, rows: list[int]) -> Sequences:
 
 
 def _hold(series: Tensor) -> Tensor:
-    """``series`` with the last value seen where one is missing, 0 before the first."""
+    """Replace each missing value by the last observed value, or by 0 if there is none."""
     seen = ~series.isnan()
     last = torch.where(seen, torch.arange(len(series)).unsqueeze(1), 0).cummax(0).values
     return series.nan_to_num().gather(0, last)
 
 
 def _oscillations(count: int, generator: torch.Generator) -> Cases:
-    """Sequences of 7 to 29 steps, ``exp(-damping t) sin(2 pi frequency t + phase)`` and a little noise."""
+    """Sequences of 7 to 29 steps: ``exp(-damping t) sin(2 pi frequency t + phase)`` with a little noise."""
     labels = torch.arange(count) % 9
     frequencies, dampings = torch.tensor([0.08, 0.16, 0.3])[labels // 3], torch.tensor([0.0, 0.1, 0.25])[labels % 3]
     phases = 2 * pi * torch.rand(count, generator=generator)

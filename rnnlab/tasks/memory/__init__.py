@@ -1,1 +1,1 @@
-"""Memory: how long a state can hold what was seen, and sequences of pixels."""
+"""Long-term memory: recalling symbols and numbers after a delay, and classifying sequences of pixels."""

@@ -1,4 +1,4 @@
-"""The adding problem: two numbers among many, and their sum at the end."""
+"""The adding problem: the sum of two marked numbers in a sequence."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rnnlab.tasks.base import Generated, Regression
 
 
 class Adding(Generated, Regression):
-    """Add the two numbers that are marked (Hochreiter and Schmidhuber, 1997, experiment 4; here as Le et al., 2015).
+    """Add two marked numbers (Hochreiter and Schmidhuber, 1997, experiment 4; in the variant of Le et al., 2015).
 
-    Every step has a number, uniform in [0, 1], and a mark; one mark is in the first half, one in the second. Only the
-    last step is scored, by squared error.
+    Each step has a number, uniform in [0, 1], and a mark of 0 or 1. One step in the first half and one step in the
+    second half are marked with 1. Only the last step is scored, by squared error.
 
         number   0.5  0.1  0.7  0.3  0.9  0.2
         mark      0    1    0    0    1    0
         target    -    -    -    -    -   1.0
 
-    Who always says 1 has an error of 1/6 = 0.167, the variance of the sum of two uniform numbers.
+    Always predicting 1 has an error of 1/6 = 0.167, the variance of the sum of two uniform numbers.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
@@ -36,7 +36,7 @@ class Adding(Generated, Regression):
     )
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
-        """Inputs ``[T, B, 2]``, number and mark."""
+        """Inputs ``[T, B, 2]``: numbers and marks."""
         numbers = torch.rand(length, self.batch_size, generator=generator)
         marks = torch.zeros(length, self.batch_size)
         half = length // 2

@@ -16,24 +16,25 @@ from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class Copying(Generated, Labelling):
-    """Write down the symbols seen a long time ago (Hochreiter and Schmidhuber, 1997; as Arjovsky et al., 2016,
+    """Repeat symbols after a long delay (Hochreiter and Schmidhuber, 1997; in the variant of Arjovsky et al., 2016,
     arXiv:1511.06464).
 
-    First come the symbols, then blanks, the last of which but ``memorize`` is a marker; the answer is blank until the
-    symbols are due. With two symbols of an alphabet of 3 (blank 3, marker 4) and a delay of 3:
+    The input consists of ``memorize`` symbols, blanks, a marker, and ``memorize`` further blanks. The targets are
+    blanks until the marker, then the symbols. With two symbols of an alphabet of 3 (blank 3, marker 4) and a delay of
+    3:
 
         inputs   0 2 3 3 4 3 3
         targets  3 3 3 3 3 0 2
 
-    Every one of the delay + 2 memorize steps counts for the loss. Who remembers nothing writes blanks and then guesses:
-    memorize ln(alphabet) / (delay + 2 memorize) nats a step. The accuracy is that of the symbols alone; chance is
-    1 / alphabet.
+    The loss is averaged over all delay + 2 memorize steps. The memoryless baseline predicts blanks and then guesses the
+    symbols: its loss is memorize ln(alphabet) / (delay + 2 memorize) nats per step. The accuracy is that of the symbols
+    only; chance is 1 / alphabet.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is the
-            delay: the steps from the last symbol to the marker, which counts.
-        alphabet: how many different symbols there are.
-        memorize: how many of them a sequence has.
+            delay: the number of steps from the last symbol up to and including the marker.
+        alphabet: number of different symbols.
+        memorize: number of symbols per sequence.
     """
 
     metrics = {
@@ -54,7 +55,7 @@ class Copying(Generated, Labelling):
     __init__ = partialmethod(__init__, lengths=(100, 100), test_lengths=(100, 100), batch_size=32, eval_batches=20)
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
-        """Symbols, blanks and marker; blanks and symbols."""
+        """Inputs are symbols, blanks and the marker; targets are blanks and the symbols."""
         symbols = torch.randint(self.alphabet, (self.memorize, self.batch_size), generator=generator)
         inputs = torch.full((length + 2 * self.memorize, self.batch_size), self.alphabet)
         targets = inputs.clone()
@@ -64,13 +65,13 @@ class Copying(Generated, Labelling):
         return Batch(inputs, targets)
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
-        """The share of a sequence's symbols that are recalled."""
+        """The fraction of the symbols of each sequence that are recalled."""
         recalled = batch.targets.clone()
         recalled[: -self.memorize] = IGNORE
         return {"accuracy": categorical_accuracy(outputs, recalled)}
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, every output as probable as any other; ``memoryless``, blanks and then a guess at the symbols."""
+        """``chance``: all outputs equally probable; ``memoryless``: blanks, followed by random symbols."""
         steps = self.ranges[split]
         guess = self.memorize * log(self.alphabet) * len(steps) / sum(t + 2 * self.memorize for t in steps)
         return {

@@ -1,4 +1,4 @@
-"""Pictures, read a pixel at a step."""
+"""Image classification, one pixel or row per step."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ ADDRESSES = {
 }
 SETS = ("digits", "mnist_5k", *ADDRESSES)
 VALID = 5000
-"""How many of the training pictures of MNIST and Fashion-MNIST, the last, are for validation."""
+"""Number of training images of MNIST and Fashion-MNIST, taken from the end, that are used for validation."""
 
 
 class Pictures(NamedTuple):
-    """Some pictures: ``pixels [N, side, side]`` between 0 and 1, and classes ``labels [N]``."""
+    """Images: ``pixels [N, side, side]`` between 0 and 1, and class indices ``labels [N]``."""
 
     pixels: Tensor
     labels: Tensor
 
 
 class Pixels(Finite, Labelling):
-    """Name a picture's class after its last pixel (Le, Jaitly and Hinton, 2015, arXiv:1504.00941).
+    """Classify an image after its last pixel (Le, Jaitly and Hinton, 2015, arXiv:1504.00941).
 
-    Pixels come row by row, or, ``permuted``, in one random order that is the same for all pictures and runs. A picture
-    of 2x2 pixels of class 7:
+    Pixels are read row by row or, if ``permuted``, in a random order that is the same for all images and runs. An
+    image of 2x2 pixels of class 7:
 
         inputs   0.0  0.9  0.4  0.0
         targets   -    -    -    7
 
-    ``digits`` has 1,797 pictures of 8x8 and comes with scikit-learn, ``mnist_5k`` 5,000 of 28x28; of both, 15% of every
-    class are for validation and 15% for the test. ``mnist`` and ``fashion_mnist`` have their own 10,000 test pictures,
-    and the last 5,000 of the training pictures are for validation. Chance is 1/10.
+    ``digits`` has 1,797 images of 8x8 and is part of scikit-learn; ``mnist_5k`` has 5,000 images of 28x28. In both, 15%
+    of each class are used for validation and 15% for the test. ``mnist`` and ``fashion_mnist`` have their own 10,000
+    test images; the last 5,000 training images are used for validation. Chance is 1/10.
 
     Args:
-        seed: of the order of the training pictures.
-        data_root: where public data sets lie.
-        images: ``digits``, ``mnist_5k``, ``mnist`` or ``fashion_mnist``.
-        permuted: whether the pixels come in a random order.
-        by: ``pixel``, or ``row``: a whole row of pixels a step.
-        batch_size: pictures in a batch.
+        seed: seed of the order of the training images.
+        data_root: directory of the public data sets.
+        images: data set: ``digits``, ``mnist_5k``, ``mnist`` or ``fashion_mnist``.
+        permuted: whether the pixels are in a fixed random order.
+        by: ``pixel`` for one pixel per step, or ``row`` for one row of pixels per step.
+        batch_size: number of images per batch.
 
     Raises:
-        InputError: there is no such set, its files are missing or broken, or an option is not possible.
+        InputError: the data set is unknown, its files are missing or damaged, or an option is not valid.
     """
 
     length_metric = None
@@ -80,7 +80,7 @@ class Pixels(Finite, Labelling):
         super().__init__(seed, data_root)
         for name, value, choices in (("images", images, SETS), ("by", by, ("pixel", "row"))):
             if value not in choices:
-                raise InputError(f"task.{name}={value!r} is not one of {', '.join(choices)}")
+                raise InputError(f"task.{name}={value!r} must be one of {', '.join(choices)}")
         check_least(1, batch_size=batch_size)
         self.images, self.permuted, self.by, self.batch_size = images, permuted, by, batch_size
         self.side = 8 if images == "digits" else 28
@@ -89,13 +89,13 @@ class Pixels(Finite, Labelling):
 
     @cached_property
     def parts(self) -> dict[str, Pictures]:
-        """The pictures of every split."""
+        """The images of each split."""
         if self.images in ADDRESSES:
             train, test = (_read_idx(Path(self.data_root).expanduser() / self.images, p) for p in ("train", "t10k"))
             if len(train.labels) <= VALID:
                 raise InputError(
-                    f"{self.images} has {len(train.labels)} training pictures, of which the last {VALID} are for "
-                    "validation; give more"
+                    f"task.images={self.images} has {len(train.labels)} training images; it must have more than "
+                    f"{VALID}, since the last {VALID} are used for validation"
                 )
             return {
                 "train": Pictures(train.pixels[:-VALID], train.labels[:-VALID]),
@@ -106,7 +106,7 @@ class Pixels(Finite, Labelling):
 
     @cached_property
     def order(self) -> Tensor:
-        """The order in which pixels come."""
+        """The order of the pixels, int64 ``[side * side]``."""
         count = self.side**2
         generator = torch.Generator().manual_seed(EVALUATION_SEED)
         return torch.randperm(count, generator=generator) if self.permuted else torch.arange(count)
@@ -115,7 +115,7 @@ class Pixels(Finite, Labelling):
         return len(self.parts[split].labels)
 
     def batch(self, split: str, step: int) -> Batch:
-        """The next pictures, ``[T, B, 1]``, or a row a step ``[T, B, side]``."""
+        """Images as inputs ``[T, B, 1]``, or ``[T, B, side]`` with one row per step."""
         pictures, chosen = self.parts[split], self.chosen(split, step)
         pixels = pictures.pixels[chosen].flatten(1)[:, self.order]
         inputs = pixels.reshape(len(chosen), -1, self.input.size).transpose(0, 1).contiguous()
@@ -124,13 +124,13 @@ class Pixels(Finite, Labelling):
         return Batch(inputs, targets)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``chance``, and ``most frequent``, the class that train has most of."""
+        """``chance``, and ``most frequent``: the most frequent training class."""
         common = torch.bincount(self.parts["train"].labels).argmax()
         share = float((self.parts[split].labels == common).double().mean())
         return {**super().baselines(split), "most frequent": {"accuracy": share}}
 
     def data_digest(self) -> str:
-        """SHA-256 of all pictures and classes, in order."""
+        """SHA-256 of the pixel order and of all images and classes, in order."""
         digest = hashlib.sha256(self.order.numpy().tobytes())
         for pictures in self.parts.values():
             for tensor in pictures:
@@ -152,7 +152,7 @@ def _mnist_5k(root: str) -> Pictures:
 
 
 def _stratified(pictures: Pictures) -> dict[str, Pictures]:
-    """70, 15 and 15% of every class, chosen by a seed of their own."""
+    """Split the images of each class into 70, 15 and 15%, with a fixed seed."""
     generator = torch.Generator().manual_seed(EVALUATION_SEED)
     chosen: dict[str, list[Tensor]] = {"train": [], "valid": [], "test": []}
     for label in pictures.labels.unique():
@@ -166,28 +166,28 @@ def _stratified(pictures: Pictures) -> dict[str, Pictures]:
 
 
 def _read_idx(folder: Path, part: str) -> Pictures:
-    """``PART-images-idx3-ubyte`` and ``PART-labels-idx1-ubyte`` of a folder, compressed by gzip or not."""
+    """Read ``PART-images-idx3-ubyte`` and ``PART-labels-idx1-ubyte`` of a folder, optionally gzip-compressed."""
     arrays = []
     for name, axes in ((f"{part}-images-idx3-ubyte", 3), (f"{part}-labels-idx1-ubyte", 1)):
         path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
         if path is None:
             raise InputError(
-                f"{folder / name}(.gz) is not there; get it from {ADDRESSES[folder.name]} and put it into {folder}, "
-                f"or set data.root to the folder that holds {folder.name}/"
+                f"{folder / name}(.gz) does not exist; download it from {ADDRESSES[folder.name]} into {folder}, or set "
+                f"data.root to the folder that contains {folder.name}/"
             )
         try:
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             magic, *sizes = struct.unpack_from(f">{axes + 1}I", content)
             array = np.frombuffer(content, np.uint8, offset=4 * (axes + 1)).reshape(sizes)
         except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-            raise InputError(f"{path} cannot be read ({error}); delete it and get it again") from error
+            raise InputError(f"{path} cannot be read ({error}); delete it and download it again") from error
         if magic != 0x800 + axes:
-            raise InputError(f"{path} is no IDX file of bytes with {axes} axes; delete it and get it again")
+            raise InputError(f"{path} is not an IDX file of bytes with {axes} axes; delete it and download it again")
         arrays.append(torch.from_numpy(array.copy()))
     pixels, labels = arrays
     if len(pixels) != len(labels) or not len(labels) or pixels.shape[1:] != (28, 28) or labels.max() > 9:
         raise InputError(
             f"{folder}: the {part} files have {list(pixels.shape)} pixels and {len(labels)} labels up to "
-            f"{max(labels.tolist(), default=0)}; they must be as many pictures of 28x28 as labels up to 9"
+            f"{max(labels.tolist(), default=0)}; they must have one label up to 9 for each image of 28x28 pixels"
         )
     return Pictures(pixels.float() / 255, labels.long())

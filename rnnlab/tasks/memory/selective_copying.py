@@ -1,4 +1,4 @@
-"""Selective copying: remember the symbols, wherever they stand, and nothing else."""
+"""Selective copying: repeat the symbols that are scattered among noise."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class SelectiveCopying(Generated, Labelling):
-    """Write down the symbols that stood somewhere among noise, in their order (Gu and Dao, 2023, arXiv:2312.00752,
-    sections 3.1 and 4.1.1; the denoising task of Jing et al., 2019, arXiv:1706.02761).
+    """Repeat, in order, the symbols that are scattered among noise (Gu and Dao, 2023, arXiv:2312.00752, sections 3.1
+    and 4.1.1; the denoising task of Jing et al., 2019, arXiv:1706.02761).
 
-    Unlike in copying, the time that has passed does not tell what to write. Every set of places is as probable as any
-    other. With an alphabet of three symbols, three of which are to be remembered:
+    Unlike in the copying problem, the positions of the symbols are random, so a fixed delay does not solve the task.
+    All sets of positions are equally probable. With an alphabet of three symbols and three symbols per sequence:
 
         inputs   . b . a b . | | |        a, b, c = 0, 1, 2, noise . = 3, the marker | = 4
         targets  - - - - - - b a b        - is not scored
 
-    The Mamba paper has 16 symbols in 4096 steps and 16 tokens in all, noise and marker among them:
-    ``task.lengths=[4096,4096]``, the rest as by default. Chance is 1 / alphabet.
+    The Mamba paper uses 16 symbols in 4096 steps and a total of 16 tokens, including noise and marker:
+    ``task.lengths=[4096,4096]`` with the other options at their defaults. Chance is 1 / alphabet.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of steps before the first marker.
-        alphabet: how many different symbols there are.
-        memorize: how many symbols a sequence has.
+        alphabet: number of different symbols.
+        memorize: number of symbols per sequence.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SelectiveCopying(Generated, Labelling):
 
     @property
     def shortest(self) -> int:
-        """As many steps as symbols: no noise."""
+        """The number of symbols, which leaves no steps for noise."""
         return self.memorize
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:

@@ -1,4 +1,4 @@
-"""Temporal order: in which order did two or three symbols come, far apart and among others?"""
+"""Temporal order: the order of two or three symbols that are far apart in a sequence."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from rnnlab.interface import Batch, InputError, Tokens
 from rnnlab.tasks.base import Generated, Labelling
 
 PLACES = {2: ((10, 20), (50, 60)), 3: ((10, 20), (33, 43), (66, 76))}
-"""Between which steps, in percent of the length, each X or Y stands."""
+"""The range of steps of each X or Y, in percent of the length."""
 
 
 class TemporalOrder(Generated, Labelling):
-    """Name the order of the X's and Y's (Hochreiter and Schmidhuber, 1997, experiments 6a and 6b).
+    """Classify the order of the X's and Y's (Hochreiter and Schmidhuber, 1997, experiments 6a and 6b).
 
-    A sequence begins with E and ends with B, where its class is due; between them are a, b, c and d, but for two or
-    three places at which stands X or Y. In the paper two places are drawn from steps 10 to 20 and 50 to 60, three from
-    10 to 20, 33 to 43 and 66 to 76, of 100 to 110 steps; here these are percentages of the length.
+    A sequence starts with E and ends with B, the step at which the class is predicted. The symbols in between are
+    random a, b, c and d, except at two or three random positions with an X or Y. In the paper, sequences have 100 to
+    110 steps; two positions are drawn from steps 10 to 20 and 50 to 60, three from 10 to 20, 33 to 43 and 66 to 76.
+    Here, these ranges are percentages of the length.
 
         inputs   E Y a c d X b a d B        a to d = 0 to 3, X = 4, Y = 5, E = 6, B = 7
         targets  - - - - - - - - - 2        XX = 0, XY = 1, YX = 2, YY = 3
 
-    Chance is 1/4 with two places, 1/8 with three.
+    Chance is 1/4 with two positions, 1/8 with three.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of steps.
-        relevant: at how many places X or Y stands, 2 (experiment 6a) or 3 (experiment 6b).
+        relevant: number of X and Y symbols: 2 (experiment 6a) or 3 (experiment 6b).
     """
 
     input = Tokens(8)

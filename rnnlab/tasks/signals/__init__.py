@@ -1,1 +1,1 @@
-"""Signals: chaotic and periodic ones, and measured series."""
+"""Regression and forecasting of signals: chaotic and periodic signals, and measured time series."""

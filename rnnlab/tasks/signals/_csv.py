@@ -1,4 +1,4 @@
-"""CSV files of time series: which column is the time, which columns are numbers, and whether the rows are in order."""
+"""Read time series from CSV files: find the time column, read the numeric columns and check the row order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIME_NAMES = {
     *("time", "date", "datetime", "timestamp", "ts", "ds", "t", "unix", "epoch", "index", "idx", "step", "period"),
     *("year", "quarter", "month", "week", "day", "hour", "minute", "second"),
 }
-"""The last word of a first column's name that makes it the time."""
+"""If the name of the first column ends with one of these words, the column is the time."""
 UNITS = {"s", "sec", "secs", "seconds", "ms", "us", "ns", "min", "minutes", "h", "hours", "d", "days", "utc", "gmt"}
 DAYS = (
     *("%Y-%m-%d", "%Y-%m", "%Y/%m/%d", "%Y/%m", "%Y.%m.%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y"),
@@ -31,16 +31,16 @@ DAYS = (
     *("%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y"),
 )
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
-"""The formats of dates and of times of day that are read, beside those of ISO 8601."""
+"""The supported formats of dates (`DAYS`) and times of day (`CLOCKS`), in addition to ISO 8601."""
 
 
 class Times(NamedTuple):
-    """The time of every row.
+    """The time of each row.
 
-    columns: the names of the columns that hold it, one or, with a date and a time of day, two.
-    cells: as they stand in the file.
-    values: seconds of dates, the numbers themselves of numbers; empty where the cells are neither.
-    are_dates: whether the values are seconds.
+    columns: names of the time columns: one column, or two for a date and a time of day.
+    cells: text of the time cells.
+    values: seconds if the cells are dates, otherwise the numbers of the cells; empty if the cells are neither.
+    are_dates: whether the cells are dates, and the values seconds.
     """
 
     columns: list[str]
@@ -50,11 +50,11 @@ class Times(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Columns of a file.
+    """The numeric columns of a file.
 
-    names: of the columns that are read.
-    values: float64 ``[N, columns]``, NaN where a cell is empty.
-    times: of the rows; None where there is no column of time, or where it was not looked for.
+    names: names of the columns.
+    values: float64 ``[N, columns]``, NaN for empty cells.
+    times: times of the rows; None if the file has no time column or the reader did not look for it.
     """
 
     names: list[str]
@@ -63,22 +63,25 @@ class Table(NamedTuple):
 
 
 def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) -> Table:
-    """The columns of numbers of a CSV file.
+    """Read the numeric columns of a CSV file.
 
     Args:
-        path: of the file; its first line has the names of the columns.
-        columns: those to read; none: all but the time.
-        check_times: whether to look for the time and to refuse rows that are not in its order.
+        path: path of the file; its first line contains the column names.
+        columns: names of the columns to read; empty: all except the time.
+        check_times: whether to look for a time column and to check that the rows are in its order.
 
     Raises:
-        InputError: the file cannot be read, there is no such column, a cell is neither a number nor empty, or the rows
-            are not in the order of time.
+        InputError: the file cannot be read, a column does not exist, a cell is neither a number nor empty, or the rows
+            are not in chronological order.
     """
     header, lines = _cells_of(path)
     if all(_number(name) is not None for name in header):
-        raise InputError(f"{path} begins with numbers, {', '.join(header)}; put a line with names of columns first")
+        raise InputError(f"{path} begins with numbers, {', '.join(header)}; add a first line with column names")
     if len(header) == 1 and not columns and any(_number("".join(cells)) is None for _, cells in lines):
-        raise InputError(f"{path} has one column, {header[0]!r}; give time and numbers, separated by commas")
+        raise InputError(
+            f"{path} has one column, {header[0]!r}, with cells that are not numbers; give numeric columns, separated "
+            "by commas"
+        )
     for name in columns:
         if name not in header:
             raise InputError(f"{path} has no column {name!r}; name one of {', '.join(header)} in task.columns")
@@ -89,7 +92,7 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
     names = list(columns) or [name for name in header if times is None or name not in times.columns]
     if not names:
         raise InputError(
-            f"{path} has one column, {header[0]!r}, which is taken for the time; to read it as numbers, name it in "
+            f"{path} has one column, {header[0]!r}, which is read as the time; to read it as numbers, name it in "
             "task.columns"
         )
     values = _numbers_of(path, header, lines, names)
@@ -99,7 +102,7 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
 
 
 def _cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the cells of every row with the number of its line."""
+    """The column names, and for each row its line number and its cells."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -110,7 +113,7 @@ def _cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num} is not CSV ({error}); correct the line") from None
     if len(lines) < 2:
-        raise InputError(f"{path} is empty; give a CSV file with a line of names and lines of numbers")
+        raise InputError(f"{path} has no rows; give a CSV file with a line of column names and lines of numbers")
     header = [cell.strip() for cell in lines[0][1]]
     for name in header:
         if header.count(name) > 1:
@@ -119,7 +122,7 @@ def _cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]], names: list[str]) -> Tensor:
-    """The numbers of the columns ``names``, ``[N, names]``."""
+    """The values of the columns ``names``, ``[N, len(names)]``."""
     places = [header.index(name) for name in names]
     values = []
     for line, cells in lines:
@@ -127,7 +130,7 @@ def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]
         if None in row:
             place = places[row.index(None)]
             raise InputError(
-                f"{path}, line {line}, column {header[place]!r} has {cells[place]!r}, which is no number; "
+                f"{path}, line {line}, column {header[place]!r} has {cells[place]!r}, which is not a number; "
                 "correct it, leave it empty, or name other columns in task.columns"
             )
         values.append(row)
@@ -135,7 +138,7 @@ def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]
 
 
 def _number(cell: str) -> float | None:
-    """The value of a cell: NaN where it is empty, None where it is no number."""
+    """The value of a cell: NaN if it is empty, None if it is not a number."""
     if cell.strip().lower() in MISSING:
         return nan
     try:
@@ -146,10 +149,11 @@ def _number(cell: str) -> float | None:
 
 
 def _find_times(path: Path, header: list[str], lines: list[tuple[int, list[str]]]) -> Times | None:
-    """The first column as the time, if it is one.
+    """The first column as the time, or None if it is not a time column.
 
-    It is, if it has dates, a name of `TIME_NAMES`, or numbers that go up or down by equal steps. A column of other
-    texts is no column of numbers either: it is left out, and the order of the rows is not checked.
+    The first column is the time if it contains dates, if its name ends with one of `TIME_NAMES`, or if its numbers have
+    equal steps. A first column of other text is also returned, but without values: it is not read as numbers, and the
+    order of the rows is not checked.
     """
     cells = [row[0].strip() for _, row in lines]
     dates = _instants(cells)
@@ -164,15 +168,15 @@ def _find_times(path: Path, header: list[str], lines: list[tuple[int, list[str]]
     if dates is None and numbers[0] is None:
         return Times(header[:1], cells, [], False)
     if dates is None and not is_named:
-        return None  # a column of numbers with a mistake in it, which is told where numbers are read
+        return None  # a numeric column with an invalid cell; `_numbers_of` reports it
     raise InputError(
-        f"{path}, line {lines[wrong][0]}, column {header[0]!r} has {cells[wrong]!r}, which is no time like "
-        f"{cells[0]!r}; correct it"
+        f"{path}, line {lines[wrong][0]}, column {header[0]!r} has {cells[wrong]!r}, which is not a time of the same "
+        f"format as {cells[0]!r}; correct it"
     )
 
 
 def _with_clock(header: list[str], lines: list[tuple[int, list[str]]], days: list[str]) -> Times | None:
-    """The first two columns as the time, where the second has times of day."""
+    """The first two columns as the time, if the second contains times of day; otherwise None."""
     if len(header) < 2:
         return None
     cells = [f"{day} {row[1].strip()}" for day, (_, row) in zip(days, lines, strict=True)]
@@ -181,7 +185,7 @@ def _with_clock(header: list[str], lines: list[tuple[int, list[str]]], days: lis
 
 
 def _is_time_name(name: str) -> bool:
-    """Whether a column's name says that it is the time; an index that a program wrote has none."""
+    """Whether the name of a column marks it as the time; an empty name marks an index, as written by pandas."""
     words = re.findall(r"[a-z]+", re.sub(r"[(\[].*", "", re.sub(r"([a-z])([A-Z])", r"\1 \2", name)).lower())
     while len(words) > 1 and words[-1] in UNITS:
         words.pop()
@@ -194,10 +198,10 @@ def _has_equal_steps(numbers: list[float]) -> bool:
 
 
 def _instants(cells: list[str]) -> list[float] | int | None:
-    """Cells as seconds since 1970.
+    """Convert cells to seconds since 1970.
 
     Returns:
-        the seconds; or the place of a cell that is no date though the first one is; or None where the first is none.
+        the seconds; the index of an invalid cell if only the first cells are dates; None if the first cell is no date.
     """
     read, furthest = [], None
     for parse in _parsers(cells[0]):
@@ -210,13 +214,13 @@ def _instants(cells: list[str]) -> list[float] | int | None:
                 break
         else:
             read.append(found)
-    # A date such as 01/02/2024 can be read in two ways; the right one is that in which the rows are in order.
+    # A date such as 01/02/2024 is ambiguous; prefer the format in which the rows are in order.
     return next((found for found in read if _is_increasing(found)), read[0] if read else furthest)
 
 
 def _parsers(cell: str) -> list[Callable[[str], datetime]]:
-    """The functions that read ``cell`` as a date."""
-    if cell.isdigit() and len(cell) != 8:  # a number: ISO 8601 would take some of 11 digits for a date and a time
+    """The functions that can parse ``cell`` as a date."""
+    if cell.isdigit() and len(cell) != 8:  # a number; fromisoformat would accept some numbers of 11 digits
         return []
     parsers = [datetime.fromisoformat, _quarter]
     for form in [] if cell.isdigit() else [day + clock for day in DAYS for clock in CLOCKS]:
@@ -249,10 +253,10 @@ def _is_increasing(values: Iterable[float]) -> bool:
 
 
 def _check_order(path: Path, times: Times, lines: list[int]) -> None:
-    """Raise an InputError unless each row is later than the previous one.
+    """Check that each row is later than the previous row.
 
     Raises:
-        InputError: a row is not.
+        InputError: a row is not later.
     """
     if _is_increasing(times.values):
         return
@@ -265,11 +269,11 @@ def _check_order(path: Path, times: Times, lines: list[int]) -> None:
     if wrong:
         first = wrong[0]
         raise InputError(
-            f"{path} is not in the order of time: line {lines[first + 1]} has {times.cells[first + 1]!r} in column "
-            f"{column}, line {lines[first]} before it {times.cells[first]!r}; sort the rows{way}"
+            f"{path} is not in chronological order: line {lines[first + 1]} has {times.cells[first + 1]!r} in column "
+            f"{column}, after {times.cells[first]!r} in line {lines[first]}; sort the rows{way}"
         )
     twice = [i for i, (before, after) in enumerate(pairwise(times.values)) if after == before]
-    more = f", and so have {len(twice) - 1} further pairs" if len(twice) > 1 else ""
+    more = f" (also {len(twice) - 1} other pairs of lines)" if len(twice) > 1 else ""
     raise InputError(
         f"{path}, lines {lines[twice[0]]} and {lines[twice[0] + 1]} have the same time {times.cells[twice[0]]!r} in "
         f"column {column}{more}; keep one row for each time{way}"
@@ -277,13 +281,13 @@ def _check_order(path: Path, times: Times, lines: list[int]) -> None:
 
 
 def tell_times(times: Times | None) -> str:
-    """What is known of the time of the rows: the column, the span, the spacing, the gaps."""
+    """A summary of the times of the rows: column, span, spacing and gaps."""
     if times is None:
-        return "no column of time; rows are taken to be equally far apart, in the order of the file"
+        return "no time column; rows are assumed to be equally spaced, in the order of the file"
     column = " and ".join(map(repr, times.columns))
     if not times.values:
         reason = f"{times.cells[0]!r} is neither a date nor a number"
-        return f"column {column} is not read and its order not checked, as {reason}"
+        return f"column {column} is not read and the order of the rows is not checked: {reason}"
     span = f"time from column {column}, {times.cells[0]} to {times.cells[-1]}"
     steps = [after - before for before, after in pairwise(times.values)]
     if not steps:
@@ -292,7 +296,7 @@ def tell_times(times: Times | None) -> str:
     gaps = [step for step in steps if step > 1.5 * usual]
     spacing = f"{tell(usual)} apart"
     if max(steps) - min(steps) > 1e-6 * usual:
-        spacing = f"{tell(min(steps))} to {tell(max(steps))} apart, {tell(usual)} in the median, taken as equal"
+        spacing = f"{tell(min(steps))} to {tell(max(steps))} apart, median {tell(usual)}, treated as equal"
     return f"{span}, {spacing}, " + (f"gaps: {len(gaps)}" if gaps else "no gaps")
 
 

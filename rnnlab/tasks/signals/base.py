@@ -1,4 +1,4 @@
-"""What the tasks of simulated signals have in common: one long series for every split, cut into windows."""
+"""Base class of the simulated signals: one long series for each split, cut into windows."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from rnnlab.interface import Batch, InputError, Metric, Vectors
 from rnnlab.tasks.base import Regression, check_least
 
 ROUNDING = 1e-13
-"""Values that differ by less than this share of their size differ by rounding errors, in float64."""
+"""A smaller relative difference between float64 values counts as a rounding error."""
 
 
 def scale_of(train: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """What to subtract from each column, and what to divide it by, to standardise it.
+    """The offset and the scale that standardise each column.
 
-    The computed deviation of a constant is a rounding error and seldom exactly 0: to divide by it would make numbers
-    of any size out of nothing. A constant column is therefore not scaled, and its value becomes exactly 0.
+    The computed standard deviation of a constant column is often a small rounding error instead of 0, and dividing by
+    it would give arbitrary values. Therefore a constant column is not scaled, and its standardised value is exactly 0.
 
     Args:
-        train: the training rows, float64 ``[N, columns]``, NaN where a value is missing.
-        mean: of each column.
-        deviation: the standard deviation of each column.
+        train: training rows, float64 ``[N, columns]``, NaN for missing values.
+        mean: mean of each column.
+        deviation: standard deviation of each column.
 
     Returns:
-        mean and deviation; of a constant column its value, and 1.
+        mean and standard deviation of each column; for a constant column its value and 1.
     """
     low = torch.where(train.isnan(), torch.inf, train).amin(0)
     high = torch.where(train.isnan(), -torch.inf, train).amax(0)
@@ -38,28 +38,29 @@ def scale_of(train: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Te
 class Simulated(Regression):
     """Forecast a simulated signal ``horizon`` steps ahead, at every step of a window.
 
-    Every split has a series of its own, the same in every run; all are standardised by mean and standard deviation of
-    the training series, so that errors are in units of its variance and of its standard deviation. Training draws
-    windows from anywhere. Those of an evaluation overlap by ``washout`` steps, which are not scored: every step of the
-    series is scored once, but for the first ``washout``. With horizon=2 and washout=1, a window of four steps is
+    Each split has its own series, which is the same in every run. All series are standardised by the mean and standard
+    deviation of the training series, so errors are in units of its variance or standard deviation. Training draws
+    windows at random positions. Evaluation windows overlap by ``washout`` steps, which are not scored, so that each
+    step of the series except the first ``washout`` is scored exactly once. With horizon=2 and washout=1, a window of
+    four steps is
 
         inputs   x0  x1  x2  x3
         targets   -  x3  x4  x5        - is not scored
 
     Args:
-        seed: of the windows of training.
-        data_root: not used, there are no files.
-        horizon: how many steps ahead to forecast.
-        washout: steps at the beginning of a window that are not scored.
-        seq_len: steps of a window.
-        batch_size: windows in a batch.
+        seed: seed of the training windows.
+        data_root: not used.
+        horizon: number of steps ahead to forecast.
+        washout: number of steps at the start of a window that are not scored.
+        seq_len: number of steps per window.
+        batch_size: number of windows per batch.
         train_steps: length of the training series.
-        eval_steps: scored steps of validation and of test; rounded up to whole windows.
+        eval_steps: number of scored steps in validation and in test, rounded up to whole windows.
 
     Raises:
-        InputError: an option is not possible.
+        InputError: an option is not valid.
 
-    channels: how many numbers the signal has at each step.
+    channels: number of values of the signal per step.
     """
 
     metrics = {"loss": Metric("standardised mean squared error"), "mae": Metric("standardised mean absolute error")}
@@ -81,11 +82,11 @@ class Simulated(Regression):
         super().__init__(seed, data_root)
         check_least(1, horizon=horizon, seq_len=seq_len, batch_size=batch_size, eval_steps=eval_steps)
         if not 0 <= washout < seq_len:
-            raise InputError(f"task.washout is {washout}; it must be from 0 to {seq_len - 1}, less than task.seq_len")
+            raise InputError(f"task.washout is {washout}; it must be from 0 to {seq_len - 1} (task.seq_len - 1)")
         if train_steps < seq_len + horizon:
             raise InputError(
-                f"task.train_steps is {train_steps}; it must be at least {seq_len + horizon}, "
-                "task.seq_len and task.horizon together"
+                f"task.train_steps is {train_steps}; it must be at least {seq_len + horizon} "
+                "(task.seq_len + task.horizon)"
             )
         self.horizon, self.washout, self.seq_len, self.batch_size = horizon, washout, seq_len, batch_size
         self.windows = -(-eval_steps // (seq_len - washout))
@@ -100,7 +101,7 @@ class Simulated(Regression):
 
     @cached_property
     def series(self) -> dict[str, Tensor]:
-        """The standardised series of every split, ``[N, channels]``."""
+        """The standardised series of each split, ``[N, channels]``."""
         raw = {split: self.simulate(split, steps) for split, steps in self.sizes.items()}
         train = raw["train"]
         mean, deviation = scale_of(train, train.mean(0), train.std(0, correction=0))
@@ -110,7 +111,7 @@ class Simulated(Regression):
         return -(-self.windows // self.batch_size)
 
     def batch(self, split: str, step: int) -> Batch:
-        """Windows from anywhere in training; in an evaluation the next in line."""
+        """Windows ``[seq_len, B, channels]``: at random positions for training, in order for evaluation."""
         series = self.series[split]
         if split == "train":
             last = len(series) - self.seq_len - self.horizon
@@ -124,9 +125,9 @@ class Simulated(Regression):
         return Batch(series[steps], targets)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``mean``, that of the training series, and ``persistence``: the signal stays as it is.
+        """``mean``: the mean of the training series; ``persistence``: the current value.
 
-        Both over all the steps of the split that can be scored.
+        Both are averaged over all steps of the split that can be scored.
         """
         series = self.series[split].double()
         now, then = series[self.washout : -self.horizon], series[self.washout + self.horizon :]

@@ -1,4 +1,4 @@
-"""Delayed XOR: were two bits, some steps ago, different?"""
+"""Delayed XOR: the exclusive or of two earlier bits."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from rnnlab.tasks.base import Generated, Labelling, check_least
 
 
 class DelayedXOR(Generated, Labelling):
-    """At every step t of random bits u, name the XOR of u(t - delay) and of the bit before it.
+    """Predict the XOR of two random bits u(t - delay) and u(t - delay - 1), at each step t.
 
-    The delayed parity task of Bertschinger and Natschläger (2004, Neural Computation 16, p. 1413), who take three bits
-    (bits=3): no linear readout of the bits can do it, and memory must reach back ``delay`` steps. With delay=2:
+    This is the delayed parity task of Bertschinger and Natschläger (2004, Neural Computation 16, p. 1413), who use
+    three bits (bits=3). The target is not a linear function of the bits, and the model must remember ``delay`` steps.
+    With delay=2:
 
         inputs   1 0 0 1 1 0 1
-        targets  - - - 1 0 1 0        - is not scored: the bits asked for were not yet there
+        targets  - - - 1 0 1 0        - is not scored: too few bits have been read
 
     Chance is 1/2.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of steps.
-        delay: how many steps ago the latest of the bits was read; 0 is the present step.
-        bits: how many bits, one after another, are taken together: 2 is XOR, more is parity.
+        delay: number of steps since the latest of the bits was read; 0 is the current step.
+        bits: number of consecutive bits: 2 for XOR, more for parity.
     """
 
     input = Tokens(2)
@@ -43,11 +44,11 @@ class DelayedXOR(Generated, Labelling):
 
     @property
     def shortest(self) -> int:
-        """One step is scored."""
+        """The length at which exactly one step is scored."""
         return self.delay + self.bits
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:
-        """Bits, and the parity of those that lie back."""
+        """Random bits, and the parity of the delayed bits."""
         inputs = torch.randint(2, (length, self.batch_size), generator=generator)
         targets = torch.full_like(inputs, IGNORE)
         targets[self.shortest - 1 :] = inputs[: length - self.delay].unfold(0, self.bits, 1).sum(-1) % 2

@@ -1,4 +1,4 @@
-"""The Lorenz system: chaos in three numbers."""
+"""The Lorenz system: three chaotic variables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from rnnlab.tasks.signals.base import Simulated
 
 STEP = 0.01
-"""Of the Runge-Kutta method."""
+"""Step size of the Runge-Kutta method."""
 STEPS_PER_SAMPLE = 2
 TRANSIENT = 1000
-"""Samples that are thrown away before a series begins."""
+"""Number of initial samples that are discarded."""
 STARTS = {"train": (1.0, 1.0, 1.0), "valid": (2.0, 1.0, 1.0), "test": (3.0, 1.0, 1.0)}
-"""x, y and z at time 0, for every split."""
+"""Initial values of x, y and z for each split."""
 
 
 class Lorenz(Simulated):
@@ -25,14 +25,14 @@ class Lorenz(Simulated):
         dy/dt = x (28 - z) - y
         dz/dt = x y - 8/3 z
 
-    All three are given and asked for, sampled every 0.02 units of time; a small error doubles about every 0.77,
-    which is 38 samples. The step of the Runge-Kutta method is 0.01, the first 1000 samples are thrown away. A window of
-    four steps, with horizon=2 and washout=1, each a vector (x, y, z):
+    Inputs and targets are all three variables, sampled every 0.02 units of time. A small error doubles about every 0.77
+    units of time, or 38 samples. The Runge-Kutta method uses a step size of 0.01, and the first 1000 samples are
+    discarded. A window of four steps with horizon=2 and washout=1, in which each x is a vector (x, y, z):
 
         inputs   x0  x1  x2  x3
         targets   -  x3  x4  x5        - is not scored
 
-    Who always names the mean has an error of about 1; persistence is shown beside it.
+    Predicting the mean has an error of about 1; the other baseline is persistence.
 
     Args:
         seed, data_root, horizon, washout, seq_len, batch_size, train_steps, eval_steps: see `Simulated`.
@@ -41,7 +41,7 @@ class Lorenz(Simulated):
     channels = 3
 
     def simulate(self, split: str, steps: int) -> Tensor:
-        """What `solve` gives after the transient."""
+        """The solution after the transient, see `solve`."""
         return solve(STARTS[split], TRANSIENT + steps)[TRANSIENT:]
 
 
@@ -49,8 +49,8 @@ class Lorenz(Simulated):
 def solve(start: tuple[float, float, float], samples: int) -> Tensor:
     """The solution at the first ``samples`` times, float64 ``[samples, 3]``, by the classical Runge-Kutta method.
 
-    In Python's floats: their arithmetic is rounded alike everywhere, and chaos would make another series of any
-    difference.
+    The arithmetic uses Python floats, whose rounding is the same on all platforms: in a chaotic system, any rounding
+    difference would lead to a different series.
     """
     x, y, z = start
     points = [start]

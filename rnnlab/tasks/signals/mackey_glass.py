@@ -1,4 +1,4 @@
-"""The Mackey-Glass series: chaos from one equation with a delay."""
+"""The Mackey-Glass series: the chaotic solution of a delay differential equation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rnnlab.interface import InputError
 from rnnlab.tasks.signals.base import Simulated
 
 STEPS_PER_SAMPLE = 10
-"""Runge-Kutta steps from one sample to the next, which is one unit of time."""
+"""Number of Runge-Kutta steps per sample, that is, per unit of time."""
 TRANSIENT = 1000
-"""Samples that are thrown away before a series begins."""
+"""Number of initial samples that are discarded."""
 STARTS = {"train": 1.2, "valid": 1.1, "test": 1.3}
-"""The constant value that the signal has up to time 0, for every split."""
+"""The constant value of the signal up to time 0, for each split."""
 
 
 class MackeyGlass(Simulated):
@@ -24,43 +24,43 @@ class MackeyGlass(Simulated):
 
         dx/dt = 0.2 x(t - τ) / (1 + x(t - τ)^10) - 0.1 x(t)
 
-    is chaotic from τ = 16.8 on; τ = 17 (mildly) and τ = 30 are usual, one sample a unit of time (Jaeger and Haas, 2004,
-    Science 304, p. 78, who forecast 84 steps ahead). The step of the Runge-Kutta method is 0.1, the first 1000 samples
-    are thrown away. A window of four steps, with horizon=2 and washout=1:
+    The series is chaotic for τ > 16.8; usual values are τ = 17 (mildly chaotic) and τ = 30, with one sample per unit of
+    time (Jaeger and Haas, 2004, Science 304, p. 78, who forecast 84 steps ahead). The Runge-Kutta method uses a step
+    size of 0.1, and the first 1000 samples are discarded. A window of four steps with horizon=2 and washout=1:
 
         inputs   x0  x1  x2  x3
         targets   -  x3  x4  x5        - is not scored
 
-    Who always names the mean has an error of about 1; persistence is shown beside it.
+    Predicting the mean has an error of about 1; the other baseline is persistence.
 
     Args:
-        seed, data_root, horizon, washout, seq_len, batch_size, train_steps, eval_steps: see `Simulated`. Before τ + 1
-            steps the window does not show what a forecast needs, hence the washout.
-        tau: the delay τ, in samples.
+        seed, data_root, horizon, washout, seq_len, batch_size, train_steps, eval_steps: see `Simulated`. The washout
+            skips the steps at which the window is shorter than the τ + 1 steps that a forecast needs.
+        tau: delay τ in samples.
     """
 
     channels = 1
 
     def __init__(self, seed: int = 0, data_root: str = "data", *, tau: int = 17, **shared: Any) -> None:
         if tau < 1:
-            raise InputError(f"task.tau is {tau}; it must be at least 1, 17 or 30 are usual")
+            raise InputError(f"task.tau is {tau}; it must be at least 1; usual values are 17 and 30")
         super().__init__(seed, data_root, **shared)
         self.tau = tau
 
     __init__ = partialmethod(__init__, washout=50, seq_len=250)
 
     def simulate(self, split: str, steps: int) -> Tensor:
-        """What `solve` gives after the transient."""
+        """The solution after the transient, see `solve`."""
         return solve(self.tau, STARTS[split], TRANSIENT + steps)[TRANSIENT:]
 
 
 @lru_cache(maxsize=8)
 def solve(tau: int, start: float, samples: int) -> Tensor:
-    """The solution at times 0, 1, 2, ..., float64 ``[samples, 1]``; it is ``start`` up to time 0.
+    """The solution at times 0, 1, 2, ..., float64 ``[samples, 1]``; the value up to time 0 is ``start``.
 
-    The classical Runge-Kutta method; the delayed value in the middle of a step is interpolated by Hermite's cubic,
-    which keeps the order of four. In Python's floats and without ``pow``: their arithmetic is rounded alike everywhere,
-    and chaos would make another series of any difference.
+    The solver is the classical Runge-Kutta method. Cubic Hermite interpolation gives the delayed value in the middle of
+    a step, which keeps the method at order four. The arithmetic uses Python floats without ``pow``, whose rounding is
+    the same on all platforms: in a chaotic system, any rounding difference would lead to a different series.
     """
     h, lag = 1 / STEPS_PER_SAMPLE, tau * STEPS_PER_SAMPLE
     values, middles = [start] * (lag + 1), [start] * lag  # values[lag + i] is x(i h), middles[lag + i] x(i h + h/2)

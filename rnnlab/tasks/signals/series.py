@@ -1,4 +1,4 @@
-"""Forecasting of measured time series: a CSV file with a column of time and columns of numbers."""
+"""Forecasting of measured time series: a CSV file with an optional time column and numeric columns."""
 
 from __future__ import annotations
 
@@ -36,49 +36,51 @@ PUBLIC = {
 }
 SHARES = (0.7, 0.1, 0.2)
 ETTH1_ROWS = (8640, 2880, 2880)
-"""12, 4 and 4 months of 30 days of hours; the file has 3,020 more, which are not used."""
+"""12, 4 and 4 months of 30 days, in hours; the remaining 3,020 rows of the file are not used."""
 SHOWN = 20
-"""So many columns are described."""
+"""Maximum number of columns that the log describes."""
 
 
 class Series(Finite, Regression):
     """Forecast the next ``horizon`` rows of a time series from the last ``seq_len``.
 
-    Rows are taken to be equally far apart in time. The first column is the time, and no input, if it has dates, a name
-    such as time or year, or numbers with equal steps; rows that are not in its order are refused. Name it in
-    ``columns`` to read it as numbers. At each step a model forecasts all of the next ``horizon`` values of every target
-    column: output_size is their product, one column after the other. With seq_len=3 and horizon=2, the first window of
-    10, 11, 12, 13, 14, ... is
+    Rows are assumed to be equally spaced in time. The first column is the time, and not an input, if it contains dates,
+    has a name such as time or year, or contains numbers with equal steps. Rows that are not in chronological order are
+    an error. To read the first column as numbers, name it in ``columns``. At each step, the model forecasts the next
+    ``horizon`` values of each target column, one column after the other: output_size is the number of target columns
+    times ``horizon``. With seq_len=3 and horizon=2, the first window of 10, 11, 12, 13, 14, ... is
 
         inputs        10       11       12
         targets   11, 12   12, 13   13, 14
 
-    In an evaluation only the last step is scored, which has seen exactly ``seq_len`` rows, and there is a window for
-    every row of the split with which a forecast can begin; its inputs may reach back into the split before, its targets
-    never. So ``etth1`` with horizon=96 is what Informer (arXiv:2012.07436) and its successors measure. In training all
-    steps are scored, or, without ``every_step``, the last one only.
+    Evaluation scores only the last step of a window, after exactly ``seq_len`` rows. It has one window for each row of
+    the split at which a forecast can start. The inputs of a window may extend into the previous split, its targets
+    never do. With horizon=96, ``etth1`` is thus the benchmark of Informer (arXiv:2012.07436) and its successors.
+    Training scores all steps of a window or, without ``every_step``, only the last step.
 
-    Columns are standardised by mean and standard deviation of the training rows; errors are of standardised values, as
-    in that literature. Where a cell is empty (or NA or NaN), the input is the value last seen, the mean before the
-    first, and nothing is scored; where a file has such cells, as many inputs follow the columns, 1 where the column was
-    seen, 0 where it was not. Who always names the mean has an error of about 1 or, with a trend, more.
+    Columns are standardised by the mean and standard deviation of the training rows, and errors are computed on
+    standardised values, as in that literature. A missing value (an empty cell, NA or NaN) is not scored; its input is
+    the last observed value of the column, or the mean if there is none. If a file has missing values, each column has a
+    second input, a mask that is 1 for observed and 0 for missing values; the masks follow all columns. Predicting the
+    mean has an error of about 1, or more if the series has a trend.
 
     Args:
-        seed: of the order of the training windows.
-        data_root: where public data sets lie.
-        file: ``example`` (2,000 generated rows: trend, two seasons, noise), ``etth1`` (hours of a transformer),
-            ``sunspots`` (years), ``co2`` (weeks, some missing), or the path of a CSV file whose first line has names.
-        columns: the columns to read; none: all but the time.
-        targets: those of them to forecast; none: all.
-        horizon: how many rows ahead to forecast.
-        seq_len: rows of a window.
-        split: the shares of train, valid and test, or of train and valid; null: 0.7, 0.1, 0.2, and 12, 4, 4 months of
+        seed: seed of the order of the training windows.
+        data_root: directory of the public data sets.
+        file: ``example`` (2,000 generated rows: trend, two seasons, noise), ``etth1`` (transformer data, hourly),
+            ``sunspots`` (yearly), ``co2`` (weekly, with missing values), or the path of a CSV file whose first line
+            contains the column names.
+        columns: names of the columns to read; empty: all except the time.
+        targets: names of the columns to forecast; empty: all columns read.
+        horizon: number of rows ahead to forecast.
+        seq_len: number of rows per window.
+        split: fractions of train, valid and test, or of train and valid; null: 0.7, 0.1, 0.2, or 12, 4, 4 months for
             ``etth1``.
-        every_step: whether in training every step of a window is scored.
-        batch_size: windows in a batch.
+        every_step: whether training scores every step of a window.
+        batch_size: number of windows per batch.
 
     Raises:
-        InputError: the file cannot be read or is too short, or an option is not possible.
+        InputError: the file cannot be read or is too short, or an option is not valid.
     """
 
     metrics = {"loss": Metric("standardised mean squared error"), "mae": Metric("standardised mean absolute error")}
@@ -102,7 +104,7 @@ class Series(Finite, Regression):
         check_least(1, horizon=horizon, seq_len=seq_len, batch_size=batch_size)
         for name, given in (("columns", columns), ("targets", targets)):
             if len(set(given)) < len(given):
-                raise InputError(f"task.{name} is {list(given)}; name every column once")
+                raise InputError(f"task.{name} is {list(given)}; name each column only once")
         if split is not None:
             check_shares(split)
         self.file, self.columns, self.targets = file, list(columns), list(targets)
@@ -114,14 +116,14 @@ class Series(Finite, Regression):
 
     @cached_property
     def table(self) -> Table:
-        """The columns that are read."""
+        """The columns read from the file."""
         restored = self._restored
         columns = restored["columns"] if restored else self.columns
         return read_table(self.file, columns, self.data_root, check_times=restored is None)
 
     @cached_property
     def rows(self) -> dict[str, range]:
-        """The rows of every split."""
+        """The rows of each split."""
         count = len(self.table.values)
         if self.split is None and self.file == "etth1":
             sizes = ETTH1_ROWS
@@ -141,13 +143,13 @@ class Series(Finite, Regression):
 
     @cached_property
     def scaling(self) -> dict[str, Any]:
-        """What a trained model depends on: the columns in order, which are targets, whether there are masks, scales."""
+        """The data settings of a trained model: column order, targets, whether inputs include masks, and scales."""
         names, values = self.table.names, self.table.values
         targets = self.targets or names
         unknown = [name for name in targets if name not in names]
         if unknown:
             raise InputError(
-                f"task.targets has {unknown[0]!r}, the columns read are {', '.join(names)}; name one of those"
+                f"task.targets has {unknown[0]!r}, which is not among the columns read; choose from {', '.join(names)}"
             )
         train = values[self.rows["train"].start : self.rows["train"].stop]
         seen = ~train.isnan()
@@ -174,7 +176,7 @@ class Series(Finite, Regression):
 
     @cached_property
     def inputs(self) -> Tensor:
-        """What is read at every row, ``[N, input.size]``."""
+        """The inputs of each row, ``[N, input.size]``."""
         mean, deviation = (torch.tensor(self.scaling[key], dtype=torch.float64) for key in ("mean", "deviation"))
         values = (self.table.values - mean) / deviation
         seen = ~values.isnan()
@@ -188,7 +190,7 @@ class Series(Finite, Regression):
 
     @cached_property
     def values(self) -> Tensor:
-        """What is to be forecast at every row, ``[N, targets]``, NaN where it is missing."""
+        """The target columns of each row, ``[N, targets]``, NaN for missing values."""
         return torch.where(self.table.values[:, self._targets].isnan(), nan, self.inputs[:, self._targets])
 
     @property
@@ -197,7 +199,7 @@ class Series(Finite, Regression):
 
     @cached_property
     def ends(self) -> dict[str, Tensor]:
-        """The last rows of the windows of every split; a window without anything to score is left out."""
+        """The last rows of the windows of each split; windows without any scored value are omitted."""
         seen = ~self.values.isnan().all(1)
         ends = {}
         for split, rows in self.rows.items():
@@ -209,11 +211,11 @@ class Series(Finite, Regression):
         return ends
 
     def count(self, split: str) -> int:
-        """Of windows."""
+        """Number of windows of a split."""
         return len(self.ends[split])
 
     def batch(self, split: str, step: int) -> Batch:
-        """The next windows, ``[seq_len, B, input.size]``."""
+        """Inputs ``[seq_len, B, input.size]`` and targets of a batch of windows."""
         rows = self.ends[split][self.chosen(split, step)] + torch.arange(1 - self.seq_len, 1).unsqueeze(1)
         future = self.values.unfold(0, self.horizon, 1)  # [N - horizon + 1, targets, horizon]
         if split == "train" and self.every_step:
@@ -224,9 +226,9 @@ class Series(Finite, Regression):
         return Batch(self.inputs[rows], targets)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``mean``, that of the training rows, and ``persistence``: every value stays as it was last seen.
+        """``mean``: the mean of the training rows; ``persistence``: the last observed value.
 
-        Over all windows of a split.
+        Both are averaged over all windows of the split.
         """
         if split not in self._baselines:
             self._baselines[split] = self._trivial_errors(split)
@@ -234,7 +236,7 @@ class Series(Finite, Regression):
 
     def _trivial_errors(self, split: str) -> dict[str, dict[str, float]]:
         values, now = self.values.double(), self.inputs[:, self._targets].double()
-        scored = torch.zeros(len(values) + 1, dtype=torch.float64)  # in how many windows, with a row as the last seen
+        scored = torch.zeros(len(values) + 1, dtype=torch.float64)  # in how many windows each row is the last one read
         scored[self.ends[split]] = 1
         if split == "train" and self.every_step:
             scored = scored.flip(0).cumsum(0).flip(0)
@@ -250,7 +252,7 @@ class Series(Finite, Regression):
         return {name: {"loss": squared / count, "mae": absolute / count} for name, (squared, absolute) in sums.items()}
 
     def sample(self, model: nn.Module) -> str:
-        """The forecast of the last window of validation beside what came, in the file's own units."""
+        """A table of the forecast and the true values of the last validation window, in the units of the file."""
         batch = self.batch("valid", self.num_batches("valid") - 1)
         batch = Batch(batch.inputs[:, -1:], batch.targets[:, -1:])
         with torch.inference_mode():
@@ -265,12 +267,12 @@ class Series(Finite, Regression):
         return "\n".join(rows)
 
     def describe(self) -> list[str]:
-        """Rows, columns, time, missing values and scales, as they were read."""
+        """The rows, columns, times, missing values and scales of the file."""
         if self.file == "example":
             return []
         scaling, values = self.scaling, self.table.values
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self.rows.items())
-        times = "" if self._restored else f"; {tell_times(self.table.times)}"  # looked for when a run begins
+        times = "" if self._restored else f"; {tell_times(self.table.times)}"  # a restored task does not read the times
         lines = [f"data: {len(values)} rows of {self.file} ({parts}){times}"]
         for i, name in enumerate(scaling["columns"][:SHOWN]):
             missing = int(values[:, i].isnan().sum())
@@ -289,7 +291,7 @@ class Series(Finite, Regression):
         return {"scaling": self.scaling}
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
-        # A trained model keeps the columns that it was trained on, whatever would be read of the file today.
+        # A trained model keeps its columns, even if a newer version of the reader would select others.
         self.scaling = self._restored = memory["scaling"]
 
     def data_digest(self) -> str:
@@ -299,10 +301,10 @@ class Series(Finite, Regression):
 
 
 def read_table(file: str, columns: list[str], root: str, check_times: bool = True) -> Table:
-    """The ``columns`` of a file, a built-in name or the path of a CSV file; see `read_csv`.
+    """Read the ``columns`` of a file, given by a built-in name or the path of a CSV file; see `read_csv`.
 
     Raises:
-        InputError: there is no such file or column, or the file cannot be used.
+        InputError: the file or a column does not exist, or the file cannot be read.
     """
     if file == "example":
         table = _example()

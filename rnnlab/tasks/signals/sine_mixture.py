@@ -1,4 +1,4 @@
-"""A mixture of sines: which frequencies they have, a model must find out as it reads."""
+"""A mixture of sines: forecast a sum of sines with unknown frequencies."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from rnnlab.tasks.base import Generated, Regression, check_least
 
 
 class SineMixture(Generated, Regression):
-    """Forecast a sum of sines, ``horizon`` steps ahead at every step, whose frequencies and phases nobody tells.
+    """Forecast a sum of sines with unknown frequencies and phases, ``horizon`` steps ahead at every step.
 
-    The multiple superimposed oscillations of Evolino (Schmidhuber, Wierstra and Gomez, 2005, IJCAI), which are sums of
-    sines of known frequencies, sin 0.2t + sin 0.311t the first; here every sequence has its own, uniform between the
-    two of ``frequencies``, and phases uniform in [0, 2π), scaled to a variance of 1. One sine of frequency π/2, with a
-    horizon of 1:
+    The multiple superimposed oscillations of Evolino (Schmidhuber, Wierstra and Gomez, 2005, IJCAI) are sums of sines
+    with fixed frequencies, starting with sin 0.2t + sin 0.311t. Here, each sequence has its own frequencies, uniform
+    between the two values of ``frequencies``, and phases uniform in [0, 2π); the sum is scaled to a variance of 1. One
+    sine of frequency π/2, with a horizon of 1:
 
         inputs    0.00   1.41   0.00  -1.41
         targets   1.41   0.00  -1.41   0.00
 
-    A mixture of k sines follows a linear recurrence over its last 2k values, so that it can be forecast without an
-    error once its frequencies are known. Who always says 0 has an error of 1.
+    A mixture of k sines follows a linear recurrence over its last 2k values, so it can be forecast without error once
+    its frequencies are known. Always predicting 0 has an error of 1.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of steps.
-        sines: how many sines are added.
-        frequencies: the lowest and the highest, in radians a step.
-        horizon: how many steps ahead to forecast.
+        sines: number of sines.
+        frequencies: lowest and highest frequency, in radians per step.
+        horizon: number of steps ahead to forecast.
     """
 
     input = Vectors(1)
@@ -51,8 +51,8 @@ class SineMixture(Generated, Regression):
         check_least(1, sines=sines, horizon=horizon)
         if len(frequencies) != 2 or not 0 < frequencies[0] <= frequencies[1] <= pi:
             raise InputError(
-                f"task.frequencies is {list(frequencies)}; give the lowest and the highest in radians a step, "
-                "above 0 and up to 3.14: [0.2, 1.0] say"
+                f"task.frequencies is {list(frequencies)}; give the lowest and the highest in radians per step, "
+                "above 0 and up to 3.14, for example [0.2, 1.0]"
             )
         self.sines, self.frequencies, self.horizon = sines, tuple(frequencies), horizon
 
@@ -69,7 +69,7 @@ class SineMixture(Generated, Regression):
         return Batch(values[:length], values[self.horizon :])
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``always 0``, and ``persistence``, the value stays as it is; their expected squared errors."""
+        """The expected squared errors of ``always 0`` and of ``persistence``, the current value."""
         low, high = (self.horizon * frequency for frequency in self.frequencies)
         alike = (sin(high) - sin(low)) / (high - low) if high > low else sin(low + pi / 2)  # the mean cosine
         return {"always 0": {"loss": 1.0}, "persistence": {"loss": 2 - 2 * alike}}
