@@ -1,4 +1,4 @@
-"""Find data sets under ``data.root``, in the layout of their public download, and download them."""
+"""Find public data sets under ``data.root``, and download missing files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rnnlab.interface import InputError
 class PublicFile:
     """A file of a public data set.
 
-    path: where it lies under the data root, the set's own folder first.
-    url: its public address.
-    sha256: its digest, in hexadecimal.
+    path: path relative to the data root, starting with the folder of the data set.
+    url: public address.
+    sha256: SHA-256 digest in hexadecimal.
     """
 
     path: str
@@ -26,17 +26,17 @@ class PublicFile:
 
 
 def locate(file: PublicFile, root: str) -> Path:
-    """The path of ``file`` under ``root``, downloaded if it is not there; its digest is checked every time.
+    """The path of ``file`` under ``root``. A missing file is downloaded; the digest is checked on each call.
 
     Raises:
-        InputError: the file is absent and cannot be downloaded, or its content is not the expected one.
+        InputError: the file is missing and cannot be downloaded, or its digest is not the expected one.
     """
     path = Path(root).expanduser() / file.path
     if not path.exists():
         _download(file, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != file.sha256:
-        raise InputError(f"{path} has SHA-256 {found}, expected {file.sha256}; delete it and get it from {file.url}")
+        raise InputError(f"{path} has SHA-256 {found}, expected {file.sha256}; delete it and download {file.url}")
     return path
 
 
@@ -48,10 +48,10 @@ def _download(file: PublicFile, path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(path, content)
             return
-        reason = "what came has another SHA-256"
+        reason = "the downloaded file has another SHA-256"
     except OSError as error:  # urllib's own errors are OSErrors too
         reason = str(error)
     raise InputError(
-        f"{path} is not there and could not be downloaded ({reason}); get {file.url} (SHA-256 {file.sha256}) and "
-        f"put it into {path.parent}, or set data.root to the folder that holds {path.parent.name}/"
+        f"{path} does not exist and the download failed ({reason}); download {file.url} (SHA-256 {file.sha256}) into "
+        f"{path.parent}, or set data.root to the folder that contains {path.parent.name}/"
     )

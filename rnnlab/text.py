@@ -1,4 +1,4 @@
-"""Text as tokens: a vocabulary of characters, and generation one character at a time."""
+"""Character vocabularies, and text generation character by character."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rnnlab.interface import InputError, State
 
 
 class Vocabulary:
-    """The characters of a model, in order; a token is the index of a character.
+    """The characters of a model; a token is the index of a character.
 
     Args:
-        characters: each once.
+        characters: the characters in order, without repetition.
     """
 
     def __init__(self, characters: str) -> None:
@@ -26,14 +26,14 @@ class Vocabulary:
 
     @classmethod
     def of(cls, text: str) -> Vocabulary:
-        """The characters of ``text``, sorted."""
+        """The vocabulary of all characters of ``text``, sorted."""
         return cls("".join(sorted(set(text))))
 
     def __len__(self) -> int:
         return len(self.characters)
 
     def encode(self, text: str) -> Tensor:
-        """``text`` as int64 tokens ``[len(text)]``.
+        """The tokens of ``text``, int64 ``[len(text)]``.
 
         Raises:
             InputError: a character is not in the vocabulary.
@@ -42,19 +42,20 @@ class Vocabulary:
             return torch.tensor([self._tokens[character] for character in text], dtype=torch.int64)
         except KeyError as error:
             raise InputError(
-                f"the character {error.args[0]!r} is not among the {len(self)} this model knows: {self.characters!r}"
+                f"the character {error.args[0]!r} is not in the model's vocabulary of {len(self)} characters: "
+                f"{self.characters!r}"
             ) from None
 
 
 class Speaker:
-    """Text in and out of a character model: a `rnnlab.generation.Stream` whose tokens are characters.
+    """Text generation with a character model: a `rnnlab.generation.Stream` whose tokens are characters.
 
     Args:
-        model: in evaluation mode, over the tokens of ``vocabulary``.
-        vocabulary: the characters.
-        temperature: 0 takes the most probable character each time, 1 draws from the distribution of the model.
-        top_k: only the k most probable characters can be drawn; 0 means all.
-        seed: of the draws.
+        model: model over the tokens of ``vocabulary``, in evaluation mode.
+        vocabulary: vocabulary of the model.
+        temperature: 0 takes the most probable character, 1 samples from the distribution of the model.
+        top_k: number of most probable characters to sample from; 0: all characters.
+        seed: seed for sampling.
     """
 
     def __init__(self, model: nn.Module, vocabulary: Vocabulary, temperature: float, top_k: int, seed: int) -> None:
@@ -65,38 +66,38 @@ class Speaker:
 
     @property
     def state(self) -> State:
-        """The state of the model after all that was read and written."""
+        """The current state of the model."""
         return self.stream.state
 
     def read(self, text: str) -> None:
         """Read ``text``.
 
         Raises:
-            InputError: a character is not in the vocabulary; nothing of the text has been read then.
+            InputError: a character is not in the vocabulary; in this case the model reads none of the text.
         """
         self.stream.read(self.vocabulary.encode(self._known_form(text)).unsqueeze(1))
 
     def write(self) -> str:
-        """The next character, drawn given all that was read and written."""
+        """Draw the next character and read it."""
         return self.vocabulary.characters[int(self.stream.write())]
 
     def generate(self, prompt: str, length: int) -> Iterator[str]:
-        """The prompt, then ``length`` characters one by one."""
+        """Read the prompt, and yield the prompt and then ``length`` generated characters."""
         self.read(prompt)
         yield prompt
         for _ in range(length):
             yield self.write()
 
     def reply(self, line: str, length: int) -> Iterator[str]:
-        """Read a line, then write one, of at most ``length`` characters, without the line break.
+        """Read a line, and generate a line of at most ``length`` characters, without the line break.
 
-        Lines end with LF, CRLF or CR, as in the text that the model was trained on.
+        Lines end with LF, CRLF or CR, as in the training text.
         """
         self.read(line)
         breaks = [character for character in "\r\n" if character in self.vocabulary.characters]
         if breaks:
             first = breaks[0]
-            if (outputs := self.stream.outputs) is not None:  # a text may have both: take the more probable one
+            if (outputs := self.stream.outputs) is not None:  # the vocabulary may have both: take the more probable one
                 first = max(breaks, key=lambda character: outputs[0, self.vocabulary.encode(character)])
             self.read(first)
             self._complete_break(first)
@@ -108,11 +109,11 @@ class Speaker:
             yield character
 
     def _complete_break(self, character: str) -> None:
-        """Read the line feed that follows a carriage return, if the model expects one."""
+        """Read the line feed after a carriage return, if it is the most probable next character."""
         if character == "\r" and self.vocabulary.characters[int(self.stream.outputs.argmax())] == "\n":
             self.read("\n")
 
     def _known_form(self, text: str) -> str:
-        """``text`` in the Unicode form of the vocabulary: letters and accents composed (NFC) or apart (NFD)."""
+        """``text`` in the Unicode form of the vocabulary: unchanged, composed (NFC) or decomposed (NFD)."""
         forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
         return next((form for form in forms if set(form) <= set(self.vocabulary.characters)), text)

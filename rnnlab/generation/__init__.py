@@ -1,6 +1,7 @@
-"""Generation: a trained model writes, one step at a time; greedy, sampled or by beam search, a batch at once.
+"""Batched generation with a trained model, step by step: greedy, sampling or beam search.
 
-Any model with ``begin`` and ``step`` and any head with ``draw`` will do. One step's state is all that is kept.
+Generation works with any model that has ``begin`` and ``step``, and any head that has ``draw``. It keeps only the
+current state of the model.
 """
 
 from rnnlab.generation.beam import Hypothesis, beam_search, write

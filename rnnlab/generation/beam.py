@@ -1,4 +1,4 @@
-"""Beam search over a model with a categorical head, and the most probable continuation by either way."""
+"""Beam search for models with a categorical head, and a function for greedy generation or beam search."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rnnlab.interface import InputError, State, map_state
 
 
 class Hypothesis(NamedTuple):
-    """A sequence that beam search has found.
+    """A sequence found by beam search.
 
-    tokens: int64 ``[length]``, without the end.
-    log_probability: of the tokens and, where it has ended, of its end, in nats.
-    score: ``log_probability / length ** length_penalty``, the length with its end.
+    tokens: int64 ``[length]``, without the end token.
+    log_probability: log-probability in nats of the tokens and, if the sequence has ended, of the end token.
+    score: ``log_probability / length ** length_penalty``, in which the length includes the end token.
     """
 
     tokens: Tensor
@@ -39,32 +39,33 @@ def beam_search(
     end: int | None = None,
     length_penalty: float = 1.0,
 ) -> list[list[Hypothesis]]:
-    """The most probable continuations that a beam of ``beam_size`` finds, for each sequence of a batch.
+    """Find the most probable continuations of each sequence of a batch by beam search.
 
-    At each step the ``beam_size`` most probable unfinished continuations are kept. A sequence is done when it has
-    ``beam_size`` finished ones, those that were not less probable than all that were kept, or after ``steps`` steps.
-    A beam of size 1 is greedy generation. What is found does not depend on the other sequences of the batch.
+    Each step keeps the ``beam_size`` most probable unfinished continuations. A continuation that ends is finished if it
+    is among the ``beam_size`` most probable continuations of its step. The search of a sequence stops when it has
+    ``beam_size`` finished continuations, or after ``steps`` steps. A beam size of 1 is greedy generation. The result of
+    a sequence does not depend on the other sequences of the batch.
 
     Args:
-        model: in evaluation mode.
+        model: model in evaluation mode.
         head: a `rnnlab.heads.Categorical`.
         prompt: tokens ``[P, B]``, P at least 1.
-        steps: the largest number of tokens to write.
-        beam_size: number of continuations that are kept.
-        source: what the model is conditioned on, ``[S, B, ...]``; None where it is not.
-        source_lengths: int64 ``[B]``; None where all are S.
-        end: the token that ends a sequence; None where sequences have no end.
-        length_penalty: the power of the length by which a log-probability is divided before finished sequences are
-            compared (Wu et al., 2016, arXiv:1609.08144, section 7, with its constant left out); 0 for none.
+        steps: maximum number of tokens to generate.
+        beam_size: number of continuations to keep at each step.
+        source: source of the model, ``[S, B, ...]``; None for a model without a source.
+        source_lengths: length of each source, int64 ``[B]``; None if all are S.
+        end: token that ends a sequence; None if sequences have no end token.
+        length_penalty: exponent of the length; the score of a sequence is its log-probability divided by this power of
+            its length (Wu et al., 2016, arXiv:1609.08144, section 7, without the constant); 0 for no penalty.
 
     Returns:
-        for each sequence its hypotheses, the best first: the finished ones, or the unfinished ones if there are none.
+        the hypotheses of each sequence, best first: the finished ones, or the unfinished ones if none has finished.
 
     Raises:
-        InputError: an option is not possible, or the outputs are not finite.
+        InputError: an option is not valid, or the outputs are not finite.
     """
     if not isinstance(head, Categorical):
-        raise InputError(f"beam search needs a categorical head; {type(head).__name__} has no classes to search")
+        raise InputError(f"beam search requires a categorical head, got {type(head).__name__}; use greedy generation")
     if beam_size < 1:
         raise InputError(f"beam_size={beam_size} must be at least 1")
     batch_size = prompt.shape[1]
@@ -90,30 +91,30 @@ def _picked(outputs: Tensor, state: State, rows: Tensor, device: torch.device) -
 
 
 class _Search:
-    """The hypotheses of a batch: ``beam_size`` unfinished ones for each sequence, and those that have ended."""
+    """The hypotheses of a batch: ``beam_size`` unfinished hypotheses for each sequence, and the finished ones."""
 
     def __init__(self, batch_size: int, beam_size: int, end: int | None, length_penalty: float) -> None:
         self.batch_size, self.beam_size, self.end, self.length_penalty = batch_size, beam_size, end, length_penalty
-        # All rows of a sequence are alike at first: only one of them may be continued.
+        # Initially all rows of a sequence are identical, so only the first one has a non-zero probability.
         self.totals = torch.full((batch_size, beam_size), -torch.inf, dtype=torch.float64)
         self.totals[:, 0] = 0.0
         self.tokens = torch.empty(batch_size, beam_size, 0, dtype=torch.int64)
         self.finished: list[list[Hypothesis]] = [[] for _ in range(batch_size)]
 
     def advance(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Continue each hypothesis by one token, and keep the most probable.
+        """Extend each hypothesis by one token and keep the most probable hypotheses.
 
         Args:
             outputs: logits ``[batch_size * beam_size, C]``.
 
         Returns:
-            int64 ``[batch_size * beam_size]`` each: the row that each kept hypothesis continues, and its new token.
+            for each kept hypothesis the row that it extends and its new token, int64 ``[batch_size * beam_size]`` each.
         """
         logits = outputs.float().cpu()
         if not logits.amax(-1).isfinite().all():
             raise InputError(NOT_FINITE)
-        # Twice as many as are kept, since as many as are kept may end. Sorted by logit and stably: greedy generation
-        # takes the first of equal logits too.
+        # Take 2 * beam_size candidates, since beam_size of them may end. The sort by logit is stable, so that among
+        # equal logits the first class wins, as in greedy generation.
         count = min(2 * self.beam_size, logits.shape[-1])
         classes = torch.sort(logits, dim=-1, descending=True, stable=True).indices[:, :count]
         nats = logits.double().log_softmax(-1).gather(-1, classes)
@@ -131,7 +132,7 @@ class _Search:
         return rows.flatten(), new.flatten()
 
     def _keep(self, member: int, order: list[int], classes: Tensor, totals: Tensor) -> list[int]:
-        """Put aside the hypotheses that end, if they are probable enough, and return the places of those to keep."""
+        """Store finished hypotheses that are probable enough, and return the indices of the candidates to keep."""
         done = len(self.finished[member]) >= self.beam_size
         count = len(classes) // self.beam_size
         kept: list[int] = []
@@ -143,7 +144,7 @@ class _Search:
                 self.finished[member].append(self._hypothesis(tokens, float(totals[place]), len(tokens) + 1))
             if len(kept) == self.beam_size:
                 break
-        # With few classes too few continuations may be left that do not end; others fill the beam, as impossible ones.
+        # With few classes, fewer than beam_size candidates may be unfinished; fill the beam with impossible ones.
         fill = [place for place in order if place not in kept][: self.beam_size - len(kept)]
         totals[fill] = -torch.inf
         return kept + fill
@@ -152,11 +153,11 @@ class _Search:
         return Hypothesis(tokens, total, total / max(length, 1) ** self.length_penalty)
 
     def is_done(self) -> bool:
-        """Whether every sequence has as many finished hypotheses as its beam is wide."""
+        """Whether each sequence has at least ``beam_size`` finished hypotheses."""
         return self.end is not None and all(len(found) >= self.beam_size for found in self.finished)
 
     def results(self) -> list[list[Hypothesis]]:
-        """For each sequence its hypotheses, the best first."""
+        """The hypotheses of each sequence, best first."""
         found = []
         for member, finished in enumerate(self.finished):
             unfinished = [
@@ -179,12 +180,12 @@ def write(
     end: int | None = None,
     beam_size: int = 1,
 ) -> list[Tensor]:
-    """The most probable continuation of each prompt: greedy, or with ``beam_size`` above 1 by beam search.
+    """Generate a continuation of each prompt: greedily, or by beam search if ``beam_size`` is above 1.
 
-    See `generate` for the arguments and `beam_search` for the beam.
+    The arguments are those of `generate` and `beam_search`.
 
     Returns:
-        ``[length, ...]`` for each sequence, without its ``end``.
+        one tensor ``[length, ...]`` for each sequence, without its ``end``.
     """
     given = {"steps": steps, "source": source, "source_lengths": source_lengths, "end": end}
     if beam_size == 1:

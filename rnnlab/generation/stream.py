@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from rnnlab.heads import Head
 from rnnlab.interface import InputError, State
 
-NO_PROMPT = "the prompt is empty; give at least one step to begin with"
+NO_PROMPT = "the prompt is empty; give a prompt of at least one step"
 
 
 class Stream:
-    """A model that reads inputs and writes what follows them, for a batch of sequences.
+    """Step-by-step generation for a batch of sequences: reads inputs and generates continuations.
 
     Args:
-        model: in evaluation mode.
-        head: the distribution of its outputs.
-        state: the state before the first step, from ``model.begin``.
+        model: model in evaluation mode.
+        head: distribution of the model's outputs.
+        state: initial state, from ``model.begin``.
         temperature, top_k: see `rnnlab.heads.Head.draw`.
-        seeds: one seed for each sequence of the batch. A sequence is drawn from its own source of randomness, so that
-            it does not depend on the others of its batch.
+        seeds: one seed for each sequence of the batch. Each sequence has its own random number generator, so that its
+            samples do not depend on the other sequences of the batch.
 
-    state: the state after all that was read and written.
-    outputs: the outputs ``[B, features]`` at the last step; None before the first.
-    device: that of the model.
+    state: current state of the model.
+    outputs: outputs of the last step, ``[B, features]``; None before the first step.
+    device: device of the model.
     """
 
     def __init__(
@@ -47,16 +47,19 @@ class Stream:
 
     @torch.inference_mode()
     def read(self, inputs: Tensor) -> None:
-        """Read ``inputs``, tokens ``[T, B]`` or vectors ``[T, B, F]``, one step after the other."""
+        """Read ``inputs`` step by step: tokens ``[T, B]`` or vectors ``[T, B, F]``."""
         for one in inputs.to(self.device):
             self.outputs, self.state = self.model.step(one, self.state)
 
     @torch.inference_mode()
     def write(self) -> Tensor:
-        """Draw the next step, tokens ``[B]`` or vectors ``[B, F]`` on the CPU, and read it.
+        """Draw the inputs of the next step, read them, and return them on the CPU.
+
+        Returns:
+            tokens ``[B]`` or vectors ``[B, F]``.
 
         Raises:
-            InputError: nothing has been read yet, or the outputs are not finite.
+            InputError: the stream has not read any input, or the outputs are not finite.
         """
         if self.outputs is None:
             raise InputError(NO_PROMPT)
@@ -65,7 +68,7 @@ class Stream:
         return drawn
 
     def _draw(self, outputs: Tensor) -> Tensor:
-        if len(outputs) == 1 or self.temperature == 0:  # at 0 nothing is random
+        if len(outputs) == 1 or self.temperature == 0:  # temperature 0 is deterministic
             return self.head.draw(outputs, self.temperature, self.top_k, self._generators[0])
         rows = zip(outputs.split(1), self._generators, strict=True)
         return torch.cat([self.head.draw(row, self.temperature, self.top_k, generator) for row, generator in rows])
@@ -84,22 +87,23 @@ def generate(
     seeds: Sequence[int] | None = None,
     end: int | None = None,
 ) -> Iterator[Tensor]:
-    """Yield what a model writes after a prompt, step by step.
+    """Generate the continuations of a batch of prompts, step by step.
 
     Args:
-        model: in evaluation mode.
-        head: the distribution of its outputs.
-        prompt: what it reads first, tokens ``[P, B]`` or vectors ``[P, B, F]`` with P at least 1.
-        steps: the largest number of steps to write.
-        source: what the model is conditioned on, ``[S, B, ...]``; None where it is not.
-        source_lengths: int64 ``[B]``, see `rnnlab.interface.Batch`.
-        temperature: 0 takes the mode at each step (greedy), 1 draws from the distribution itself.
-        top_k: only the k most probable classes can be drawn; 0 means all.
-        seeds: one for each sequence; None for 0, 1, 2, ...
-        end: the token that ends a sequence; generation stops when all have ended. None where sequences have no end.
+        model: model in evaluation mode.
+        head: distribution of the model's outputs.
+        prompt: tokens ``[P, B]`` or vectors ``[P, B, F]``, P at least 1.
+        steps: maximum number of steps to generate.
+        source: source of the model, ``[S, B, ...]``; None for a model without a source.
+        source_lengths: length of each source, int64 ``[B]``; None if all are S.
+        temperature: 0 takes the mode at each step (greedy), 1 samples from the distribution.
+        top_k: number of most probable classes to sample from; 0: all classes.
+        seeds: one seed for each sequence; None for 0, 1, 2, ...
+        end: token that ends a sequence; generation stops when all sequences have ended. None if sequences have no end
+            token.
 
     Yields:
-        tokens ``[B]`` or vectors ``[B, F]``, on the CPU; ``end`` where a sequence has ended.
+        tokens ``[B]`` or vectors ``[B, F]`` on the CPU; ``end`` for sequences that have ended.
 
     Raises:
         InputError: the prompt is empty, or the outputs are not finite.
@@ -123,12 +127,12 @@ def generate(
 
 
 def sequences(written: Iterable[Tensor], batch_size: int, end: int | None = None) -> list[Tensor]:
-    """Steps ``[B, ...]`` as one tensor ``[length, ...]`` for each sequence, up to and without its ``end``.
+    """Convert generated steps ``[B, ...]`` to one tensor ``[length, ...]`` for each sequence, cut before its ``end``.
 
     Args:
-        written: what `generate` yields.
+        written: the steps that `generate` yields.
         batch_size: number of sequences.
-        end: the token that ends a sequence; None where all are of one length.
+        end: token that ends a sequence; None if all sequences have the same length.
     """
     steps = list(written)
     if not steps:

@@ -1,6 +1,6 @@
-"""Heads: the distribution that a model's outputs stand for, its loss, and how to draw from it; one file per head.
+"""Heads: output distributions with their loss and sampling, one file per head.
 
-To add a head, add a file here with a subclass of `Head`, and export it below.
+To add a head, add a file here with a subclass of `Head`, and export the class below.
 """
 
 from rnnlab.heads.base import Head

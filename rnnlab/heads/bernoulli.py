@@ -10,12 +10,12 @@ from rnnlab.heads.base import Density, check_size, drawable, no_top_k
 
 
 class Bernoulli(Density):
-    """``size`` independent bits a step; the outputs are their logits.
+    """``size`` independent bits per step; the outputs are their logits.
 
     Targets are float ``[T, B, size]``, 0 or 1. The loss is the sum over the bits of a step, in nats.
 
     Args:
-        size: bits of a step.
+        size: number of bits per step.
     """
 
     def __init__(self, size: int) -> None:

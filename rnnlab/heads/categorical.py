@@ -1,4 +1,4 @@
-"""The categorical head: one class a step."""
+"""The categorical head: one class per step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ IGNORE = -100
 
 
 class Categorical(Head):
-    """One of ``classes`` classes a step; the outputs are logits.
+    """One of ``classes`` classes per step; the outputs are logits.
 
-    Targets are class indices, int64 ``[T, B]``, `IGNORE` where a step is not scored.
+    Targets are class indices, int64 ``[T, B]``, with `IGNORE` at steps that are not scored.
 
     Args:
         classes: number of classes.
@@ -39,8 +39,8 @@ def categorical_loss(logits: Tensor, targets: Tensor) -> Mean:
     """Cross-entropy in nats over all scored positions.
 
     Args:
-        logits: ``[..., C]``, in any precision; the loss is computed in at least float32.
-        targets: class indices ``[...]``; `IGNORE` where a position is not scored.
+        logits: ``[..., C]`` in any precision; the loss is computed in at least float32.
+        targets: class indices ``[...]``, with `IGNORE` at positions that are not scored.
 
     Returns:
         the summed loss and the number of scored positions.
@@ -50,14 +50,14 @@ def categorical_loss(logits: Tensor, targets: Tensor) -> Mean:
 
 
 def categorical_accuracy(logits: Tensor, targets: Tensor) -> Mean:
-    """For each sequence the share of its scored positions at which the most probable class is the target.
+    """The fraction of scored positions of each sequence at which the most probable class is the target.
 
     Args:
         logits: ``[T, B, C]``.
-        targets: class indices ``[T, B]``; `IGNORE` where a position is not scored.
+        targets: class indices ``[T, B]``, with `IGNORE` at positions that are not scored.
 
     Returns:
-        the shares ``[B]``, and as count 1 for a sequence with a scored position, 0 for others.
+        the fractions ``[B]``, with a count of 1 for sequences with scored positions and 0 for others.
     """
     scored = (targets != IGNORE).sum(0)
     right = (logits.argmax(-1) == targets).sum(0)
@@ -65,16 +65,16 @@ def categorical_accuracy(logits: Tensor, targets: Tensor) -> Mean:
 
 
 def draw_categorical(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
-    """Draw class indices ``[...]`` from ``logits`` ``[..., C]``, on the CPU whatever the device of the logits.
+    """Draw class indices ``[...]`` from ``logits`` ``[..., C]``; sampling runs on the CPU, for logits on any device.
 
     Args:
         logits: unnormalised log-probabilities.
-        temperature: divides the logits; 0 takes the most probable class.
-        top_k: only the k most probable classes can be drawn, of equally probable ones the first; 0 means all.
-        generator: the source of randomness, on the CPU.
+        temperature: divisor of the logits; 0 takes the most probable class.
+        top_k: number of most probable classes to sample from, lower indices first among equal ones; 0: all classes.
+        generator: random number generator on the CPU.
 
     Raises:
-        InputError: the largest of the logits is not finite.
+        InputError: the largest logit is not finite.
     """
     logits = logits.float().cpu()
     highest = logits.amax(-1, keepdim=True)
@@ -85,7 +85,7 @@ def draw_categorical(logits: Tensor, temperature: float, top_k: int, generator: 
     if 0 < top_k < logits.shape[-1]:
         beyond = torch.sort(logits, dim=-1, descending=True, stable=True).indices[..., top_k:]
         logits = logits.scatter(-1, beyond, -torch.inf)
-    # The difference comes first: divided by a tiny temperature, two logits may both be infinite.
+    # Subtract the maximum first: dividing by a very small temperature could make several logits infinite.
     probabilities = ((logits - highest).double() / temperature).softmax(-1).float()
     return torch.multinomial(probabilities.reshape(-1, logits.shape[-1]), 1, generator=generator).reshape(
         logits.shape[:-1]

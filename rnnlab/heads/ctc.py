@@ -1,4 +1,4 @@
-"""The CTC head: a sequence of labels whose alignment with the steps is not known."""
+"""The CTC head: a sequence of labels with unknown alignment to the steps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from rnnlab.interface import InputError, Mean
 class CTC(Head):
     """Connectionist temporal classification (Graves et al., 2006, doi:10.1145/1143844.1143891).
 
-    The outputs are logits of ``labels`` labels and, last, of the blank. Targets are int64 ``[L, B]``, of which the
-    first ``target_lengths`` of each sequence count. The loss is in nats, its count the number of labels.
+    The outputs are the logits of ``labels`` labels, followed by the logit of the blank. Targets are int64 ``[L, B]``;
+    only the first ``target_lengths`` targets of each sequence are used. The loss is in nats, and its count is the
+    number of labels.
 
     Args:
-        labels: number of labels, without the blank.
+        labels: number of labels, excluding the blank.
     """
 
     def __init__(self, labels: int) -> None:
@@ -29,7 +30,7 @@ class CTC(Head):
     ) -> Mean:
         """The negative log-likelihood, summed over all alignments, and the number of labels.
 
-        The loss is infinite where a sequence has fewer steps than its labels need.
+        The loss is infinite if a sequence has fewer steps than its labels require.
         """
         steps, batch_size = outputs.shape[:2]
         lengths = targets.new_full((batch_size,), steps) if lengths is None else lengths
@@ -40,18 +41,18 @@ class CTC(Head):
         return Mean(total, target_lengths.sum())
 
     def draw(self, outputs: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
-        """Raise an InputError: labels are found by `decode`, from all outputs of a sequence."""
-        raise InputError("a CTC output is not generated step by step; CTC.decode finds the labels of a whole sequence")
+        """Raise an InputError: `decode` computes the labels from all outputs of a sequence."""
+        raise InputError("a CTC head cannot generate step by step; use CTC.decode for the labels of a whole sequence")
 
     def decode(self, outputs: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
         """The labels of the most probable path of each sequence: repeated labels are merged, then blanks removed.
 
         Args:
             outputs: ``[T, B, features]``.
-            lengths: int64 ``[B]``; None where all are T.
+            lengths: number of outputs of each sequence, int64 ``[B]``; None if all are T.
 
         Returns:
-            int64 ``[number of labels]`` for each sequence.
+            one tensor of labels for each sequence, int64 ``[number of labels]``.
         """
         paths = outputs.argmax(-1).t()
         steps = [len(outputs)] * len(paths) if lengths is None else lengths.tolist()

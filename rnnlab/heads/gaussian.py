@@ -11,13 +11,13 @@ from rnnlab.heads.base import Density, check_size, drawable, no_top_k
 
 
 class Gaussian(Density):
-    """``size`` independent normal distributions a step.
+    """``size`` independent normal distributions per step.
 
-    Of the outputs the first ``size`` are the means, the others the logarithms of the standard deviations. Targets are
-    float ``[T, B, size]``. The loss is the sum over the numbers of a step, in nats.
+    The first ``size`` outputs are the means, the others are the logarithms of the standard deviations. Targets are
+    float ``[T, B, size]``. The loss is the sum over the values of a step, in nats.
 
     Args:
-        size: numbers of a step.
+        size: number of values per step.
     """
 
     def __init__(self, size: int) -> None:
@@ -30,7 +30,7 @@ class Gaussian(Density):
         return -(0.5 * scaled.square() + log_deviation + 0.5 * log(2 * pi)).sum(-1)
 
     def draw(self, outputs: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
-        """Draw numbers ``[B, size]``; ``temperature`` multiplies the variances."""
+        """Draw vectors ``[B, size]``; ``temperature`` multiplies the variances."""
         no_top_k("Gaussian", top_k)
         mean, log_deviation = drawable(outputs).chunk(2, -1)
         if temperature == 0:

@@ -1,4 +1,4 @@
-"""The mixture density head: a mixture of normal distributions, and for handwriting the state of the pen."""
+"""The mixture density head: a mixture of normal distributions, with an optional pen state for handwriting."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rnnlab.heads.base import Density, check_size, drawable, no_top_k
 class _Parts(NamedTuple):
     """The parameters of a mixture.
 
-    logits: of the components, ``[..., K]``.
-    mean, log_deviation: ``[..., K, size]``.
-    slant: the inverse hyperbolic tangent of each component's correlation ``[..., K]``; None but for two numbers.
-    pen: the logit of a lifted pen ``[...]``; None without a pen.
+    logits: logits of the components, ``[..., K]``.
+    mean, log_deviation: means and log standard deviations, ``[..., K, size]``.
+    slant: inverse hyperbolic tangent of the correlation of each component, ``[..., K]``; None unless ``size`` is 2.
+    pen: logit of a lifted pen, ``[...]``; None without a pen.
     """
 
     logits: Tensor
@@ -31,16 +31,16 @@ class _Parts(NamedTuple):
 class Mixture(Density):
     """A mixture of normal distributions (Bishop, 1994), as for handwriting (Graves, 2013, arXiv:1308.0850, section 4).
 
-    The numbers of a step are independent within a component, except that two numbers, the offsets of a pen, have a
-    correlation. The outputs are, one after the other, the logits of the components, their means, the logarithms of
+    The values of a step are independent within a component, except that two values (``size=2``, the offsets of a pen)
+    have a correlation. The outputs are, in this order: the logits of the components, their means, the logarithms of
     their standard deviations, the inverse hyperbolic tangents of their correlations if ``size`` is 2, and the logit of
-    a lifted pen if there is one. Targets are float ``[T, B, size]``, with ``pen`` one more, last, 1 where the pen is
-    lifted after the step and 0 elsewhere. The loss is in nats per step.
+    a lifted pen if ``pen``. Targets are float ``[T, B, size]``, or ``[T, B, size + 1]`` with ``pen``: the last value is
+    1 if the pen is lifted after the step, otherwise 0. The loss is in nats per step.
 
     Args:
-        size: numbers of a step, without the pen.
+        size: number of values per step, excluding the pen.
         components: number of components.
-        pen: whether a step has the state of a pen.
+        pen: whether targets include the pen state.
     """
 
     def __init__(self, size: int, components: int, pen: bool = False) -> None:
@@ -68,7 +68,7 @@ class Mixture(Density):
         z = (numbers - parts.mean) * (-parts.log_deviation).exp()
         log_scale = parts.log_deviation.sum(-1) + 0.5 * self.numbers * log(2 * pi)
         if parts.slant is not None:
-            # With a correlation ρ = tanh a, 1 / sqrt(1 - ρ²) is cosh a, which does not vanish as 1 - ρ² does.
+            # With a correlation ρ = tanh a, 1 / sqrt(1 - ρ²) = cosh a, which avoids the cancellation in 1 - ρ².
             first, second = z.unbind(-1)
             z = torch.stack([first, (second - parts.slant.tanh() * first) * parts.slant.cosh()], -1)
             log_scale = log_scale - (parts.slant.abs() + softplus(-2 * parts.slant.abs()) - log(2))
@@ -79,10 +79,10 @@ class Mixture(Density):
         return density
 
     def draw(self, outputs: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
-        """Draw numbers, and the pen last if there is one, ``[B, size]``.
+        """Draw vectors ``[B, size]``, or ``[B, size + 1]`` with the pen state last.
 
-        The temperature divides the logits of components and pen, and multiplies the variances (Ha and Eck, 2017,
-        arXiv:1704.03477, section 3.4). At 0 it is the mean of the most probable component.
+        The temperature divides the logits of the components and of the pen, and multiplies the variances (Ha and Eck,
+        2017, arXiv:1704.03477, section 3.4). At 0, the result is the mean of the most probable component.
         """
         no_top_k("Mixture", top_k)
         parts = self._parts(drawable(outputs))

@@ -1,4 +1,4 @@
-"""The squared-error head: the outputs are the numbers themselves."""
+"""The squared-error head: the outputs are the predicted values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rnnlab.interface import Mean
 
 
 class SquaredError(Head):
-    """``size`` numbers a step, which the outputs name; the loss is their squared error, not a likelihood.
+    """``size`` predicted values per step; the loss is the squared error, not a likelihood.
 
-    Targets are float ``[T, B, size]``, NaN where a number is not scored.
+    Targets are float ``[T, B, size]``, with NaN for values that are not scored.
 
     Args:
-        size: numbers of a step.
+        size: number of values per step.
     """
 
     def __init__(self, size: int) -> None:
@@ -25,28 +25,28 @@ class SquaredError(Head):
     def loss(
         self, outputs: Tensor, targets: Tensor, lengths: Tensor | None = None, target_lengths: Tensor | None = None
     ) -> Mean:
-        """The sum of squared differences over all scored numbers, in at least float32, and how many there are."""
+        """The sum of squared errors over all scored values, in at least float32, and the number of scored values."""
         return squared_error(outputs, targets)
 
     def draw(self, outputs: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
-        """The outputs ``[B, size]``, whatever the temperature."""
+        """The outputs ``[B, size]``; the temperature has no effect."""
         no_top_k("SquaredError", top_k)
         return drawable(outputs)
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Mean:
-    """The sum of squared differences over all scored numbers, in at least float32, and how many there are.
+    """The sum of squared errors over all scored values, in at least float32, and the number of scored values.
 
     Args:
         outputs: ``[T, B, F]``.
-        targets: ``[T, B, F]``; NaN where a number is not scored.
+        targets: ``[T, B, F]``, with NaN for values that are not scored.
     """
     scored = ~targets.isnan()
     return Mean(_difference(outputs, targets).square().sum(), scored.sum())
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Mean:
-    """For each sequence the sum of absolute differences over its scored numbers, and how many there are, ``[B]``."""
+    """The sum of absolute errors over the scored values of each sequence, and the number of scored values, ``[B]``."""
     scored = ~targets.isnan()
     return Mean(_difference(outputs, targets).abs().sum((0, 2)), scored.sum((0, 2)))
 

@@ -1,7 +1,7 @@
-"""Sequence models: what stands between a task's inputs and the outputs its loss reads.
+"""Sequence models: map the inputs of a task to the outputs of its head.
 
-To add a model, add a file here and a YAML file of the same name in ``conf/model``; a YAML file alone gives
-a preset of an existing one (``class: sequence_model``).
+To add a model, add a file here and a YAML file of the same name in ``conf/model``. A YAML file alone defines a preset
+of an existing model (``class: sequence_model``).
 """
 
 import sys

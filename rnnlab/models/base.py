@@ -1,4 +1,4 @@
-"""The contract of a model: all that training, evaluation and generation ask of it."""
+"""The contract of a model: the interface that training, evaluation and generation use."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rnnlab.cells import Cell
 from rnnlab.interface import Batch, Images, State, Tokens, Vectors
 
 CellFactory = Callable[[int, int], Cell]
-"""``(input_size, hidden_size) -> Cell``: the cell of the configuration, its options bound."""
+"""``(input_size, hidden_size) -> Cell``: constructor of the configured cell, with its options bound."""
 
 
 class Model(nn.Module):
-    """Outputs for a batch, and for generation one step at a time.
+    """A sequence model: computes the outputs of a batch, and of a single step for generation.
 
-    The constructor receives what the task declares and the cell to build from, ``(input, output_size, cell, backend,
-    source)``, ``source`` only if the task has one. A model that reads no source leaves the parameter out. The model's
-    own options are keyword-only. Each model has ``hidden_size`` and ``num_layers``.
+    The constructor receives the positional arguments ``(input, output_size, cell, backend)``, and also ``source`` if
+    the task has a source. A model without a source omits this parameter. The model's own options are keyword-only. Each
+    model has the options ``hidden_size`` and ``num_layers``.
 
     Args:
-        input: what the inputs are.
-        output_size: features of an output, those of the task's head.
-        cell: makes the cells.
-        backend: how the cells are run, one of `rnnlab.engine.BACKENDS`.
-        source: what the model is conditioned on; None where the task has no source.
+        input: type of the inputs.
+        output_size: number of features of an output, given by the task's head.
+        cell: constructor of the cells.
+        backend: backend of the layers, one of `rnnlab.engine.BACKENDS`.
+        source: type of the source; None if the task has no source.
     """
 
     def __init__(
@@ -42,34 +42,35 @@ class Model(nn.Module):
         self.source = source
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:
-        """Outputs for a batch.
+        """Compute the outputs of a batch.
 
         Args:
-            batch: the batch; the outputs at a step depend on the source and on the inputs up to and including it.
-            state: the final state of the same streams in the previous batch; None to start from `begin`.
+            batch: batch of sequences. The outputs at a step depend only on the source and on the inputs up to and
+                including this step.
+            state: final state of the same streams in the previous batch; None to start from `begin`.
 
         Returns:
-            outputs ``[T, B, output_size]``, and the final state.
+            outputs ``[T, B, output_size]`` and the final state.
         """
         raise NotImplementedError
 
     def begin(self, source: Tensor | None = None, source_lengths: Tensor | None = None, batch_size: int = 1) -> State:
-        """The state before the first step, a nested tuple of tensors ``[B, ...]``.
+        """The initial state, a nested tuple of tensors ``[B, ...]``.
 
-        What a model reads from its source at each step, an attention memory say, is part of the state.
+        The state includes the encoded source if the model reads it at each step, as attention does.
 
         Args:
-            source: ``[S, B, ...]``, see `rnnlab.interface.Batch`; None where there is none.
-            source_lengths: int64 ``[B]``; None where all are S.
-            batch_size: B.
+            source: ``[S, B, ...]``, see `rnnlab.interface.Batch`; None if the task has no source.
+            source_lengths: length of each source, int64 ``[B]``; None if all are S.
+            batch_size: batch size B.
         """
         if source is None and hasattr(self, "initial_state"):  # models written for earlier versions
             return self.initial_state(batch_size)
         raise NotImplementedError
 
     def check_carrying(self) -> None:
-        """Raise an InputError if the model cannot start from a given state, as streams and generation need it."""
+        """Raise an InputError if the model cannot start from a given state, which streams and generation require."""
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step of generation: tokens ``[B]`` or vectors ``[B, F]`` to outputs ``[B, output_size]``."""
+        """One step: inputs are tokens ``[B]`` or vectors ``[B, F]``; returns outputs ``[B, output_size]`` and state."""
         raise NotImplementedError

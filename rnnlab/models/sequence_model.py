@@ -12,7 +12,7 @@ from rnnlab.models.base import CellFactory, Model
 
 
 class OneHot(Fixed):
-    """Tokens as indicator vectors: int64 ``[T, B]`` to ``[T, B, size]`` in the model's dtype."""
+    """One-hot encoding of tokens: int64 ``[T, B]`` to ``[T, B, size]`` in the model's dtype."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class OneHot(Fixed):
         self.register_fixed(persistent=False)
 
     def fixed(self) -> dict[str, Tensor]:
-        """The indicator vectors, ``[size, size]``."""
+        """The one-hot vectors of all tokens, ``[size, size]``."""
         return {"rows": torch.eye(self.size)}
 
     def forward(self, tokens: Tensor) -> Tensor:  # noqa: D102
@@ -30,34 +30,35 @@ class OneHot(Fixed):
 class SequenceModel(Model):
     """Encoder, stack, readout: ``y_t = W_hy h_t + b_y`` over a stack of recurrent layers.
 
-    ``model=rnn``, ``stacked_rnn``, ``lstm`` and ``gru`` are presets of this one class: a depth and a default cell.
+    ``model=rnn``, ``stacked_rnn``, ``lstm`` and ``gru`` are presets of this class with a depth and a default cell.
 
     Args:
-        input: what the task's inputs are: Tokens or Vectors.
-        output_size: features of an output.
-        cell: makes the cells.
-        backend: how the cells are run over time.
-        hidden_size: width of every layer.
-        num_layers: depth of the stack.
-        encoder: tokens become ``embedding`` vectors that are learned, or ``one_hot`` vectors; vectors stay as they are.
-        embedding_size: width of an embedding vector.
-        dropout: share of features dropped between layers while training.
+        input: type of the task's inputs, Tokens or Vectors.
+        output_size: number of features of an output.
+        cell: constructor of the cells.
+        backend: backend of the layers.
+        hidden_size: hidden size of each layer.
+        num_layers: number of layers.
+        encoder: encoding of tokens: ``embedding`` (learned) or ``one_hot``; vectors are not encoded.
+        embedding_size: size of the embedding vectors.
+        dropout: dropout rate between layers.
         initial_state: ``zero`` or ``learned``.
         readout_bias: whether the readout has a bias.
-        input_dropout, recurrent_dropout, output_dropout: shares dropped with one mask a sequence, while training; see
+        input_dropout, recurrent_dropout, output_dropout: dropout rates with one mask per sequence; see
             `rnnlab.layers.VariationalDropout`.
-        zoneout: how likely a state's unit keeps its value, for each state or one for all; see `rnnlab.layers.Zoneout`.
-        weight_drop: share of recurrent weights dropped while training; see `rnnlab.layers.WeightDrop`.
-        norm: between layers: ``none``, ``layer`` or ``rms``.
-        connection: around every layer but the lowest: ``none``, ``residual`` or ``highway``.
-        bidirectional: ``none``, or how the outputs of two directions become one: ``concatenate`` or ``sum``. Such a
-            model sees the future: not for streams, forecasts or generation.
-        recurrent_init, gate_init: how recurrent weights and the biases of remembering gates begin; empty: as the cell
-            begins them. See `rnnlab.layers.initialise`.
-        memory_length: the longest memory that ``gate_init=chrono`` expects, in steps.
+        zoneout: probability that a unit of a state keeps its value, one rate for all states or one for each; see
+            `rnnlab.layers.Zoneout`.
+        weight_drop: dropout rate of the recurrent weights; see `rnnlab.layers.WeightDrop`.
+        norm: normalisation between layers: ``none``, ``layer`` or ``rms``.
+        connection: connection around each layer except the lowest: ``none``, ``residual`` or ``highway``.
+        bidirectional: ``none``, or the combination of the outputs of both directions: ``concatenate`` or ``sum``. A
+            bidirectional model depends on future inputs, so it cannot be used for streams, forecasts or generation.
+        recurrent_init, gate_init: initialisation of the recurrent weights, and of the biases of gates that control
+            memory; empty: the cell's default. See `rnnlab.layers.initialise`.
+        memory_length: maximum time dependency for ``gate_init=chrono``, in steps.
 
     Raises:
-        InputError: a size or a choice is not possible.
+        InputError: an option is not valid.
     """
 
     def __init__(
@@ -89,14 +90,14 @@ class SequenceModel(Model):
         super().__init__(input, output_size, cell, backend)
         check_choice("encoder", encoder, ("embedding", "one_hot"))
         if isinstance(input, Images):
-            raise InputError("the sequence model takes tokens or vectors, not images; choose another model")
+            raise InputError("the sequence model accepts tokens or vectors, not images; choose another model")
         if isinstance(input, Vectors):
             self.encoder, width = nn.Identity(), input.size
         elif encoder == "one_hot":
             self.encoder, width = OneHot(input.size), input.size
         else:
             if embedding_size < 1:
-                raise InputError(f"embedding_size is {embedding_size}; it must be at least 1")
+                raise InputError(f"model.embedding_size is {embedding_size}; it must be at least 1")
             self.encoder, width = nn.Embedding(input.size, embedding_size), embedding_size
 
         def regularised(input_size: int, hidden_size: int) -> Cell:
@@ -138,7 +139,7 @@ class SequenceModel(Model):
     def check_carrying(self) -> None:  # noqa: D102
         if not self.carries:
             raise InputError(
-                "a bidirectional model reads whole sequences: it can neither go on with a stream nor generate; "
+                "a bidirectional model reads whole sequences and can neither continue a stream nor generate; "
                 "use model.bidirectional=none, or a task without streams"
             )
 

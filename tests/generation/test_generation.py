@@ -179,5 +179,5 @@ def test_bad_input_is_named():
         beam_search(model, head, nothing, steps=3, beam_size=2)
     with pytest.raises(InputError, match="beam_size=0 must be at least 1"):
         beam_search(model, head, nothing, steps=3, beam_size=0)
-    with pytest.raises(InputError, match="needs a categorical head; Gaussian"):
+    with pytest.raises(InputError, match="requires a categorical head, got Gaussian"):
         beam_search(model, Gaussian(2), nothing, steps=3, beam_size=2)

@@ -165,7 +165,7 @@ def test_nothing_is_drawn_from_outputs_that_are_not_finite(head):
     with pytest.raises(InputError, match="not finite"):
         head.draw(outputs, 1.0, 0, torch.Generator())
     if not isinstance(head, Categorical):
-        with pytest.raises(InputError, match="top_k=5 needs a categorical output"):
+        with pytest.raises(InputError, match="top_k=5 requires a categorical head"):
             head.draw(torch.zeros_like(outputs), 1.0, 5, torch.Generator())
 
 

@@ -227,7 +227,7 @@ def test_the_options_are_those_of_the_command_line():
 def test_two_directions_do_not_carry_a_stream():
     task, model = build(config.compose(["model.bidirectional=sum", "model.hidden_size=8"]))
     batch = task.batch("train", 0)
-    with pytest.raises(InputError, match="it can neither go on with a stream nor generate"):
+    with pytest.raises(InputError, match="can neither continue a stream nor generate"):
         model(batch, model.begin(batch_size=batch.batch_size))
     with pytest.raises(InputError, match=r"use model\.bidirectional=none, or"):
         model.step(batch.inputs[0], model.begin(batch_size=batch.batch_size))

@@ -152,7 +152,7 @@ def test_public_data_are_found_where_the_run_found_them(public, monkeypatch):
 def test_public_data_that_have_moved_are_found_where_they_are_said_to_be(public, monkeypatch, by):
     a, b = public
     (a / "one").rename(b / "two")
-    with pytest.raises(InputError, match=r"set data\.root to the folder that holds set/"):
+    with pytest.raises(InputError, match=r"set data\.root to the folder that contains set/"):
         evaluate_run("r", "test")
     if by != "option":
         monkeypatch.setenv("RNNLAB_DATA", str(b / "two" if by == "environment" else a))
