@@ -112,7 +112,9 @@ def test_a_prompt_is_literal_text(run, prompt):
     done = command(f"run={run}", f"prompt={prompt}")
     unknown = next(character for character in prompt if character not in "the cat sat on the mat.\n")
     assert done.returncode == 2
-    assert f"the character {unknown!r} is not among" in done.stderr  # it came through as it was given
+    assert (
+        f"the character {unknown!r} is not in the model's vocabulary" in done.stderr
+    )  # it came through as it was given
     assert done.stdout == ""
 
 
@@ -174,7 +176,7 @@ def test_a_prompt_may_have_its_accents_in_another_form():
         for form in ("NFC", "NFD"):
             speaker = Speaker(_Parrot(text[:1], vocabulary.characters), vocabulary, 0, 0, 0)
             assert "".join(speaker.generate(unicodedata.normalize(form, "größe"), 1)).startswith("gr")
-    with pytest.raises(InputError, match="'é' is not among"):
+    with pytest.raises(InputError, match="'é' is not in the model's vocabulary"):
         speaker.read("é")
 
 
@@ -222,7 +224,7 @@ def test_a_conversation_answers_line_by_line_and_survives_an_unknown_character(r
     answers = done.stdout.splitlines()
     assert len(answers) == 2
     assert all(len(answer) <= 40 for answer in answers)
-    assert "'§' is not among" in done.stderr
+    assert "'§' is not in the model's vocabulary" in done.stderr
     assert done.returncode == 0
 
 

@@ -171,7 +171,10 @@ def test_a_corpus_that_is_none(here, capsys, bytes_, says):
         (["generate", "run=nowhere"], "nowhere is not the directory of a run"),
         (["generate", "run=."], "is not the directory of a run"),
         (["generate", "run=done", "promt=h"], "unknown option 'promt=h'; did you mean 'prompt'?"),
-        (["generate", "run=done", "prompt=hex"], "the character 'x' is not in the model's vocabulary of 4 characters: 'helo'"),
+        (
+            ["generate", "run=done", "prompt=hex"],
+            "the character 'x' is not in the model's vocabulary of 4 characters: 'helo'",
+        ),
         (["generate", "run=done", "length=many"], "length='many' is not of type int"),
         (["generate", "run=done", "interactive=perhaps"], "interactive='perhaps' is not of type bool"),
         (["evaluate", "run=done", "split=test"], "the task hello has no split 'test' (choices: train)"),

@@ -125,7 +125,7 @@ def test_a_conversation_without_words(main, runs, said):
     given = None if said is None else io.TextIOWrapper(io.BytesIO(said), encoding="utf-8")
     code, complaint = main("generate", f"run={runs}/run", "interactive=true", stdin=given, stdout=output)
     assert code == 0
-    assert ("'\\udcff' is not among" in complaint) == bool(said)
+    assert ("'\\udcff' is not in the model's vocabulary" in complaint) == bool(said)
     assert output.buffer.getvalue() == b""
 
 

@@ -41,10 +41,10 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Find the most probable continuations of each sequence of a batch by beam search.
 
-    Each step keeps the ``beam_size`` most probable unfinished continuations. A continuation that ends is finished if it
-    is among the ``beam_size`` most probable continuations of its step. The search of a sequence stops when it has
-    ``beam_size`` finished continuations, or after ``steps`` steps. A beam size of 1 is greedy generation. The result of
-    a sequence does not depend on the other sequences of the batch.
+    Each step keeps the ``beam_size`` most probable unfinished continuations. A continuation that ends counts as
+    finished if it is among the ``beam_size`` most probable continuations of its step, otherwise it is discarded. The
+    search of a sequence stops when it has ``beam_size`` finished continuations, or after ``steps`` steps. A beam size
+    of 1 is greedy generation. The result of a sequence does not depend on the other sequences of the batch.
 
     Args:
         model: model in evaluation mode.

@@ -52,7 +52,7 @@ class SequenceModel(Model):
         norm: normalisation between layers: ``none``, ``layer`` or ``rms``.
         connection: connection around each layer except the lowest: ``none``, ``residual`` or ``highway``.
         bidirectional: ``none``, or the combination of the outputs of both directions: ``concatenate`` or ``sum``. A
-            bidirectional model depends on future inputs, so it cannot be used for streams, forecasts or generation.
+            bidirectional model depends on future inputs, so it is not suitable for streams, forecasts or generation.
         recurrent_init, gate_init: initialisation of the recurrent weights, and of the biases of gates that control
             memory; empty: the cell's default. See `rnnlab.layers.initialise`.
         memory_length: maximum time dependency for ``gate_init=chrono``, in steps.

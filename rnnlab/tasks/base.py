@@ -1,4 +1,4 @@
-"""The contract of a task: what training, evaluation and generation use."""
+"""The contract of a task: the interface that training, evaluation and generation use."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Task:
         return {}
 
     def restore(self, memory: dict[str, Any]) -> None:
-        """Restore what `memory` returned when the model was trained."""
+        """Restore the values that `memory` returned for the trained model."""
 
     def data_digest(self) -> str:
         """SHA-256 of the data, the same for all seeds.

@@ -1,4 +1,4 @@
-"""The lecture's first example: a character model that learns to say "hello"."""
+"""Minimal example: a character model that learns to spell "hello"."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def _rows(*values):
         ("time,x\n", "has no rows; give a CSV file"),
         ("time,x,x\n1,2,3\n", "has two columns named 'x'; rename one"),
         ("time;x\n1;2\n", "has one column, 'time;x', with cells that are not numbers; give numeric"),
-        ("1,2\n3,4\n", "begins with numbers, 1, 2; add a first line with column names"),
+        ("1,2\n3,4\n", "starts with numbers, 1, 2; add a first line with column names"),
         ("time,x,y\n1,2,3\n2,2\n", "line 3 has 2 cells, expected 3"),
         ("time,x\n1,2\n\n2,abc\n", "line 4, column 'x' has 'abc', which is not a number"),
         ("x\n1\n2\n3\n", "has one column, 'x', which is read as the time; to read it as numbers, name it in"),

@@ -76,7 +76,7 @@ def test_missing_values_are_the_last_seen(tmp_path):
 @pytest.mark.parametrize(
     ("header", "cases", "says"),
     [
-        ("", CASES, r"line 1 comes before @data and begins with neither @ nor #"),
+        ("", CASES, r"line 1 comes before @data and starts with neither @ nor #"),
         ("@classLabel true up\n", [], "has no @data line"),
         ("@classLabel false\n@data\n", CASES, "has no line '@classLabel true' followed by class names"),
         ("@targetLabel true\n@data\n", CASES, "has no line '@classLabel true' followed by class names"),

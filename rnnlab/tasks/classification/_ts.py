@@ -49,7 +49,9 @@ def read_ts(path: Path) -> Cases:
     while lines and "data" not in header:
         number, line = lines.pop(0)
         if not line.startswith("@"):
-            raise InputError(f"{path}, line {number} comes before @data and begins with neither @ nor #; correct it")
+            raise InputError(
+                f"{path}, line {number} comes before @data and starts with neither @ nor #; correct the line"
+            )
         name, *values = line[1:].split() or [""]
         header[name.lower()] = values
     classes, dimensions, length = _read_header(path, header)

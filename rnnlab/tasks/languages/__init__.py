@@ -1,1 +1,1 @@
-"""State tracking and formal languages of the Chomsky hierarchy: tests of what a recurrence can compute."""
+"""State tracking and formal languages of the Chomsky hierarchy: tests of the expressive power of recurrences."""

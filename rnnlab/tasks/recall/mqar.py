@@ -32,7 +32,7 @@ class MQAR(Generated, Labelling):
             the number of steps.
         vocab: number of tokens: half are values, one is the blank, the others are keys.
         pairs: number of pairs, and of queries, per sequence.
-        power: exponent of the query positions; smaller values place queries earlier, 1 makes positions uniform.
+        power: distribution of the query positions; smaller values place queries earlier, 1 is uniform.
         random_filler: whether to replace each blank by a random token.
     """
 
@@ -63,7 +63,7 @@ class MQAR(Generated, Labelling):
 
     @property
     def shortest(self) -> int:
-        """Two steps for every pair and two for every query."""
+        """Two steps for each pair and two for each query."""
         return 4 * self.pairs
 
     def draw(self, generator: torch.Generator, length: int) -> Batch:

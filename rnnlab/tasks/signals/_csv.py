@@ -76,7 +76,7 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
     """
     header, lines = _cells_of(path)
     if all(_number(name) is not None for name in header):
-        raise InputError(f"{path} begins with numbers, {', '.join(header)}; add a first line with column names")
+        raise InputError(f"{path} starts with numbers, {', '.join(header)}; add a first line with column names")
     if len(header) == 1 and not columns and any(_number("".join(cells)) is None for _, cells in lines):
         raise InputError(
             f"{path} has one column, {header[0]!r}, with cells that are not numbers; give numeric columns, separated "
