@@ -192,7 +192,7 @@ def test_broken_idx_files_are_refused(tmp_path):
     write_idx(folder, "train-images-idx3-ubyte", picture)
     fails("3, 28, 28.* 30 labels")
     write_idx(folder, "train-labels-idx1-ubyte", np.array([1, 10, 2]))
-    fails("labels up to 10; they must be")
+    fails("labels up to 10; they must have")
     write_idx(folder, "train-images-idx3-ubyte", picture[:0])
     write_idx(folder, "train-labels-idx1-ubyte", np.zeros(0))
     fails("0, 28, 28.* 0 labels")

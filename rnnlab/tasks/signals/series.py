@@ -67,9 +67,9 @@ class Series(Finite, Regression):
     Args:
         seed: seed of the order of the training windows.
         data_root: directory of the public data sets.
-        file: ``example`` (2,000 generated rows: trend, two seasons, noise), ``etth1`` (transformer data, hourly),
-            ``sunspots`` (yearly), ``co2`` (weekly, with missing values), or the path of a CSV file whose first line
-            contains the column names.
+        file: ``example`` (2,000 generated rows: trend, two seasons, noise), ``etth1`` (hourly data of an electricity
+            transformer), ``sunspots`` (yearly), ``co2`` (weekly, with missing values), or the path of a CSV file whose
+            first line contains the column names.
         columns: names of the columns to read; empty: all except the time.
         targets: names of the columns to forecast; empty: all columns read.
         horizon: number of rows ahead to forecast.
