@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     from rnnlab import analysis
 
     if not folders:
-        raise InputError("give the directories of runs, or folders that contain them: rnnlab compare runs/adding")
+        raise InputError("give run directories, or folders that contain run directories: rnnlab compare runs/adding")
     seeds = [int(seed) if seed.strip().lstrip("-").isdigit() else seed for seed in _words(chosen.tune_seeds)]
     runs, unreadable = analysis.read(folders)
     compared = analysis.compare(runs, _words(chosen.by), chosen.metric or None, _words(chosen.tune), seeds)
