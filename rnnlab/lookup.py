@@ -12,7 +12,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import partialmethod
+from functools import cache, partialmethod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,8 +26,7 @@ REQUIRED = inspect.Parameter.empty
 def available(home: ModuleType) -> list[str]:
     """The built-in names of a kind: the files of a package, except ``base``, or the public functions of a module."""
     if hasattr(home, "__path__"):
-        files = Path(home.__path__[0]).rglob("[a-z]*.py")
-        return sorted(file.stem for file in files if file.stem != "base")
+        return sorted(_modules(home.__path__[0]))
     functions = inspect.getmembers(home, inspect.isfunction)
     return sorted(name for name, f in functions if f.__module__ == home.__name__ and not name.startswith("_"))
 
@@ -126,10 +125,14 @@ def _from_outside(name: str, kind: str) -> Callable[..., Any]:
 
 
 def _module_of(name: str, home: ModuleType) -> ModuleType:
-    folder = Path(home.__path__[0])
-    file = next(path for path in folder.rglob(f"{name}.py"))
-    dotted = ".".join(file.relative_to(folder).with_suffix("").parts)
-    return importlib.import_module(f"{home.__name__}.{dotted}")
+    return importlib.import_module(f"{home.__name__}.{_modules(home.__path__[0])[name]}")
+
+
+@cache
+def _modules(folder: str) -> dict[str, str]:
+    """Return the public modules in a folder except ``base``: their names, and their dotted names from the folder."""
+    files = [file for file in Path(folder).rglob("[a-z]*.py") if file.stem != "base"]
+    return {file.stem: ".".join(file.relative_to(folder).with_suffix("").parts) for file in files}
 
 
 def _defined_in(module: ModuleType, base: type | None) -> type:
