@@ -5,7 +5,8 @@ python scripts/acceptance.py [NAME ...] [long=false] [jobs=CORES] [out=docs/acce
 Without names, all experiments run except the long ones. Each file states its source, its runs, its seeds, and the
 expected scores with their tolerance. Finished runs are not repeated. The page contains all results so far. The section
 of an experiment that has no runs here is copied from the existing page. If the settings of a file are new, its
-``pending`` says so, and the page shows this text until there are results for the new settings.
+``pending`` says so, and the page shows this text until there are results for the new settings. ``found`` is a finding
+that explains the results.
 
 Keys of an expectation:
 run                 name of one of the file's runs
@@ -149,6 +150,7 @@ def table(before: str = "") -> str:
         title = file.read_text().splitlines()[1].removeprefix("# ")
         lines += ["", f"## {file.stem}", "", f"{title} Source: {about['source']}.", ""]
         lines += [f"Earlier result: {about['before']}.", ""] if "before" in about else []
+        lines += [f"Finding: {about['found']}.", ""] if "found" in about else []
         if "pending" in about and not has_run:
             lines += [f"Not run yet with these settings: {about['pending']}.", ""]
         lines += ["| run | expected | mean | best | each seed | as expected |", "|---|---|---|---|---|---|"]

@@ -2,6 +2,8 @@
 
 import inspect
 import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,11 @@ HOMES = {"task": tasks, "cell": cells, "model": models, "optimizer": optimizers,
 BASES = {"task": tasks.Task, "cell": cells.Cell, "model": models.Model}
 
 
+@cache
+def _composed(group, choice):
+    return config.compose([f"{group}={choice}"])
+
+
 def _function(group, section):
     if group not in HOMES:
         return {"trainer": Trainer, "logger": Logger}[group]
@@ -45,7 +52,7 @@ def test_a_file_says_exactly_what_the_signature_says(group, choice):
     if group in HOMES:
         assert section["name"] == choice
     if "class" not in section:  # a preset may differ from the defaults, that is what it is for
-        typed = config.compose([f"{group}={choice}"])[group]
+        typed = _composed(group, choice)[group]
         defaults = {name: option.default for name, option in options.items()}
         assert {key: typed[key] for key in given} == {
             key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()
@@ -87,8 +94,7 @@ def test_the_help_has_a_line_for_every_cell():
 
 @pytest.mark.parametrize(("group", "choice"), QUICK)
 def test_every_choice_composes_and_builds(group, choice, tmp_path):
-    overrides = [f"{group}={choice}"]
-    resolved = config.compose(overrides)
+    resolved = deepcopy(_composed(group, choice))
     embedded = {
         "corpus": "pydoc",
         "images": "digits",
