@@ -51,7 +51,7 @@ class Effort:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+                raise InputError(f"{name}={value} must be at least 1")
 
 
 LIGHT = Effort(steps=100, sequences=2, points=2, exponents=1, directions=16, largest=256)

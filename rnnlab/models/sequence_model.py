@@ -28,6 +28,20 @@ class OneHot(Fixed):
         return self.rows[tokens]
 
 
+def _encoder(input: Tokens | Vectors | Images, name: str, embedding_size: int) -> tuple[nn.Module, int]:
+    """Return the encoder of the inputs, and the width of its outputs."""
+    check_choice("encoder", name, ("embedding", "one_hot"))
+    if isinstance(input, Images):
+        raise InputError("the sequence model accepts tokens or vectors, not images; choose another model")
+    if isinstance(input, Vectors):
+        return nn.Identity(), input.size
+    if name == "one_hot":
+        return OneHot(input.size), input.size
+    if embedding_size < 1:
+        raise InputError(f"model.embedding_size={embedding_size} must be at least 1")
+    return nn.Embedding(input.size, embedding_size), embedding_size
+
+
 class SequenceModel(Model):
     """Encoder, stack, readout: ``y_t = W_hy h_t + b_y`` over a stack of recurrent layers.
 
@@ -89,17 +103,7 @@ class SequenceModel(Model):
         memory_length: int = 100,
     ) -> None:
         super().__init__(input, output_size, cell, backend)
-        check_choice("encoder", encoder, ("embedding", "one_hot"))
-        if isinstance(input, Images):
-            raise InputError("the sequence model accepts tokens or vectors, not images; choose another model")
-        if isinstance(input, Vectors):
-            self.encoder, width = nn.Identity(), input.size
-        elif encoder == "one_hot":
-            self.encoder, width = OneHot(input.size), input.size
-        else:
-            if embedding_size < 1:
-                raise InputError(f"model.embedding_size is {embedding_size}; it must be at least 1")
-            self.encoder, width = nn.Embedding(input.size, embedding_size), embedding_size
+        self.encoder, width = _encoder(input, encoder, embedding_size)
 
         def regularised(input_size: int, hidden_size: int) -> Cell:
             return regularise(

@@ -29,7 +29,7 @@ def check_least(least: int, **sizes: int) -> None:
     """
     for name, size in sizes.items():
         if size < least:
-            raise InputError(f"task.{name} is {size}; it must be at least {least}")
+            raise InputError(f"task.{name}={size} must be at least {least}")
 
 
 def check_shares(split: Sequence[float]) -> None:
@@ -39,7 +39,7 @@ def check_shares(split: Sequence[float]) -> None:
         InputError: the fractions are not two or three positive numbers that sum to 1.
     """
     if len(split) not in (2, 3) or not (min(split) > 0 and abs(sum(split) - 1) <= 1e-6):
-        raise InputError(f"task.split is {list(split)}; it must be two or three positive fractions that sum to 1")
+        raise InputError(f"task.split={list(split)} must be two or three positive fractions that sum to 1")
 
 
 class _FromHead:

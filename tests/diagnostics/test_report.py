@@ -193,7 +193,7 @@ def test_without_matplotlib_only_the_numbers_are_written(run, tmp_path):
         ([], "run= is missing"),
         (["split=tset"], "the task has no split 'tset'; did you mean 'test'?"),
         (["checkpoint=first"], "checkpoint='first' is not one of best, last, initial"),
-        (["steps=0"], "steps is 0; it must be at least 1"),
+        (["steps=0"], "steps=0 must be at least 1"),
         (["stpes=9"], "unknown option 'stpes=9'; did you mean 'steps'?"),
     ],
 )

@@ -22,7 +22,7 @@ class SpelledDigits(Task):
     ) -> None:
         super().__init__(seed, data_root)
         if digits < 1:
-            raise InputError(f"task.digits is {digits}; it must be at least 1")
+            raise InputError(f"task.digits={digits} must be at least 1")
         self.digits, self.batch_size, self.noise = digits, batch_size, noise
         self.input = Vectors(10)
         self.head = CTC(10)

@@ -134,7 +134,7 @@ def test_a_missing_corpus_is_named(corpus):
     "split", [[1.0], [0.5, 0.4], [0.9, 0.1, 0.0], [0.4, 0.3, 0.2, 0.1], [1.1, -0.1], [float("nan"), 0.5]]
 )
 def test_shares_that_do_not_sum_to_one_are_refused(split):
-    with pytest.raises(InputError, match=r"task\.split is"):
+    with pytest.raises(InputError, match=r"task\.split="):
         CharLM(split=split)
 
 

@@ -374,8 +374,8 @@ def test_a_test_may_leave_lengths_out():
         ({"curriculum": [4]}, "the initial longest length, from 1 to 40"),
         ({"curriculum": [41, 10]}, "the initial longest length, from 1 to 40"),
         ({"curriculum": [4, 0]}, "the number of training steps between increases"),
-        ({"batch_size": 0}, "task.batch_size is 0; it must be at least 1"),
-        ({"eval_batches": 0}, "task.eval_batches is 0; it must be at least 1"),
+        ({"batch_size": 0}, "task.batch_size=0 must be at least 1"),
+        ({"eval_batches": 0}, "task.eval_batches=0 must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused(options, says):
@@ -388,10 +388,10 @@ def test_what_cannot_be_is_refused(options, says):
     [
         ("solve_equation", {"lengths": [2, 4]}, "the shortest length must be at least 3"),
         ("a_n_b_n", {"lengths": [0, 4]}, "the shortest length must be at least 1"),
-        ("a_n_b_n_c_n", {"batch_size": 0}, "task.batch_size is 0; it must be at least 1"),
-        ("dyck", {"types": 0}, "task.types is 0; it must be at least 1"),
-        ("dyck", {"depth": 0}, "task.depth is 0; it must be at least 1, or null for unlimited depth"),
-        ("word_problem", {"group": "S4"}, "task.group is 'S4'; it must be one of S3, S5, A5, A4xZ5, Z60"),
+        ("a_n_b_n_c_n", {"batch_size": 0}, "task.batch_size=0 must be at least 1"),
+        ("dyck", {"types": 0}, "task.types=0 must be at least 1"),
+        ("dyck", {"depth": 0}, "task.depth=0 must be at least 1, or null for unlimited depth"),
+        ("word_problem", {"group": "S4"}, "task.group='S4' must be one of S3, S5, A5, A4xZ5, Z60"),
     ],
 )
 def test_what_one_task_cannot_do_is_refused(name, options, says):

@@ -415,8 +415,8 @@ def test_files_as_spreadsheets_write_them_are_read(tmp_path):
             r"task\.targets has 'y', which is not among the columns read; choose from x",
         ),
         ({"columns": ["x", "x"]}, r"task\.columns is \['x', 'x'\]; name each column only once"),
-        ({"horizon": 0}, r"task\.horizon is 0; it must be at least 1"),
-        ({"split": [0.5, 0.4]}, r"task\.split is \[0.5, 0.4\]; it must be"),
+        ({"horizon": 0}, r"task\.horizon=0 must be at least 1"),
+        ({"split": [0.5, 0.4]}, r"task\.split=\[0.5, 0.4\] must be"),
         ({"horizon": 3}, r"the valid part of .* has 2 of 20 rows, too few for one window, which needs 3"),
     ],
 )

@@ -123,7 +123,7 @@ def test_labels_go_by_their_names(tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"task\.batch_size is 0; it must be at least 1"):
+    with pytest.raises(InputError, match=r"task\.batch_size=0 must be at least 1"):
         Vowels(batch_size=0)
     with pytest.raises(InputError, match=r"task\.source='vowel' is neither a folder nor one of generated, japanese"):
         Vowels(source="vowel").input  # noqa: B018

@@ -42,7 +42,7 @@ class Dyck(Generated, Labelling):
         super().__init__(seed, data_root, **shared)
         check_least(1, types=types)
         if depth is not None and depth < 1:
-            raise InputError(f"task.depth is {depth}; it must be at least 1, or null for unlimited depth")
+            raise InputError(f"task.depth={depth} must be at least 1, or null for unlimited depth")
         self.types, self.depth = types, depth
 
     @property

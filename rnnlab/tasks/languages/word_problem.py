@@ -42,7 +42,7 @@ class WordProblem(Generated, Labelling):
     def __init__(self, seed: int = 0, data_root: str = "data", *, group: str = "S5", **shared: Any) -> None:
         super().__init__(seed, data_root, **shared)
         if group not in GROUPS:
-            raise InputError(f"task.group is {group!r}; it must be one of {', '.join(GROUPS)}")
+            raise InputError(f"task.group={group!r} must be one of {', '.join(GROUPS)}")
         # Each row of the table is a permutation; argsort gives the factor from one product to the next.
         self._quotients = multiplication(group).argsort(1)
 

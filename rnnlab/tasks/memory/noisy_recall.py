@@ -47,10 +47,10 @@ class NoisyRecall(Generated, Labelling):
     ) -> None:
         super().__init__(seed, data_root, **shared)
         if vocab < 4 or vocab % 2:
-            raise InputError(f"task.vocab is {vocab}; it must be even and at least 4: half keys, half values")
+            raise InputError(f"task.vocab={vocab} must be even and at least 4: half keys, half values")
         check_least(1, noise_vocab=noise_vocab)
         if not 0 <= noise < 1:
-            raise InputError(f"task.noise is {noise}; it must be at least 0 and below 1, for example 0.2")
+            raise InputError(f"task.noise={noise} must be at least 0 and below 1, for example 0.2")
         self.vocab, self.noise_vocab, self.noise = vocab, noise_vocab, noise
         self.input = Tokens(vocab + noise_vocab)
         self.output_size = vocab // 2

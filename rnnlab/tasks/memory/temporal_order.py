@@ -40,7 +40,7 @@ class TemporalOrder(Generated, Labelling):
     def __init__(self, seed: int = 0, data_root: str = "data", *, relevant: int = 2, **shared: Any) -> None:
         super().__init__(seed, data_root, **shared)
         if relevant not in PLACES:
-            raise InputError(f"task.relevant is {relevant}; it must be 2 or 3")
+            raise InputError(f"task.relevant={relevant} must be 2 or 3")
         self.relevant = relevant
         self.output_size = 2**relevant
 

@@ -36,7 +36,7 @@ class InductionHeads(Generated, Labelling):
     def __init__(self, seed: int = 0, data_root: str = "data", *, vocab: int = 16, **shared: Any) -> None:
         super().__init__(seed, data_root, **shared)
         if vocab < 3:
-            raise InputError(f"task.vocab is {vocab}; it must be at least 3: the special token and two others")
+            raise InputError(f"task.vocab={vocab} must be at least 3: the special token and two others")
         self.vocab = vocab
         self.input = Tokens(vocab)
         self.output_size = vocab - 1

@@ -49,11 +49,9 @@ class MQAR(Generated, Labelling):
     ) -> None:
         check_least(1, pairs=pairs)
         if vocab % 2 or vocab // 2 - 1 < pairs:
-            raise InputError(
-                f"task.vocab is {vocab}; it must be even, and at least {2 * pairs + 2} for task.pairs={pairs}"
-            )
+            raise InputError(f"task.vocab={vocab} must be even, and at least {2 * pairs + 2} for task.pairs={pairs}")
         if not 0 < power <= 1:
-            raise InputError(f"task.power is {power}; it must be above 0 and at most 1, for example 0.01")
+            raise InputError(f"task.power={power} must be above 0 and at most 1, for example 0.01")
         self.vocab, self.pairs, self.power, self.random_filler = vocab, pairs, power, random_filler
         self.input = Tokens(vocab)
         self.output_size = vocab // 2

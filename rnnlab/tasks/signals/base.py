@@ -82,11 +82,10 @@ class Simulated(Regression):
         super().__init__(seed, data_root)
         check_least(1, horizon=horizon, seq_len=seq_len, batch_size=batch_size, eval_steps=eval_steps)
         if not 0 <= washout < seq_len:
-            raise InputError(f"task.washout is {washout}; it must be from 0 to {seq_len - 1} (task.seq_len - 1)")
+            raise InputError(f"task.washout={washout} must be from 0 to {seq_len - 1} (task.seq_len - 1)")
         if train_steps < seq_len + horizon:
             raise InputError(
-                f"task.train_steps is {train_steps}; it must be at least {seq_len + horizon} "
-                "(task.seq_len + task.horizon)"
+                f"task.train_steps={train_steps} must be at least {seq_len + horizon} (task.seq_len + task.horizon)"
             )
         self.horizon, self.washout, self.seq_len, self.batch_size = horizon, washout, seq_len, batch_size
         self.windows = -(-eval_steps // (seq_len - washout))

@@ -43,7 +43,7 @@ class MackeyGlass(Simulated):
 
     def __init__(self, seed: int = 0, data_root: str = "data", *, tau: int = 17, **shared: Any) -> None:
         if tau < 1:
-            raise InputError(f"task.tau is {tau}; it must be at least 1; usual values are 17 and 30")
+            raise InputError(f"task.tau={tau} must be at least 1; usual values are 17 and 30")
         super().__init__(seed, data_root, **shared)
         self.tau = tau
 
