@@ -120,7 +120,7 @@ def test_every_cell_keeps_the_contract(name, options):
 
 
 @pytest.mark.usefixtures("device")
-@pytest.mark.parametrize("cell", [Peephole, LayerNormLSTM, Highway, Projected, MinGRU, Regularised])
+@pytest.mark.parametrize("cell", tiers.every(3, [Projected, Peephole, LayerNormLSTM, Regularised, Highway, MinGRU]))
 def test_the_contract_carries_every_shape_of_cell(cell):
     contracts.check_cell(cell)
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import processes
@@ -19,8 +20,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def _run(command, folder, programs=None):
-    path = [programs or processes.programs(), Path(sys.executable).parent, os.environ["PATH"]]
+def _run(command, folder):
+    path = [processes.programs(), Path(sys.executable).parent, os.environ["PATH"]]
     environment = {**os.environ, "PATH": ":".join(map(str, path))}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
@@ -80,14 +81,17 @@ def test_one_short_file_makes_a_cell_part_of_rnnlab(tmp_path):
     shutil.copytree(ROOT / "conf", tmp_path / "rnnlab" / "conf")
     (tmp_path / file).write_text(cell)
     name = Path(file).stem
-    commands = f"""
-        python -c "import rnnlab.contracts; print(rnnlab.__file__); rnnlab.contracts.check_cell('{name}')"
-        python -m rnnlab cells
-        python -m rnnlab cells {name}
-        python -m rnnlab --help
-        python -m rnnlab train task=hello cell={name} cell.bias=false trainer.steps=2 run_dir=run
+    train = ["train", "task=hello", f"cell={name}", "cell.bias=false", "trainer.steps=2", "run_dir=run"]
+    code = f"""
+        import rnnlab.contracts
+        from rnnlab.__main__ import main
+        print(rnnlab.__file__)
+        rnnlab.contracts.check_cell({name!r})
+        for arguments in (["cells"], ["cells", {name!r}], ["--help"], {train!r}):
+            assert main(arguments) == 0
     """
-    said = _run(["bash", "-euc", commands], tmp_path, Path(sys.executable).parent)  # imports the copy
+    python = [sys.executable, "-c", textwrap.dedent(code)]
+    said = _run(python, tmp_path)  # imports the copy
     assert str(tmp_path / "rnnlab") in said
     assert re.search(rf"{file.split('/')[2]} +2017 +{name} ", said)
     assert "f_t = σ(U_f h_{t-1})" in said

@@ -25,6 +25,7 @@ def test_train_is_the_command():
     assert "\n  char_lm " in _script("train.py", "--help")
 
 
+@pytest.mark.slow
 def test_the_loop_is_compared_for_the_three_cells():
     table = _script("benchmark_loop.py", "rounds=1", "steps=2").splitlines()
     rows = [line.split() for line in table[2:]]

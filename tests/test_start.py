@@ -36,9 +36,10 @@ def imported(folder, *arguments):
     [
         (["evaluate", "RUN", "split=train"], ("hydra", "omegaconf", "tensorboard")),
         (["generate", "RUN", "length=4"], ("hydra", "omegaconf", "tensorboard")),
-        (["train", *TINY, "logger.tensorboard=false", "run_dir=new"], ("tensorboard",)),
-        (["train", "task=hello", "trainer.steps=2", "logger.progress=false", "budget.parameters=2052"], ()),
-        (["--help"], ("torch", "hydra", "omegaconf", "numpy")),
+        (
+            ["train", *TINY[:1], *TINY[2:], "logger.tensorboard=false", "budget.parameters=2052"],
+            ("tensorboard",),
+        ),
         (["evaluate", "--help"], ("torch", "hydra", "omegaconf", "numpy")),
     ],
     ids=lambda given: " ".join(given[:1]),

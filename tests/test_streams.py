@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiers
 
 from rnnlab import __main__, config
 from rnnlab.training import train
@@ -89,7 +90,11 @@ COMMANDS = [
     ["generate", "run=RUNS/run", "length=20"],
     ["diagnose", "run=RUNS/run", "steps=8", "sequences=1"],
 ]
-every_command = pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+every_command = pytest.mark.parametrize(
+    "arguments",
+    tiers.quick_if(COMMANDS, lambda one: one[0] not in ("diagnose", "compare")),
+    ids=lambda arguments: arguments[0],
+)
 
 
 @every_command

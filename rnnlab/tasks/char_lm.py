@@ -26,6 +26,8 @@ TINY_SHAKESPEARE = PublicFile(
 BYTE_ORDER_MARK = "\ufeff"
 """Some editors write this mark at the start of a file; in a concatenation of files it also occurs within the text."""
 CORPORA = ("pydoc", "tiny_shakespeare")
+SAMPLE_LENGTH = 200
+"""Characters of a sample during training."""
 
 
 class CharLM(Task):
@@ -155,9 +157,9 @@ class CharLM(Task):
         return {"chance": self.derive({"loss": log(size)}), "unigram": self.derive({"loss": float(unigram)})}
 
     def sample(self, model: nn.Module) -> Sample:
-        """Two hundred characters at temperature 0.8."""
+        """A text of `SAMPLE_LENGTH` characters, drawn at temperature 0.8."""
         speaker = self.speaker(model, temperature=0.8, top_k=0, seed=0)
-        return Sample("".join(speaker.generate(self.default_prompt, length=200)).strip())
+        return Sample("".join(speaker.generate(self.default_prompt, length=SAMPLE_LENGTH)).strip())
 
     def spell(self, inputs: Tensor) -> list[str]:
         """The characters of the tokens."""

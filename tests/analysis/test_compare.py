@@ -31,6 +31,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Empty figures, for tests of the text of a report: drawing takes most of its time."""
+
+    def savefig(figure, buffer, format, **options):
+        buffer.write(b"" if format == "png" else '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>')
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+
+
 def make(folder, cell="gru", seed=0, score=1.0, digest="d1", task="adding", status="finished", **more):
     """Write the directory of a run with three evaluations and a test of the best checkpoint."""
     place = (
@@ -170,6 +180,7 @@ def test_baselines_that_differ_or_are_damaged_are_not_shown(folder):
     assert any("baselines in summary.json is [1]" in text for text in report.problems(result))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_three_seeds_show_points_and_no_p_value(folder):
     for seed in range(3):
         make(folder, "gru", seed, score=1.0)
@@ -198,6 +209,7 @@ def test_the_selected_metric_and_its_direction(folder):
     assert len(names) == len(set(names))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_selection_uses_valid_and_reports_use_test(folder):
     """Tuning selects the value that is best on the validation set, although another is better on the test set."""
     for seed in (100, 101):
@@ -242,6 +254,7 @@ def test_groups_without_runs_at_the_tuned_value_are_reported(folder):
     assert any("gru was tuned to lr=0.01, but no run" in problem for problem in result.problems)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tasks_and_data_are_never_mixed(folder):
     make(folder, "gru", 0, digest="one")
     make(folder, "lstm", 0, digest="two")
@@ -307,6 +320,7 @@ def test_a_group_has_one_colour_in_every_section(folder):
         assert drawn == {label: style(looks[label])["color"] for label in first}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_tasks_share_an_overview_figure(folder):
     for task in ("adding", "parity"):
         make(folder, "gru", 0, task=task)
@@ -452,6 +466,7 @@ def test_values_of_a_configuration_are_escaped_on_the_page(folder):
     assert "&lt;img src=x" in (out / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_number_links_to_its_runs(folder):
     places = [make(folder, cell, seed) for cell in ("gru", "lstm") for seed in range(2)]
     page = (analysis.write(compared(), "deep/er/out") / "index.html").read_text()
@@ -461,6 +476,7 @@ def test_every_number_links_to_its_runs(folder):
     assert {(folder / "deep/er/out" / link).resolve() for link in links} == {place.resolve() for place in places}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_metrics_are_shown_next_to_the_score(folder):
     for seed, mae in enumerate([0.25, 0.75, 7.0]):
         make(folder, "gru", seed, test={"loss": 1.0, "mae": mae})
@@ -528,6 +544,7 @@ def test_the_command_on_real_runs(folder, capsys):
     assert (folder / "mine/figures/adding-flops.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_budget_and_the_deviation_from_it(folder):
     """The table shows both, and the Pareto front ignores sizes that are equal by design."""
     for cell, found in (("gru", 19_900), ("lstm", 20_200)):
@@ -551,6 +568,7 @@ def test_the_budget_and_the_deviation_from_it(folder):
     assert section.front == [True, True]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_empty_columns_are_left_out(folder):
     make(folder, "gru", 0)
     make(folder, "lstm", 0)
@@ -559,6 +577,7 @@ def test_empty_columns_are_left_out(folder):
     assert ">solved<" not in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tuning_runs_are_listed_and_runs_set_aside_are_counted(folder):
     for lr in (0.01, 0.1):
         for seed in (7, 0, 1):

@@ -36,7 +36,9 @@ LENGTHS = torch.tensor([2, T, 1, 3, T])
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["", "large"])
+@pytest.fixture(
+    autouse=True, params=[pytest.param(False, id="", marks=pytest.mark.slow), pytest.param(True, id="large")]
+)
 def as_where_all_is_large(request, monkeypatch, own_products):
     """As with large arrays, whose memory is used again, on a processor with products of our own; and without either."""
     own_products(request.param)

@@ -146,6 +146,7 @@ def test_linear_is_a_product_with_a_constant():
         engine.choose(Strange(None), "fused")
 
 
+@pytest.mark.slow  # test_start.py has a command that compiles
 def test_the_first_use_does_not_import_the_compiler():
     code = (
         "import sys, torch; from rnnlab import cells, engine; before = set(sys.modules);"

@@ -133,6 +133,7 @@ def test_source_attention_and_padding_count():
     assert budget.measure(found, task).flops_per_token == round(expected / batch.num_tokens)
 
 
+@pytest.mark.slow  # test_start.py has a command that counts
 def test_counting_does_not_import_the_compiler():
     """It takes a second, which a sweep with a budget would pay in each process."""
     script = (

@@ -9,7 +9,8 @@ import pytest
 import tiers
 import torch
 
-from rnnlab import __main__
+from rnnlab import __main__, analysis
+from rnnlab.interface import InputError
 from rnnlab.training import evaluate_run, train
 from rnnlab.training.directory import RunDirectory, run_name
 from rnnlab.training.logger import console
@@ -94,12 +95,13 @@ def test_they_are_compared(runs, capsys):
         assert RunDirectory(runs / "whole" / name).summary()["task"] in printed
 
 
-def test_they_can_be_grouped_by_an_option_that_none_of_them_has(runs, capsys):
+def test_they_can_be_grouped_by_an_option_that_none_of_them_has(runs):
     assert "prefetch" not in json.dumps([RunDirectory(runs / "whole" / name).config() for name in EXPECTED])
-    assert __main__.main(["compare", "whole", "--by", "trainer.prefetch"]) == 0
-    assert "prefetch=true" in capsys.readouterr().out
-    assert __main__.main(["compare", "whole", "--by", "trainer.prefetsch"]) == 2
-    assert "did you mean 'trainer.prefetch'" in capsys.readouterr().err
+    found, _ = analysis.read(["whole"])
+    sections = analysis.compare(found, by=["trainer.prefetch"]).sections
+    assert {group.label for section in sections for group in section.groups} == {"prefetch=true"}
+    with pytest.raises(InputError, match=r"did you mean 'trainer\.prefetch'"):
+        analysis.compare(found, by=["trainer.prefetsch"])
 
 
 @pytest.mark.parametrize("name", tiers.every(3, ["vowels", "char_lm", "regularised"]))
