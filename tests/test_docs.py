@@ -1,6 +1,5 @@
 """README and docs do what they say: every file they show is written, every command they give is run."""
 
-import ast
 import os
 import re
 import shutil
@@ -62,20 +61,9 @@ def test_a_page_does_what_it_says(page, tmp_path):
         assert "is not trained again" in said
 
 
-def _lines_of_code(text):
-    """Lines that are neither blank nor comments nor within a docstring."""
-    docstrings = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            docstrings.update(range(node.lineno, node.end_lineno + 1))
-    lines = enumerate(text.splitlines(), 1)
-    return [line for number, line in lines if line.strip() and number not in docstrings and line.lstrip()[0] != "#"]
-
-
-def test_one_short_file_makes_a_cell_part_of_rnnlab(tmp_path):
+def test_one_file_makes_a_cell_part_of_rnnlab(tmp_path):
     page = (ROOT / "docs" / "first_cell.md").read_text()
     (cell,) = (text for language, text in BLOCK.findall(page) if language == "python" and "class " in text)
-    assert len(_lines_of_code(cell)) <= 25
     (file,) = set(re.findall(r"`(rnnlab/cells/\S+\.py)`", page))
     shutil.copytree(ROOT / "rnnlab", tmp_path / "rnnlab")
     shutil.copytree(ROOT / "conf", tmp_path / "rnnlab" / "conf")

@@ -3,7 +3,6 @@
 import functools
 import signal
 import subprocess
-import sys
 import tracemalloc
 import unicodedata
 
@@ -198,7 +197,7 @@ def test_memory_is_constant_however_long_it_speaks():
 
 def test_it_streams(run):
     # The first characters arrive while the rest, which would take minutes, is still being made.
-    arguments = [sys.executable, "-m", "rnnlab", "generate", f"run={run}", "prompt=t", "length=100000000"]
+    arguments = [processes.programs() / "rnnlab", "generate", f"run={run}", "prompt=t", "length=100000000"]
     # A shell starts its background jobs with SIGINT ignored, and Python inherits that: the suite may itself be one.
     listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening) as process:
@@ -210,7 +209,7 @@ def test_it_streams(run):
 
 
 def test_it_ends_quietly_when_nobody_reads_on(run):
-    arguments = [sys.executable, "-m", "rnnlab", "generate", f"run={run}", "prompt=t", "length=100000000"]
+    arguments = [processes.programs() / "rnnlab", "generate", f"run={run}", "prompt=t", "length=100000000"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(50)
         process.stdout.close()

@@ -157,6 +157,7 @@ def test_it_is_the_installed_package_that_runs(programs, tmp_path):
     assert not torch.is_relative_to(programs.parent)
 
 
+@pytest.mark.slow
 def test_help_and_cells(command, folder):
     said = command(folder, "--help")
     assert "rnnlab generate run=DIR " in said
@@ -226,6 +227,7 @@ def test_stopped_with_a_cell_of_ones_own_and_taken_up_again(command, programs, f
     assert len(said) == len("hello\n")
 
 
+@pytest.mark.slow
 def test_a_task_and_configurations_of_ones_own(command, folder):
     """The task's file lies in conf/ of the working folder, the cell's in a folder that --config-dir names."""
     options = ["task=repeat", "cell=slow", "model.hidden_size=8", "trainer.steps=20", "run_dir=own"]

@@ -103,7 +103,10 @@ def test_a_second_process_is_refused_while_the_first_runs(folder):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         second = command(*options)
-        output, errors = second.communicate(timeout=60)
+        try:
+            output, errors = second.communicate(timeout=60)
+        finally:
+            second.kill()
         assert first.poll() is None, "the first must not be disturbed"
     finally:
         first.send_signal(signal.SIGTERM)
