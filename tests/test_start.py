@@ -9,7 +9,18 @@ from rnnlab import config
 from rnnlab.training import train
 
 TINY = ["task=hello", "model.hidden_size=4", "trainer.steps=4", "trainer.eval_every=2", "logger.progress=false"]
-HEAVY = ("torch._dynamo", "torch._inductor", "scipy", "pandas", "matplotlib", "sklearn", "jax", "onnx", "IPython")
+HEAVY = (
+    "torch._dynamo",
+    "torch._inductor",
+    "sympy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "jax",
+    "onnx",
+    "IPython",
+)
 """Modules that take a tenth of a second or more, and that none of the commands below needs."""
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from rnnlab.cells import Cell
+from rnnlab.engine.ir.program import broadcast
 from rnnlab.interface import Batch
 from rnnlab.layers import Recurrent
 from rnnlab.models import Model
@@ -80,10 +81,16 @@ def _shape_of(packet: Any, args: tuple) -> Tensor | None:
         return None
     if packet == torch.ops.aten.addmm and len(args) == 3:
         return args[1].new_empty(args[1].shape[0], args[2].shape[1])
+    if packet == torch.ops.aten.mm:
+        return args[0].new_empty(args[0].shape[0], args[1].shape[1])
+    if packet == torch.ops.aten.embedding:
+        return args[0].new_empty(*args[1].shape, args[0].shape[1])
     if packet in _ARITHMETIC and len(args) == 2:
-        shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+        shape = broadcast(*(tensor.shape for tensor in tensors))
         return torch.empty(shape, dtype=torch.result_type(*args), device="meta")
-    return torch.empty_like(args[0]) if packet in _UNARY and len(args) == 1 else None
+    if packet in _UNARY and len(args) == 1:  # empty_like would import it
+        return torch.empty(args[0].shape, dtype=args[0].dtype, device="meta")
+    return None
 
 
 @torch.no_grad()

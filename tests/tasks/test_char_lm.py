@@ -63,6 +63,21 @@ def test_bits_per_character_are_the_loss_in_bits():
     assert CharLM().derive({"loss": log(2) * 3})["bpc"] == pytest.approx(3)
 
 
+def test_the_unigram_baseline_has_the_frequencies_of_the_training_text(tmp_path):
+    task = make(tmp_path, "aaab" * 100 + "b" * 50 + "ab" * 25, split=[0.8, 0.1, 0.1], batch_size=1, seq_len=10)
+
+    def scored(split):
+        (text,) = spell(task, task.streams[split][1].reshape(-1, 1))
+        return text.replace("-", "")
+
+    text = scored("train")
+    probability = {letter: (text.count(letter) + 1) / (len(text) + 2) for letter in "ab"}
+    assert probability["a"] > 0.7
+    for split in ("train", "valid", "test"):
+        expected = -sum(log(probability[letter]) for letter in scored(split)) / len(scored(split))
+        assert task.baselines(split)["unigram"]["loss"] == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_uniform_model_scores_the_logarithm_of_the_vocabulary():
     task = CharLM()
     batch = task.batch("valid", task.num_batches("valid") - 1)

@@ -234,7 +234,7 @@ def test_the_derived_name_changes_with_every_option():
     keys = [key for key in flatten(base) if not key.endswith((".name", ".class")) and key not in FREE_KEYS]
     assert len(keys) > 25
     assert {"seed", "engine.backend", "task.corpus", "trainer.init_from", "trainer.log_every"} <= set(keys)
-    names = {"": base["run_dir"]}
+    names = {"": run_name(base)}
     for key in keys:
         changed = json.loads(json.dumps(base))
         section, option = changed, key
@@ -244,7 +244,7 @@ def test_the_derived_name_changes_with_every_option():
         section[option] = "another value"
         names[key] = run_name(changed)
     for choice in ("model=lstm", "cell=rnn", "optimizer=sgd", "scheduler=constant"):
-        names[choice] = config.compose([*SMALL, choice])["run_dir"]
+        names[choice] = run_name(config.compose([*SMALL, choice]))
     assert len(set(names.values())) == len(names)
 
 

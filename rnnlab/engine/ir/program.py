@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-import torch
-
 
 class Unsupported(Exception):
     """The step uses something that cannot be traced, differentiated or compiled. The message is a noun phrase."""
@@ -79,7 +77,7 @@ class Builder:
     def __getattr__(self, operation: str) -> Callable[..., Value]:
         def add(*arguments: Any) -> Value:
             shapes = [value.shape for value in values_of(arguments)]
-            return self.node(operation, arguments, torch.broadcast_shapes(*shapes))[0]
+            return self.node(operation, arguments, broadcast(*shapes))[0]
 
         return add
 
@@ -137,6 +135,22 @@ def values_of(argument: Any) -> list[Value]:
     if isinstance(argument, list | tuple):
         return [value for item in argument for value in values_of(item)]
     return [argument] if isinstance(argument, Value) else []
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of elementwise results. ``torch.broadcast_shapes`` would import SymPy, which takes 0.3 seconds.
+
+    Raises:
+        ValueError: the shapes do not match.
+    """
+    found = [1] * max(map(len, shapes), default=0)
+    for shape in shapes:
+        for place in range(-len(shape), 0):
+            if found[place] == 1:
+                found[place] = shape[place]
+            elif shape[place] not in (1, found[place]):
+                raise ValueError(f"the shapes {shapes} cannot be broadcast to one shape")
+    return tuple(found)
 
 
 def _at(shape: tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:

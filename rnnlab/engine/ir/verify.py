@@ -52,8 +52,9 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
         pairs = [pair for pair in zip(results, upstream, strict=True) if pair[0].requires_grad]
         truth: list[Tensor | None] = [None] * len(wanted)
         if wanted and pairs:
-            outputs, gradients = zip(*pairs, strict=True)
-            truth = list(torch.autograd.grad(outputs, wanted, gradients, allow_unused=True))
+            # A sum and not grad_outputs, for which PyTorch would import SymPy.
+            loss = torch.stack([(result * gradient).sum() for result, gradient in pairs]).sum()
+            truth = list(torch.autograd.grad(loss, wanted, allow_unused=True))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise Unsupported(f"code that raises {type(error).__name__} on random numbers") from error
     parts = [[tensor.detach() for tensor in tensors_of(part)] for part in (constants, inputs, state)]
