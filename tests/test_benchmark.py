@@ -254,6 +254,7 @@ def test_a_failing_peer_does_not_end_the_benchmark(monkeypatch):
     assert set(row["seconds"]) == {"floor", "ours", "naive"}
 
 
+@pytest.mark.slow
 def test_all_measures_every_cell(here, capsys):
     bench("--all", *QUICK)
     said = capsys.readouterr().out

@@ -288,6 +288,7 @@ def test_a_ctc_task_is_learned(tmp_path):
     assert summary["test"]["digit_errors"] < 0.01
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_with_attention_learns_to_reverse(tmp_path):
     summary = _train(
         tmp_path,

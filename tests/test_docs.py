@@ -27,7 +27,7 @@ def _run(command, folder):
     return done.stdout
 
 
-LONG = ("benchmark", "resuming")  # of which test_benchmark.py and test_survival.py have the parts
+LONG = ("benchmark", "resuming", "compare", "diagnose")  # the tests of these commands have the parts
 
 
 @pytest.mark.parametrize("page", tiers.quick_if(PAGES, lambda page: page.stem not in LONG), ids=lambda page: page.stem)

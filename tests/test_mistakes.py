@@ -13,6 +13,7 @@ from pathlib import Path
 
 import processes
 import pytest
+import tiers
 import torch
 
 from rnnlab import __main__, cells, command, config
@@ -308,7 +309,7 @@ class Mine(Cell):
         ),
     ],
 )
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", tiers.every(2, ["auto", "reference"]))
 def test_a_mistake_in_a_cell_of_ones_own(here, body, says, backend):
     Path("mine.py").write_text(OWN_CELL.replace("BODY", body))
     done = _command("train", *TINY, "cell=mine:Mine", f"engine.backend={backend}")

@@ -61,6 +61,7 @@ def test_a_command_imports_nothing_heavy_that_it_does_not_use(run, command, othe
     )
 
 
+@pytest.mark.slow
 def test_a_program_that_compiles_has_its_compiler(tmp_path):
     """The stand-in for the compiler's module is gone after a run."""
     script = (

@@ -147,6 +147,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert sorted(held) == sorted({"rnnlab/conf/__init__.py", *modules, *choices, *sources})
 
 
+@pytest.mark.slow
 def test_it_is_the_installed_package_that_runs(programs, tmp_path):
     code = "import rnnlab, rnnlab.conf, torch; print(rnnlab.__file__, rnnlab.conf.__file__, torch.__file__, sep='\\n')"
     command = [programs / "python", "-c", code]

@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+import tiers
 import torch
 from torch import nn
 from torch.nn.functional import layer_norm, linear
@@ -40,7 +41,7 @@ def errors(cell, inputs, backend="reference"):
     return [float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1)) for ours, theirs in pairs]
 
 
-@pytest.mark.parametrize("name", cells.available())
+@pytest.mark.parametrize("name", tiers.core(cells.available()))
 def test_inputs_of_any_scale(name):
     inputs = torch.randn(T, B, F, generator=torch.Generator().manual_seed(1))
     for scale in (1e-3, 1.0, 1e2, 1e4):
@@ -50,7 +51,9 @@ def test_inputs_of_any_scale(name):
         assert gradients < (1e-3 if scale < 1e4 else float("inf")), scale
 
 
-@pytest.mark.parametrize("name", [name for name in cells.available() if cells.find(name).gates or name == "mlstm"])
+@pytest.mark.parametrize(
+    "name", tiers.core(name for name in cells.available() if cells.find(name).gates or name == "mlstm")
+)
 def test_gates_that_are_open_or_closed_as_far_as_can_be(name):
     inputs = torch.randn(5, B, F, generator=torch.Generator().manual_seed(1))
     cell = make(name)
@@ -110,7 +113,7 @@ def test_the_norm_of_hgrn_has_torch_s_eps():
     torch.testing.assert_close(output, linear(gate * y, cell.V, cell.b_y), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", cells.available())
+@pytest.mark.parametrize("name", tiers.core(cells.available()))
 def test_half_precision_has_finite_gradients(name):
     """Also past the end of a sequence, where inputs and gradients are zero."""
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from math import log
 
 import pytest
+import tiers
 import torch
 from outside.shapes import Elementwise
 from torch import nn
@@ -85,7 +86,7 @@ def by_autograd(trajectory, step):
     return torch.stack(rows, 1)
 
 
-@pytest.mark.parametrize("name", cells.available())
+@pytest.mark.parametrize("name", tiers.core(cells.available()))
 def test_the_step_jacobian_of_every_cell_equals_autograd(name):
     cell = cells.create(name, input_size=F, hidden_size=H).eval()
     trajectory = follow(cell, torch.randn(T, B, F))

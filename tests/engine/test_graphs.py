@@ -263,6 +263,7 @@ def test_several_python_threads(uncompiled):
     assert not wrong
 
 
+@pytest.mark.slow
 def test_compiled_by_torch(fresh):
     layer = layer_of("rnn")
     expected_of = Recurrent(layer.cell, "reference")

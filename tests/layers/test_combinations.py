@@ -159,7 +159,7 @@ def keep_the_contract(drawn):
     check_stack(*drawn, "auto")
 
 
-test_layers_with_options_keep_the_contract = a_sample_of(5, ALL)(keep_the_contract)
+test_layers_with_options_keep_the_contract = a_sample_of(3, ALL)(keep_the_contract)
 test_many_layers_with_options_keep_the_contract = pytest.mark.slow(a_sample_of(120, ALL)(keep_the_contract))
 
 

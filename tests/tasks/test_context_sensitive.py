@@ -4,6 +4,7 @@ from collections import Counter
 from math import comb, isqrt, log
 
 import pytest
+import tiers
 import torch
 
 from rnnlab import tasks
@@ -144,12 +145,15 @@ def _words(name, length):
 
 @pytest.mark.parametrize(
     ("name", "length"),
-    [
-        (name, length)
-        for name in NAMES
-        for length in range(1, 4 if name == "bucket_sort" else 7)
-        if length >= SHORTEST.get(name, 1)
-    ],
+    tiers.quick_if(
+        [
+            (name, length)
+            for name in NAMES
+            for length in range(1, 4 if name == "bucket_sort" else 7)
+            if length >= SHORTEST.get(name, 1)
+        ],
+        lambda case: case[1] < 5,
+    ),
 )
 def test_every_word_has_its_probability(name, length):
     drawn, expected = 20_000, dict(_words(name, length))

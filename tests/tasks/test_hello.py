@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -62,6 +63,7 @@ def test_every_seed_of_the_experiment_learns_it(tmp_path):
         _says_hello(["experiment=hello", f"seed={seed}"], tmp_path / str(seed))
 
 
+@pytest.mark.slow
 def test_the_default_trainer_learns_it_too(tmp_path):
     _says_hello(["task=hello", "model=rnn"], tmp_path / "run")
 
