@@ -27,7 +27,7 @@ def _run(command, folder):
     return done.stdout
 
 
-LONG = ("benchmark", "resuming", "compare", "diagnose")  # the tests of these commands have the parts
+LONG = ("benchmark", "resuming", "compare", "diagnose", "sweeps")  # the tests of these commands have the parts
 
 
 @pytest.mark.parametrize("page", tiers.quick_if(PAGES, lambda page: page.stem not in LONG), ids=lambda page: page.stem)

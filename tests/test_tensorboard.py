@@ -231,6 +231,7 @@ def test_a_server_shows_two_runs_side_by_side(sweep, board):
     assert {"cell.name", "model.hidden_size", "cell.activation", "cell.forget_bias"} <= columns
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_a_browser_shows_both_runs(sweep, board, tmp_path):
     command = ["chromium", *CHROMIUM, f"--user-data-dir={tmp_path}", "--dump-dom", f"{board.address}/#timeseries"]

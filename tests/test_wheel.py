@@ -169,6 +169,7 @@ def test_help_and_cells(command, folder):
     assert all(f"  {name} " in listed for name in ("rnn", "lstm", "gru"))
 
 
+@pytest.mark.slow
 def test_the_first_example(command, folder):
     command(folder, "train", "experiment=hello", "run_dir=hello")
     summary = read(folder / "hello" / "summary.json")

@@ -635,6 +635,7 @@ def test_compare_and_status_do_not_import_pytorch(folder):
         assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
+@pytest.mark.slow
 @browser.needed
 def test_the_page_in_a_browser(folder):
     """Test the page at the width of a screen and of a telephone, in light and dark mode, and printed.
