@@ -274,6 +274,7 @@ def _train(tmp_path, *overrides):
     return train(config.compose([*overrides, *quiet, f"run_dir={tmp_path}/run"]))
 
 
+@pytest.mark.slow
 def test_a_ctc_task_is_learned(tmp_path):
     summary = _train(
         tmp_path,

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -223,7 +222,7 @@ def test_the_derived_name_is_stable():
     assert config.compose([*SMALL, "data.root=elsewhere"])["run_dir"] == first
     in_another_process = "from rnnlab.config import compose; import sys; print(compose(sys.argv[1:])['run_dir'])"
     output = subprocess.run(
-        [sys.executable, "-c", in_another_process, *SMALL], capture_output=True, text=True, check=True
+        [processes.programs() / "python", "-c", in_another_process, *SMALL], capture_output=True, text=True, check=True
     ).stdout
     assert output.strip() == first
 
