@@ -84,6 +84,7 @@ def test_a_file_of_the_user_may_change_the_defaults_of_a_cell(tmp_path, monkeypa
         composed = config.compose([f"cell={name}"])["cell"]
         assert composed["forget_bias"] == 1.0
         assert composed["recurrent_init"] == "orthogonal"
+    assert re.search(r"\n  patient *\n", overview.overview()), "the file has no comment to show"
 
 
 def test_the_help_has_a_line_for_every_cell():

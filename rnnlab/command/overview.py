@@ -50,9 +50,10 @@ def _choices() -> str:
 
 
 def _comment(file: Path) -> str:
-    """Return the comment in the first line of a YAML file."""
+    """Return the comment with which a YAML file starts, or an empty string."""
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.removeprefix("# ") for line in lines if not line.startswith("# @package")), "")
+    first = next((line for line in lines if not line.startswith("# @package")), "")
+    return first.removeprefix("# ") if first.startswith("#") else ""
 
 
 def _described_cells() -> list[tuple[str, str]]:
