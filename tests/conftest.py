@@ -39,3 +39,13 @@ def data_root():
     if not root:
         pytest.skip("RNNLAB_DATA names no folder of public data sets")
     return root
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Empty figures, for tests of the text of a report: drawing takes most of its time."""
+
+    def savefig(figure, buffer, format, **options):
+        buffer.write(b"" if format == "png" else '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>')
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)

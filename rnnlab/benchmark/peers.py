@@ -160,7 +160,7 @@ def _installed(name: str) -> ModuleType:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables in this context, except those that are already set."""
+    """Set environment variables in this context, unless they are already set."""
     own = [name for name in values if name not in os.environ]
     os.environ.update({name: values[name] for name in own})
     try:

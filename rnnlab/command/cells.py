@@ -12,11 +12,13 @@ HEADS = ("family", "year", "cell", "states", "parameters", "backends", "verified
 
 def run(arguments: list[str]) -> int:
     """Print the table, or the documentation of the given cells."""
-    from rnnlab import cells, config
+    from rnnlab import cells, lookup
 
     for number, kind in enumerate([cells.find(name) for name in arguments]):
-        given = config.compose([f"cell={arguments[number]}"])["cell"].items()
-        defaults = " ".join(f"cell.{key}={json.dumps(value)}" for key, value in given if key != "name")
+        options = {
+            name: one.default for name, one in lookup.options(kind).items() if one.default is not lookup.REQUIRED
+        }
+        defaults = " ".join(f"cell.{name}={json.dumps(value)}" for name, value in options.items())
         print("\n" * (number > 0) + inspect.getdoc(kind), f"\nDefaults: {defaults or 'none'}", sep="\n")
     if not arguments:
         _print_table()

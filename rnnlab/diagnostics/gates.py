@@ -142,7 +142,7 @@ class _Watch(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         if name in _SIGMOIDS:
             self.seen.append(_Seen(args[0], result, name in _LOGARITHMS))
-        # Log-sigmoids are not detached, so that those which are part of another gate can be found.
+        # Log-sigmoids are not detached, so that a log-sigmoid inside another gate can be found.
         return result.detach() if self.cut and name in _BOUNDED and name not in _LOGARITHMS else result
 
 

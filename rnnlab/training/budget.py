@@ -57,23 +57,21 @@ def measure(config: Config, task: Task) -> Size:
         config: resolved configuration.
         task: task of the configuration.
     """
-    operations = _counted("flops_per_step", config, task)
-    tokens = task.batch("train", 0).num_tokens
-    return Size(_counted("parameters", config, task), operations, round(operations / tokens))
+    batch = task.batch("train", 0)
+    operations = _counted(config, task, batch)
+    return Size(_counted(config, task, None), operations, round(operations / batch.num_tokens))
 
 
-def _counted(kind: str, config: Config, task: Task) -> int:
-    """The number of parameters or operations of the model of a configuration; ``kind`` names the quantity."""
-    batch = None if kind == "parameters" else task.batch("train", 0)
+def _counted(config: Config, task: Task, batch: Batch | None) -> int:
+    """The number of operations of a training step of the model on ``batch``; without a batch, of its parameters."""
     plain = {**config, "engine": {"backend": "reference"}}  # its operations can be counted
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"), _NormalLeftOut(), as_trained():
-                found = _count(build_model(plain, task), batch, "meta")
+                return _count(build_model(plain, task), batch, "meta")
         except Exception:  # the model may read values of tensors; any other error is raised again on the CPU
             with as_trained():  # options of dropout are checked when the model is built for training
-                found = _count(build_model(plain, task), batch, "cpu")
-    return found
+                return _count(build_model(plain, task), batch, "cpu")
 
 
 class _NormalLeftOut(TorchFunctionMode):
@@ -133,7 +131,7 @@ def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Co
         if units not in found:
             wide = configured(units * multiple)
             task = first_task if wide["task"] == config["task"] else build_task(wide)
-            found[units] = _counted(kind, wide, task)
+            found[units] = _counted(wide, task, None if kind == "parameters" else task.batch("train", 0))
         return found[units]
 
     low, high = _bracket(cost, goal, LARGEST_WIDTH // multiple)

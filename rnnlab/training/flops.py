@@ -79,10 +79,9 @@ def _shape_of(packet: Any, args: tuple) -> Tensor | None:
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     if not all(tensor.is_meta for tensor in tensors):
         return None
-    if packet == torch.ops.aten.addmm and len(args) == 3:
-        return args[1].new_empty(args[1].shape[0], args[2].shape[1])
-    if packet == torch.ops.aten.mm:
-        return args[0].new_empty(args[0].shape[0], args[1].shape[1])
+    if packet in (torch.ops.aten.mm, torch.ops.aten.addmm):
+        left, right = args[-2:]
+        return left.new_empty(left.shape[0], right.shape[1])
     if packet == torch.ops.aten.embedding:
         return args[0].new_empty(*args[1].shape, args[0].shape[1])
     if packet in _ARITHMETIC and len(args) == 2:

@@ -31,16 +31,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Empty figures, for tests of the text of a report: drawing takes most of its time."""
-
-    def savefig(figure, buffer, format, **options):
-        buffer.write(b"" if format == "png" else '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>')
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
-
-
 def make(folder, cell="gru", seed=0, score=1.0, digest="d1", task="adding", status="finished", **more):
     """Write the directory of a run with three evaluations and a test of the best checkpoint."""
     place = (

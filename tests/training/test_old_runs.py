@@ -22,19 +22,13 @@ NEAR = {"rtol": 1e-4, "atol": 1e-5}  # processors round differently
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
+def runs(tmp_path, monkeypatch, undrawn):
     """A copy of the runs, in which the working directory is as it was."""
     shutil.copytree(HERE, tmp_path / "runs")
     monkeypatch.chdir(tmp_path / "runs")
     monkeypatch.setattr(sys, "argv", ["rnnlab"])
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", _undrawn)
     yield tmp_path / "runs"
     console.handlers.clear()
-
-
-def _undrawn(figure, buffer, format, **options):
-    """Write an empty figure: drawing takes most of the time of a report."""
-    buffer.write(b"" if format == "png" else '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"></svg>')
 
 
 def numbers(tree):
