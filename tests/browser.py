@@ -17,7 +17,7 @@ from time import monotonic
 import pytest
 
 NAME = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needed = pytest.mark.skipif(NAME is None, reason="there is no Chromium to look at pages with")
+needed = pytest.mark.skipif(NAME is None, reason="Chromium is not installed")
 
 OPTIONS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--hide-scrollbars"]
 OPTIONS += ["--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe", "about:blank"]

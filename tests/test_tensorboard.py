@@ -232,7 +232,7 @@ def test_a_server_shows_two_runs_side_by_side(sweep, board):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
 def test_a_browser_shows_both_runs(sweep, board, tmp_path):
     command = ["chromium", *CHROMIUM, f"--user-data-dir={tmp_path}", "--dump-dom", f"{board.address}/#timeseries"]
     environment = {**os.environ, "HOME": str(tmp_path)}

@@ -349,7 +349,7 @@ def test_one_sigterm_of_several_at_once_is_heard_and_a_later_one_acts_as_usual(m
         signal.signal(signal.SIGINT, interrupted)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody is told of the end of a parent")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends a signal at the end of a parent")
 def test_the_end_of_a_parent_is_told_once():
     """Linux would send SIGTERM for each thread of a killed parent, the last when the run writes its summary."""
     asked = ctypes.c_int()

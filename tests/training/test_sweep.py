@@ -397,7 +397,7 @@ def test_killed_in_the_middle_and_begun_again(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="who holds a file is read from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists in /proc which process holds a file")
 def test_a_run_that_is_killed_among_others(folder):
     """SIGKILL to one run's process, as when memory runs out: a sentence, an exit code, and the same command goes on."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
