@@ -36,9 +36,14 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Images:
-    """Inputs are images: float ``[T, B, *shape]``, where ``shape`` is (channels, height, width)."""
+    """Inputs are images: float ``[T, B, *shape]``.
+
+    shape: channels, height and width of an image.
+    single: whether each sequence is one image (T = 1), and not the frames of a video.
+    """
 
     shape: tuple[int, int, int]
+    single: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"interface", "streams"},
     {"files", "lookup"},
     {"report"},
-    {"data", "heads", "cells"},
+    {"data", "heads", "cells", "vocabulary"},
     {"outputs", "generation", "engine"},
     {"text"},
     {"layers"},

@@ -19,6 +19,7 @@ class Options:
     run: str = option(REQUIRED, "directory of the run; run= may be left out", "DIR")
     split: str = option("test", "split: train, valid or test")
     device: str = option("auto", "device: auto, cpu or cuda")
+    out: str = option("", "folder for what the model has written, such as translations and their references", "FOLDER")
     data_root: str = option("", DATA_ROOT, "DIR")
 
 
@@ -28,6 +29,8 @@ def run(arguments: list[str]) -> int:
     from rnnlab import files
     from rnnlab.training import evaluate_run
 
-    values = evaluate_run(chosen.run, chosen.split, chosen.device, data_root=chosen.data_root or None)
+    values = evaluate_run(
+        chosen.run, chosen.split, chosen.device, data_root=chosen.data_root or None, out=chosen.out or None
+    )
     print(files.to_json({"split": chosen.split, **values}))
     return 0

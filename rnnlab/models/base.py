@@ -69,6 +69,14 @@ class Model(nn.Module):
             return self.initial_state(batch_size)
         raise NotImplementedError
 
+    def look(self, batch: Batch) -> Tensor | None:
+        """The attention weights of each step of a batch; None for a model without attention.
+
+        Returns:
+            weights ``[T, B, S]`` over the steps of the source, or ``[T, B, h, w]`` over the grid of a single image.
+        """
+        return None
+
     def check_carrying(self) -> None:
         """Raise an InputError if the model cannot start from a given state, which streams and generation require."""
 

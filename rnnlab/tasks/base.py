@@ -121,6 +121,18 @@ class Task:
         """
         return {}
 
+    def transcripts(self, split: str, written: list[Tensor]) -> dict[str, str]:
+        """Text files about the sequences that the model generated for a split, such as hypotheses and references.
+
+        Args:
+            split: name of the split.
+            written: see `judge`.
+
+        Returns:
+            the contents by file name; a run stores them as ``written/SPLIT/NAME``.
+        """
+        return {}
+
     def lengths(self, split: str, step: int) -> Tensor | None:
         """The length under which each sequence of an evaluation batch is reported, int64 ``[B]``; None for no lengths.
 

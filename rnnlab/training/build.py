@@ -62,7 +62,7 @@ def _check_source(config: Config, task: Task) -> None:
     if "source" not in inspect.signature(models.find(name)).parameters:
         raise InputError(
             f"task {config['task']['name']} has a source, but model {config['model']['name']} does not read a source; "
-            "use an encoder-decoder model"
+            "use model=encoder_decoder"
         )
 
 

@@ -6,6 +6,7 @@ summary.json       result of the run, written when it ends
 events.out.*       measurements for TensorBoard
 checkpoints/       last.pt and best.pt
 samples/           samples of the model, one file per evaluation and suffix
+written/SPLIT/     what the model generated in the latest evaluation of a split, such as translations and references
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class RunDirectory:
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.samples = self.path / "samples"
+        self.written = self.path / "written"
 
     def check(self, config: dict[str, Any]) -> None:
         """Raise an InputError if a run of ``config`` cannot use this directory; nothing is written.

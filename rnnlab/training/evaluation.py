@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rnnlab import generation
+from rnnlab import files, generation
 from rnnlab.interface import Batch
 from rnnlab.models import Model
 from rnnlab.tasks import Task
@@ -38,13 +39,15 @@ class Report(NamedTuple):
 
     values: metrics of the task, by name.
     by_length: the task's ``length_metric`` for each sequence length in the split; empty if the task has no lengths.
+    transcripts: contents of text files about the generated sequences by name, see `rnnlab.tasks.Task.transcripts`.
     """
 
     values: dict[str, float]
     by_length: dict[int, float]
+    transcripts: dict[str, str]
 
     def record(self) -> dict[str, Any]:
-        """Both fields as one dictionary, as written to metrics.jsonl."""
+        """The metrics as one dictionary, as written to metrics.jsonl."""
         return {**self.values, **({"by_length": self.by_length} if self.by_length else {})}
 
 
@@ -78,7 +81,17 @@ def evaluate(model: Model, task: Task, split: str, device: torch.device, autocas
     model.train(was_training)
     by_length = {length: total / count for length, (total, count) in sorted(at_length.items()) if count}
     values = task.derive({name: total / count for name, (total, count) in sums.items()})
-    return Report({**values, **task.judge(split, written)} if steps else values, by_length)
+    if not steps:
+        return Report(values, by_length, {})
+    return Report({**values, **task.judge(split, written)}, by_length, task.transcripts(split, written))
+
+
+def store(transcripts: dict[str, str], folder: Path) -> None:
+    """Write the transcripts of a `Report` to files in ``folder``; earlier ones are replaced."""
+    if transcripts:
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in transcripts.items():
+        files.write_bytes(folder / name, text.encode())
 
 
 def _write(model: Model, task: Task, batch: Batch, steps: int) -> list[Tensor]:

@@ -24,7 +24,7 @@ from rnnlab.training import budget, checkpoint, optimizers, schedulers
 from rnnlab.training.build import Config, build_model, build_task, maker
 from rnnlab.training.device import autocast, machine, pick_device, seed_everything
 from rnnlab.training.directory import RunDirectory, differences
-from rnnlab.training.evaluation import evaluate
+from rnnlab.training.evaluation import evaluate, store
 from rnnlab.training.logger import Logger, check_tensorboard, console
 from rnnlab.training.places import find_task
 from rnnlab.training.settings import check_known, complete
@@ -169,6 +169,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
             model.load_state_dict(checkpoint.load(directory.best)["model"])
             report = evaluate(model, task, "test", trainer.device, trainer.autocast)
             test = {"step": at.best["step"], **report.record()}
+            store(report.transcripts, directory.written / "test")
             logger.scalars("test", test["step"], report.record(), at.tokens, at.seconds)
             remark = " (best checkpoint)"
             logger.evaluation("test", test["step"], report.values, remark, task.baselines("test"))
@@ -282,7 +283,9 @@ def _as_it_began(content: dict[str, Any], task: Task) -> Model:
         checkpoint.restore_random_states(before)
 
 
-def evaluate_run(run: str | Path, split: str, device: str = "auto", *, data_root: str | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run: str | Path, split: str, device: str = "auto", *, data_root: str | None = None, out: str | Path | None = None
+) -> dict[str, Any]:
     """Evaluate the best checkpoint of a run on a split; the directory of the run does not change.
 
     Args:
@@ -290,6 +293,7 @@ def evaluate_run(run: str | Path, split: str, device: str = "auto", *, data_root
         split: split of the task, such as ``test``.
         device: device of the model: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         data_root: folder of the data, see `load`.
+        out: folder for the task's transcripts, such as hypotheses and references; None to write none.
 
     Returns:
         all metrics, the ``step`` of the checkpoint, and the ``baselines`` of the task.
@@ -303,6 +307,10 @@ def evaluate_run(run: str | Path, split: str, device: str = "auto", *, data_root
         raise InputError(f"the task {name} has no split {split!r}{lookup.nearest(split, list(task.splits))}")
     place = next(model.parameters()).device
     report = evaluate(model, task, split, place, autocast(place, content["config"]["trainer"]["precision"]))
+    if out is not None:
+        if not report.transcripts:
+            raise InputError("out= is set, but the model of this task generates nothing in an evaluation; omit out=")
+        store(report.transcripts, Path(out).expanduser())
     return {"step": content["progress"]["step"], **report.record(), "baselines": task.baselines(split)}
 
 

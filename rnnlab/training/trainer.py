@@ -22,7 +22,7 @@ from rnnlab.training import checkpoint
 from rnnlab.training.batches import ahead
 from rnnlab.training.device import autocast, pick_device
 from rnnlab.training.directory import RunDirectory
-from rnnlab.training.evaluation import carry, evaluate
+from rnnlab.training.evaluation import carry, evaluate, store
 from rnnlab.training.lean import without_compiler
 from rnnlab.training.logger import Logger
 from rnnlab.training.signals import stop_signals
@@ -250,6 +250,7 @@ class Trainer:
         split = "valid" if "valid" in task.splits else "train"
         report = evaluate(self.model, task, split, self.device, self.autocast)
         values = report.values
+        store(report.transcripts, directory.written / split)
         logger.scalars(self.evaluation_name, at.step, report.record(), at.tokens, at.seconds)
         at.final = {"step": at.step, **report.record()}
         value, better = values[task.monitor], task.metrics[task.monitor].improves

@@ -1,0 +1,1 @@
+"""Tasks that read a text and write another: translation, conversation, question answering."""
