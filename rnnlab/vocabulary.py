@@ -93,13 +93,13 @@ class _Listed(Vocabulary):
     def __len__(self) -> int:
         return FIRST + len(self.pieces)
 
-    def encode(self, text: str) -> list[int]:  # noqa: D102
+    def encode(self, text: str) -> list[int]:
         return [self._tokens.get(piece, UNKNOWN) for piece in self.split(text)]
 
-    def decode(self, tokens: Iterable[int]) -> str:  # noqa: D102
+    def decode(self, tokens: Iterable[int]) -> str:
         return "".join(self.pieces[token - FIRST] for token in tokens if token >= FIRST).strip()
 
-    def memory(self) -> dict[str, Any]:  # noqa: D102
+    def memory(self) -> dict[str, Any]:
         return {"kind": self.kind, "pieces": self.pieces}
 
 

@@ -222,7 +222,7 @@ class TextToText(Finite):
         shown = tidy(text)[:40]
         if len(tokens) > LONGEST:
             raise InputError(
-                f"the text {shown!r}... has {len(tokens)} tokens, at most {LONGEST} are possible; split it into sentences"
+                f"the text {shown!r}... has {len(tokens)} tokens; at most {LONGEST} are possible, so split it"
             )
         if tokens and all(token == UNKNOWN for token in tokens):
             raise InputError(

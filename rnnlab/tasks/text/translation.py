@@ -50,7 +50,9 @@ NUMBERS = 20_000
 
 
 class Translation(TextToText):
-    """Translate sentences. The corpora:
+    """Translate sentences.
+
+    The corpora:
 
     - ``numbers``: the words of the numbers from 0 to 999,999, generated, in English, French, German and Korean;
       20,000 pairs for training;
@@ -70,7 +72,8 @@ class Translation(TextToText):
     detokenised, with tokenizer 13a, or character by character for Korean targets.
 
     Args:
-        seed, data_root, vocabulary, vocabulary_size, min_count, batch_size, beam_size, longest_output: see `TextToText`.
+        seed, data_root, vocabulary, vocabulary_size, min_count, batch_size, beam_size, longest_output: see
+            `TextToText`.
         corpus: ``numbers``, ``tatoeba``, ``multi30k``, or the path of a file.
         target: path of the file of the targets, if the corpus is a file with one source per line; otherwise empty.
         languages: source language and target language; for files they only select the tokenizer of BLEU.
