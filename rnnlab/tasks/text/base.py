@@ -261,7 +261,7 @@ class TextToText(Finite):
         written = torch.cat([self._write(model, [source], 1)[0], torch.tensor([END])]).unsqueeze(1)
         inputs = torch.cat([torch.full_like(written[:1], START), written[:-1]])
         batch = Batch(inputs, written, **_source([source])).to(next(model.parameters()).device)
-        weights = model.look(batch)
+        weights = model.attention_weights(batch)
         if weights is None:
             return []
         labels = [
