@@ -121,7 +121,7 @@ def test_evaluate_writes_them_elsewhere(tmp_path):
 def test_evaluate_without_generation_refuses_a_folder(tmp_path):
     train(config.compose(["task=hello", "trainer.steps=1", "model.hidden_size=2", f"run_dir={tmp_path}/run", *QUIET]))
     with pytest.raises(InputError, match="omit out="):
-        evaluate_run(tmp_path / "run", "test", "cpu", out=tmp_path / "out")
+        evaluate_run(tmp_path / "run", "train", "cpu", out=tmp_path / "out")
 
 
 def test_a_resumed_run_with_scheduled_sampling_ends_as_if_it_had_not_stopped(tmp_path):

@@ -65,7 +65,7 @@ def naive(model, source, inputs, attention, input_feeding=False):
         if attention != "none":
             if attention == "additive":
                 W, b = p["attention.project_query.weight"], p["attention.project_query.bias"]
-                U, v = p["attention.project_memory.weight"], p["attention.score.weight"][0]
+                U, v = p["attention.project_memory.weight"], p["attention.score"]
                 scores = np.array([v @ np.tanh(W @ h + b + U @ m) for m in memory])
             elif attention == "general":
                 scores = np.array([h @ p["attention.project_memory.weight"] @ m for m in memory])
