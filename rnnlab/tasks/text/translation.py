@@ -148,8 +148,11 @@ class Translation(TextToText):
 
     def _french(self) -> list[Pair]:
         path = locate(FRENCH, self.data_root)
-        with zipfile.ZipFile(path) as archive:
-            return _columns(archive.read("fra.txt").decode("utf-8"), "fra.txt")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _columns(archive.read("fra.txt").decode("utf-8"), "fra.txt")
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} is no archive, or has no fra.txt; download {FRENCH.url}") from error
 
     def _multi30k(self, name: str) -> list[Pair]:
         lines = []
