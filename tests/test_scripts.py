@@ -1,6 +1,7 @@
 """The scripts of a checkout run."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -120,9 +121,9 @@ def test_an_argument_that_is_no_option_brings_the_usage(name):
     assert "Traceback" not in done.stderr
 
 
-def _result(folder, run, seed, exact, bleu, status="finished", **machine):
-    """A finished run of the experiment numbers of the results."""
-    place = folder / "runs" / "results" / "numbers" / f"{run}-s{seed}"
+def _result(folder, run, seed, exact, bleu, status="finished", name="numbers", **machine):
+    """A finished run of an experiment of the results."""
+    place = folder / "runs" / "results" / name / f"{run}-s{seed}"
     (place / "written" / "test").mkdir(parents=True)
     (place / "config.yaml").write_text("seed: 0\n")
     (place / "metrics.jsonl").write_text("")
@@ -134,7 +135,7 @@ def _result(folder, run, seed, exact, bleu, status="finished", **machine):
         "parameters": 1_234_567,
         "seconds": 100.0 + 20 * seed,
         "machine": {"processor": "Abacus 9", "cores": 2, "threads": 1, "device": "cpu"} | machine,
-        "test": {"exact": exact, "bleu": bleu, "loss": 0.1},
+        "test": {"exact": exact, "bleu": bleu, "chrf": 40.0, "loss": 0.1},
     }
     (place / "summary.json").write_text(json.dumps(summary))
     scores = f"BLEU = {bleu} 47.6/0.4 (BP = 0.2) nrefs:1|case:mixed|tok:13a\nchrF2 = 2.73 nrefs:1|nc:6\n"
@@ -201,21 +202,19 @@ def test_results_shows_a_diverged_run_as_such(tmp_path):
 
 
 def test_results_compares_a_run_with_another(tmp_path):
-    scores = {("gru_attention", seed): 30 + seed for seed in range(3)} | {("gru_no_attention", s): 25.5 for s in (0, 1)}
-    found = []
-    for third in (25.5, 27.0):  # means of 25.5 and 26: 31 is above by 5.5 and by 5
-        code = (
-            f"scores = {scores | {('gru_no_attention', 2): third}}; "
-            "results.experiments.value = lambda goal, run: scores[run.name[:-3], int(run.name[-1])]; "
-            "results.experiments.tasks.find = lambda name: __import__('types').SimpleNamespace("
-            "metrics={'bleu': __import__('rnnlab.interface').interface.Metric('BLEU', 'higher')}); "
-            "results.experiments.RunDirectory = lambda run: __import__('types').SimpleNamespace("
-            "summary=lambda: {'task': 'translation', 'status': 'finished'}); "
-            "print([results.judge(goal, 'tatoeba') for goal in results.read('tatoeba')['goals'] if 'margin' in goal])"
-        )
-        found += _results(tmp_path, code).splitlines()
-    start = "['test bleu above gru_no_attention by 5: "
-    assert found == [f"{start}yes']", f"{start}**no**']"]
+    for seed, without in enumerate((25.0, 26.0, 26.5)):
+        _result(tmp_path, "gru_attention", seed, exact=0.1, bleu=30 + seed, name="tatoeba")
+        if seed < 2:
+            _result(tmp_path, "gru_no_attention", seed, exact=0.1, bleu=without, name="tatoeba")
+    goals = []
+    for third in (26.0, 27.5):  # 31 is above the mean by 5.33, and then by 4.83
+        rows = _rows(_section(_results(tmp_path, "print(results.table())"), "tatoeba"))
+        goals.append(rows["gru_attention"]["goal"])
+        shutil.rmtree(tmp_path / "runs/results/tatoeba/gru_no_attention-s2", ignore_errors=True)
+        _result(tmp_path, "gru_no_attention", 2, exact=0.1, bleu=third, name="tatoeba")
+    goals.append(_rows(_section(_results(tmp_path, "print(results.table())"), "tatoeba"))["gru_attention"]["goal"])
+    start = "test bleu above 26: yes; test bleu above gru_no_attention by 5: "
+    assert goals == [start + "not run", start + "yes", start + "**no**"]
 
 
 def test_results_keeps_the_rows_of_runs_that_are_not_here(tmp_path):
