@@ -156,8 +156,12 @@ class TextToText(Finite):
         return torch.cat(pools).view(batches, size)[torch.randperm(batches, generator=generator)]
 
     def batch(self, split: str, step: int) -> Batch:  # noqa: D102
+        return self.together(split, self.chosen(split, step))
+
+    def together(self, split: str, indices: Tensor) -> Batch:
+        """The batch of some pairs of a split."""
         pairs = self.encoded[split]
-        sources, targets = zip(*(pairs[index] for index in self.chosen(split, step).tolist()), strict=True)
+        sources, targets = zip(*(pairs[index] for index in indices.tolist()), strict=True)
         lengths = torch.tensor([len(target) for target in targets])
         padded = pad_sequence(targets, padding_value=END)
         inputs = torch.cat([torch.full_like(padded[:1], START), padded[:-1]])
