@@ -59,6 +59,7 @@ class TextToText(Finite):
     monitor = "exact"
     end = END
     shares_vocabulary = False
+    usage = 'translate run={run} "TEXT"'
 
     def __init__(
         self,
