@@ -28,8 +28,7 @@ LSTM = (50, 20, 20, 61, 70, 48, 49, 45, 64, 44, 72, 74, 94, 27, 21, 23, 51, 52, 
 class Babi(TextToText):
     """Answer questions about short stories: the bAbI tasks (Weston et al., 2015, arXiv:1502.05698).
 
-        story    Mary moved to the bathroom. John went to the hallway. Where is Mary?
-        source   where is mary ? mary moved to the bathroom . john went to the hallway . END
+        source   mary moved to the bathroom . john went to the hallway . where is mary ? END
         target   bathroom END
 
     ``babi`` is the English text of version 1.2 with 1,000 training and 1,000 test questions for each of 20 tasks.
@@ -37,9 +36,7 @@ class Babi(TextToText):
     (a single supporting fact) and task 6 (yes or no) in the same numbers, and needs no download.
 
     One model is trained on all chosen tasks: joint training with several tasks, single-task training with one. The
-    model reads the question before the story, in lower case: the state of the forward direction of an encoder depends
-    on the question at every word of the story, and the backward direction ends with the question. Earlier questions and
-    answers of a story are not read, and the supporting facts are not used.
+    text is in lower case. Earlier questions and answers of a story are not read, and the supporting facts are not used.
 
     An answer is correct if it equals the target exactly; a list such as "milk,football" or a path such as "s,e" is one
     answer. ``accuracy`` is the mean of the accuracies of the tasks, ``task_01`` to ``task_20``.
@@ -56,6 +53,9 @@ class Babi(TextToText):
         max_sentences: largest number of sentences of a story that the model reads, the most recent ones. All supporting
             facts of the archive are among the 40 most recent sentences. Sukhbaatar et al. (2015, arXiv:1503.08895) use
             50.
+        question: where the model reads the question: ``first`` (before the story), ``last`` or ``both``. With ``last``,
+            the backward direction of the encoder reads the question, then the most recent sentence, and ends with the
+            oldest one.
 
     Raises:
         InputError: the archive cannot be read, or an option is not valid.
@@ -72,6 +72,7 @@ class Babi(TextToText):
         source: str = "generated",
         tasks: list[int] = (),
         max_sentences: int = 50,
+        question: str = "last",
         longest_output: int = 8,
         **shared: Any,
     ) -> None:
@@ -85,7 +86,9 @@ class Babi(TextToText):
             raise InputError(
                 f"task.tasks={list(tasks)} must be different numbers; the tasks of task.source={source} are {known}"
             )
-        self.files, self.max_sentences = source, max_sentences
+        if question not in ("first", "last", "both"):
+            raise InputError(f"task.question={question!r} is not one of first, last, both")
+        self.files, self.max_sentences, self.question = source, max_sentences, question
         self.tasks = tuple(sorted(tasks)) or SOURCES[source]
         self.metrics = {
             "loss": Metric("nats per token"),
@@ -113,12 +116,13 @@ class Babi(TextToText):
         }
 
     def _source(self, question: str, story: tuple[str, ...] | list[str]) -> str:
-        return " ".join([question, *story[-self.max_sentences :]]).lower()
+        before, after = [question] * (self.question != "last"), [question] * (self.question != "first")
+        return " ".join([*before, *story[-self.max_sentences :], *after]).lower()
 
     def encode_source(self, text: str) -> Tensor:
         """The tokens of a story with a question anywhere in it, int64 ``[S]``, with END.
 
-        The last question is read first, other questions are left out.
+        The last question is the one to answer; other questions are left out.
 
         Raises:
             InputError: there is no question, the text is too long, or the vocabulary has none of its tokens.
