@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rnnlab.interface import InputError, Metric
-from rnnlab.report.figures import MUTED, SERIES, figure, legend, render
+from rnnlab.report.figures import INK, MUTED, SERIES, figure, render
 from rnnlab.tasks.base import check_least
 from rnnlab.tasks.text._stories import GENERATED, NAMES, Question, archived, generated, held_out, read_stories
 from rnnlab.tasks.text.base import LONGEST, Pair, TextToText
@@ -194,7 +194,9 @@ class Babi(TextToText):
         return "\n".join(lines) + "\n"
 
     def _figure(self, split: str, rows: list[tuple[float, float, float]]) -> str:
-        made, axes = figure(2.5 + 0.32 * len(rows), 3.1, title=f"{self._training()}, {split}", ylabel="accuracy")
+        made, axes = figure(
+            max(5.0, 2.5 + 0.32 * len(rows)), 3.1, title=f"{self._training()}, {split}", ylabel="accuracy"
+        )
         labels = ("this model", "LSTM (Weston et al., 2015)", "majority answer")
         for place, (label, column) in enumerate(zip(labels, zip(*rows, strict=True), strict=True)):
             if column[0] == column[0]:
@@ -202,8 +204,8 @@ class Babi(TextToText):
                 colour = (SERIES[0], SERIES[1], MUTED)[place]
                 axes.bar(centres, column, width=0.28, label=label, color=colour)
         axes.set_xticks(range(len(rows)), [str(number) for number in self.tasks])
-        axes.set(xlabel="task", ylim=(0, 1.3), yticks=[0, 0.25, 0.5, 0.75, 1])
-        legend(axes)
+        axes.set(xlabel="task", ylim=(0, 1.2), yticks=[0, 0.25, 0.5, 0.75, 1])
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper center", ncols=3)
         return render(made, "tasks")
 
     def _training(self) -> str:
