@@ -149,13 +149,19 @@ class TextToText(Finite):
         generator, batches = self.generator("train", epoch), self.num_batches("train")
         size = min(self.batch_size, self.count("train"))
         order = torch.randperm(self.count("train"), generator=generator)[: batches * size]
-        lengths = torch.tensor([len(source) + len(target) for source, target in self.encoded["train"]])
+        # By the length of the target first: a step of the decoder costs more than one of the encoder.
+        lengths = torch.tensor([[len(target), len(source)] for source, target in self.encoded["train"]])
+        lengths = lengths[:, 0] * (int(lengths[:, 1].max()) + 1) + lengths[:, 1]
         pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(TOGETHER * size)]
         return torch.cat(pools).view(batches, size)[torch.randperm(batches, generator=generator)]
 
     def batch(self, split: str, step: int) -> Batch:  # noqa: D102
+        return self.together(split, self.chosen(split, step))
+
+    def together(self, split: str, indices: Tensor) -> Batch:
+        """The batch of some pairs of a split."""
         pairs = self.encoded[split]
-        sources, targets = zip(*(pairs[index] for index in self.chosen(split, step).tolist()), strict=True)
+        sources, targets = zip(*(pairs[index] for index in indices.tolist()), strict=True)
         lengths = torch.tensor([len(target) for target in targets])
         padded = pad_sequence(targets, padding_value=END)
         inputs = torch.cat([torch.full_like(padded[:1], START), padded[:-1]])
