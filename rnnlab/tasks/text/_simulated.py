@@ -62,7 +62,8 @@ def _content(name: str, data_root: str) -> list[dict[str, Any]]:
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise InputError(
-            f"the content of {compressed} has SHA-256 {found}, expected {file.sha256}; delete it and download {file.url}"
+            f"the content of {compressed} has SHA-256 {found}, expected {file.sha256}; delete it and download "
+            f"{file.url}"
         )
     return json.loads(content)
 

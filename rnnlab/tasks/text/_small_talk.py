@@ -1,5 +1,7 @@
 """Small talk in English and Korean, generated: greetings, arithmetic, and questions about what was said before."""
 
+# ruff: noqa: SIM905 - lists of many words are easier to read as one text
+
 from __future__ import annotations
 
 import random
@@ -29,13 +31,27 @@ class _Language:
     """
 
     fixed: dict[str, tuple[str, ...]]
-    names: tuple[str, ...]
-    towns: tuple[str, ...]
+    names: list[str]
+    towns: list[str]
     tell: dict[str, tuple[tuple[str, ...], str]]
     ask: dict[str, tuple[tuple[str, ...], str, str]]
     sums: dict[str, tuple[tuple[str, ...], str]]
 
 
+_ENGLISH_NAMES = (
+    "Ada Alan Alice Anna Ben Bob Clara Claude Dana David Edith Emma Emmy Eric Erik Felix Flora Frank Frida Grace Greta "
+    "Hana Hannah Harry Helen Henry Ida Ivan Jack Jane Jonas Julia Karl Kate Kim Laura Leo Lina Louis Lucy Maria Mark "
+    "Mary Max Mia Nina Noah Nora Olga Oscar Paul Peter Rosa Ruth Sam Sara Simon Sofia Tom Vera Victor Yuri Yuna Zoe"
+).split()
+_ENGLISH_TOWNS = (
+    "Athens Berlin Bonn Boston Busan Cairo Daegu Delhi Dublin Geneva Hanoi Jeju Lima Lisbon London Lyon Madrid Milan "
+    "Moscow Nairobi Oslo Paris Porto Prague Quito Riga Rome Seoul Tokyo Turin Vienna Warsaw Zurich"
+).split()
+_SYLLABLES = "가나다미민서소수아연영우유윤은지진하현호"
+_KOREAN_NAMES = [first + second for first in _SYLLABLES for second in _SYLLABLES if first != second]
+_KOREAN_TOWNS = (
+    "강릉 경주 광주 대구 대전 부산 서울 수원 순천 안동 양양 여수 울산 원주 인천 전주 제주 진주 청주 춘천 포항"
+).split()
 _ENGLISH = _Language(
     fixed={
         "Hello!": ("Hello!", "Hello there!", "Hey!"),
@@ -47,20 +63,8 @@ _ENGLISH = _Language(
         "You are welcome.": ("Thank you.", "Thanks!", "Thanks a lot!"),
         "Goodbye!": ("Bye!", "Goodbye!", "See you!"),
     },
-    names=tuple(
-        (
-            "Ada Alan Alice Anna Ben Bob Clara Claude Dana David Edith Emma Emmy Eric Erik Felix Flora Frank Frida Grace "
-            "Greta Hana Hannah Harry Helen Henry Ida Ivan Jack Jane Jonas Julia Karl Kate Kim Laura Leo Lina Louis Lucy "
-            "Maria Mark Mary Max Mia Nina Noah Nora Olga Oscar Paul Peter Rosa Ruth Sam Sara Simon Sofia Tom Vera Victor "
-            "Yuri Yuna Zoe"
-        ).split()
-    ),
-    towns=tuple(
-        (
-            "Athens Berlin Bonn Boston Busan Cairo Daegu Delhi Dublin Geneva Hanoi Jeju Lima Lisbon London Lyon Madrid "
-            "Milan Moscow Nairobi Oslo Paris Porto Prague Quito Riga Rome Seoul Tokyo Turin Vienna Warsaw Zurich"
-        ).split()
-    ),
+    names=_ENGLISH_NAMES,
+    towns=_ENGLISH_TOWNS,
     tell={
         "name": (("My name is {}.", "I am {}.", "Call me {}."), "Nice to meet you, {}."),
         "town": (("I live in {}.", "My home is in {}."), "{} is a nice place."),
@@ -82,7 +86,6 @@ _ENGLISH = _Language(
         "-": (("What is {} minus {}?", "How much is {} minus {}?", "{} minus {}?"), "{} minus {} is {}."),
     },
 )
-_SYLLABLES = "가나다미민서소수아연영우유윤은지진하현호"
 _KOREAN = _Language(
     fixed={
         "안녕!": ("안녕!", "안녕?"),
@@ -94,10 +97,8 @@ _KOREAN = _Language(
         "천만에요.": ("고마워요.", "감사합니다.", "정말 고마워요."),
         "안녕히 가세요!": ("안녕히 계세요.", "잘 가요.", "다음에 또 만나요."),
     },
-    names=tuple(first + second for first in _SYLLABLES for second in _SYLLABLES if first != second),
-    towns=tuple(
-        "강릉 경주 광주 대구 대전 부산 서울 수원 순천 안동 양양 여수 울산 원주 인천 전주 제주 진주 청주 춘천 포항".split()
-    ),
+    names=_KOREAN_NAMES,
+    towns=_KOREAN_TOWNS,
     tell={
         "name": (
             ("제 이름은 {}입니다.", "저는 {}입니다.", "저를 {} 님이라고 불러 주세요."),

@@ -42,12 +42,12 @@ _MONITORED = {"small_talk": "exact", "chatterbot": "exact", "simulated": "joint"
 
 
 class Conversation(TextToText):
-    """Reply in a conversation. The source is the conversation so far, the target is the reply:
+    """Reply in a conversation.
 
         source   my name is ada. | nice to meet you, ada. | what is my name?
         target   Your name is Ada.
 
-    The corpora:
+    The source is the conversation so far, in lower case; source and target have one vocabulary. The corpora:
 
     - ``small_talk``: generated, in English and Korean: greetings, additions, and questions about the name and the home
       that the user has said one or two exchanges earlier;
@@ -57,24 +57,25 @@ class Conversation(TextToText):
       own splits: 384, 120 and 264 dialogues. The target is the acts of the system, sorted, and then its utterance:
       ``REQUEST(date) REQUEST(time) || when ?``.
 
-    Sources are in lower case, and source and target have one vocabulary. ``small_talk`` assigns exchanges to splits by
-    the whole conversation so far; an utterance without a variable part that begins a conversation, such as "Hello!", is
-    always in training. ``chatterbot`` assigns them by source. Both orders depend on the text only.
+    ``small_talk`` assigns exchanges to splits by the whole conversation so far; an utterance without a variable part
+    that begins a conversation, such as "Hello!", is always in training. ``chatterbot`` assigns them by source. Both
+    orders depend on the text only.
 
     Metrics of ``small_talk``: ``exact``, and ``recall``, the same for the replies that repeat something said earlier.
     Of ``chatterbot``: ``exact``, the fraction of the replies that the corpus has for the same source. Of ``simulated``:
-    ``act_f1``, ``slot_f1`` and ``joint`` (see `rnnlab.tasks.text._simulated.score_acts`), and ``bleu``, sacrebleu's BLEU
-    of the utterance. Without a validation set, the only metric is the loss.
+    ``act_f1``, ``slot_f1`` and ``joint`` (see `rnnlab.tasks.text._simulated.score_acts`), and ``bleu``, the BLEU of
+    sacrebleu for the utterances. Without a validation set, the only metric is the loss.
 
     Args:
-        seed, data_root, vocabulary, vocabulary_size, min_count, batch_size, beam_size, longest_output: see `TextToText`.
+        seed, data_root: see `TextToText`.
         corpus: ``small_talk``, ``chatterbot`` or ``simulated``.
         languages: languages of ``small_talk`` (english, korean) or ``chatterbot``; not for ``simulated``.
         turns: largest number of utterances of a source.
-        max_length: largest number of characters of an utterance; exchanges with a longer one are left out; 0 for no
-            limit.
+        max_length: largest number of characters of an utterance; exchanges with a longer one are left out, not of
+            ``simulated``; 0 for no limit.
         eval_size: number of exchanges of the validation set, and of the test set, not for ``simulated``; 0 to train on
             all exchanges; null: 500 for ``small_talk`` and 0 for ``chatterbot``.
+        vocabulary, vocabulary_size, min_count, batch_size, beam_size, longest_output: see `TextToText`.
 
     Raises:
         InputError: the corpus cannot be read, or does not have the languages.
@@ -117,7 +118,7 @@ class Conversation(TextToText):
     def exchanges(self) -> dict[str, list[Exchange]]:
         """The exchanges of each split."""
         if self.corpus == "simulated":
-            return {split: self._short(found) for split, found in read_simulated(self.data_root).items()}
+            return read_simulated(self.data_root)
         if self.corpus == "chatterbot":
             found, self.broken = read_chatterbot(self.languages)
             return self._split(self._short(found), self._source)
@@ -199,8 +200,8 @@ class Conversation(TextToText):
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Baselines ``unigram``, token frequencies in training, and ``most frequent``, always the same reply.
 
-        The reply is the most frequent of the training set; for ``simulated``, it is the most frequent reply with the most
-        frequent acts.
+        The reply is the most frequent of the training set; for ``simulated``, it is the most frequent reply with the
+        most frequent acts.
         """
         size = len(self.vocabularies[1])
         targets = {name: torch.cat([target for _, target in self.encoded[name]]) for name in ("train", split)}
