@@ -28,7 +28,7 @@ _HELD_OUT = {"small_talk": 500, "chatterbot": 0}
 _METRICS = {
     "small_talk": {
         "exact": Metric("of the replies right", "higher"),
-        "recall": Metric("of the replies that repeat something said earlier right", "higher"),
+        "recall": Metric("of the replies about earlier turns right", "higher"),
     },
     "chatterbot": {"exact": Metric("of the replies in the corpus", "higher")},
     "simulated": {
