@@ -21,7 +21,7 @@ def converse(reply: Callable[[str], Iterator[str]], ends: Collection[str] = ()) 
     is_terminal = sys.stdin.isatty()
     while True:
         try:
-            line = input("> " if is_terminal else "")
+            line = input("> ") if is_terminal else _next_line()
         except (EOFError, KeyboardInterrupt) as end:
             if is_terminal:
                 print()  # the prompt of the shell starts a new line
@@ -36,6 +36,18 @@ def converse(reply: Callable[[str], Iterator[str]], ends: Collection[str] = ()) 
             print_pieces(reply(line))
         except InputError as error:
             complain(str(error))
+
+
+def _next_line() -> str:
+    """The next line of standard input; `input` would discard a Ctrl-C that comes while it flushes standard error.
+
+    Raises:
+        EOFError: the input has ended.
+    """
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
 
 
 def print_pieces(pieces: Iterator[str]) -> None:

@@ -15,7 +15,7 @@ CONVERSATIONS = 12_000
 """Number of conversations, over all languages."""
 LONGEST_CONVERSATION = 3
 """Largest number of exchanges of a conversation."""
-LARGEST_NUMBER = 10
+LARGEST_NUMBER = 9
 """Largest number of an addition or subtraction."""
 
 
@@ -143,7 +143,7 @@ def _converse(language: _Language, pick: Callable[[Sequence[Any]], Any]) -> list
     found = []
     length = pick(range(1, LONGEST_CONVERSATION + 1))
     for place in range(length):
-        kinds = ["fixed", "sum", "tell", "ask"]
+        kinds = ["fixed", "sum", "sum", "tell", "ask"]
         if place == 0:
             kinds += ["tell"] * 4
         elif told and place == length - 1:
