@@ -204,6 +204,7 @@ def test_chatterbot_has_the_lines_of_the_package():
     assert len(plain) > 10
     for entry in plain:
         assert (entry[0], entry[1]) in pairs
+    assert len(pairs) == len(task.pairs["train"]), "the corpus repeats some conversations a hundred times"
     assert any("broken entries" in line for line in task.describe())
     with pytest.raises(InputError, match=r"the corpus chatterbot has .*english.*korean"):
         Conversation(corpus="chatterbot", languages=["klingon"]).pairs  # noqa: B018

@@ -52,7 +52,7 @@ class Conversation(TextToText):
     - ``small_talk``: generated, in English and Korean: greetings, additions, and questions about the name and the home
       that the user has said one or two exchanges earlier;
     - ``chatterbot``: the conversations of the package chatterbot-corpus, in many languages; each utterance is the reply
-      to the previous ones;
+      to the previous ones, and repeated exchanges are kept once;
     - ``simulated``: dialogues about cinema tickets in English (sim-M of Shah et al., 2018, arXiv:1801.04871), with its
       own splits: 384, 120 and 264 dialogues. The target is the acts of the system, sorted, and then its utterance:
       ``REQUEST(date) REQUEST(time) || when ?``.
@@ -121,7 +121,7 @@ class Conversation(TextToText):
             return read_simulated(self.data_root)
         if self.corpus == "chatterbot":
             found, self.broken = read_chatterbot(self.languages)
-            return self._split(self._short(found), self._source)
+            return self._split(self._short(list(dict.fromkeys(found))), self._source)
         return self._split(self._short(small_talk(self.languages)), lambda exchange: SEPARATOR.join(exchange.history))
 
     def _source(self, exchange: Exchange) -> str:
