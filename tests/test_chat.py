@@ -75,7 +75,7 @@ def test_a_line_of_unknown_tokens_is_reported_and_not_kept(run):
 
 
 def test_an_empty_line_has_an_empty_answer_and_a_long_line_is_reported(run):
-    done = chat(f"run={run}", "length=15", input=f"hello\n\n{'hello ' * 200}\nhi\n")
+    done = chat(f"run={run}", "length=15", input=f"hello\n |\n{'hello ' * 200}\nhi\n")
     answers = chat(f"run={run}", "length=15", input="hello\nhi\n").stdout.splitlines()
     assert done.stdout.splitlines() == [answers[0], "", answers[1]]
     assert done.stderr.count("\n") == 1

@@ -143,6 +143,7 @@ def test_without_a_validation_set_everything_is_in_training(task):
         ({"turns": 0}, "task.turns=0 must be at least 1"),
         ({"max_length": -1}, "task.max_length=-1 must be at least 0"),
         ({"eval_size": -1}, "task.eval_size=-1 must be at least 0"),
+        ({"corpus": "simulated", "eval_size": 9}, "the corpus simulated has its own splits; omit task.eval_size"),
     ],
 )
 def test_a_wrong_option_is_refused(options, says):

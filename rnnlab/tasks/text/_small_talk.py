@@ -141,11 +141,12 @@ def _converse(language: _Language, pick: Callable[[Sequence[Any]], Any]) -> list
     told: dict[str, str] = {}
     utterances: list[str] = []
     found = []
-    length = pick(range(1, LONGEST_CONVERSATION + 1))
+    lengths = range(1, LONGEST_CONVERSATION + 1)
+    length = max(pick(lengths), pick(lengths))  # longer conversations are more frequent
     for place in range(length):
         kinds = ["fixed", "sum", "sum", "tell", "ask"]
         if place == 0:
-            kinds += ["tell"] * 4
+            kinds += ["tell"] * 8
         elif told and place == length - 1:
             kinds += ["ask"] * 8
         kind = pick(kinds)

@@ -105,11 +105,18 @@ class Conversation(TextToText):
             raise InputError(f"task.languages={list(languages)} must be different languages, for example [english]")
         if corpus == "small_talk" and not set(languages) <= set(LANGUAGES):
             raise InputError(f"task.languages={list(languages)}: the corpus small_talk has {', '.join(LANGUAGES)}")
+        if corpus == "simulated" and eval_size is not None:
+            raise InputError(
+                f"task.eval_size={eval_size}: the corpus simulated has its own splits; omit task.eval_size"
+            )
         self.corpus, self.languages, self.turns, self.max_length = corpus, languages, turns, max_length
-        self.eval_size = _HELD_OUT.get(corpus, 1) if eval_size is None or corpus == "simulated" else eval_size
-        self.splits = ("train", "valid", "test") if self.eval_size else ("train",)
-        self.monitor = _MONITORED[corpus] if self.eval_size else "loss"
-        self.metrics = {"loss": Metric("nats per token"), **(_METRICS[corpus] if self.eval_size else {})}
+        self.eval_size = _HELD_OUT.get(corpus) if eval_size is None else eval_size
+        self.metrics = {"loss": Metric("nats per token")}
+        if self.eval_size == 0:
+            self.splits, self.monitor = ("train",), "loss"
+        else:
+            self.monitor = _MONITORED[corpus]
+            self.metrics |= _METRICS[corpus]
         self.broken = 0
 
     __init__ = partialmethod(__init__, vocabulary="character")
@@ -244,7 +251,8 @@ class Conversation(TextToText):
         return super().encode_source(text.lower())
 
     def heard(self, line: str) -> str:
-        """A line of a user in the form of the corpus."""
+        """A line of a user in the form of the corpus, without separators."""
+        line = line.replace(SEPARATOR.strip(), " ")
         return spaced(line) if self.corpus == "simulated" else tidy(line)
 
     def spoken(self, reply: str) -> str:
@@ -285,10 +293,9 @@ class Dialogue(Writer):
             InputError: the line is too long, or the vocabulary has none of its tokens; the conversation is unchanged.
         """
         heard = self.task.heard(line)
-        if not heard:
+        if len(self.task.encode_source(heard)) == 1:  # only END
             yield ""
             return
-        self.task.encode_source(joined([heard], 1))
         history = [*self.history, heard]
         while len(self.task.vocabularies[0].encode(joined(history, self.task.turns))) > LONGEST:
             del history[0]
@@ -306,7 +313,7 @@ class Dialogue(Writer):
 
 def joined(utterances: Sequence[str], turns: int) -> str:
     """The source of a conversation: its last ``turns`` utterances in lower case, without separators of their own."""
-    return SEPARATOR.join(text.lower().replace("|", " ") for text in utterances[-turns:])
+    return SEPARATOR.join(text.lower().replace(SEPARATOR.strip(), " ") for text in utterances[-turns:])
 
 
 def _hash(text: str) -> int:
