@@ -93,7 +93,7 @@ def animation(videos: list[np.ndarray], titles: list[str]) -> bytes | None:
     height, width = (_SCALE * size for size in videos[0].shape[1:3])
     beside = 20 + 7 * max(len(line) for title in titles for line in title.split("\n"))
     frames = []
-    for time in range(max(map(len, videos)) + 3):  # the end is shown longer
+    for time in range(max(map(len, videos))):
         canvas = Image.new("RGB", (width + beside, len(videos) * (height + 4)), "white")
         for row, (video, title) in enumerate(zip(videos, titles, strict=True)):
             frame = Image.fromarray(video[min(time, len(video) - 1)])
@@ -101,7 +101,8 @@ def animation(videos: list[np.ndarray], titles: list[str]) -> bytes | None:
             ImageDraw.Draw(canvas).text((width + 8, row * (height + 4) + height // 3), title, fill=INK)
         frames.append(canvas)
     buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=200, loop=0)
+    times = [200] * (len(frames) - 1) + [1000]  # in milliseconds
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
     return buffer.getvalue()
 
 

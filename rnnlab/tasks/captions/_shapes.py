@@ -12,7 +12,7 @@ from rnnlab.tasks.captions.base import Example
 
 SIDE = 32
 """Height and width of a picture."""
-RADII = {"small": 2.8, "large": 4.8}
+RADII = {"small": 2.8, "large": 4.4}
 """Radius of a shape in pixels."""
 _MARGIN, _GAP, _SHIFT = 5.0, 10.0, 3.0
 _COLUMNS = 40

@@ -23,8 +23,8 @@ from rnnlab.tasks.text.base import teacher_forced
 from rnnlab.vocabulary import END, START, Vocabulary, learn, restored, tidy
 
 HELD_OUT = ("captions", "scenes")
-"""What is in one split only. ``captions``: no caption is in two splits. ``scenes``: a caption may be in several splits, but
-the same shapes at the same positions are not."""
+"""What is in one split only. ``captions``: no caption is in two splits. ``scenes``: a caption may be in several splits,
+but the same shapes at the same positions are not."""
 SHOWN = 4
 """Number of pictures of a sample."""
 _ALIGNED = 8
