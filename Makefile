@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all compare acceptance why lint tensorboard clean
+.PHONY: train test test-all compare acceptance results why lint tensorboard clean
 
 train: .venv/ready ## train the default character model and print samples of text
 	@$(BIN)/rnnlab train $(ARGS)
@@ -21,6 +21,9 @@ compare: .venv/ready ## train four models of equal size on three tasks and write
 
 acceptance: .venv/ready ## run the acceptance experiments and write docs/acceptance.md; ARGS="adding parity" for some, ARGS=long=true for all
 	@$(BIN)/python scripts/acceptance.py $(ARGS)
+
+results: .venv/ready ## run the recipes and write docs/results.md; ARGS="tatoeba dates" for some, ARGS=long=true for all
+	@$(BIN)/python scripts/results.py $(ARGS)
 
 why: .venv/ready ## plot gradients over 200 steps before and after training, for docs/why_training_is_hard.md; takes minutes
 	@$(BIN)/python scripts/why_training_is_hard.py $(ARGS)

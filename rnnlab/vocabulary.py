@@ -16,21 +16,49 @@ FIRST = 3
 """The first token that stands for text."""
 
 KINDS = ("character", "word", "bpe")
+BYTES = 256
+"""Smallest size of a ``bpe`` vocabulary: one piece for each byte."""
+
 _WORD = re.compile(r" ?\w+| ?[^\w\s]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_JOINERS = "\u200c\u200d"
+"""Zero-width characters within words (Persian) and between the parts of an emoji."""
+_SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
 
 
 def words(text: str) -> list[str]:
     """Split a text into words and punctuation marks; each piece starts with the space before it, if there is one.
 
     The pieces of "I'm here." are " I", "'", "m", " here" and ".": their concatenation is the text after a space, with
-    every run of white space replaced by one space.
+    every run of white space replaced by one space. Combining characters belong to their word, and the parts of an emoji
+    are one piece.
     """
-    return _WORD.findall(" " + tidy(text))
+    pieces: list[str] = []
+    for piece in _WORD.findall(" " + tidy(text)):
+        if pieces and piece[0] != " " and _continues(piece[0], pieces[-1]):
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return pieces
+
+
+def _continues(first: str, before: str) -> bool:
+    """Whether a piece that starts with the character ``first`` belongs to the piece before it."""
+    if first in _JOINERS or first in _SKIN_TONES or before[-1] in _JOINERS or _is_mark(first):
+        return True
+    return first.isalnum() and _is_mark(before[-1]) and before.strip()[0].isalnum()
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M")
 
 
 def tidy(text: str) -> str:
-    """The text in composed Unicode form (NFC), with single spaces and without spaces at both ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """The text in composed Unicode form (NFC), with single spaces and without spaces at both ends.
+
+    Bytes that are not UTF-8, which Python reads as surrogates, become U+FFFD.
+    """
+    return " ".join(unicodedata.normalize("NFC", _SURROGATE.sub("\ufffd", text)).split())
 
 
 class Vocabulary:
@@ -57,7 +85,7 @@ class Vocabulary:
 
     def spell(self, tokens: Iterable[int]) -> list[str]:
         """A label for each token, for figures."""
-        return [_LABELS[token] if token < FIRST else self.decode([token]).strip() for token in tokens]
+        return [_LABELS[token] if token < FIRST else self.decode([token]).strip() or "␣" for token in tokens]
 
     def memory(self) -> dict[str, Any]:
         """The vocabulary as plain containers; see `restored`."""
@@ -93,13 +121,13 @@ class _Listed(Vocabulary):
     def __len__(self) -> int:
         return FIRST + len(self.pieces)
 
-    def encode(self, text: str) -> list[int]:  # noqa: D102
+    def encode(self, text: str) -> list[int]:
         return [self._tokens.get(piece, UNKNOWN) for piece in self.split(text)]
 
-    def decode(self, tokens: Iterable[int]) -> str:  # noqa: D102
+    def decode(self, tokens: Iterable[int]) -> str:
         return "".join(self.pieces[token - FIRST] for token in tokens if token >= FIRST).strip()
 
-    def memory(self) -> dict[str, Any]:  # noqa: D102
+    def memory(self) -> dict[str, Any]:
         return {"kind": self.kind, "pieces": self.pieces}
 
 
@@ -137,6 +165,11 @@ class BytePairs(Vocabulary):
     def learn(cls, texts: Iterable[str], size: int, min_count: int) -> BytePairs:
         """Merge the most frequent pairs of ``texts`` until there are ``size`` pieces or a pair is too rare."""
         library = _tokenizers()
+        if size < BYTES:
+            raise InputError(
+                f"task.vocabulary_size={size} must be at least {BYTES} for task.vocabulary=bpe, "
+                "which has a token for each byte"
+            )
         made = library.Tokenizer(library.models.BPE())
         made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
         made.decoder = library.decoders.ByteLevel()
@@ -163,16 +196,17 @@ class BytePairs(Vocabulary):
 
 
 def learn(kind: str, texts: Iterable[str], size: int = 8000, min_count: int = 1) -> Vocabulary:
-    """Learn a vocabulary from texts; the result does not depend on their order, but for ``bpe``.
+    """Learn a vocabulary from texts; the result does not depend on their order.
 
     Args:
         kind: ``character``, ``word`` or ``bpe``.
         texts: the training texts.
-        size: largest number of pieces; START, END and UNKNOWN are not counted.
+        size: largest number of pieces, for ``bpe`` at least 256; START, END and UNKNOWN are not counted.
         min_count: how often a piece, or for ``bpe`` a pair, must occur.
 
     Raises:
-        InputError: the kind is unknown, ``tokenizers`` is not installed for ``bpe``, or no piece is left.
+        InputError: the kind is unknown, no piece is left, or for ``bpe`` the size is too small or ``tokenizers`` is not
+            installed.
     """
     if kind not in KINDS:
         raise InputError(f"task.vocabulary={kind!r} is not one of {', '.join(KINDS)}")

@@ -18,82 +18,25 @@ above_run, margin   the score must exceed that of another run by this margin
 score               ``mean`` over seeds (the default), or ``best`` seed; the page shows both
 """
 
-import json
-import os
-import statistics
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import experiments
 import torch
-import yaml
 
-from rnnlab import tasks
-from rnnlab.training.directory import RunDirectory
-
-ROOT = Path(__file__).resolve().parents[1]
-FILES = ROOT / "conf" / "experiment" / "acceptance"
-RUNS = Path("runs") / "acceptance"
+GROUP = "acceptance"
+RUNS = Path("runs") / GROUP
 
 
 def read(name: str) -> dict[str, Any]:
     """Return the section ``acceptance`` of an experiment's file."""
-    return yaml.safe_load((FILES / f"{name}.yaml").read_text())["acceptance"]
-
-
-def directory(name: str, run: str, seed: int) -> Path:
-    """Return the directory of a run."""
-    return RUNS / name / f"{run}-s{seed}"
-
-
-def train(name: str, run: str, overrides: list[str], seed: int) -> None:
-    """Train one run with one thread in its own process, and print its status."""
-    place = directory(name, run, seed)
-    command = [sys.executable, "-m", "rnnlab", "train", f"experiment=acceptance/{name}", *overrides, f"seed={seed}"]
-    command += [f"run_dir={place}", "logger.progress=false"]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
-    last = (done.stdout + done.stderr).strip().splitlines()
-    ended = RunDirectory(place).summary()
-    print(f"{place}: {ended['status'] if ended else last[-1] if last else 'no output'}", flush=True)
-
-
-def value(expectation: dict[str, Any], run: Path) -> float | None:
-    """Return the value of an expectation for one run.
-
-    It is None if the run is not finished, and the worst infinity if it diverged.
-    """
-    summary = RunDirectory(run).summary()
-    if summary is None or summary["status"] == "stopped":
-        return None
-    split, name = expectation["value"].split("/")
-    task = tasks.find(summary["task"])
-    lower = task.metrics[name].better == "lower"
-    if summary["status"] == "diverged":
-        return float("inf") if lower else float("-inf")
-    if split == "test":
-        found = summary["test"][name]
-    else:
-        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-        until = expectation.get("until", summary["steps"])
-        values = [line[name] for line in lines if line["split"] == split and line["step"] <= until]
-        found = min(values) if lower else max(values)
-    if "over" in expectation:
-        found /= summary["baselines"][split][expectation["over"]][name]
-    return found
+    return experiments.read(GROUP, name)
 
 
 def scores(expectation: dict[str, Any], name: str, run: str, seeds: list[int]) -> dict[str, Any] | None:
     """Return mean, best and single values of a run over its seeds, or None if a seed is not finished."""
-    values = [value(expectation, directory(name, run, seed)) for seed in seeds]
-    if None in values:
-        return None
-    metric = tasks.find(RunDirectory(directory(name, run, seeds[0])).summary()["task"]).metrics
-    better = min if metric[expectation["value"].split("/")[1]].better == "lower" else max
-    return {"mean": statistics.fmean(values), "best": better(values), "single": values}
+    return experiments.scores(expectation, [experiments.directory(GROUP, name, run, seed) for seed in seeds])
 
 
 def judge(expectation: dict[str, Any], name: str, seeds: list[int]) -> list[str]:
@@ -128,7 +71,7 @@ def table(before: str = "") -> str:
     Args:
         before: the existing page; sections of experiments without runs here are copied from it.
     """
-    sections = {part.splitlines()[0]: part.rstrip("\n") for part in before.split("\n## ")[1:]}
+    sections = experiments.sections(before)
     lines = [
         "# Acceptance",
         "",
@@ -142,13 +85,12 @@ def table(before: str = "") -> str:
         "",
         f"torch {torch.__version__}, CPU, float32.",
     ]
-    for file in sorted(FILES.glob("*.yaml")):
+    for file in experiments.files(GROUP):
         about, has_run = read(file.stem), (RUNS / file.stem).exists()
         if file.stem in sections and not has_run and "pending" not in about:
-            lines += ["", f"## {sections[file.stem]}"]
+            lines += ["", f"## {file.stem}", "", sections[file.stem]]
             continue
-        title = file.read_text().splitlines()[1].removeprefix("# ")
-        lines += ["", f"## {file.stem}", "", f"{title} Source: {about['source']}.", ""]
+        lines += ["", f"## {file.stem}", "", f"{experiments.title(file)} Source: {about['source']}.", ""]
         lines += [f"Earlier result: {about['before']}.", ""] if "before" in about else []
         lines += [f"Finding: {about['found']}.", ""] if "found" in about else []
         if "pending" in about and not has_run:
@@ -160,21 +102,16 @@ def table(before: str = "") -> str:
 
 def main(arguments: list[str]) -> None:
     """Run the named experiments and write the page."""
-    options = {"long": "false", "jobs": str(os.cpu_count()), "out": str(ROOT / "docs" / "acceptance.md")}
-    known = sorted(file.stem for file in FILES.glob("*.yaml"))
-    names = [argument for argument in arguments if "=" not in argument]
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    wrong = [name for name in names if name not in known] + [key for key in given if key not in options]
-    if wrong:
-        sys.exit(f"unknown: {', '.join(wrong)}; experiments: {', '.join(known)}; options: {', '.join(options)}")
-    options |= given
+    names, options = experiments.arguments(GROUP, arguments)
+    known = [file.stem for file in experiments.files(GROUP)]
     chosen = names or [name for name in known if options["long"] == "true" or not read(name).get("long")]
-    with ThreadPoolExecutor(int(options["jobs"])) as pool:
-        for name in chosen:
-            about = read(name)
-            for seed in about["seeds"]:
-                for run, overrides in about["runs"].items():
-                    pool.submit(train, name, run, overrides, seed)
+    runs = [
+        (name, run, overrides, seed)
+        for name in chosen
+        for seed in read(name)["seeds"]
+        for run, overrides in read(name)["runs"].items()
+    ]
+    experiments.train_all(GROUP, runs, int(options["jobs"]))
     page = Path(options["out"])
     page.write_text(table(page.read_text() if page.exists() else ""))
     print(f"Written: {page}")

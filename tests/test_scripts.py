@@ -1,11 +1,13 @@
 """The scripts of a checkout run."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import processes
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,3 +119,192 @@ def test_an_argument_that_is_no_option_brings_the_usage(name):
     assert done.returncode == 1
     assert f"python scripts/{name} [" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _result(folder, run, seed, exact, bleu, status="finished", name="numbers", **machine):
+    """A finished run of an experiment of the results."""
+    place = folder / "runs" / "results" / name / f"{run}-s{seed}"
+    (place / "written" / "test").mkdir(parents=True)
+    (place / "config.yaml").write_text("seed: 0\n")
+    (place / "metrics.jsonl").write_text("")
+    summary = {
+        "status": status,
+        "task": "translation",
+        "cell": run,
+        "steps": 600,
+        "parameters": 1_234_567,
+        "seconds": 100.0 + 20 * seed,
+        "machine": {"processor": "Abacus 9", "cores": 2, "threads": 1, "device": "cpu"} | machine,
+        "test": {"exact": exact, "bleu": bleu, "chrf": 40.0, "loss": 0.1},
+    }
+    (place / "summary.json").write_text(json.dumps(summary))
+    scores = f"BLEU = {bleu} 47.6/0.4 (BP = 0.2) nrefs:1|case:mixed|tok:13a\nchrF2 = 2.73 nrefs:1|nc:6\n"
+    (place / "written" / "test" / "scores.txt").write_text(scores)
+
+
+def _results(folder, code):
+    """Run code after an import of results, in a folder with runs."""
+    start = "import sys; sys.path.insert(0, sys.argv[1]); import results, pathlib; "
+    done = subprocess.run(
+        [processes.programs() / "python", "-c", start + code, ROOT / "scripts"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _section(page, name):
+    return page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
+def _rows(section):
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    header, *rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+
+def test_results_tabulates_what_there_is(tmp_path):
+    for seed in range(3):
+        _result(tmp_path, "gru", seed, exact=0.992 + 0.002 * seed, bleu=99.5)
+        _result(tmp_path, "rnn", seed, exact=[0.5, 0.999, 1.0][seed], bleu=80, device="Slide Rule 5")
+    _result(tmp_path, "lstm", 1, exact=1.0, bleu=100)
+    _result(tmp_path, "lstm", 2, exact=1.0, bleu=100, status="stopped")
+    section = _section(_results(tmp_path, "print(results.table())"), "numbers")
+    rows = _rows(section)
+    assert rows["gru"] == {
+        "run": "gru",
+        "cell": "gru",
+        "seeds": "0, 1, 2",
+        "test exact, mean (each seed)": "0.994 (0.992, 0.994, 0.996)",
+        "test bleu, mean (each seed)": "99.5 (99.5, 99.5, 99.5)",
+        "parameters": "1,234,567",
+        "training time of a run": "120 s",
+        "processor": "Abacus 9, 1 thread",
+        "goal": "test exact above 0.99: yes",
+    }
+    assert rows["rnn"]["goal"] == "test exact above 0.99: **no**"  # the best seed does not count
+    assert rows["rnn"]["processor"] == "Slide Rule 5"
+    assert rows["lstm"]["seeds"] == "1 (of 3)"
+    assert rows["lstm"]["goal"] == "test exact above 0.99: not run"
+    assert "Signature of sacrebleu: BLEU `nrefs:1|case:mixed|tok:13a`." in section
+    assert "chrF2" not in section  # numbers.yaml does not show chrF
+
+
+def test_results_shows_a_diverged_run_as_such(tmp_path):
+    for seed in range(3):
+        _result(tmp_path, "gru", seed, exact=1.0, bleu=100, status="diverged" if seed == 1 else "finished")
+    row = _rows(_section(_results(tmp_path, "print(results.table())"), "numbers"))["gru"]
+    assert row["test exact, mean (each seed)"] == "diverged (1, diverged, 1)"
+    assert row["goal"] == "test exact above 0.99: **no**"
+
+
+def test_results_compares_a_run_with_another(tmp_path):
+    for seed, without in enumerate((25.0, 26.0, 26.5)):
+        _result(tmp_path, "gru_attention", seed, exact=0.1, bleu=30 + seed, name="tatoeba")
+        if seed < 2:
+            _result(tmp_path, "gru_no_attention", seed, exact=0.1, bleu=without, name="tatoeba")
+    goals = []
+    for third in (26.0, 27.5):  # 31 is above the mean by 5.33, and then by 4.83
+        rows = _rows(_section(_results(tmp_path, "print(results.table())"), "tatoeba"))
+        goals.append(rows["gru_attention"]["goal"])
+        shutil.rmtree(tmp_path / "runs/results/tatoeba/gru_no_attention-s2", ignore_errors=True)
+        _result(tmp_path, "gru_no_attention", 2, exact=0.1, bleu=third, name="tatoeba")
+    goals.append(_rows(_section(_results(tmp_path, "print(results.table())"), "tatoeba"))["gru_attention"]["goal"])
+    start = "test bleu above 26: yes; test bleu above gru_no_attention by 5: "
+    assert goals == [start + "not run", start + "yes", start + "**no**"]
+
+
+def test_results_keeps_the_rows_of_runs_that_are_not_here(tmp_path):
+    for seed in range(3):
+        _result(tmp_path, "gru", seed, exact=1.0, bleu=99.5)
+        _result(tmp_path, "lstm", seed, exact=1.0, bleu=99.5)
+    page = tmp_path / "page.md"
+    write = "page = pathlib.Path('page.md'); before = page.read_text() if page.exists() else ''; "
+    write += "page.write_text(results.table(before))"
+    _results(tmp_path, write)
+    first = page.read_text()
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    _results(tmp_path, write)
+    assert page.read_text() == first
+    _result(tmp_path, "lstm", 0, exact=0.25, bleu=25)
+    page.write_text(first + "\n## no_more\n\nold\n")
+    _results(tmp_path, write)
+    old, new = (_rows(_section(text, "numbers")) for text in (first, page.read_text()))
+    assert new["gru"] == old["gru"]
+    assert new["lstm"]["test exact, mean (each seed)"] == "0.25 (0.25)"
+    assert new["rnn"]["goal"] == "not run"
+    assert "no_more" not in page.read_text()
+    pending = "read = results.read; results.read = lambda name: read(name) | {'pending': 'it takes an hour'}; "
+    (tmp_path / "runs").rename(tmp_path / "elsewhere too")
+    _results(tmp_path, pending + write)
+    section = _section(page.read_text(), "numbers")
+    assert "\nNot run yet with these settings: it takes an hour.\n" in section
+    assert _rows(section)["gru"]["goal"] == "not run"
+
+
+def test_long_runs_of_the_results_train_on_demand(tmp_path):
+    code = (
+        "print(*[[run for name, run, given, seed in results.chosen(names, long) if seed == 0] "
+        "for names, long in ((['multi30k'], False), (['multi30k'], True), ([], False))], sep='\\n')"
+    )
+    short, everything, all_short = (
+        json.loads(line.replace("'", '"')) for line in _results(tmp_path, code).splitlines()
+    )
+    assert short == ["gru"]
+    assert everything == ["gru", "gru_long"]
+    assert {"gru_attention", "gru", "lstm"} <= set(all_short)
+    assert "gru_long" not in all_short
+
+
+def test_results_names_what_it_does_not_know(tmp_path):
+    done = subprocess.run(
+        [processes.programs() / "python", ROOT / "scripts" / "results.py", "numbers", "letters", "fast=true"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "unknown: letters, fast; experiments: " in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_results_trains_a_recipe_once(tmp_path):
+    """The whole way from a file to the page, with a recipe of two training steps."""
+    code = (
+        "read = results.read; short = ['task.eval_size=20', 'trainer.steps=2', 'trainer.eval_every=2', "
+        "'model.hidden_size=8', 'task.longest_output=5']; "
+        "results.read = lambda name: read(name) | "
+        "{'seeds': [0], 'runs': {'gru': ['cell=gru', *short]} if name == 'numbers' else {}, 'goals': []}; "
+        "results.main(['numbers', 'jobs=1', 'out=page.md'])"
+    )
+    first = _results(tmp_path, code)
+    assert "runs/results/numbers/gru-s0: finished" in first
+    row = _rows(_section((tmp_path / "page.md").read_text(), "numbers"))["gru"]
+    assert row["cell"] == "gru"
+    assert row["seeds"] == "0"
+    assert row["processor"].endswith(", 1 thread")
+    checkpoint = tmp_path / "runs" / "results" / "numbers" / "gru-s0" / "checkpoints" / "last.pt"
+    written = checkpoint.stat().st_mtime_ns
+    _results(tmp_path, code)
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "conf" / "experiment" / "results").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_a_recipe_states_its_goal_and_its_sources(file):
+    about = yaml.safe_load(file.read_text())["results"]
+    assert len(set(about["seeds"])) == 3
+    assert about["goals"]
+    for goal in about["goals"]:
+        assert goal["value"] in about["metrics"]
+        assert {goal["run"], goal.get("above_run", goal["run"])} <= set(about["runs"])
+        assert {"above", "below", "margin"} & set(goal)
+    assert about["published"] or about["note"], "give published numbers, or say why there are none"
+    for published in about["published"]:
+        assert set(published) == {"result", "model", "convention", "source"}

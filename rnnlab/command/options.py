@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from textwrap import wrap
@@ -62,6 +63,19 @@ def read(kind: type[Options], arguments: list[str]) -> Options:
         if one.default is REQUIRED and one.name not in given:
             raise InputError(f"{name}= is missing; give the directory of a run")
     return kind(**given)
+
+
+def read_with_texts(kind: type[Options], arguments: list[str]) -> tuple[Options, list[str]]:
+    """Parse arguments like `read`, and return the arguments that are texts, not options.
+
+    An argument of the form ``word=value`` is an option, and so is the first existing directory without ``run=``.
+    """
+    has_run = any(argument.startswith("run=") for argument in arguments)
+    given, texts = [], []
+    for argument in arguments:
+        is_run = not has_run and not given and not texts and Path(argument).is_dir()
+        (given if is_run or re.match(r"[\w.-]+=", argument) else texts).append(argument)
+    return read(kind, given), texts
 
 
 def usage(name: str, command: ModuleType) -> str:

@@ -25,7 +25,7 @@ from rnnlab.training.settings import GROUPS
 CHOICES = (*GROUPS, "experiment")
 """The groups for which a file can be chosen."""
 
-OF_EXPERIMENTS = ("acceptance", "runs")
+OF_EXPERIMENTS = ("acceptance", "results", "runs")
 """Sections of an experiment file that are read by scripts; they are not options of a run."""
 
 

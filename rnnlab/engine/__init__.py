@@ -23,10 +23,12 @@ Modules, from the bottom up; a module imports only modules that are listed befor
 from rnnlab.engine import fused, native, reference, scan
 from rnnlab.engine.choose import BACKENDS, Choice, backends_of, choose, identity, observed
 from rnnlab.engine.cpu import memory
+from rnnlab.engine.cpu.scores import additive_scores
 
 __all__ = [
     "BACKENDS",
     "Choice",
+    "additive_scores",
     "backends_of",
     "choose",
     "fused",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rnnlab import engine
 from rnnlab.cells.base import check_choice
 from rnnlab.interface import InputError
 
@@ -46,7 +47,7 @@ class Attention(nn.Module):
         self.project_memory = nn.Linear(memory_size, query_size, bias=False)
         if kind == "additive":
             self.project_query = nn.Linear(query_size, query_size)
-            self.score = nn.Linear(query_size, 1, bias=False)
+            self.score = nn.Parameter(torch.empty(query_size).uniform_(-(query_size**-0.5), query_size**-0.5))
 
     def keys(self, memory: Tensor) -> Tensor:
         """What the scores read of a memory ``[B, S, M]``: ``[B, S, query_size]``."""
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         by_sequence = queries.transpose(0, 1)
         if self.kind == "additive":
             query = self.project_query(by_sequence)
-            scores = self.score((query.unsqueeze(2) + keys.unsqueeze(1)).tanh()).squeeze(-1)
+            scores = engine.additive_scores(query, keys, self.score)
         else:
             scores = torch.bmm(by_sequence, keys.transpose(1, 2))
         weights = scores.masked_fill(~present.unsqueeze(1), -torch.inf).softmax(-1)

@@ -69,7 +69,7 @@ class Model(nn.Module):
             return self.initial_state(batch_size)
         raise NotImplementedError
 
-    def look(self, batch: Batch) -> Tensor | None:
+    def attention_weights(self, batch: Batch) -> Tensor | None:
         """The attention weights of each step of a batch; None for a model without attention.
 
         Returns:

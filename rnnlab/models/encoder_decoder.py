@@ -238,7 +238,7 @@ class EncoderDecoder(Model):
         outputs, state = self._decode(self.write(inputs).unsqueeze(0), state, None)
         return outputs[0], state
 
-    def look(self, batch: Batch) -> Tensor | None:  # noqa: D102
+    def attention_weights(self, batch: Batch) -> Tensor | None:  # noqa: D102
         if self.attention is None:
             return None
         seen: list[Tensor] = []

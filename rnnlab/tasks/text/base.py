@@ -149,7 +149,9 @@ class TextToText(Finite):
         generator, batches = self.generator("train", epoch), self.num_batches("train")
         size = min(self.batch_size, self.count("train"))
         order = torch.randperm(self.count("train"), generator=generator)[: batches * size]
-        lengths = torch.tensor([len(source) + len(target) for source, target in self.encoded["train"]])
+        # By the length of the target first: a step of the decoder costs more than one of the encoder.
+        lengths = torch.tensor([[len(target), len(source)] for source, target in self.encoded["train"]])
+        lengths = lengths[:, 0] * (int(lengths[:, 1].max()) + 1) + lengths[:, 1]
         pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(TOGETHER * size)]
         return torch.cat(pools).view(batches, size)[torch.randperm(batches, generator=generator)]
 
@@ -217,7 +219,7 @@ class TextToText(Finite):
         shown = tidy(text)[:40]
         if len(tokens) > LONGEST:
             raise InputError(
-                f"the text {shown!r}... has {len(tokens)} tokens, at most {LONGEST} are possible; split it into sentences"
+                f"the text {shown!r}... has {len(tokens)} tokens; at most {LONGEST} are possible, so split it"
             )
         if tokens and all(token == UNKNOWN for token in tokens):
             raise InputError(
@@ -256,7 +258,7 @@ class TextToText(Finite):
         written = torch.cat([self._write(model, [source], 1)[0], torch.tensor([END])]).unsqueeze(1)
         inputs = torch.cat([torch.full_like(written[:1], START), written[:-1]])
         batch = Batch(inputs, written, **_source([source])).to(next(model.parameters()).device)
-        weights = model.look(batch)
+        weights = model.attention_weights(batch)
         if weights is None:
             return []
         labels = [

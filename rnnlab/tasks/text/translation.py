@@ -45,15 +45,16 @@ _MULTI30K = {
     "test_2016_flickr.fr": "6d326e188d259fb1d04ac19eae3af956559b3a0b93d7635e56c90987c40c8b90",
 }
 CORPORA = ("numbers", "tatoeba", "multi30k")
-NUMBERS = 20_000
-"""Number of training pairs of the corpus ``numbers``."""
+NUMBERS = ((0, 1_000, 1_000), (1_000, 10_000, 4_000), (10_000, 100_000, 8_000), (100_000, 1_000_000, 9_000))
+"""The corpus ``numbers``: how many numbers are chosen from each range, evenly spread, so that small ones occur too."""
 
 
 class Translation(TextToText):
-    """Translate sentences. The corpora:
+    """Translate sentences.
 
-    - ``numbers``: the words of the numbers from 0 to 999,999, generated, in English, French, German and Korean;
-      20,000 pairs for training;
+    The corpora:
+
+    - ``numbers``: the words of 22,000 numbers from 0 to 999,999, generated, in English, French, German and Korean;
     - ``tatoeba``: sentences of the Tatoeba project in English and French (``fra-eng.zip``, 142,787 pairs) or English
       and Korean (``kor.txt``, 3,798 pairs), as published by manythings.org;
     - ``multi30k``: captions of photographs in English, German, French and Czech (Elliott et al., 2016,
@@ -70,7 +71,8 @@ class Translation(TextToText):
     detokenised, with tokenizer 13a, or character by character for Korean targets.
 
     Args:
-        seed, data_root, vocabulary, vocabulary_size, min_count, batch_size, beam_size, longest_output: see `TextToText`.
+        seed, data_root, vocabulary, vocabulary_size, min_count, batch_size, beam_size, longest_output: see
+            `TextToText`.
         corpus: ``numbers``, ``tatoeba``, ``multi30k``, or the path of a file.
         target: path of the file of the targets, if the corpus is a file with one source per line; otherwise empty.
         languages: source language and target language; for files they only select the tokenizer of BLEU.
@@ -129,10 +131,7 @@ class Translation(TextToText):
         """All pairs of a corpus without splits."""
         if self.corpus == "numbers":
             source, target = (_numbers.LANGUAGES[language] for language in self.languages)
-            count = min(NUMBERS + 2 * self.eval_size, _numbers.LARGEST + 1)
-            stride = (_numbers.LARGEST + 1) // count
-            chosen = (stride * place + _hash(str(place)) % stride for place in range(count))
-            return [Pair(source(number), target(number)) for number in chosen]
+            return [Pair(source(number), target(number)) for number in _chosen_numbers()]
         if self.corpus == "tatoeba":
             other = "ko" if "ko" in self.languages else "fr"
             pairs = self._french() if other == "fr" else _columns(read_text(locate(KOREAN, self.data_root)), "kor.txt")
@@ -149,8 +148,11 @@ class Translation(TextToText):
 
     def _french(self) -> list[Pair]:
         path = locate(FRENCH, self.data_root)
-        with zipfile.ZipFile(path) as archive:
-            return _columns(archive.read("fra.txt").decode("utf-8"), "fra.txt")
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _columns(archive.read("fra.txt").decode("utf-8"), "fra.txt")
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{path} is no archive, or has no fra.txt; download {FRENCH.url}") from error
 
     def _multi30k(self, name: str) -> list[Pair]:
         lines = []
@@ -226,6 +228,15 @@ class Translation(TextToText):
             both = sum(pair.source in trained for pair in self.pairs["test"])
             lines.append(f"data: {both} of the {self.count('test')} test sources are also in the training set")
         return lines
+
+
+def _chosen_numbers() -> list[int]:
+    """The numbers of the corpus ``numbers``: one from each of equal parts of every range of `NUMBERS`."""
+    chosen = []
+    for first, end, count in NUMBERS:
+        width = (end - first) // count
+        chosen += [first + width * place + _hash(f"{first + place}") % width for place in range(count)]
+    return chosen
 
 
 def _columns(text: str, name: str) -> list[Pair]:
