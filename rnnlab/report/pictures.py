@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rnnlab.report.attention import png
 from rnnlab.report.figures import INK, MUTED
 
 if TYPE_CHECKING:
-    import numpy as np
+    from matplotlib.figure import Figure
 
-_TILE, _TEXT, _GAP = 0.8, 0.42, 0.06
-"""Sides of a picture, height of two lines of text, and distances, in inches."""
+_TILE, _LINE, _GAP = 0.8, 0.16, 0.06
+"""Height of a picture, height of a line of text, and distances, in inches."""
 _SCALE = 4
 """Size of a pixel in an animation."""
 
@@ -22,34 +24,33 @@ def overlays(
 ) -> bytes | None:
     """A PNG with a row for each picture: the picture, then the attention weights at each word on top of it.
 
+    A region is yellow where the weight is the largest of the word, and dark where it is 0.
+
     Args:
-        pictures: uint8 ``[H, W, 3]`` each.
+        pictures: uint8 ``[H, W, 3]`` each, all of one size.
         weights: the weights ``[T, h, w]`` over a grid of each picture; None without attention.
         words: the T words of each caption.
-        titles: the text above each row.
+        titles: the text above each row, of one or two lines.
 
     Returns:
         None if matplotlib is not installed.
     """
-    ratio = pictures[0].shape[1] / pictures[0].shape[0]
-    width, columns = _TILE * max(1.0, ratio) + _GAP, 1 + max(map(len, words))
-    tall = width / ratio if ratio > 1 else _TILE
-    row = tall + 0.18 + _TEXT + _GAP
-    made = _figure(max(3.0, columns * width + _GAP), len(pictures) * row + _GAP)
-    if made is None:
+    high, wide = pictures[0].shape[:2]
+    width = _TILE * wide / high
+    row = _TILE + 3 * _LINE + 2 * _GAP
+    columns = 1 + max(len(one) for one in words)
+    sheet = _Sheet.create(max(4.0, _GAP + columns * (width + _GAP)), _GAP + len(pictures) * row)
+    if sheet is None:
         return None
     for number, (picture, looked, said, title) in enumerate(zip(pictures, weights, words, titles, strict=True)):
-        bottom = (len(pictures) - 1 - number) * row + 0.18 + _GAP
-        made.write(_GAP, bottom + tall + _GAP, title, INK, "bottom")
-        made.axes(_GAP, bottom, width - _GAP, tall).imshow(picture)
+        top = sheet.height - number * row - 2 * _LINE - 2 * _GAP
+        sheet.write(_GAP, top + _GAP / 2, title, INK, "bottom")
+        sheet.show(_GAP, top - _TILE, width, _TILE, picture)
         for place, word in enumerate(said if looked is not None else []):
-            left = _GAP + (1 + place) * width
-            axes = made.axes(left, bottom, width - _GAP, tall)
-            extent = (0, picture.shape[1], picture.shape[0], 0)
-            axes.imshow(picture, extent=extent)
-            axes.imshow(looked[place], extent=extent, cmap="inferno", alpha=0.65, vmin=0, interpolation="bilinear")
-            made.write(left, bottom - 0.03, word, MUTED, "top")
-    return png(made.figure)
+            left = _GAP + (1 + place) * (width + _GAP)
+            sheet.show(left, top - _TILE, width, _TILE, _lit(picture, looked[place]))
+            sheet.write(left, top - _TILE - _GAP / 2, word, MUTED, "top")
+    return sheet.png()
 
 
 def filmstrip(frames: np.ndarray, weights: np.ndarray | None, words: list[str], title: str) -> bytes | None:
@@ -57,26 +58,27 @@ def filmstrip(frames: np.ndarray, weights: np.ndarray | None, words: list[str], 
 
     Args:
         frames: uint8 ``[S, H, W, 3]``.
-        weights: ``[T, S]``; None without attention.
+        weights: ``[T, S]``; black is the largest weight of the word. None without attention.
         words: the T words of the caption.
-        title: the text above the frames.
+        title: the text above the frames, of one or two lines.
 
     Returns:
         None if matplotlib is not installed.
     """
     left, side = 0.9, 0.55
-    below = 0.0 if weights is None else 0.2 * len(words)
-    made = _figure(left + side * len(frames) + _GAP, below + side + _TEXT + 4 * _GAP)
-    if made is None:
+    below = 0.0 if weights is None else _LINE * len(words)
+    sheet = _Sheet.create(left + side * len(frames) + _GAP, below + side + 2 * _LINE + 4 * _GAP)
+    if sheet is None:
         return None
-    made.write(_GAP, below + side + 3 * _GAP, title, INK, "bottom")
+    sheet.write(_GAP, below + side + 3 * _GAP, title, INK, "bottom")
     for place, frame in enumerate(frames):
-        made.axes(left + place * side + 0.02, below + 2 * _GAP, side - 0.04, side).imshow(frame)
+        sheet.show(left + place * side + 0.02, below + 2 * _GAP, side - 0.04, side, frame)
     if weights is not None:
-        made.axes(left, _GAP, side * len(frames), below).imshow(weights, cmap="Greys", vmin=0, aspect="auto")
+        grey = 255 - 255 * weights / np.maximum(weights.max(1, keepdims=True), 1e-12)
+        sheet.show(left, _GAP, side * len(frames), below, np.repeat(grey[..., None], 3, -1).astype(np.uint8))
         for place, word in enumerate(words):
-            made.write(_GAP, _GAP + below * (1 - (place + 0.5) / len(words)), word, MUTED, "center")
-    return png(made.figure)
+            sheet.write(_GAP, _GAP + below - (place + 0.5) * _LINE, word, MUTED, "center")
+    return sheet.png()
 
 
 def animation(videos: list[np.ndarray], titles: list[str]) -> bytes | None:
@@ -106,27 +108,42 @@ def animation(videos: list[np.ndarray], titles: list[str]) -> bytes | None:
     return buffer.getvalue()
 
 
-class _Sheet:
-    """A figure on white, with axes and text at positions in inches from the lower left corner."""
+def _lit(picture: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """A picture in shades of grey, under the weights ``[h, w]`` of its regions in colour: uint8 ``[H, W, 3]``."""
+    from matplotlib import colormaps
 
-    def __init__(self, figure: object, width: float, height: float) -> None:
+    high, wide = picture.shape[:2]
+    rows, columns = (np.arange(size) * cells // size for size, cells in zip((high, wide), weights.shape, strict=True))
+    spread = weights[rows][:, columns] / max(float(weights.max()), 1e-12)
+    return (0.5 * picture.mean(-1, keepdims=True) + 127 * colormaps["inferno"](spread)[..., :3]).astype(np.uint8)
+
+
+class _Sheet:
+    """A figure on white, with pictures and text at positions in inches from the lower left corner."""
+
+    def __init__(self, figure: Figure, width: float, height: float) -> None:
         self.figure, self.width, self.height = figure, width, height
 
-    def axes(self, x: float, y: float, width: float, height: float) -> object:
-        """Axes without ticks."""
-        across, up = self.width, self.height
-        made = self.figure.add_axes((x / across, y / up, width / across, height / up))
-        made.set_axis_off()
-        return made
+    @classmethod
+    def create(cls, width: float, height: float, dots: int = 110) -> _Sheet | None:
+        """An empty sheet; None if matplotlib is not installed."""
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError:
+            return None
+        return cls(Figure(figsize=(width, height), dpi=dots), width, height)
+
+    def show(self, x: float, y: float, width: float, height: float, picture: np.ndarray) -> None:
+        """Place a picture ``[H, W, 3]``, without axes: they would take most of the time of drawing."""
+        dots = self.figure.dpi
+        size = max(1, round(height * dots)), max(1, round(width * dots))
+        rows, columns = (np.arange(n) * cells // n for n, cells in zip(size, picture.shape, strict=False))
+        self.figure.figimage(picture[rows][:, columns], round(x * dots), round(y * dots))
 
     def write(self, x: float, y: float, text: str, colour: str, aligned: str) -> None:
         """Text whose left end is at ``x``."""
         self.figure.text(x / self.width, y / self.height, text, color=colour, fontsize=7, va=aligned)
 
-
-def _figure(width: float, height: float) -> _Sheet | None:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return None
-    return _Sheet(Figure(figsize=(width, height)), width, height)
+    def png(self) -> bytes:
+        """The sheet as PNG."""
+        return png(self.figure, dpi=self.figure.dpi)

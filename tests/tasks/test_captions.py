@@ -98,8 +98,10 @@ def test_a_caption_is_read_off_its_picture():
         order = sorted(range(len(regions)), key=lambda n: centres[n][0 if upright else 1])
         described = []
         for n in order:
-            y, x = zip(*regions[n], strict=True)
-            size = "large" if max(max(y) - min(y), max(x) - min(x)) + 1 >= 7 else "small"
+            shades = [
+                float((one.frames[0, :, y, x].int() - one.frames[0, :, 0, 0].int()).abs().sum()) for y, x in regions[n]
+            ]
+            size = "large" if sum(shades) / max(shades) > 26.5 else "small"  # areas: 13 to 25, and 31 to 61
             described.append(f"a {size} {named_colour(one.frames[0], regions[n])}")
         words = one.caption.replace(",", "").split()
         said = [" ".join(words[n : n + 3]) for n, word in enumerate(words) if word == "a"]
@@ -165,12 +167,12 @@ def test_no_caption_or_no_scene_is_in_two_splits(module):
         seen = defaultdict(set)
         for split in ("train", "valid", "test"):
             drawn = module.examples(split, held_out, torch.Generator().manual_seed(5))
-            for one in itertools.islice(drawn, 400):
+            for one in itertools.islice(drawn, 100):
                 # shapes that touch the background only by their tint are the same scene
                 seen[split].add(one.caption if held_out == "captions" else mask(one.frames))
         pairs = itertools.combinations(seen.values(), 2)
         assert not any(a & b for a, b in pairs)
-        assert all(len(found) > 100 for found in seen.values())
+        assert all(len(found) > 50 for found in seen.values())
 
 
 def mask(frames):
@@ -297,8 +299,8 @@ def trained(task):
 
 def test_samples_are_pictures_with_their_captions():
     for task, suffixes in (
-        (ImageCaption(**SMALL), [".txt", ".png"]),
-        (VideoCaption(**SMALL), [".txt", ".png", ".gif"]),
+        (ImageCaption(**SMALL, longest_output=9), [".txt", ".png"]),
+        (VideoCaption(**SMALL, longest_output=9), [".txt", ".png", ".gif"]),
     ):
         samples = task.sample(trained(task))
         assert [sample.suffix for sample in samples] == suffixes
@@ -355,6 +357,7 @@ def test_the_vocabulary_travels_with_a_model():
     assert other.output_size == first.output_size
 
 
+@pytest.mark.slow
 def test_nlvr_is_the_true_sentences_of_the_published_files(data_root):
     task = ImageCaption(corpus="nlvr", data_root=data_root)
     captions = {split: [one.caption for one in examples] for split, examples in task.examples.items()}

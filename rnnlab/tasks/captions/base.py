@@ -252,7 +252,7 @@ class Captioning(Finite):
         """A PNG of the attention weights, and for videos a GIF, as far as matplotlib and Pillow are installed."""
         ended = [torch.cat([tokens, torch.tensor([END])]) for tokens in written]
         batch = teacher_forced(ended, **self.pixels(videos)).to(next(model.parameters()).device)
-        weights = model.look(batch)
+        weights = model.attention_weights(batch)
         seen = [None if weights is None else weights[: len(one), n].float().cpu() for n, one in enumerate(ended)]
         labels = [self.words.spell(one.tolist()) for one in ended]
         return _show.samples(videos, seen, labels, lines)
