@@ -20,6 +20,7 @@ from rnnlab.contracts import check_task
 from rnnlab.heads import IGNORE
 from rnnlab.interface import InputError
 from rnnlab.models.encoder_decoder import EncoderDecoder
+from rnnlab.report.pictures import filmstrip, overlays
 from rnnlab.tasks.captions import _moving, _shapes
 from rnnlab.tasks.captions._drawing import KINDS, Dice, coverage
 from rnnlab.tasks.captions.base import scores, shuffled
@@ -445,3 +446,28 @@ def test_damaged_emoji_files_are_refused(tmp_path, data_root):
     sheet.write_bytes(sheet.read_bytes()[:5000])
     with pytest.raises(InputError, match="SHA-256"):
         ImageCaption(corpus="emoji", data_root=str(tmp_path)).batch("train", 0)
+
+
+def test_attention_is_drawn_where_the_weights_are():
+    """Each word's tile is yellow in the regions of its largest weight, and grey elsewhere."""
+    white = np.full((8, 8, 3), 255, np.uint8)
+    weights = np.zeros((2, 2, 2))
+    weights[0, 0, 1] = weights[1, 1, 0] = 0.5
+    pixels = np.array(Image.open(io.BytesIO(overlays([white], [weights], [["a", "b"]], ["title"]))).convert("RGB"), int)
+    yellow = (pixels[..., 0] - pixels[..., 2] > 40).nonzero()
+    black_part = (np.ptp(pixels, -1) < 8) & (pixels.mean(-1) > 120) & (pixels.mean(-1) < 135)
+    columns = np.unique(yellow[1])
+    second = columns > columns[0] + 47  # half a tile is 44 pixels wide
+    top, bottom = (yellow[0][np.isin(yellow[1], columns[chosen])] for chosen in (~second, second))
+    assert top.max() < bottom.min()
+    assert black_part.sum() == pytest.approx(2 * 3 * 44 * 44, rel=0.05)
+
+
+def test_frames_are_dark_where_a_word_attends():
+    frames = np.full((4, 8, 8, 3), 255, np.uint8)
+    weights = np.array([[0.1, 0.9, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    pixels = np.array(Image.open(io.BytesIO(filmstrip(frames, weights, ["", ""], ""))).convert("L"), int)
+    rows, columns = (pixels < 5).nonzero()
+    left, right = columns[rows <= np.median(rows)], columns[rows > np.median(rows)]
+    assert (left.min(), right.min()) == pytest.approx(((0.9 + 0.55) * 110, (0.9 + 3 * 0.55) * 110), abs=2)
+    assert len(left) == pytest.approx(0.55 * 110 * 0.16 * 110, rel=0.1)
