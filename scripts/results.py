@@ -58,7 +58,7 @@ def overrides(name: str, run: str) -> list[str]:
 
 def number(value: float) -> str:
     """Return a score as text; infinity stands for a run that diverged."""
-    return f"{value:.3g}" if math.isfinite(value) else "diverged"
+    return f"{value:.4g}" if math.isfinite(value) else "diverged"
 
 
 def duration(seconds: float) -> str:
