@@ -59,6 +59,7 @@ class TextToText(Finite):
     monitor = "exact"
     end = END
     shares_vocabulary = False
+    usage = 'translate run={run} "TEXT"'
 
     def __init__(
         self,
@@ -162,12 +163,7 @@ class TextToText(Finite):
         """The batch of some pairs of a split."""
         pairs = self.encoded[split]
         sources, targets = zip(*(pairs[index] for index in indices.tolist()), strict=True)
-        lengths = torch.tensor([len(target) for target in targets])
-        padded = pad_sequence(targets, padding_value=END)
-        inputs = torch.cat([torch.full_like(padded[:1], START), padded[:-1]])
-        past = torch.arange(len(padded)).unsqueeze(1) >= lengths
-        scored = padded.masked_fill(past | (padded == UNKNOWN), IGNORE)
-        return Batch(inputs, scored, lengths, lengths, **_source(sources))
+        return teacher_forced(targets, **_source(sources))
 
     def steps_to_write(self, split: str) -> int:  # noqa: D102
         return self.longest_output if split != "train" else 0
@@ -350,6 +346,21 @@ class Writer:
     def reply(self, line: str, length: int) -> Iterator[str]:
         """The same for a line of a conversation."""
         return self.generate(line, length)
+
+
+def teacher_forced(targets: Sequence[Tensor], **source: Tensor) -> Batch:
+    """The batch of target sequences with END, whose inputs are the targets shifted by one step.
+
+    Args:
+        targets: tokens of each target, int64 ``[length]``; UNKNOWN is not scored.
+        source: ``source`` and ``source_lengths`` of the batch.
+    """
+    lengths = torch.tensor([len(target) for target in targets])
+    padded = pad_sequence(list(targets), padding_value=END)
+    inputs = torch.cat([torch.full_like(padded[:1], START), padded[:-1]])
+    past = torch.arange(len(padded)).unsqueeze(1) >= lengths
+    scored = padded.masked_fill(past | (padded == UNKNOWN), IGNORE)
+    return Batch(inputs, scored, lengths, lengths, **source)
 
 
 def _ended(tokens: list[int]) -> Tensor:

@@ -82,6 +82,7 @@ class Conversation(TextToText):
     """
 
     shares_vocabulary = True
+    usage = "chat run={run}"
 
     def __init__(
         self,
