@@ -306,6 +306,15 @@ def test_simulated_has_the_published_sizes_and_its_acts_can_be_read_back(data_ro
     assert baseline["joint"] == pytest.approx(requests / 1100)
 
 
+def test_bleu_is_of_the_utterances_alone(data_root):
+    task = Conversation(data_root=data_root, corpus="simulated", vocabulary="word")
+    replies = [pair.target for pair in task.pairs["valid"]]
+    found = task._score("valid", [f"NOTIFY_FAILURE || {reply.partition(' || ')[2]}" for reply in replies])
+    assert found["bleu"] == pytest.approx(100)
+    assert found["joint"] < 0.1
+    assert task._score("valid", [reply.partition(" || ")[0] for reply in replies])["bleu"] == 0
+
+
 def test_an_act_has_the_form_of_the_data():
     acts = [Act("NOTIFY_FAILURE"), Act("CONFIRM", "time", "6:00 pm"), Act("REQUEST", "movie")]
     assert spelled(acts) == "CONFIRM(time=6:00 pm) NOTIFY_FAILURE REQUEST(movie)"
