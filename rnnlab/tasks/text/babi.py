@@ -63,6 +63,7 @@ class Babi(TextToText):
 
     monitor = "accuracy"
     shares_vocabulary = True
+    usage = 'generate run={run} prompt="STORY QUESTION?"'
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class TextToText(Finite):
     monitor = "exact"
     end = END
     shares_vocabulary = False
+    usage = 'translate run={run} "TEXT"'
 
     def __init__(
         self,
@@ -162,12 +163,7 @@ class TextToText(Finite):
         """The batch of some pairs of a split."""
         pairs = self.encoded[split]
         sources, targets = zip(*(pairs[index] for index in indices.tolist()), strict=True)
-        lengths = torch.tensor([len(target) for target in targets])
-        padded = pad_sequence(targets, padding_value=END)
-        inputs = torch.cat([torch.full_like(padded[:1], START), padded[:-1]])
-        past = torch.arange(len(padded)).unsqueeze(1) >= lengths
-        scored = padded.masked_fill(past | (padded == UNKNOWN), IGNORE)
-        return Batch(inputs, scored, lengths, lengths, **_source(sources))
+        return teacher_forced(targets, **_source(sources))
 
     def steps_to_write(self, split: str) -> int:  # noqa: D102
         return self.longest_output if split != "train" else 0
@@ -213,7 +209,7 @@ class TextToText(Finite):
         encoded.sort(key=lambda pair: len(pair[1]))
         for start in range(0, len(encoded), self.batch_size):
             numbers, sources = zip(*encoded[start : start + self.batch_size], strict=True)
-            written = self._write(model, sources, self.beam_size if beam_size is None else beam_size)
+            written = self.write(model, sources, self.beam_size if beam_size is None else beam_size)
             for number, text in zip(numbers, self.texts(written), strict=True):
                 answers[number] = text
         return answers
@@ -237,12 +233,15 @@ class TextToText(Finite):
             )
         return _ended(tokens)
 
-    def _write(self, model: nn.Module, sources: Sequence[Tensor], beam_size: int) -> list[Tensor]:
+    def write(
+        self, model: nn.Module, sources: Sequence[Tensor], beam_size: int, steps: int | None = None
+    ) -> list[Tensor]:
+        """The tokens that a model writes for each of ``sources``, at most ``steps``; None for ``longest_output``."""
         device = next(model.parameters()).device
         prompt = torch.full((1, len(sources)), START, device=device)
         given = {name: tensor.to(device) for name, tensor in _source(sources).items()}
         return generation.write(
-            model, self.head, prompt, steps=self.longest_output, end=END, beam_size=beam_size, **given
+            model, self.head, prompt, steps=steps or self.longest_output, end=END, beam_size=beam_size, **given
         )
 
     def examples(self) -> list[Pair]:
@@ -264,7 +263,7 @@ class TextToText(Finite):
     def attention_sample(self, model: nn.Module, text: str) -> list[Sample]:
         """A picture of the attention weights while the model writes; empty without attention or matplotlib."""
         source = self.encode_source(text)
-        written = torch.cat([self._write(model, [source], 1)[0], torch.tensor([END])]).unsqueeze(1)
+        written = torch.cat([self.write(model, [source], 1)[0], torch.tensor([END])]).unsqueeze(1)
         inputs = torch.cat([torch.full_like(written[:1], START), written[:-1]])
         batch = Batch(inputs, written, **_source([source])).to(next(model.parameters()).device)
         weights = model.attention_weights(batch)
@@ -347,6 +346,21 @@ class Writer:
     def reply(self, line: str, length: int) -> Iterator[str]:
         """The same for a line of a conversation."""
         return self.generate(line, length)
+
+
+def teacher_forced(targets: Sequence[Tensor], **source: Tensor) -> Batch:
+    """The batch of target sequences with END, whose inputs are the targets shifted by one step.
+
+    Args:
+        targets: tokens of each target, int64 ``[length]``; UNKNOWN is not scored.
+        source: ``source`` and ``source_lengths`` of the batch.
+    """
+    lengths = torch.tensor([len(target) for target in targets])
+    padded = pad_sequence(list(targets), padding_value=END)
+    inputs = torch.cat([torch.full_like(padded[:1], START), padded[:-1]])
+    past = torch.arange(len(padded)).unsqueeze(1) >= lengths
+    scored = padded.masked_fill(past | (padded == UNKNOWN), IGNORE)
+    return Batch(inputs, scored, lengths, lengths, **source)
 
 
 def _ended(tokens: list[int]) -> Tensor:

@@ -1,0 +1,1 @@
+"""Tasks that describe a picture or a video in words."""

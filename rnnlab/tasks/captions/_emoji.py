@@ -1,0 +1,66 @@
+"""Emoji with their names: the pictures of Twemoji, from the npm package ``emoji-datasource-twitter``."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+
+from rnnlab.data import PublicFile, locate
+from rnnlab.interface import InputError
+from rnnlab.tasks.captions._drawing import split_of
+from rnnlab.tasks.captions._files import opened, rgb
+from rnnlab.tasks.captions.base import Example
+from rnnlab.vocabulary import tidy
+
+SIDE, BORDER = 32, 1
+_PACKAGE = "https://cdn.jsdelivr.net/npm/emoji-datasource-twitter@16.0.0"
+NAMES = PublicFile(
+    path="emoji/emoji.json",
+    url=f"{_PACKAGE}/emoji.json",
+    sha256="1d602e65be88772bf8cc368ce16b855d719eeddbafe128d471b80203f494d29f",
+)
+SHEET = PublicFile(
+    path="emoji/sheet_twitter_32_indexed_256.png",
+    url=f"{_PACKAGE}/img/twitter/sheets-256/32.png",
+    sha256="179a0b9e7e4c537f167f11e17be3ebbbec232b7ab54b43590ffe9bef87283b7a",
+)
+
+
+def read(root: str) -> dict[str, list[Example]]:
+    """All emoji with their names in lower case; emoji of one name, such as those of all skin tones, are in one split.
+
+    Args:
+        root: directory of the public data sets.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    rows = json.loads(_names(root))
+    path = locate(SHEET, root)
+    sheet = opened(path.read_bytes(), str(path)).convert("RGBA")
+    found: dict[str, list[Example]] = {"train": [], "valid": [], "test": []}
+    for row in rows:
+        caption = tidy(row["name"]).lower()
+        for one in (row, *row.get("skin_variations", {}).values()):
+            if one["has_img_twitter"]:
+                x, y = (BORDER + (SIDE + 2 * BORDER) * one[f"sheet_{axis}"] for axis in "xy")
+                picture = rgb(sheet.crop((x, y, x + SIDE, y + SIDE)), SIDE, SIDE)
+                found[split_of(caption)].append(Example(picture.unsqueeze(0), caption))
+    return found
+
+
+def _names(root: str) -> bytes:
+    """The list of names, which may be compressed."""
+    packed = Path(root).expanduser() / f"{NAMES.path}.gz"
+    if not packed.is_file():
+        return locate(NAMES, root).read_bytes()
+    try:
+        content = gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{packed} cannot be decompressed ({error}); delete it and download {NAMES.url}") from error
+    if hashlib.sha256(content).hexdigest() != NAMES.sha256:
+        raise InputError(f"{packed} does not contain version 16.0.0; delete it and download {NAMES.url}")
+    return content
