@@ -336,7 +336,7 @@ def test_files_that_are_no_pictures_are_refused(tmp_path):
         task.asked(str(tmp_path / "none.png"))
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    with pytest.raises(InputError, match=r"text\.png cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"text\.png is not a picture; give a PNG"):
         task.asked(str(text))
     cut = tmp_path / "cut.png"
     Image.new("RGB", (64, 64), "red").save(cut)
