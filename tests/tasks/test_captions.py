@@ -21,7 +21,7 @@ from rnnlab.heads import IGNORE
 from rnnlab.interface import InputError
 from rnnlab.models.encoder_decoder import EncoderDecoder
 from rnnlab.report.pictures import filmstrip, overlays
-from rnnlab.tasks.captions import _moving, _shapes
+from rnnlab.tasks.captions import _moving, _shapes, _show
 from rnnlab.tasks.captions._drawing import KINDS, Dice, coverage
 from rnnlab.tasks.captions.base import scores, shuffled
 from rnnlab.tasks.captions.image_caption import ImageCaption
@@ -312,6 +312,18 @@ def test_samples_are_pictures_with_their_captions():
             assert picture.format == sample.suffix[1:].upper()
         if suffixes[-1] == ".gif":
             assert picture.n_frames == max(len(one.frames) for one in task.examples["valid"][::3])
+
+
+@pytest.mark.parametrize("make", [ImageCaption, VideoCaption])
+def test_the_weights_shown_are_those_of_each_word_and_frame(make, monkeypatch):
+    task, shown = make(**SMALL, longest_output=5), []
+    monkeypatch.setattr(_show, "samples", lambda *given: shown.extend(given) or [])
+    task.sample(trained(task))
+    videos, weights, words, _ = shown
+    for video, one, said in zip(videos, weights, words, strict=True):
+        assert len(one) == len(said)
+        assert one.shape[1:] == ((4, 4) if make is ImageCaption else (len(video),))
+        torch.testing.assert_close(one.flatten(1).sum(1), torch.ones(len(said)))
 
 
 @pytest.mark.parametrize("make", [ImageCaption, VideoCaption])
