@@ -11,9 +11,10 @@ from rnnlab.interface import InputError
 class Pictures(nn.Module):
     """Convolutional layers that keep a grid of features, and a linear layer that summarises the grid.
 
-    Each layer is a 3x3 convolution, a group normalisation (Wu and He, 2018, arXiv:1803.08494), ReLU and 2x2 max
-    pooling. Two channels with the coordinates of each pixel are added to the image (Liu et al., 2018,
-    arXiv:1807.03247), so that features can depend on the position.
+    Each layer is a 3x3 convolution, 2x2 max pooling, a group normalisation (Wu and He, 2018, arXiv:1803.08494) and
+    ReLU; pooling comes first because normalisation then has a quarter of the positions. Two channels with the
+    coordinates of each pixel are added to the image (Liu et al., 2018, arXiv:1807.03247), so that features can depend
+    on the position.
 
     Args:
         shape: channels, height and width of an image.
@@ -42,7 +43,7 @@ class Pictures(nn.Module):
         before = depth + 2
         for count in channels:
             groups = next(n for n in (8, 4, 2, 1) if count % n == 0)
-            layers += [nn.Conv2d(before, count, 3, padding=1), nn.GroupNorm(groups, count), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(before, count, 3, padding=1), nn.MaxPool2d(2), nn.GroupNorm(groups, count), nn.ReLU()]
             before = count
         self.layers = nn.Sequential(*layers)
         self.channels = before

@@ -212,10 +212,7 @@ class EncoderDecoder(Model):
         if self.encoder is None:
             memory, fixed = self.pictures(source[0])
             return memory, fixed, (), memory.new_ones(memory.shape[:2], dtype=torch.bool)
-        if self.pictures is not None:
-            features = self.pictures(source.flatten(0, 1))[1].unflatten(0, source.shape[:2])
-        else:
-            features = self.read(source)
+        features = self.read(source) if self.pictures is None else self._frame_features(source, lengths)
         hidden, final = self.encoder(drop(features, self.dropout, self.training), None, lengths)
         memory = hidden.transpose(0, 1)
         present = memory.new_ones(memory.shape[:2], dtype=torch.bool)
@@ -223,6 +220,14 @@ class EncoderDecoder(Model):
             present = torch.arange(len(hidden), device=memory.device) < lengths.to(memory.device).unsqueeze(1)
         # The outputs are zero after the end of each source.
         return memory, memory.sum(1) / present.sum(1, keepdim=True), final, present
+
+    def _frame_features(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
+        """The features ``[S, B, embedding_size]`` of the frames of videos; zero for padding, which is not computed."""
+        if lengths is None:
+            return self.pictures(frames.flatten(0, 1))[1].unflatten(0, frames.shape[:2])
+        present = torch.arange(len(frames), device=frames.device).unsqueeze(1) < lengths.to(frames.device)
+        found = self.pictures(frames[present])[1]
+        return found.new_zeros(*frames.shape[:2], found.shape[-1]).masked_scatter(present.unsqueeze(-1), found)
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
         if state is None:

@@ -21,7 +21,7 @@ from rnnlab.heads import IGNORE
 from rnnlab.interface import InputError
 from rnnlab.models.encoder_decoder import EncoderDecoder
 from rnnlab.report.pictures import filmstrip, overlays
-from rnnlab.tasks.captions import _moving, _shapes
+from rnnlab.tasks.captions import _moving, _shapes, _show
 from rnnlab.tasks.captions._drawing import KINDS, Dice, coverage
 from rnnlab.tasks.captions.base import scores, shuffled
 from rnnlab.tasks.captions.image_caption import ImageCaption
@@ -315,6 +315,18 @@ def test_samples_are_pictures_with_their_captions():
 
 
 @pytest.mark.parametrize("make", [ImageCaption, VideoCaption])
+def test_the_weights_shown_are_those_of_each_word_and_frame(make, monkeypatch):
+    task, shown = make(**SMALL, longest_output=5), []
+    monkeypatch.setattr(_show, "samples", lambda *given: shown.extend(given) or [])
+    task.sample(trained(task))
+    videos, weights, words, _ = shown
+    for video, one, said in zip(videos, weights, words, strict=True):
+        assert len(one) == len(said)
+        assert one.shape[1:] == ((4, 4) if make is ImageCaption else (len(video),))
+        torch.testing.assert_close(one.flatten(1).sum(1), torch.ones(len(said)))
+
+
+@pytest.mark.parametrize("make", [ImageCaption, VideoCaption])
 def test_a_picture_file_is_described_as_the_picture_in_it(make, tmp_path):
     task = make(**SMALL)
     model, one = trained(task), task.examples["test"][3]
@@ -336,7 +348,7 @@ def test_files_that_are_no_pictures_are_refused(tmp_path):
         task.asked(str(tmp_path / "none.png"))
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    with pytest.raises(InputError, match=r"text\.png cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"text\.png is not a picture; give a PNG"):
         task.asked(str(text))
     cut = tmp_path / "cut.png"
     Image.new("RGB", (64, 64), "red").save(cut)

@@ -39,6 +39,8 @@ def opened(content: bytes, name: str) -> Image:
     try:
         picture = library.open(io.BytesIO(content))
         picture.load()
+    except library.UnidentifiedImageError:
+        raise InputError(f"{name} is not a picture; give a PNG, JPEG or GIF file") from None
     except (OSError, ValueError, SyntaxError, library.DecompressionBombError) as error:
         raise InputError(
             f"{name} cannot be read as a picture ({error}); give an intact PNG, JPEG or GIF file"

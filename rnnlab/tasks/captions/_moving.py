@@ -76,7 +76,7 @@ def video(dice: Dice) -> Video:
     colour, kind = list(COLOURS)[dice.below(len(COLOURS))], KINDS[dice.below(len(KINDS))]
     path = Video(colour, kind, tuple(actions), tuple(frames), (0.0, 0.0, 0.0)).path
     low, high = path.min(0), path.max(0)
-    radius = dice.between(2.5 - low[2], 3.5 - low[2])
+    radius = dice.between(3.5 - low[2], 4.5 - low[2])
     largest = radius + high[2]
     x, y = (dice.between(largest - low[axis], SIDE - largest - high[axis]) for axis in (0, 1))
     return Video(colour, kind, tuple(actions), tuple(frames), (float(x), float(y), float(radius)))

@@ -253,7 +253,11 @@ class Captioning(Finite):
         ended = [torch.cat([tokens, torch.tensor([END])]) for tokens in written]
         batch = teacher_forced(ended, **self.pixels(videos)).to(next(model.parameters()).device)
         weights = model.attention_weights(batch)
-        seen = [None if weights is None else weights[: len(one), n].float().cpu() for n, one in enumerate(ended)]
+        seen: list[Tensor | None] = [None] * len(ended)
+        if weights is not None:
+            seen = [weights[: len(one), n].float().cpu() for n, one in enumerate(ended)]
+        if weights is not None and not self.source.single:
+            seen = [one[:, : len(video)] for one, video in zip(seen, videos, strict=True)]  # without padding
         labels = [self.words.spell(one.tolist()) for one in ended]
         return _show.samples(videos, seen, labels, lines)
 

@@ -189,6 +189,13 @@ class TextToText(Finite):
             f"{name}.txt": "".join(" ".join(line.split()) + "\n" for line in lines) for name, lines in columns.items()
         }
 
+    def unigram_loss(self, split: str) -> float:
+        """The loss of the frequencies of tokens in training, with add-one smoothing."""
+        targets = {name: torch.cat([target for _, target in self.encoded[name]]) for name in ("train", split)}
+        counts = 1 + torch.bincount(targets["train"], minlength=len(self.vocabularies[1])).double()
+        scored = targets[split][targets[split] != UNKNOWN]
+        return float(-(counts / counts.sum()).log()[scored].mean())
+
     @torch.inference_mode()
     def answer(self, model: nn.Module, texts: Sequence[str], beam_size: int | None = None) -> list[str]:
         """What a trained model writes for each of ``texts``, greedily or by beam search; an empty text gives another.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partialmethod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rnnlab.interface import InputError, Metric
@@ -18,7 +17,7 @@ from rnnlab.tasks.text._exchange import Exchange
 from rnnlab.tasks.text._simulated import read_simulated, score_acts, spaced, spoken
 from rnnlab.tasks.text._small_talk import LANGUAGES, small_talk
 from rnnlab.tasks.text.base import LONGEST, Pair, TextToText, Writer
-from rnnlab.vocabulary import END, FIRST, tidy
+from rnnlab.vocabulary import tidy
 
 CORPORA = ("small_talk", "chatterbot", "simulated")
 SEPARATOR = " | "
@@ -211,11 +210,7 @@ class Conversation(TextToText):
         The reply is the most frequent of the training set; for ``simulated``, it is the most frequent reply with the
         most frequent acts.
         """
-        size = len(self.vocabularies[1])
-        targets = {name: torch.cat([target for _, target in self.encoded[name]]) for name in ("train", split)}
-        counts = 1 + torch.bincount(targets["train"], minlength=size).double()
-        scored = targets[split][(targets[split] == END) | (targets[split] >= FIRST)]
-        unigram = {"loss": float(-(counts / counts.sum()).log()[scored].mean())}
+        unigram = {"loss": self.unigram_loss(split)}
         if split == "train":
             return {"unigram": unigram}
         replies = [tidy(pair.target) for pair in self.pairs["train"]]

@@ -17,7 +17,7 @@ from rnnlab.interface import InputError, Metric
 from rnnlab.tasks.base import check_least
 from rnnlab.tasks.text import _numbers
 from rnnlab.tasks.text.base import Pair, TextToText, read_text
-from rnnlab.vocabulary import words
+from rnnlab.vocabulary import tidy, words
 
 FRENCH = PublicFile(
     path="tatoeba/fra-eng.zip",
@@ -203,11 +203,23 @@ class Translation(TextToText):
 
         return {"bleu": BLEU(tokenize="char" if self.languages[1] == "ko" else "13a"), "chrf": CHRF()}
 
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """``unigram``: the frequencies of tokens in training; ``copy``: the source as the translation."""
+        unigram = {"unigram": {"loss": self.unigram_loss(split)}}
+        if split == "train":
+            return unigram
+        return unigram | {"copy": self._compared(split, [_line(pair.source) for pair in self.pairs[split]])}
+
+    def _compared(self, split: str, texts: list[str]) -> dict[str, float]:
+        """Exact match, BLEU and chrF of ``texts`` as translations."""
+        references = [_line(pair.target) for pair in self.pairs[split]]
+        values = {name: metric.corpus_score(texts, [references]).score for name, metric in self._scores.items()}
+        same = sum(tidy(text) == tidy(reference) for text, reference in zip(texts, references, strict=True))
+        return {"exact": same / len(texts), **values}
+
     def judge(self, split: str, written: list[Tensor]) -> dict[str, float]:
         """Exact match, BLEU and chrF of the translations."""
-        texts, references = self.texts(written), [_line(pair.target) for pair in self.pairs[split]]
-        values = {name: metric.corpus_score(texts, [references]).score for name, metric in self._scores.items()}
-        return super().judge(split, written) | values
+        return self._compared(split, self.texts(written))
 
     def transcripts(self, split: str, written: list[Tensor]) -> dict[str, str]:
         """The texts, and the scores with sacrebleu's signatures."""
