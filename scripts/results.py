@@ -58,7 +58,7 @@ def overrides(name: str, run: str) -> list[str]:
 
 def number(value: float) -> str:
     """Return a score as text; infinity stands for a run that diverged."""
-    return f"{value:.3g}" if math.isfinite(value) else "diverged"
+    return f"{value:.4g}" if math.isfinite(value) else "diverged"
 
 
 def duration(seconds: float) -> str:
@@ -115,17 +115,17 @@ def row(name: str, run: str) -> list[str]:
     time = duration(statistics.fmean(summary["seconds"] for summary in summaries))
     return [
         run,
-        different(summary["cell"] for summary in summaries),
+        distinct(summary["cell"] for summary in summaries),
         seeds,
         *columns,
-        different(f"{summary['parameters']:,}" for summary in summaries),
+        distinct(f"{summary['parameters']:,}" for summary in summaries),
         time,
-        different(processor(summary["machine"]) for summary in summaries),
+        distinct(processor(summary["machine"]) for summary in summaries),
         "; ".join(goals),
     ]
 
 
-def different(texts: Iterable[str]) -> str:
+def distinct(texts: Iterable[str]) -> str:
     """Return the different texts in their order, joined."""
     return "; ".join(dict.fromkeys(texts))
 
@@ -157,14 +157,13 @@ def section(file: Path, before: str) -> list[str]:
     lines += [f"{about['note']}.", ""] if "note" in about else []
     lines += [f"Not run yet with these settings: {about['pending']}.", ""] if "pending" in about else []
     lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    old = before.splitlines() if "pending" not in about else []
-    kept = {line.split(" | ")[0].strip("| "): line for line in old if line.startswith("| ")} if lines[-2] in old else {}
+    # Rows and signatures of the existing page apply if its table has the same columns.
+    old = before.splitlines() if lines[-2] in before.splitlines() and "pending" not in about else []
+    kept = {line.split(" | ")[0].removeprefix("| "): line for line in old if line.startswith("| ")}
     for run in about["runs"]:
-        found = row(name, run)
-        is_empty = not found[1]
-        lines.append(kept[run] if is_empty and run in kept else f"| {' | '.join(found)} |")
-    own = signatures(name)
-    signed = own or [line for line in old if kept and line.startswith(SIGNATURE)]
+        here = any(map(experiments.finished, places(name, run).values()))
+        lines.append(kept[run] if run in kept and not here else f"| {' | '.join(row(name, run))} |")
+    signed = signatures(name) or [line for line in old if line.startswith(SIGNATURE)]
     lines += ["", *signed] if signed else []
     if about["published"]:
         lines += ["", "Published:", ""]
@@ -214,7 +213,10 @@ def chosen(names: list[str], long: bool) -> list[tuple[str, str, list[str], int]
 def main(arguments: list[str]) -> None:
     """Run the named experiments and write the page."""
     names, options = experiments.arguments(GROUP, arguments)
-    experiments.train_all(GROUP, chosen(names, options["long"] == "true"), int(options["jobs"]))
+    runs = chosen(names, options["long"] == "true")
+    if left_out := len(chosen(names, long=True)) - len(runs):
+        print(f"{left_out} runs that take hours are left out; long=true trains them")
+    experiments.train_all(GROUP, runs, int(options["jobs"]))
     page = Path(options["out"])
     page.write_text(table(page.read_text() if page.exists() else ""))
     print(f"Written: {page}")

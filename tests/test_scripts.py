@@ -138,7 +138,7 @@ def _result(folder, run, seed, exact, bleu, status="finished", name="numbers", *
         "test": {"exact": exact, "bleu": bleu, "chrf": 40.0, "loss": 0.1},
     }
     (place / "summary.json").write_text(json.dumps(summary))
-    scores = f"BLEU = {bleu} 47.6/0.4 (BP = 0.2) nrefs:1|case:mixed|tok:13a\nchrF2 = 2.73 nrefs:1|nc:6\n"
+    scores = f"BLEU = {bleu} 47.6/0.4 (BP = 0.2) nrefs:1|case:mixed|tok:13a\nchrF2 = 2.73 nrefs:1|nc:6\nexact {exact}\n"
     (place / "written" / "test" / "scores.txt").write_text(scores)
 
 
@@ -191,6 +191,7 @@ def test_results_tabulates_what_there_is(tmp_path):
     assert rows["lstm"]["goal"] == "test exact above 0.99: not run"
     assert "Signature of sacrebleu: BLEU `nrefs:1|case:mixed|tok:13a`." in section
     assert "chrF2" not in section  # numbers.yaml does not show chrF
+    assert section.count("Signature") == 1  # exact has none
 
 
 def test_results_shows_a_diverged_run_as_such(tmp_path):

@@ -13,7 +13,19 @@ Slow imports belong inside ``run``, so that help texts and error messages appear
 import importlib
 from types import ModuleType
 
-NAMES = ("train", "status", "compare", "evaluate", "generate", "translate", "diagnose", "cells", "explain", "bench")
+NAMES = (
+    "train",
+    "status",
+    "compare",
+    "evaluate",
+    "generate",
+    "translate",
+    "chat",
+    "diagnose",
+    "cells",
+    "explain",
+    "bench",
+)
 """The commands, in the order of the help."""
 
 

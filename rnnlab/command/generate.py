@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rnnlab.command import options
-from rnnlab.command.errors import complain
+from rnnlab.command._converse import converse, print_pieces
 from rnnlab.command.evaluate import DATA_ROOT
 from rnnlab.command.options import REQUIRED, option
 from rnnlab.interface import InputError
-
-if TYPE_CHECKING:
-    from rnnlab.text import Speaker
 
 SYNOPSIS = (
     ("generate run=DIR", "generate text or other files from a trained model"),
@@ -69,28 +63,7 @@ def run(arguments: list[str]) -> int:
         return 0
     speaker = task.speaker(model, *draws)
     if chosen.interactive:
-        _converse(speaker, chosen.length)
+        converse(lambda line: speaker.reply(line, chosen.length))
     else:
-        _print_pieces(speaker.generate(chosen.prompt or task.default_prompt, chosen.length))
+        print_pieces(speaker.generate(chosen.prompt or task.default_prompt, chosen.length))
     return 0
-
-
-def _converse(speaker: Speaker, length: int) -> None:
-    """Answer each line of standard input, until it ends."""
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        try:
-            _print_pieces(speaker.reply(line, length))
-        except InputError as error:  # an unknown character does not end the conversation
-            complain(str(error))
-
-
-def _print_pieces(pieces: Iterator[str]) -> None:
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()

@@ -136,8 +136,9 @@ def _say_what_next(summary: dict) -> None:
     console.info("")
     console.info("Run directory:  %s", run)
     name, _ = lookup.read_section(config["task"])
-    if tasks.find(name).speaker is not tasks.Task.speaker:
-        console.info("Generate more:  %s generate run=%s length=1000", program, run)
+    task = tasks.find(name)
+    if task.speaker is not tasks.Task.speaker:
+        console.info("Use the model:  %s %s", program, task.usage.format(run=run))
     console.info("See its curves: %s --logdir %s --host 127.0.0.1", board, Path(run).parent)
 
 

@@ -82,6 +82,8 @@ def _translated(task: TextToText, model: nn.Module, lines: list[str], beam_size:
     known: dict[int, str] = {}
     for number, line in enumerate(lines):
         try:
+            if any("\ud800" <= character <= "\udfff" for character in line):
+                raise InputError(f"{line[:40]!r} is not valid text in the encoding {sys.stdin.encoding}")
             task.encode_source(line)
             known[number] = line
         except InputError as error:

@@ -174,7 +174,9 @@ def _check_learning(task: Task, model: Model) -> None:
         )
         assert all(isfinite(value) for value in values.values()), f"a metric of {split} is not finite: {values}"
         for name, others in task.baselines(split).items():
-            assert others.keys() <= values.keys(), f"baseline {name} has {sorted(others)}, not in {sorted(values)}"
+            assert others.keys() <= task.metrics.keys(), (
+                f"baseline {name} has {sorted(others)}, not in {sorted(task.metrics)}"
+            )
             assert all(isfinite(value) for value in others.values()), f"baseline {name} is not finite: {others}"
     random = torch.get_rng_state()
     samples = [samples_of(task.sample(model.eval())) for _ in range(2)]

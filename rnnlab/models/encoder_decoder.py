@@ -25,9 +25,10 @@ class EncoderDecoder(Model):
         h̃_t = tanh(W_c [h_t; c_t])  (Luong, Pham and Manning, 2015, arXiv:1508.04025, eq. 5)
         y_t = W_y h̃_t + b_y
 
-    Without attention, h̃_t = h_t, and the source reaches the decoder only through the bridge (Sutskever, Vinyals and Le,
-    2014, arXiv:1409.3215). Without input feeding, the decoder runs over all steps at once, and attention takes two
-    matrix products for all steps; with input feeding, the lowest layer also reads h̃_{t-1}, step by step.
+    Without attention, c is the same at every step (Cho et al., 2014, arXiv:1406.1078): the mean of the m_s, as if
+    all weights were equal, or a linear map of the whole grid of an image. Without input feeding, the decoder runs
+    over all steps at once, and attention takes two matrix products for all steps; with input feeding, the lowest
+    layer also reads h̃_{t-1}, step by step.
 
     Differs from Bahdanau, Cho and Bengio (2015, arXiv:1409.0473): attention uses the new state h_t instead of h_{t-1},
     and the readout is Luong's.
@@ -41,16 +42,15 @@ class EncoderDecoder(Model):
         hidden_size: hidden size of each layer, in each direction.
         num_layers: number of layers of the encoder and of the decoder.
         embedding_size: size of the embedding vectors of tokens and of the feature vectors of images.
-        attention: ``additive`` (Bahdanau), ``dot`` or ``general`` (Luong), or ``none``; see
+        attention: ``additive`` (Bahdanau), ``dot`` or ``general`` (Luong), or ``none`` for a fixed context; see
             `rnnlab.models._attention.Attention`.
         input_feeding: whether the decoder also reads h̃_{t-1} (Luong et al., 2015, section 3.3).
         bidirectional: directions of the encoder: ``concatenate`` or ``sum`` their outputs, or ``none`` to read forward
             only.
         bridge: how the decoder starts. ``state``: from the final state of the encoder, in the backward direction of a
-            bidirectional encoder, as in Bahdanau et al. ``input``: it reads a summary of the source, the mean of the
-            encoder's outputs, before its first input (Vinyals et al., 2015, arXiv:1411.4555). ``both``, or ``none``.
-            ``auto``: ``state`` with attention and ``both`` without it, but ``input`` if the states of encoder and
-            decoder have different shapes.
+            bidirectional encoder, as in Bahdanau et al. ``input``: it reads the fixed context before its first input
+            (Vinyals et al., 2015, arXiv:1411.4555). ``both``, or ``none``. ``auto``: ``state``, or ``input`` if the
+            states of encoder and decoder have different shapes.
         scheduled_sampling: probability that the decoder reads a token drawn from its own distribution instead of the
             target during training (Bengio et al., 2015, arXiv:1506.03099); 0 for teacher forcing. The tokens are drawn
             step by step without gradient; then the decoder is trained on the mixed sequence.
@@ -154,16 +154,15 @@ class EncoderDecoder(Model):
         decoder_width = width + hidden_size * input_feeding
         self.decoder = Stack.build(configured, decoder_width, hidden_size, num_layers, connection=connection, **shared)
         decoded = self.decoder.output_size
+        fixed_size = embedding_size if self.encoder is None else memory_size
         self.attention = Attention(attention, decoded, memory_size) if attention != "none" else None
-        self.combine = nn.Linear(decoded + memory_size, hidden_size, bias=False) if self.attention else None
+        context_size = memory_size if self.attention else fixed_size
+        self.combine = nn.Linear(decoded + context_size, hidden_size, bias=False)
         self.input_feeding = input_feeding
         self.hidden_size = hidden_size
         self.bridge = self._fitting(bridge)
-        self.summary = None
-        if self.bridge in ("input", "both"):
-            summary = embedding_size if self.pictures and self.encoder is None else memory_size
-            self.summary = nn.Linear(summary, width)
-        self.readout = nn.Linear(hidden_size if self.attention else decoded, output_size)
+        self.first_input = nn.Linear(fixed_size, width) if self.bridge in ("input", "both") else None
+        self.readout = nn.Linear(hidden_size, output_size)
 
     def _fitting(self, bridge: str) -> str:
         """Return the bridge for ``auto``, and check that the states fit for ``state`` and ``both``."""
@@ -174,7 +173,7 @@ class EncoderDecoder(Model):
             given = self._last(self.encoder.initial_state(1))
         fits = given is not None and [t.shape for t in tensors_of(own)] == [t.shape for t in tensors_of(given)]
         if bridge == "auto":
-            return ("state" if self.attention else "both") if fits else "input"
+            return "state" if fits else "input"
         if not fits:
             raise InputError(
                 f"model.bridge={bridge} needs an encoder whose final state has the shapes of the decoder's; "
@@ -192,27 +191,27 @@ class EncoderDecoder(Model):
     ) -> State:
         if source is None:
             raise InputError("the encoder-decoder needs a source; pass it to begin")
-        memory, summary, final, present = self._encode(source, source_lengths)
+        memory, fixed, final, present = self._encode(source, source_lengths)
         state = self.decoder.initial_state(batch_size)
         if self.bridge in ("state", "both"):
             state = self._last(final)
         fed = (memory.new_zeros(batch_size, self.hidden_size),) if self.input_feeding else ()
-        kept = (memory, self.attention.keys(memory), present) if self.attention else ()
+        kept = (memory, self.attention.keys(memory), present) if self.attention else (fixed,)
         state = (state, fed, kept)
-        if self.summary is not None:
-            _, state = self._decode(self.summary(summary).unsqueeze(0), state, None)
+        if self.first_input is not None:
+            _, state = self._decode(self.first_input(fixed).unsqueeze(0), state, None)
         return state
 
     def _encode(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, State, Tensor]:
         """Encode a batch of sources.
 
         Returns:
-            memory ``[B, S, M]``; a summary of each source ``[B, ...]``; the final state of the encoder; and which
-            positions of the memory exist, bool ``[B, S]``.
+            memory ``[B, S, M]``; the fixed context of each source ``[B, ...]``; the final state of the encoder; and
+            which positions of the memory exist, bool ``[B, S]``.
         """
         if self.encoder is None:
-            memory, summary = self.pictures(source[0])
-            return memory, summary, (), memory.new_ones(memory.shape[:2], dtype=torch.bool)
+            memory, fixed = self.pictures(source[0])
+            return memory, fixed, (), memory.new_ones(memory.shape[:2], dtype=torch.bool)
         features = self.read(source) if self.pictures is None else self._frame_features(source, lengths)
         hidden, final = self.encoder(drop(features, self.dropout, self.training), None, lengths)
         memory = hidden.transpose(0, 1)
@@ -220,8 +219,7 @@ class EncoderDecoder(Model):
         if lengths is not None:
             present = torch.arange(len(hidden), device=memory.device) < lengths.to(memory.device).unsqueeze(1)
         # The outputs are zero after the end of each source.
-        summary = memory.sum(1) / present.sum(1, keepdim=True)
-        return memory, summary, final, present
+        return memory, memory.sum(1) / present.sum(1, keepdim=True), final, present
 
     def _frame_features(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
         """The features ``[S, B, embedding_size]`` of the frames of videos; zero for padding, which is not computed."""
@@ -284,10 +282,8 @@ class EncoderDecoder(Model):
         return torch.stack(vectors), before, (vector,)
 
     def _combined(self, hidden: Tensor, kept: State) -> Tensor:
-        """The attentional vectors h̃ of decoder outputs ``[T, B, H]``; the outputs themselves without attention."""
-        if self.attention is None:
-            return hidden
-        context, _ = self.attention(hidden, *kept)
+        """The vectors h̃ of decoder outputs ``[T, B, H]``."""
+        context = self.attention(hidden, *kept)[0] if self.attention else kept[0].expand(len(hidden), -1, -1)
         return self.combine(torch.cat([hidden, context], -1)).tanh()
 
     @torch.no_grad()

@@ -66,6 +66,7 @@ class Task:
     default_prompt: prompt of a `speaker` if the user gives none.
     end: token that ends a generated sequence, see `steps_to_write`; None if sequences have no end token.
     beam_size: beam size of generation during evaluation; 1 is greedy.
+    usage: command that uses a trained model of a task with a `speaker`, shown after training.
     """
 
     input: Tokens | Vectors | Images
@@ -79,6 +80,7 @@ class Task:
     default_prompt: str = ""
     end: int | None = None
     beam_size: int = 1
+    usage: ClassVar[str] = "generate run={run} length=1000"
 
     def __init__(self, seed: int = 0, data_root: str = "data") -> None:
         self.seed = seed

@@ -55,27 +55,23 @@ def naive(model, source, inputs, attention, input_feeding=False):
         back.insert(0, h)
     memory = [np.concatenate(pair) for pair in zip(ahead, back, strict=True)]
     outputs, weights, vector = [], [], np.zeros(H)
-    if attention == "none":
-        mean = sum(memory) / len(memory)
-        h = tanh_cell("decoder.layers.0", p["summary.weight"] @ mean + p["summary.bias"], h)
     for token in inputs:
         x = p["write.weight"][token]
         h = tanh_cell("decoder.layers.0", np.concatenate([x, vector]) if input_feeding else x, h)
         vector = h
-        if attention != "none":
-            if attention == "additive":
-                W, b = p["attention.project_query.weight"], p["attention.project_query.bias"]
-                U, v = p["attention.project_memory.weight"], p["attention.score"]
-                scores = np.array([v @ np.tanh(W @ h + b + U @ m) for m in memory])
-            elif attention == "general":
-                scores = np.array([h @ p["attention.project_memory.weight"] @ m for m in memory])
-            else:
-                scores = np.array([h @ (m[:H] + m[H:]) for m in memory])
-            a = np.exp(scores - scores.max())
-            a /= a.sum()
-            weights.append(a)
-            context = sum(share * m for share, m in zip(a, memory, strict=True))
-            vector = np.tanh(p["combine.weight"] @ np.concatenate([h, context]))
+        a = np.ones(len(memory))
+        if attention == "additive":
+            W, b = p["attention.project_query.weight"], p["attention.project_query.bias"]
+            U, v = p["attention.project_memory.weight"], p["attention.score"]
+            a = np.exp([v @ np.tanh(W @ h + b + U @ m) for m in memory])
+        elif attention == "general":
+            a = np.exp([h @ p["attention.project_memory.weight"] @ m for m in memory])
+        elif attention == "dot":
+            a = np.exp([h @ (m[:H] + m[H:]) for m in memory])
+        a /= a.sum()
+        weights.append(a)
+        context = sum(share * m for share, m in zip(a, memory, strict=True))
+        vector = np.tanh(p["combine.weight"] @ np.concatenate([h, context]))
         outputs.append(p["readout.weight"] @ vector + p["readout.bias"])
     return np.array(outputs), np.array(weights)
 

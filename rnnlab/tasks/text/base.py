@@ -59,6 +59,7 @@ class TextToText(Finite):
     monitor = "exact"
     end = END
     shares_vocabulary = False
+    usage = 'translate run={run} "TEXT"'
 
     def __init__(
         self,
@@ -156,8 +157,12 @@ class TextToText(Finite):
         return torch.cat(pools).view(batches, size)[torch.randperm(batches, generator=generator)]
 
     def batch(self, split: str, step: int) -> Batch:  # noqa: D102
+        return self.together(split, self.chosen(split, step))
+
+    def together(self, split: str, indices: Tensor) -> Batch:
+        """The batch of some pairs of a split."""
         pairs = self.encoded[split]
-        sources, targets = zip(*(pairs[index] for index in self.chosen(split, step).tolist()), strict=True)
+        sources, targets = zip(*(pairs[index] for index in indices.tolist()), strict=True)
         return teacher_forced(targets, **_source(sources))
 
     def steps_to_write(self, split: str) -> int:  # noqa: D102
@@ -204,7 +209,7 @@ class TextToText(Finite):
         encoded.sort(key=lambda pair: len(pair[1]))
         for start in range(0, len(encoded), self.batch_size):
             numbers, sources = zip(*encoded[start : start + self.batch_size], strict=True)
-            written = self._write(model, sources, self.beam_size if beam_size is None else beam_size)
+            written = self.write(model, sources, self.beam_size if beam_size is None else beam_size)
             for number, text in zip(numbers, self.texts(written), strict=True):
                 answers[number] = text
         return answers
@@ -228,12 +233,15 @@ class TextToText(Finite):
             )
         return _ended(tokens)
 
-    def _write(self, model: nn.Module, sources: Sequence[Tensor], beam_size: int) -> list[Tensor]:
+    def write(
+        self, model: nn.Module, sources: Sequence[Tensor], beam_size: int, steps: int | None = None
+    ) -> list[Tensor]:
+        """The tokens that a model writes for each of ``sources``, at most ``steps``; None for ``longest_output``."""
         device = next(model.parameters()).device
         prompt = torch.full((1, len(sources)), START, device=device)
         given = {name: tensor.to(device) for name, tensor in _source(sources).items()}
         return generation.write(
-            model, self.head, prompt, steps=self.longest_output, end=END, beam_size=beam_size, **given
+            model, self.head, prompt, steps=steps or self.longest_output, end=END, beam_size=beam_size, **given
         )
 
     def examples(self) -> list[Pair]:
@@ -255,7 +263,7 @@ class TextToText(Finite):
     def attention_sample(self, model: nn.Module, text: str) -> list[Sample]:
         """A picture of the attention weights while the model writes; empty without attention or matplotlib."""
         source = self.encode_source(text)
-        written = torch.cat([self._write(model, [source], 1)[0], torch.tensor([END])]).unsqueeze(1)
+        written = torch.cat([self.write(model, [source], 1)[0], torch.tensor([END])]).unsqueeze(1)
         inputs = torch.cat([torch.full_like(written[:1], START), written[:-1]])
         batch = Batch(inputs, written, **_source([source])).to(next(model.parameters()).device)
         weights = model.attention_weights(batch)
