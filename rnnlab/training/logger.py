@@ -148,7 +148,8 @@ class Logger:
         if sample.suffix in (".png", ".gif"):
             width, height = _picture_size(sample)
             image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=sample.data())
-            value = Summary.Value(tag="sample/picture", image=image)
+            tag = "sample/picture" if sample.suffix == ".png" else "sample/animation"
+            value = Summary.Value(tag=tag, image=image)
         elif sample.suffix == ".wav":
             with wave.open(io.BytesIO(sample.data())) as sound:
                 audio = Summary.Audio(
