@@ -79,7 +79,7 @@ def beam_search(
     outputs, state = _picked(stream.outputs, stream.state, rows, device)
     for _ in range(steps):
         origins, tokens = search.advance(outputs)
-        if search.is_done():
+        if not len(origins):
             break
         outputs, state = _picked(outputs, state, origins, device)
         outputs, state = model.step(tokens.to(device), state)
@@ -92,10 +92,14 @@ def _picked(outputs: Tensor, state: State, rows: Tensor, device: torch.device) -
 
 
 class _Search:
-    """The hypotheses of a batch: ``beam_size`` unfinished hypotheses for each sequence, and the finished ones."""
+    """The hypotheses of a batch: ``beam_size`` unfinished hypotheses for each sequence, and the finished ones.
+
+    members: the sequences whose search goes on; ``totals`` and ``tokens`` have their unfinished hypotheses.
+    """
 
     def __init__(self, batch_size: int, beam_size: int, end: int | None, length_penalty: float) -> None:
-        self.batch_size, self.beam_size, self.end, self.length_penalty = batch_size, beam_size, end, length_penalty
+        self.beam_size, self.end, self.length_penalty = beam_size, end, length_penalty
+        self.members = list(range(batch_size))
         # Initially all rows of a sequence are identical, so only the first one has a non-zero probability.
         self.totals = torch.full((batch_size, beam_size), -torch.inf, dtype=torch.float64)
         self.totals[:, 0] = 0.0
@@ -106,68 +110,77 @@ class _Search:
         """Extend each hypothesis by one token and keep the most probable hypotheses.
 
         Args:
-            outputs: logits ``[batch_size * beam_size, C]``.
+            outputs: logits ``[members * beam_size, C]``.
 
         Returns:
-            for each kept hypothesis the row that it extends and its new token, int64 ``[batch_size * beam_size]`` each.
+            for each kept hypothesis of the sequences that are not done the row that it extends and its new token, int64
+            ``[members * beam_size]`` each; empty if all sequences are done.
         """
         logits = outputs.float().cpu()
         if not logits.amax(-1).isfinite().all():
             raise InputError(NOT_FINITE)
-        # Take 2 * beam_size candidates, since beam_size of them may end. The sort by logit is stable, so that among
-        # equal logits the first class wins, as in greedy generation.
+        # Take 2 * beam_size candidates, since beam_size of them may end.
         count = min(2 * self.beam_size, logits.shape[-1])
-        classes = torch.sort(logits, dim=-1, descending=True, stable=True).indices[:, :count]
-        nats = logits.double().log_softmax(-1).gather(-1, classes)
-        totals = (self.totals.flatten().unsqueeze(1) + nats).reshape(self.batch_size, -1)
-        classes = classes.reshape(self.batch_size, -1)
+        classes = _largest(logits, count)
+        nats = logits.gather(-1, classes).double() - logits.double().logsumexp(-1, keepdim=True)
+        members = len(self.members)
+        totals = (self.totals.flatten().unsqueeze(1) + nats).reshape(members, -1)
+        classes = classes.reshape(members, -1)
         order = torch.sort(totals, dim=-1, descending=True, stable=True).indices[:, : 2 * self.beam_size].tolist()
         kept = torch.tensor(
-            [self._keep(member, order[member], classes[member], totals[member]) for member in range(self.batch_size)]
+            [self._keep(place, order[place], classes[place], totals[place]) for place in range(members)]
         )
         beams, new = kept // count, classes.gather(1, kept)
         before = self.tokens.gather(1, beams.unsqueeze(-1).expand(-1, -1, self.tokens.shape[-1]))
-        self.tokens = torch.cat([before, new.unsqueeze(-1)], -1)
-        self.totals = totals.gather(1, kept)
-        rows = beams + self.beam_size * torch.arange(self.batch_size).unsqueeze(1)
-        return rows.flatten(), new.flatten()
+        rows = beams + self.beam_size * torch.arange(members).unsqueeze(1)
+        going = [place for place, member in enumerate(self.members) if len(self.finished[member]) < self.beam_size]
+        self.tokens = torch.cat([before, new.unsqueeze(-1)], -1)[going]
+        self.totals = totals.gather(1, kept)[going]
+        self.members = [self.members[place] for place in going]
+        return rows[going].flatten(), new[going].flatten()
 
-    def _keep(self, member: int, order: list[int], classes: Tensor, totals: Tensor) -> list[int]:
+    def _keep(self, place: int, order: list[int], classes: Tensor, totals: Tensor) -> list[int]:
         """Store finished hypotheses that are probable enough, and return the indices of the candidates to keep."""
-        done = len(self.finished[member]) >= self.beam_size
         count = len(classes) // self.beam_size
         kept: list[int] = []
-        for rank, place in enumerate(order):
-            if self.end is None or int(classes[place]) != self.end:
-                kept.append(place)
-            elif rank < self.beam_size and not done and totals[place] > -torch.inf:
-                tokens = self.tokens[member, place // count]
-                self.finished[member].append(self._hypothesis(tokens, float(totals[place]), len(tokens) + 1))
+        for rank, candidate in enumerate(order):
+            if self.end is None or int(classes[candidate]) != self.end:
+                kept.append(candidate)
+            elif rank < self.beam_size and totals[candidate] > -torch.inf:
+                tokens = self.tokens[place, candidate // count]
+                found = self._hypothesis(tokens, float(totals[candidate]), len(tokens) + 1)
+                self.finished[self.members[place]].append(found)
             if len(kept) == self.beam_size:
                 break
         # With few classes, fewer than beam_size candidates may be unfinished; fill the beam with impossible ones.
-        fill = [place for place in order if place not in kept][: self.beam_size - len(kept)]
+        fill = [candidate for candidate in order if candidate not in kept][: self.beam_size - len(kept)]
         totals[fill] = -torch.inf
         return kept + fill
 
     def _hypothesis(self, tokens: Tensor, total: float, length: int) -> Hypothesis:
         return Hypothesis(tokens, total, total / max(length, 1) ** self.length_penalty)
 
-    def is_done(self) -> bool:
-        """Whether each sequence has at least ``beam_size`` finished hypotheses."""
-        return self.end is not None and all(len(found) >= self.beam_size for found in self.finished)
-
     def results(self) -> list[list[Hypothesis]]:
         """The hypotheses of each sequence, best first."""
-        found = []
-        for member, finished in enumerate(self.finished):
-            unfinished = [
+        found = self.finished
+        for place, member in enumerate(self.members):
+            found[member] = found[member] or [
                 self._hypothesis(tokens, total, len(tokens))
-                for tokens, total in zip(self.tokens[member], self.totals[member].tolist(), strict=True)
+                for tokens, total in zip(self.tokens[place], self.totals[place].tolist(), strict=True)
                 if total > -torch.inf
             ]
-            found.append(sorted(finished or unfinished, key=lambda one: -one.score))
-        return found
+        return [sorted(one, key=lambda hypothesis: -hypothesis.score) for one in found]
+
+
+def _largest(logits: Tensor, count: int) -> Tensor:
+    """The classes of the largest logits of each row, in descending order; among equal ones, the first class wins."""
+    values, classes = logits.topk(count)
+    tied = (logits >= values[:, -1:]).sum(-1) > count  # topk takes any of the equal ones
+    if tied.any():
+        classes[tied] = torch.sort(logits[tied], dim=-1, descending=True, stable=True).indices[:, :count]
+    classes = classes.sort(-1).values
+    order = torch.sort(logits.gather(-1, classes), dim=-1, descending=True, stable=True).indices
+    return classes.gather(-1, order)
 
 
 def write(
