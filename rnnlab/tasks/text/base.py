@@ -270,7 +270,7 @@ class TextToText(Finite):
     def attention_sample(self, model: nn.Module, text: str) -> list[Sample]:
         """A picture of the attention weights while the model writes; empty without attention or matplotlib."""
         source = self.encode_source(text)
-        written = torch.cat([self.write(model, [source], 1)[0], torch.tensor([END])]).unsqueeze(1)
+        written = torch.cat([self.write(model, [source], self.beam_size)[0], torch.tensor([END])]).unsqueeze(1)
         inputs = torch.cat([torch.full_like(written[:1], START), written[:-1]])
         batch = Batch(inputs, written, **_source([source])).to(next(model.parameters()).device)
         weights = model.attention_weights(batch)
