@@ -380,6 +380,11 @@ def _source(sources: Sequence[Tensor]) -> dict[str, Tensor]:
     return {"source": pad_sequence(list(sources), padding_value=END), "source_lengths": lengths}
 
 
+def hashed(text: str) -> int:
+    """A number that depends on the text only, for an order that looks random."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
 def read_text(path: Any) -> str:
     """The text of a UTF-8 file, without byte order marks; Windows line ends become line feeds.
 

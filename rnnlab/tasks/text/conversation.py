@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partialmethod
@@ -16,7 +15,7 @@ from rnnlab.tasks.text._chatterbot import read_chatterbot
 from rnnlab.tasks.text._exchange import Exchange
 from rnnlab.tasks.text._simulated import read_simulated, score_acts, spaced, spoken
 from rnnlab.tasks.text._small_talk import LANGUAGES, small_talk
-from rnnlab.tasks.text.base import LONGEST, Pair, TextToText, Writer
+from rnnlab.tasks.text.base import LONGEST, Pair, TextToText, Writer, hashed
 from rnnlab.vocabulary import tidy
 
 CORPORA = ("small_talk", "chatterbot", "simulated")
@@ -149,7 +148,7 @@ class Conversation(TextToText):
         if not self.eval_size:
             return {"train": exchanges}
         keys = {key(one): one.is_fixed for one in exchanges}
-        free = sorted((name for name, is_fixed in keys.items() if not is_fixed), key=_hash)
+        free = sorted((name for name, is_fixed in keys.items() if not is_fixed), key=hashed)
         size = self.eval_size
         if len(free) <= 2 * size:
             raise InputError(
@@ -310,8 +309,3 @@ class Dialogue(Writer):
 def joined(utterances: Sequence[str], turns: int) -> str:
     """The source of a conversation: its last ``turns`` utterances in lower case, without separators of their own."""
     return SEPARATOR.join(text.lower().replace(SEPARATOR.strip(), " ") for text in utterances[-turns:])
-
-
-def _hash(text: str) -> int:
-    """A number that depends on the text only, for an order that looks random."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

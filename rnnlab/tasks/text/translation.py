@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import zipfile
 import zlib
 from functools import cached_property
@@ -16,7 +15,7 @@ from rnnlab.data import PublicFile, locate
 from rnnlab.interface import InputError, Metric
 from rnnlab.tasks.base import check_least
 from rnnlab.tasks.text import _numbers
-from rnnlab.tasks.text.base import Pair, TextToText, read_text
+from rnnlab.tasks.text.base import Pair, TextToText, hashed, read_text
 from rnnlab.vocabulary import tidy, words
 
 FRENCH = PublicFile(
@@ -173,7 +172,7 @@ class Translation(TextToText):
 
     def _split(self, pairs: list[Pair]) -> dict[str, list[Pair]]:
         """Assign pairs to splits by source; see the class."""
-        sources = sorted({pair.source for pair in pairs}, key=_hash)
+        sources = sorted({pair.source for pair in pairs}, key=hashed)
         size = self.eval_size
         if len(sources) <= 2 * size:
             raise InputError(
@@ -247,7 +246,7 @@ def _chosen_numbers() -> list[int]:
     chosen = []
     for first, end, count in NUMBERS:
         width = (end - first) // count
-        chosen += [first + width * place + _hash(f"{first + place}") % width for place in range(count)]
+        chosen += [first + width * place + hashed(f"{first + place}") % width for place in range(count)]
     return chosen
 
 
@@ -278,8 +277,3 @@ def _aligned(source: Path, target: Path) -> list[Pair]:
 def _line(text: str) -> str:
     """A text as one line of a file."""
     return " ".join(text.split())
-
-
-def _hash(text: str) -> int:
-    """A number that depends on the text only, for an order that looks random."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
