@@ -40,6 +40,36 @@ def locate(file: PublicFile, root: str) -> Path:
     return path
 
 
+BYTE_ORDER_MARK = "\ufeff"
+"""Some editors write this mark at the start of a file; in a concatenation of files it also occurs within the text."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with its byte order marks and line ends.
+
+    Raises:
+        InputError: the file does not exist, is empty, or is not text.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; give the path of a UTF-8 text file")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+    if "\0" in text:
+        raise InputError(f"{path} is not text: it contains NUL bytes; give a UTF-8 text file")
+    if not text.strip(BYTE_ORDER_MARK):
+        raise InputError(f"{path} is empty; give a UTF-8 text file")
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file with any line ends, without byte order marks; see `read_text`."""
+    text = read_text(path).replace(BYTE_ORDER_MARK, "").replace("\r\n", "\n").replace("\r", "\n")
+    return text.removesuffix("\n").split("\n")
+
+
 def _download(file: PublicFile, path: Path) -> None:
     try:
         with urllib.request.urlopen(file.url, timeout=20) as response:

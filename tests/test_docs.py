@@ -27,7 +27,9 @@ def _run(command, folder):
     return done.stdout
 
 
-LONG = ("benchmark", "resuming", "compare", "diagnose", "sweeps")  # the tests of these commands have the parts
+# The tests of these commands and tasks have the parts.
+LONG = ("benchmark", "resuming", "compare", "diagnose", "sweeps")
+LONG += ("captions", "conversation", "question_answering", "translate")
 
 
 @pytest.mark.parametrize("page", tiers.quick_if(PAGES, lambda page: page.stem not in LONG), ids=lambda page: page.stem)

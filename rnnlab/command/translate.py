@@ -45,14 +45,15 @@ def run(arguments: list[str]) -> int:
     """Print or write the translations."""
     chosen, texts = options.read_with_texts(Options, arguments)
     from rnnlab import files
-    from rnnlab.tasks.text.base import TextToText, read_text
+    from rnnlab.data import read_lines
+    from rnnlab.tasks.text.base import TextToText
     from rnnlab.training import load
 
     if chosen.beam_size < 1:
         raise InputError(f"beam_size={chosen.beam_size} must be at least 1")
     if texts and chosen.file:
         raise InputError("texts and file= are both given; give either texts or a file")
-    lines = read_text(Path(chosen.file).expanduser()).removesuffix("\n").split("\n") if chosen.file else texts
+    lines = read_lines(Path(chosen.file).expanduser()) if chosen.file else texts
     task, model, content = load(chosen.run, chosen.device, data_root=chosen.data_root or None)
     if not isinstance(task, TextToText):
         name = content["config"]["task"]["name"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnlab.data import PublicFile, locate
+from rnnlab.data import BYTE_ORDER_MARK, PublicFile, locate, read_text
 from rnnlab.heads import IGNORE, Categorical
 from rnnlab.interface import Batch, InputError, Metric, Sample, Tokens
 from rnnlab.tasks.base import Task, check_least, check_shares
@@ -23,8 +23,6 @@ TINY_SHAKESPEARE = PublicFile(
     url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
-BYTE_ORDER_MARK = "\ufeff"
-"""Some editors write this mark at the start of a file; in a concatenation of files it also occurs within the text."""
 CORPORA = ("pydoc", "tiny_shakespeare")
 SAMPLE_LENGTH = 200
 """Characters of a sample during training."""
@@ -206,13 +204,4 @@ def read_corpus(corpus: str, data_root: str) -> str:
         raise InputError(
             f"task.corpus={corpus!r} is neither a file nor one of {', '.join(CORPORA)}; give the path of a UTF-8 file"
         )
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
-    if "\0" in text:
-        raise InputError(f"{path} is not text: it contains NUL bytes; give a UTF-8 text file")
-    if not text.strip(BYTE_ORDER_MARK):
-        raise InputError(f"{path} is empty; give a UTF-8 text file")
-    return text
+    return read_text(path)

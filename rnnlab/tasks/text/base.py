@@ -383,22 +383,3 @@ def _source(sources: Sequence[Tensor]) -> dict[str, Tensor]:
 def hashed(text: str) -> int:
     """A number that depends on the text only, for an order that looks random."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def read_text(path: Any) -> str:
-    """The text of a UTF-8 file, without byte order marks; Windows line ends become line feeds.
-
-    Raises:
-        InputError: the file does not exist, is empty, or is not text.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path} is not a file; give the path of a UTF-8 text file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
-    if "\0" in text:
-        raise InputError(f"{path} is not text: it contains NUL bytes; give a UTF-8 text file")
-    if not text.strip():
-        raise InputError(f"{path} is empty; give a UTF-8 text file")
-    return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")

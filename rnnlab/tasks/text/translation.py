@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnlab.data import PublicFile, locate
+from rnnlab.data import PublicFile, locate, read_lines
 from rnnlab.interface import InputError, Metric
 from rnnlab.tasks.base import check_least
 from rnnlab.tasks.text import _numbers
-from rnnlab.tasks.text.base import Pair, TextToText, hashed, read_text
+from rnnlab.tasks.text.base import Pair, TextToText, hashed
 from rnnlab.vocabulary import tidy, words
 
 FRENCH = PublicFile(
@@ -133,7 +133,7 @@ class Translation(TextToText):
             return [Pair(source(number), target(number)) for number in _chosen_numbers()]
         if self.corpus == "tatoeba":
             other = "ko" if "ko" in self.languages else "fr"
-            pairs = self._french() if other == "fr" else _columns(read_text(locate(KOREAN, self.data_root)), "kor.txt")
+            pairs = self._french() if other == "fr" else _columns(read_lines(locate(KOREAN, self.data_root)), "kor.txt")
             return pairs if self.languages[0] == "en" else [Pair(target, source) for source, target in pairs]
         path = Path(self.corpus).expanduser()
         if not path.is_file():
@@ -142,14 +142,14 @@ class Translation(TextToText):
                 "UTF-8 file"
             )
         if not self.target:
-            return _columns(read_text(path), str(path))
+            return _columns(read_lines(path), str(path))
         return _aligned(path, Path(self.target).expanduser())
 
     def _french(self) -> list[Pair]:
         path = locate(FRENCH, self.data_root)
         try:
             with zipfile.ZipFile(path) as archive:
-                return _columns(archive.read("fra.txt").decode("utf-8"), "fra.txt")
+                return _columns(archive.read("fra.txt").decode("utf-8").split("\n"), "fra.txt")
         except (KeyError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is no archive, or has no fra.txt; download {FRENCH.url}") from error
 
@@ -250,10 +250,10 @@ def _chosen_numbers() -> list[int]:
     return chosen
 
 
-def _columns(text: str, name: str) -> list[Pair]:
-    """The pairs of a text with a source and a target per line, separated by a tab; further columns are not read."""
+def _columns(lines: list[str], name: str) -> list[Pair]:
+    """The pairs of lines with a source and a target per line, separated by a tab; further columns are not read."""
     pairs = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         columns = line.split("\t")
@@ -265,7 +265,7 @@ def _columns(text: str, name: str) -> list[Pair]:
 
 def _aligned(source: Path, target: Path) -> list[Pair]:
     """The pairs of two files with one text per line; a pair with an empty text is left out."""
-    lines = [read_text(path).removesuffix("\n").split("\n") for path in (source, target)]
+    lines = [read_lines(path) for path in (source, target)]
     if len(lines[0]) != len(lines[1]):
         raise InputError(
             f"{source} has {len(lines[0])} lines, {target} has {len(lines[1])}; line n of one must translate line n "
