@@ -146,7 +146,10 @@ def test_a_cell_from_outside_keeps_the_contract():
     contracts.check_cell("outside.narrow:NarrowCell", decay=0.5)
 
 
-@pytest.mark.parametrize("name", lookup.available(tasks))
+LONG = {"babi", "conversation", "image_caption", "translation", "video_caption"}  # their own tests have small cases
+
+
+@pytest.mark.parametrize("name", tiers.quick_if(lookup.available(tasks), lambda name: name not in LONG))
 def test_every_task_keeps_the_contract(name):
     # Four of the test's lengths, the shortest and the longest among them: evaluating at all 460 takes long.
     option = lookup.options(tasks.find(name)).get("test_lengths")
