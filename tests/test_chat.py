@@ -50,6 +50,7 @@ def greedy(task, model, source, length):
     return task.vocabularies[1].decode(found)
 
 
+@pytest.mark.slow
 def test_it_answers_line_by_line_from_the_turns_so_far(run):
     lines = ["Hello!", "my name is Ada", "안녕", "what is my name?"]
     done = chat(f"run={run}", "length=15", input="".join(f"{line}\n" for line in lines))

@@ -160,7 +160,7 @@ def test_every_task_keeps_the_contract(name):
     contracts.check_task(name, model=models.find("encoder_decoder" if has_source else "sequence_model"), **few)
 
 
-@pytest.mark.parametrize("name", lookup.available(tasks))
+@pytest.mark.parametrize("name", tiers.quick_if(lookup.available(tasks), lambda name: name not in LONG))
 def test_every_task_says_what_needs_no_learning(name):
     task = tasks.find(name)()
     for split in task.splits[:2]:

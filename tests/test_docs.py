@@ -63,6 +63,7 @@ def test_a_page_does_what_it_says(page, tmp_path):
         assert "is not trained again" in said
 
 
+@pytest.mark.slow
 def test_one_file_makes_a_cell_part_of_rnnlab(tmp_path):
     page = (ROOT / "docs" / "first_cell.md").read_text()
     (cell,) = (text for language, text in BLOCK.findall(page) if language == "python" and "class " in text)

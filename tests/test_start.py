@@ -46,7 +46,7 @@ def imported(folder, *arguments):
     ("command", "others"),
     [
         (["evaluate", "RUN", "split=train"], ("hydra", "omegaconf", "tensorboard")),
-        (["generate", "RUN", "length=4"], ("hydra", "omegaconf", "tensorboard")),
+        pytest.param(["generate", "RUN", "length=4"], ("hydra", "omegaconf", "tensorboard"), marks=pytest.mark.slow),
         (
             ["train", *TINY[:1], *TINY[2:], "logger.tensorboard=false", "budget.parameters=2052"],
             ("tensorboard",),

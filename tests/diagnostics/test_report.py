@@ -60,6 +60,7 @@ def test_every_cell_can_be_diagnosed(name):
     assert {"gradient_log10_ratio", "largest_lyapunov_exponent", "state_norm"} <= set(scalars(found))
 
 
+@pytest.mark.slow
 def test_the_model_is_unchanged(run):
     task, model, _ = load(run, "cpu")
     model.train()
