@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,28 @@ def locate(file: PublicFile, root: str) -> Path:
     if found != file.sha256:
         raise InputError(f"{path} has SHA-256 {found}, expected {file.sha256}; delete it and download {file.url}")
     return path
+
+
+def read_public(file: PublicFile, root: str) -> bytes:
+    """The content of ``file`` under ``root``, or of the file with the suffix ``.gz``, decompressed; see `locate`.
+
+    Raises:
+        InputError: there is no such file and it cannot be downloaded, it cannot be decompressed, or the digest of its
+            content is not the expected one.
+    """
+    packed = Path(root).expanduser() / f"{file.path}.gz"
+    if not packed.is_file():
+        return locate(file, root).read_bytes()
+    try:
+        content = gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{packed} cannot be decompressed ({error}); delete it and download {file.url}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        raise InputError(
+            f"the content of {packed} has SHA-256 {found}, expected {file.sha256}; delete it and download {file.url}"
+        )
+    return content
 
 
 BYTE_ORDER_MARK = "\ufeff"

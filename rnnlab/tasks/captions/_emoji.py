@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
-import zlib
-from pathlib import Path
 
-from rnnlab.data import PublicFile, locate
-from rnnlab.interface import InputError
+from rnnlab.data import PublicFile, locate, read_public
 from rnnlab.tasks.captions._drawing import split_of
 from rnnlab.tasks.captions._files import opened, rgb
 from rnnlab.tasks.captions.base import Example
@@ -38,7 +33,7 @@ def read(root: str) -> dict[str, list[Example]]:
     Raises:
         InputError: a file is missing or damaged.
     """
-    rows = json.loads(_names(root))
+    rows = json.loads(read_public(NAMES, root))
     path = locate(SHEET, root)
     sheet = opened(path.read_bytes(), str(path)).convert("RGBA")
     found: dict[str, list[Example]] = {"train": [], "valid": [], "test": []}
@@ -50,17 +45,3 @@ def read(root: str) -> dict[str, list[Example]]:
                 picture = rgb(sheet.crop((x, y, x + SIDE, y + SIDE)), SIDE, SIDE)
                 found[split_of(caption)].append(Example(picture.unsqueeze(0), caption))
     return found
-
-
-def _names(root: str) -> bytes:
-    """The list of names, which may be compressed."""
-    packed = Path(root).expanduser() / f"{NAMES.path}.gz"
-    if not packed.is_file():
-        return locate(NAMES, root).read_bytes()
-    try:
-        content = gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{packed} cannot be decompressed ({error}); delete it and download {NAMES.url}") from error
-    if hashlib.sha256(content).hexdigest() != NAMES.sha256:
-        raise InputError(f"{packed} does not contain version 16.0.0; delete it and download {NAMES.url}")
-    return content

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from rnnlab.data import PublicFile, locate
-from rnnlab.interface import InputError
+from rnnlab.data import PublicFile, read_public
 from rnnlab.tasks.text._exchange import Exchange
 
 _URL = (
@@ -50,22 +45,9 @@ def read_simulated(data_root: str) -> dict[str, list[Exchange]]:
 
 
 def _content(name: str, data_root: str) -> list[dict[str, Any]]:
-    """The dialogues of a file, which may be compressed by gzip."""
+    """The dialogues of a file."""
     file = PublicFile(f"simulated-dialogue/sim-M/{name}.json", f"{_URL}/{name}.json", _DIGESTS[name])
-    compressed = Path(data_root).expanduser() / f"{file.path}.gz"
-    if not compressed.exists():
-        return json.loads(locate(file, data_root).read_bytes())
-    try:
-        content = gzip.decompress(compressed.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{compressed} cannot be decompressed ({error}); delete it and download {file.url}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256:
-        raise InputError(
-            f"the content of {compressed} has SHA-256 {found}, expected {file.sha256}; delete it and download "
-            f"{file.url}"
-        )
-    return json.loads(content)
+    return json.loads(read_public(file, data_root))
 
 
 def dialogues(content: Iterable[dict[str, Any]]) -> list[Exchange]:
