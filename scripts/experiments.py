@@ -15,7 +15,6 @@ from typing import Any
 
 import yaml
 
-from rnnlab import tasks
 from rnnlab.training.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,8 +86,7 @@ def value(expectation: dict[str, Any], run: Path) -> float | None:
     if summary is None:
         return None
     split, name = expectation["value"].split("/")
-    task = tasks.find(summary["task"])
-    lower = task.metrics[name].better == "lower"
+    lower = summary["metrics"][name]["better"] == "lower"
     if summary["status"] == "diverged":
         return float("inf") if lower else float("-inf")
     if split == "test":
@@ -108,8 +106,8 @@ def scores(expectation: dict[str, Any], runs: list[Path]) -> dict[str, Any] | No
     values = [value(expectation, run) for run in runs]
     if None in values:
         return None
-    metric = tasks.find(RunDirectory(runs[0]).summary()["task"]).metrics
-    better = min if metric[expectation["value"].split("/")[1]].better == "lower" else max
+    metrics = RunDirectory(runs[0]).summary()["metrics"]
+    better = min if metrics[expectation["value"].split("/")[1]]["better"] == "lower" else max
     return {"mean": statistics.fmean(values), "best": better(values), "single": values}
 
 

@@ -48,6 +48,7 @@ def _run(folder, name, valid, test, status="finished"):
     run.mkdir(parents=True)
     (run / "config.yaml").write_text("seed: 0\n")
     summary = {"status": status, "task": "adding", "steps": 300, "test": {"loss": test}}
+    summary["metrics"] = {"loss": {"unit": "mean squared error", "better": "lower"}}
     (run / "summary.json").write_text(json.dumps(summary))
     lines = [{"step": 100 * i, "split": "valid", "loss": loss} for i, loss in enumerate(valid, 1)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -136,6 +137,7 @@ def _result(folder, run, seed, exact, bleu, status="finished", name="numbers", *
         "seconds": 100.0 + 20 * seed,
         "machine": {"processor": "Abacus 9", "cores": 2, "threads": 1, "device": "cpu"} | machine,
         "test": {"exact": exact, "bleu": bleu, "chrf": 40.0, "loss": 0.1},
+        "metrics": {name: {"unit": "", "better": "higher"} for name in ("exact", "bleu", "chrf")},
     }
     (place / "summary.json").write_text(json.dumps(summary))
     scores = f"BLEU = {bleu} 47.6/0.4 (BP = 0.2) nrefs:1|case:mixed|tok:13a\nchrF2 = 2.73 nrefs:1|nc:6\nexact {exact}\n"
