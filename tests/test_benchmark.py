@@ -214,6 +214,7 @@ def test_every_round_times_every_contender_in_order(monkeypatch):
     assert order == warming + [(name, kind) for kind in KINDS for name in names] * 2
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(here, capsys):
     for name in ("bench.json", "bench-3.png"):
         Path(name).write_text("mine")

@@ -146,6 +146,7 @@ def test_baselines_of_a_metric_that_is_better_if_higher(folder, value):
     assert ("no group does better than the baseline chance (0.5)" in verdict(section)) == (value < 0.525)
 
 
+@pytest.mark.slow
 def test_baselines_on_the_page_and_in_the_tables(folder):
     for seed in range(2):
         make(folder, "gru", seed, score=1.0, baselines=BASELINES)
@@ -475,6 +476,7 @@ def test_other_metrics_are_shown_next_to_the_score(folder):
     assert '<td data-sort="0.75" class="n"><a href="#runs-1-1">0.75</a></td>' in text
 
 
+@pytest.mark.slow
 def test_files_of_a_report(folder):
     for cell in ("gru", "lstm"):
         for seed in range(4):

@@ -73,6 +73,7 @@ def test_the_model_is_unchanged(run):
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_recording_diagnostics_does_not_change_training(folder, run):
     a_run(folder, "unwatched", "cell=lstm")
     last, other = (
@@ -133,6 +134,7 @@ def test_each_layer_has_its_own_section_and_figures(folder):
     assert {"stack-layers-0-gradients", "stack-layers-1-gradients"} <= set(draw(found))
 
 
+@pytest.mark.slow
 def test_the_step_jacobian_of_a_large_state_is_left_out_with_the_reason(run):
     task, model, _ = load(run, "cpu")
     found = diagnose(model, task, "valid", Effort(steps=12, largest=4, directions=8))

@@ -214,6 +214,7 @@ def test_a_folder_that_disappears_is_made_anew(folder):
     _answer(43)
 
 
+@pytest.mark.slow
 def test_a_folder_of_one_process_goes_with_it(tmp_path):
     shared, temporary = tmp_path / "shared", tmp_path / "tmp"
     for path in (shared, temporary):

@@ -58,6 +58,7 @@ def test_it_learns_to_say_hello(tmp_path):
     assert before.read_text() != after.read_text()
 
 
+@pytest.mark.slow
 def test_every_seed_of_the_experiment_learns_it(tmp_path):
     for seed in range(1, 5):
         _says_hello(["experiment=hello", f"seed={seed}"], tmp_path / str(seed))

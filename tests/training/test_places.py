@@ -159,6 +159,7 @@ def test_public_data_that_have_moved_are_found_where_they_are_said_to_be(public,
     assert measured("r", data_root=None if by == "environment" else str(b / "two")) == expected(a / "r")
 
 
+@pytest.mark.slow
 def test_commands_take_the_root_of_data(public, monkeypatch, capsys):
     a, b = public
     (a / "one").rename(b / "two")

@@ -244,7 +244,8 @@ def test_cut_short_in_every_batch(folder, short_reference, monkeypatch):
     assert_same(folder / "cut", short_reference)
 
 
-@pytest.mark.parametrize("when", ["before", pytest.param("after", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.slow
 def test_cut_short_at_every_file(folder, short_reference, monkeypatch, when):
     """The process ends just before or just after each file takes its place."""
     replace = os.replace

@@ -46,6 +46,7 @@ def states(folder="runs"):
     return sorted(one.state for one in found)
 
 
+@pytest.mark.slow
 def test_a_plan_is_every_combination():
     found = config.plan([*TINY, "cell=rnn,gru", "seed=range(3)", "hydra.sweep.dir=here", "-m"])
     assert found.folder == Path("here")
@@ -123,7 +124,14 @@ def conf(folder):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--config-dir", "mine"], ["--config-dir=mine"], ["-cd", "mine"], ["-cd", "my conf"], ["-cd=mine"]]
+    "flags",
+    [
+        ["--config-dir", "mine"],
+        *(
+            pytest.param(flags, marks=pytest.mark.slow)
+            for flags in (["--config-dir=mine"], ["-cd", "mine"], ["-cd", "my conf"], ["-cd=mine"])
+        ),
+    ],
 )
 @pytest.mark.parametrize("choice", ["cell=wide", "experiment=quick"])
 def test_choices_in_a_folder_of_ones_own(conf, monkeypatch, flags, choice):
