@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from rnnlab.cells import Cell
 from rnnlab.interface import Batch, Images, Tokens, Vectors
+from rnnlab.layers import initialise, regularise
 from rnnlab.trees import State
 
 CellFactory = Callable[[int, int], Cell]
 """``(input_size, hidden_size) -> Cell``: constructor of the configured cell, with its options bound."""
+
+
+def customised(
+    cell: CellFactory, *, recurrent_init: str, gate_init: str, memory_length: int, **regularisers: Any
+) -> CellFactory:
+    """A constructor of cells like ``cell`` that also initialises and regularises each cell.
+
+    Args:
+        cell: constructor of the cells.
+        recurrent_init: initialisation of the recurrent weights, see `rnnlab.layers.initialise`.
+        gate_init: initialisation of the gates that control memory.
+        memory_length: maximum time dependency for ``gate_init=chrono``, in steps.
+        regularisers: see `rnnlab.layers.regularise`.
+    """
+
+    def make(input_size: int, hidden_size: int) -> Cell:
+        made = initialise(cell(input_size, hidden_size), recurrent_init, gate_init, memory_length)
+        return regularise(made, **regularisers)
+
+    return make
 
 
 class Model(nn.Module):

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
-from rnnlab.cells.base import Cell, check_choice
+from rnnlab.cells.base import check_choice
 from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
-from rnnlab.layers import Stack, initialise, regularise
+from rnnlab.layers import Stack
+from rnnlab.layers.stack import Bidirectional
 from rnnlab.models._attention import Attention
 from rnnlab.models._pictures import Pictures
-from rnnlab.models.base import CellFactory, Model
+from rnnlab.models.base import CellFactory, Model, customised
 from rnnlab.trees import State, map_state, pick_rows, tensors_of
 
 
@@ -131,15 +132,17 @@ class EncoderDecoder(Model):
         if scheduled_sampling:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
-        def configured(input_size: int, hidden_size: int) -> Cell:
-            return regularise(
-                initialise(cell(input_size, hidden_size), recurrent_init, gate_init, memory_length),
-                weight_drop=weight_drop,
-                input_dropout=input_dropout,
-                recurrent_dropout=recurrent_dropout,
-                output_dropout=output_dropout,
-                zoneout=zoneout,
-            )
+        configured = customised(
+            cell,
+            recurrent_init=recurrent_init,
+            gate_init=gate_init,
+            memory_length=memory_length,
+            weight_drop=weight_drop,
+            input_dropout=input_dropout,
+            recurrent_dropout=recurrent_dropout,
+            output_dropout=output_dropout,
+            zoneout=zoneout,
+        )
 
         shared = {"dropout": dropout, "backend": backend, "norm": norm}
         self.pictures = Pictures(source.shape, channels, embedding_size) if isinstance(source, Images) else None
@@ -183,8 +186,8 @@ class EncoderDecoder(Model):
 
     def _last(self, state: State) -> State:
         """The state of each layer of the encoder that has read the whole source: of the backward direction, if any."""
-        backward = hasattr(self.encoder.layers[0], "backward_layer")
-        return tuple(layer[1] for layer in state) if backward else state
+        is_bidirectional = isinstance(self.encoder.layers[0], Bidirectional)
+        return tuple(backward for _, backward in state) if is_bidirectional else state
 
     def begin(  # noqa: D102
         self, source: Tensor | None = None, source_lengths: Tensor | None = None, batch_size: int = 1

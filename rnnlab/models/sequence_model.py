@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rnnlab.cells.base import Cell, Fixed, check_choice
+from rnnlab.cells.base import Fixed, check_choice
 from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
-from rnnlab.layers import Stack, initialise, regularise
-from rnnlab.models.base import CellFactory, Model
+from rnnlab.layers import Stack
+from rnnlab.models.base import CellFactory, Model, customised
 from rnnlab.trees import State
 
 
@@ -105,18 +105,18 @@ class SequenceModel(Model):
         super().__init__(input, output_size, cell, backend)
         self.encoder, width = _encoder(input, encoder, embedding_size)
 
-        def regularised(input_size: int, hidden_size: int) -> Cell:
-            return regularise(
-                initialise(cell(input_size, hidden_size), recurrent_init, gate_init, memory_length),
+        self.stack = Stack.build(
+            customised(
+                cell,
+                recurrent_init=recurrent_init,
+                gate_init=gate_init,
+                memory_length=memory_length,
                 weight_drop=weight_drop,
                 input_dropout=input_dropout,
                 recurrent_dropout=recurrent_dropout,
                 output_dropout=output_dropout,
                 zoneout=zoneout,
-            )
-
-        self.stack = Stack.build(
-            regularised,
+            ),
             width,
             hidden_size,
             num_layers,
