@@ -11,7 +11,7 @@ from typing import Any
 from rnnlab.interface import InputError
 
 START, END, UNKNOWN = 0, 1, 2
-"""The first tokens of each `Vocabulary`: start and end of a sequence, and text that the vocabulary does not have."""
+"""The first tokens of each `Vocabulary`: start of a sequence, end of a sequence, and unknown text."""
 FIRST = 3
 """The first token that stands for text."""
 

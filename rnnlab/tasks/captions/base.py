@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from rnnlab import generation
 from rnnlab.heads import Categorical
 from rnnlab.interface import Batch, Images, InputError, Metric, Sample, Tokens
+from rnnlab.tasks._writing import Writer, started, teacher_forced
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, check_least
 from rnnlab.tasks.captions import _show
 from rnnlab.tasks.captions._files import frames_of
-from rnnlab.tasks.text.base import teacher_forced
-from rnnlab.vocabulary import END, START, Vocabulary, learn, restored, tidy
+from rnnlab.vocabulary import END, Vocabulary, learn, restored, tidy
 
 HELD_OUT = ("captions", "scenes")
 """What is in one split only. ``captions``: no caption is in two splits. ``scenes``: a caption may be in several splits,
@@ -232,11 +232,13 @@ class Captioning(Finite):
             model: model in evaluation mode.
             videos: uint8 ``[S, 3, H, W]`` each.
         """
-        device = next(model.parameters()).device
-        prompt = torch.full((1, len(videos)), START, device=device)
-        given = {name: tensor.to(device) for name, tensor in self.pixels(videos).items()}
+        given = started(model, len(videos), self.pixels(videos))
         options = {"steps": self.longest_output, "end": END, "beam_size": self.beam_size}
-        return generation.write(model, self.head, prompt, **options, **given)
+        return generation.write(model, self.head, **given, **options)
+
+    def source_of(self, prompt: str) -> dict[str, Tensor]:
+        """The source of a batch of one picture file, see `asked`."""
+        return self.pixels([self.asked(prompt)])
 
     def sample(self, model: nn.Module) -> list[Sample]:
         """Some examples of the validation set with what the model writes, and where attention looked."""
@@ -279,8 +281,8 @@ class Captioning(Finite):
         most = 1 if self.source.single else 100
         return frames_of(prompt, *self.source.shape[1:], most) if prompt else self.examples["valid"][0].frames
 
-    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Describer:  # noqa: D102
-        return Describer(self, model, temperature, top_k, seed)
+    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Writer:  # noqa: D102
+        return Writer(self, model, temperature, top_k, seed)
 
     def describe(self) -> list[str]:
         """The size of the splits and of the vocabulary, and sacrebleu's signature."""
@@ -312,33 +314,6 @@ class Captioning(Finite):
     def spell(self, inputs: Tensor) -> list[str]:
         """The words of a caption."""
         return self.words.spell(inputs.tolist())
-
-
-class Describer:
-    """Generation of the caption of a picture file with a trained model, for ``rnnlab generate``.
-
-    Args:
-        task: the task of the model.
-        model: model in evaluation mode.
-        temperature, top_k: see `rnnlab.heads.Head.draw`.
-        seed: seed for sampling.
-    """
-
-    def __init__(self, task: Captioning, model: nn.Module, temperature: float, top_k: int, seed: int) -> None:
-        self.task, self.model = task, model
-        self.options = {"temperature": temperature, "top_k": top_k, "seeds": [seed]}
-
-    def generate(self, prompt: str, length: int) -> Iterator[str]:
-        """Yield a caption of at most ``length`` tokens of the picture file ``prompt``."""
-        device = next(self.model.parameters()).device
-        given = {name: tensor.to(device) for name, tensor in self.task.pixels([self.task.asked(prompt)]).items()}
-        start = torch.full((1, 1), START, device=device)
-        steps = generation.generate(self.model, self.task.head, start, steps=length, end=END, **given, **self.options)
-        yield self.task.texts(generation.sequences(steps, 1, END))[0]
-
-    def reply(self, line: str, length: int) -> Iterator[str]:
-        """The same for a line of a conversation."""
-        return self.generate(line.strip(), length)
 
 
 def shuffled(count: int) -> list[int]:

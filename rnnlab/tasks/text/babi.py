@@ -42,8 +42,8 @@ class Babi(TextToText):
     answer. ``accuracy`` is the mean of the accuracies of the tasks, ``task_01`` to ``task_20``.
 
     Published: the LSTM of Weston et al. (table 3, weakly supervised, a model for each task, 1,000 training questions)
-    has a mean test accuracy of 49 %. The 20 values in `LSTM` are those that the examples of Keras (babi_rnn.py) and
-    neon (babi/train.py) copied from the paper; other copies have 62 instead of 72 for task 11.
+    has a mean test accuracy of 49 %. `LSTM` has the 20 values as the examples of Keras (babi_rnn.py) and neon
+    (babi/train.py) copied them from the paper; other copies have 62 instead of 72 for task 11.
 
     Args:
         seed, data_root, vocabulary, vocabulary_size, min_count, batch_size, beam_size, longest_output: see
@@ -126,7 +126,7 @@ class Babi(TextToText):
         The last question is the one to answer; other questions are left out.
 
         Raises:
-            InputError: there is no question, the text is too long, or the vocabulary has none of its tokens.
+            InputError: there is no question, the text is too long, or all of its tokens are unknown.
         """
         sentences = [one.strip() for one in re.findall(r"[^.?]+[.?]*", tidy(text))]
         questions = [one for one in sentences if one.endswith("?")]

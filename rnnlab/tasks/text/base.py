@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnlab import generation
-from rnnlab.heads import IGNORE, Categorical
+from rnnlab.heads import Categorical
 from rnnlab.interface import Batch, InputError, Metric, Sample, Tokens
 from rnnlab.report.attention import attention_map
+from rnnlab.tasks._writing import Writer, started, teacher_forced
 from rnnlab.tasks.base import Finite, check_least
-from rnnlab.vocabulary import END, START, UNKNOWN, Vocabulary, learn, restored, tidy
+from rnnlab.vocabulary import END, UNKNOWN, Vocabulary, learn, restored, tidy
+
+Item = TypeVar("Item")
+Splits = dict[str, list[Item]]
 
 LONGEST = 1000
 """Largest number of tokens of a text that a trained model is given."""
@@ -185,9 +189,7 @@ class TextToText(Finite):
             "references": [pair.target for pair in pairs],
             "hypotheses": self.texts(written),
         }
-        return {
-            f"{name}.txt": "".join(" ".join(line.split()) + "\n" for line in lines) for name, lines in columns.items()
-        }
+        return {f"{name}.txt": "".join(one_line(text) + "\n" for text in texts) for name, texts in columns.items()}
 
     def unigram_loss(self, split: str) -> float:
         """The loss of the frequencies of tokens in training, with add-one smoothing."""
@@ -198,7 +200,7 @@ class TextToText(Finite):
 
     @torch.inference_mode()
     def answer(self, model: nn.Module, texts: Sequence[str], beam_size: int | None = None) -> list[str]:
-        """What a trained model writes for each of ``texts``, greedily or by beam search; an empty text gives another.
+        """What a trained model writes for each of ``texts``, greedily or by beam search; nothing for an empty text.
 
         Args:
             model: model in evaluation mode.
@@ -206,7 +208,7 @@ class TextToText(Finite):
             beam_size: beam size; None for the task's.
 
         Raises:
-            InputError: a text is too long, or the vocabulary has none of its tokens.
+            InputError: a text is too long, or all of its tokens are unknown.
         """
         answers, encoded = [""] * len(texts), []
         for number, text in enumerate(texts):
@@ -225,7 +227,7 @@ class TextToText(Finite):
         """The tokens of a source text, int64 ``[S]``, with END.
 
         Raises:
-            InputError: the text is too long, or the vocabulary has none of its tokens.
+            InputError: the text is too long, or all of its tokens are unknown.
         """
         tokens = self.vocabularies[0].encode(text)
         shown = tidy(text)[:40]
@@ -244,12 +246,13 @@ class TextToText(Finite):
         self, model: nn.Module, sources: Sequence[Tensor], beam_size: int, steps: int | None = None
     ) -> list[Tensor]:
         """The tokens that a model writes for each of ``sources``, at most ``steps``; None for ``longest_output``."""
-        device = next(model.parameters()).device
-        prompt = torch.full((1, len(sources)), START, device=device)
-        given = {name: tensor.to(device) for name, tensor in _source(sources).items()}
-        return generation.write(
-            model, self.head, prompt, steps=steps or self.longest_output, end=END, beam_size=beam_size, **given
-        )
+        given = started(model, len(sources), _source(sources))
+        steps = steps or self.longest_output
+        return generation.write(model, self.head, **given, steps=steps, end=END, beam_size=beam_size)
+
+    def source_of(self, prompt: str) -> dict[str, Tensor]:
+        """The source of a batch of one text, and its length."""
+        return _source([self.encode_source(prompt)])
 
     def examples(self) -> list[Pair]:
         """The pairs that `sample` shows, spread over the validation set."""
@@ -270,15 +273,14 @@ class TextToText(Finite):
     def attention_sample(self, model: nn.Module, text: str) -> list[Sample]:
         """A picture of the attention weights while the model writes; empty without attention or matplotlib."""
         source = self.encode_source(text)
-        written = torch.cat([self.write(model, [source], self.beam_size)[0], torch.tensor([END])]).unsqueeze(1)
-        inputs = torch.cat([torch.full_like(written[:1], START), written[:-1]])
-        batch = Batch(inputs, written, **_source([source])).to(next(model.parameters()).device)
+        written = torch.cat([self.write(model, [source], self.beam_size)[0], torch.tensor([END])])
+        batch = teacher_forced([written], **_source([source])).to(next(model.parameters()).device)
         weights = model.attention_weights(batch)
         if weights is None:
             return []
         labels = [
             vocabulary.spell(tokens)
-            for vocabulary, tokens in zip(self.vocabularies, (source.tolist(), written[:, 0].tolist()), strict=True)
+            for vocabulary, tokens in zip(self.vocabularies, (source.tolist(), written.tolist()), strict=True)
         ]
         picture = attention_map(weights[:, 0].float().cpu().numpy(), *labels)
         return [] if picture is None else [Sample(picture, ".png")]
@@ -327,49 +329,6 @@ class TextToText(Finite):
         return self.vocabularies[1].spell(inputs.tolist())
 
 
-class Writer:
-    """Generation of a target text with a trained model, for ``rnnlab generate``.
-
-    Args:
-        task: the task of the model.
-        model: model in evaluation mode.
-        temperature, top_k: see `rnnlab.heads.Head.draw`.
-        seed: seed for sampling.
-    """
-
-    def __init__(self, task: TextToText, model: nn.Module, temperature: float, top_k: int, seed: int) -> None:
-        self.task, self.model = task, model
-        self.options = {"temperature": temperature, "top_k": top_k, "seeds": [seed]}
-
-    def generate(self, prompt: str, length: int) -> Iterator[str]:
-        """Read the source ``prompt``, and yield the target text of at most ``length`` tokens."""
-        source = self.task.encode_source(prompt)
-        device = next(self.model.parameters()).device
-        given = {name: tensor.to(device) for name, tensor in _source([source]).items()}
-        start = torch.full((1, 1), START, device=device)
-        drawn = generation.generate(self.model, self.task.head, start, steps=length, end=END, **given, **self.options)
-        yield self.task.texts(generation.sequences(drawn, 1, END))[0]
-
-    def reply(self, line: str, length: int) -> Iterator[str]:
-        """The same for a line of a conversation."""
-        return self.generate(line, length)
-
-
-def teacher_forced(targets: Sequence[Tensor], **source: Tensor) -> Batch:
-    """The batch of target sequences with END, whose inputs are the targets shifted by one step.
-
-    Args:
-        targets: tokens of each target, int64 ``[length]``; UNKNOWN is not scored.
-        source: ``source`` and ``source_lengths`` of the batch.
-    """
-    lengths = torch.tensor([len(target) for target in targets])
-    padded = pad_sequence(list(targets), padding_value=END)
-    inputs = torch.cat([torch.full_like(padded[:1], START), padded[:-1]])
-    past = torch.arange(len(padded)).unsqueeze(1) >= lengths
-    scored = padded.masked_fill(past | (padded == UNKNOWN), IGNORE)
-    return Batch(inputs, scored, lengths, lengths, **source)
-
-
 def _ended(tokens: list[int]) -> Tensor:
     return torch.tensor([*tokens, END])
 
@@ -383,3 +342,39 @@ def _source(sources: Sequence[Tensor]) -> dict[str, Tensor]:
 def hashed(text: str) -> int:
     """A number that depends on the text only, for an order that looks random."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def one_line(text: str) -> str:
+    """A text as one line of a file."""
+    return " ".join(text.split())
+
+
+def assigned(items: list[Item], key: Callable[[Item], str], free: Iterable[str], size: int, corpus: str) -> Splits:
+    """Assign items to splits by their keys; validation and test have one item, the first, for each key.
+
+    Args:
+        items: the items.
+        key: text of an item by which it is assigned.
+        free: keys that may be in validation or test; items with other keys are in training.
+        size: number of keys of the validation set, and of the test set.
+        corpus: name of the corpus, for the error.
+
+    Raises:
+        InputError: there are too few keys.
+    """
+    order = sorted(set(free), key=hashed)
+    if len(order) <= 2 * size:
+        raise InputError(
+            f"the corpus {corpus!r} has {len(order)} sources, too few for a validation and a test set of {size} each "
+            "and a training set; lower task.eval_size"
+        )
+    split_of = dict.fromkeys(order[:size], "test") | dict.fromkeys(order[size : 2 * size], "valid")
+    found: Splits = {"train": [], "valid": [], "test": []}
+    seen: set[str] = set()
+    for one in items:
+        name = key(one)
+        split = split_of.get(name, "train")
+        if split == "train" or name not in seen:
+            found[split].append(one)
+            seen.add(name)
+    return found

@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from rnnlab.interface import InputError, Metric
+from rnnlab.tasks._writing import Writer
 from rnnlab.tasks.base import check_least
 from rnnlab.tasks.text._chatterbot import read_chatterbot
 from rnnlab.tasks.text._exchange import Exchange
 from rnnlab.tasks.text._simulated import read_simulated, score_acts, spaced, spoken
 from rnnlab.tasks.text._small_talk import LANGUAGES, small_talk
-from rnnlab.tasks.text.base import LONGEST, Pair, TextToText, Writer, hashed
+from rnnlab.tasks.text.base import LONGEST, Pair, TextToText, assigned
 from rnnlab.vocabulary import tidy
 
 CORPORA = ("small_talk", "chatterbot", "simulated")
@@ -148,23 +149,8 @@ class Conversation(TextToText):
         if not self.eval_size:
             return {"train": exchanges}
         keys = {key(one): one.is_fixed for one in exchanges}
-        free = sorted((name for name, is_fixed in keys.items() if not is_fixed), key=hashed)
-        size = self.eval_size
-        if len(free) <= 2 * size:
-            raise InputError(
-                f"the corpus {self.corpus!r} has {len(free)} sources, too few for a validation and a test set of "
-                f"{size} each and a training set; lower task.eval_size"
-            )
-        split_of = dict.fromkeys(free[:size], "test") | dict.fromkeys(free[size : 2 * size], "valid")
-        found: dict[str, list[Exchange]] = {"train": [], "valid": [], "test": []}
-        seen: set[str] = set()
-        for one in exchanges:
-            name = key(one)
-            split = split_of.get(name, "train")
-            if split == "train" or name not in seen:
-                found[split].append(one)
-                seen.add(name)
-        return found
+        free = (name for name, is_fixed in keys.items() if not is_fixed)
+        return assigned(exchanges, key, free, self.eval_size, self.corpus)
 
     def read(self) -> dict[str, list[Pair]]:  # noqa: D102
         return {
@@ -285,7 +271,7 @@ class Dialogue(Writer):
         """Reply to a line with at most ``length`` tokens; an empty line has an empty reply and is not kept.
 
         Raises:
-            InputError: the line is too long, or the vocabulary has none of its tokens; the conversation is unchanged.
+            InputError: the line is too long, or all of its tokens are unknown; the conversation is unchanged.
         """
         heard = self.task.heard(line)
         if len(self.task.encode_source(heard)) == 1:  # only END

@@ -15,7 +15,7 @@ from rnnlab.data import PublicFile, locate, read_lines
 from rnnlab.interface import InputError, Metric
 from rnnlab.tasks.base import check_least
 from rnnlab.tasks.text import _numbers
-from rnnlab.tasks.text.base import Pair, TextToText, hashed
+from rnnlab.tasks.text.base import Pair, TextToText, assigned, hashed, one_line
 from rnnlab.vocabulary import tidy, words
 
 FRENCH = PublicFile(
@@ -62,8 +62,8 @@ class Translation(TextToText):
       per line, with ``target`` the file of the targets.
 
     Except for ``multi30k``, sentences are assigned to splits by their source, in an order that depends on the source
-    only. Pairs whose target is in the validation or test set too are removed from training, and those whose target is
-    in the test set from validation: no source and no target is in two splits. Validation and test keep one target,
+    only. A training pair is removed if its target is also in the validation or test set, and a validation pair if its
+    target is in the test set: no source and no target is in two splits. Validation and test keep one target,
     the first, of each source.
 
     BLEU (Papineni et al., 2002) and chrF (Popović, 2015) are those of sacrebleu (Post, 2018, arXiv:1804.08771): cased,
@@ -172,21 +172,7 @@ class Translation(TextToText):
 
     def _split(self, pairs: list[Pair]) -> dict[str, list[Pair]]:
         """Assign pairs to splits by source; see the class."""
-        sources = sorted({pair.source for pair in pairs}, key=hashed)
-        size = self.eval_size
-        if len(sources) <= 2 * size:
-            raise InputError(
-                f"the corpus {self.corpus!r} has {len(sources)} sources, too few for a validation and a test set of "
-                f"{size} each and a training set; lower task.eval_size"
-            )
-        split_of = dict.fromkeys(sources[:size], "test") | dict.fromkeys(sources[size : 2 * size], "valid")
-        found: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
-        seen: set[str] = set()
-        for pair in pairs:
-            split = split_of.get(pair.source, "train")
-            if split == "train" or pair.source not in seen:
-                found[split].append(pair)
-                seen.add(pair.source)
+        found = assigned(pairs, lambda pair: pair.source, (pair.source for pair in pairs), self.eval_size, self.corpus)
         held: set[str] = set()
         for split in ("test", "valid", "train"):
             found[split] = [pair for pair in found[split] if pair.target not in held]
@@ -207,11 +193,11 @@ class Translation(TextToText):
         unigram = {"unigram": {"loss": self.unigram_loss(split)}}
         if split == "train":
             return unigram
-        return unigram | {"copy": self._compared(split, [_line(pair.source) for pair in self.pairs[split]])}
+        return unigram | {"copy": self._compared(split, [one_line(pair.source) for pair in self.pairs[split]])}
 
     def _compared(self, split: str, texts: list[str]) -> dict[str, float]:
         """Exact match, BLEU and chrF of ``texts`` as translations."""
-        references = [_line(pair.target) for pair in self.pairs[split]]
+        references = [one_line(pair.target) for pair in self.pairs[split]]
         values = {name: metric.corpus_score(texts, [references]).score for name, metric in self._scores.items()}
         same = sum(tidy(text) == tidy(reference) for text, reference in zip(texts, references, strict=True))
         return {"exact": same / len(texts), **values}
@@ -222,7 +208,7 @@ class Translation(TextToText):
 
     def transcripts(self, split: str, written: list[Tensor]) -> dict[str, str]:
         """The texts, and the scores with sacrebleu's signatures."""
-        texts, references = self.texts(written), [_line(pair.target) for pair in self.pairs[split]]
+        texts, references = self.texts(written), [one_line(pair.target) for pair in self.pairs[split]]
         lines = [
             f"{metric.corpus_score(texts, [references])} {metric.get_signature()}\n" for metric in self._scores.values()
         ]
@@ -272,8 +258,3 @@ def _aligned(source: Path, target: Path) -> list[Pair]:
             "of the other"
         )
     return [Pair(*pair) for pair in zip(*lines, strict=True) if all(text.strip() for text in pair)]
-
-
-def _line(text: str) -> str:
-    """A text as one line of a file."""
-    return " ".join(text.split())
