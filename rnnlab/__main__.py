@@ -7,7 +7,7 @@ import sys
 
 from rnnlab import command, streams
 from rnnlab.command import options
-from rnnlab.command.errors import BAD_INPUT, complain, is_users, sentence
+from rnnlab.command.errors import BAD_INPUT, complain, is_text, is_users, sentence
 from rnnlab.command.overview import overview
 
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     for argument in arguments:
-        if any("\ud800" <= character <= "\udfff" for character in argument):
+        if not is_text(argument):
             complain(f"argument {argument!r} is not valid text in the system's encoding {sys.getfilesystemencoding()}")
             return BAD_INPUT
     if not arguments or arguments[0] in ("-h", "--help", "help"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator
 
-from rnnlab.command.errors import complain
+from rnnlab.command.errors import complain, is_text
 from rnnlab.interface import InputError
 
 
@@ -31,7 +31,7 @@ def converse(reply: Callable[[str], Iterator[str]], ends: Collection[str] = ()) 
         if line.strip().lower() in ends:
             return
         try:
-            if any("\ud800" <= character <= "\udfff" for character in line):
+            if not is_text(line):
                 raise InputError(f"the line {line[:40]!r} is not valid text in the encoding {sys.stdin.encoding}")
             print_pieces(reply(line))
         except InputError as error:

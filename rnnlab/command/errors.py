@@ -54,3 +54,8 @@ def _is_own(file: str | None) -> bool:
     package = Path(__file__).parents[1]
     homes = [package, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
     return not any(Path(file).resolve().is_relative_to(home.resolve()) for home in homes)
+
+
+def is_text(given: str) -> bool:
+    """Whether an argument or a line of input was valid in its encoding: Python decodes other bytes to surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in given)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnlab.command import options
-from rnnlab.command.errors import BAD_INPUT, complain
+from rnnlab.command.errors import BAD_INPUT, complain, is_text
 from rnnlab.command.evaluate import DATA_ROOT
 from rnnlab.command.options import REQUIRED, option
 from rnnlab.interface import InputError
@@ -83,7 +83,7 @@ def _translated(task: TextToText, model: nn.Module, lines: list[str], beam_size:
     known: dict[int, str] = {}
     for number, line in enumerate(lines):
         try:
-            if any("\ud800" <= character <= "\udfff" for character in line):
+            if not is_text(line):
                 raise InputError(f"{line[:40]!r} is not valid text in the encoding {sys.stdin.encoding}")
             task.encode_source(line)
             known[number] = line

@@ -305,11 +305,11 @@ def evaluate_run(
     if split not in task.splits:
         name = content["config"]["task"]["name"]
         raise InputError(f"the task {name} has no split {split!r}{lookup.nearest(split, list(task.splits))}")
+    if out is not None and (not task.steps_to_write(split) or type(task).transcripts is Task.transcripts):
+        raise InputError("out= is set, but the model of this task generates nothing in an evaluation; omit out=")
     place = next(model.parameters()).device
     report = evaluate(model, task, split, place, autocast(place, content["config"]["trainer"]["precision"]))
     if out is not None:
-        if not report.transcripts:
-            raise InputError("out= is set, but the model of this task generates nothing in an evaluation; omit out=")
         store(report.transcripts, Path(out).expanduser())
     return {"step": content["progress"]["step"], **report.record(), "baselines": task.baselines(split)}
 
