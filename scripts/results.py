@@ -8,7 +8,8 @@ experiment, write its file; nothing else is needed.
 
 Keys of the section ``results`` of a file:
 seeds       seeds of each run
-runs        overrides of each run by name: a list, or ``{overrides: [...], long: true}`` for a run that takes hours
+runs        overrides of each run by name: a list, or ``{overrides: [...], long: true, seeds: [0]}`` for a run that
+            takes hours, or has its own seeds
 long        whether all runs of the file take hours
 metrics     metrics that the page shows, such as ``test/bleu``, of the best checkpoint
 goals       a list; each goal names a ``run`` and a ``value`` (one of the metrics) with ``above`` or ``below``, or with
@@ -40,7 +41,14 @@ def read(name: str) -> dict[str, Any]:
 
 def places(name: str, run: str) -> dict[int, Path]:
     """Return the directories of a run by seed."""
-    return {seed: experiments.directory(GROUP, name, run, seed) for seed in read(name)["seeds"]}
+    return {seed: experiments.directory(GROUP, name, run, seed) for seed in seeds_of(name, run)}
+
+
+def seeds_of(name: str, run: str) -> list[int]:
+    """Return the seeds of a run: its own, or those of its file."""
+    about = read(name)
+    one = about["runs"][run]
+    return one.get("seeds", about["seeds"]) if isinstance(one, dict) else about["seeds"]
 
 
 def is_long(name: str, run: str) -> bool:
@@ -105,7 +113,7 @@ def row(name: str, run: str) -> list[str]:
     if not finished:
         status = "not run, takes hours" if is_long(name, run) else "not run"
         return [run, *[""] * (len(about["metrics"]) + 5), status]
-    count = len(about["seeds"])
+    count = len(seeds_of(name, run))
     seeds = ", ".join(map(str, finished)) + (f" (of {count})" if len(finished) < count else "")
     columns = []
     for metric in about["metrics"]:
@@ -201,13 +209,14 @@ def table(before: str = "") -> str:
 def chosen(names: list[str], long: bool) -> list[tuple[str, str, list[str], int]]:
     """Return the runs to train as ``(name, run, overrides, seed)``, by seed, so that each run has a result early."""
     known = names or [file.stem for file in experiments.files(GROUP)]
-    return [
+    found = [
         (name, run, overrides(name, run), seed)
         for name in known
-        for seed in read(name)["seeds"]
         for run in read(name)["runs"]
         if long or not is_long(name, run)
+        for seed in seeds_of(name, run)
     ]
+    return sorted(found, key=lambda one: (known.index(one[0]), one[3]))
 
 
 def main(arguments: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The scripts of a checkout run."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -273,6 +274,17 @@ def test_results_names_what_it_does_not_know(tmp_path):
     assert done.returncode == 1
     assert "unknown: letters, fast; experiments: " in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_can_have_its_own_seeds(tmp_path):
+    code = (
+        "runs = {'gru': ['cell=gru'], 'long': {'overrides': ['cell=lstm'], 'long': True, 'seeds': [5]}}; "
+        "results.read = lambda name: {'seeds': [0, 1], 'runs': runs}; "
+        "print(results.chosen(['numbers'], False)); print(results.chosen(['numbers'], True))"
+    )
+    short, long = map(ast.literal_eval, _results(tmp_path, code).splitlines())
+    assert short == [("numbers", "gru", ["cell=gru"], 0), ("numbers", "gru", ["cell=gru"], 1)]
+    assert long == [*short, ("numbers", "long", ["cell=lstm"], 5)]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ Modules, from the bottom up; a module imports only modules that are listed befor
 from rnnlab.engine import fused, native, reference, scan
 from rnnlab.engine.choose import BACKENDS, Choice, backends_of, choose, identity, observed
 from rnnlab.engine.cpu import memory
+from rnnlab.engine.cpu.linear import linear
 from rnnlab.engine.cpu.scores import additive_scores
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "choose",
     "fused",
     "identity",
+    "linear",
     "memory",
     "native",
     "observed",

@@ -18,7 +18,8 @@ from torch.nn.functional import pad
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
 from rnnlab.engine.cpu import arrays
-from rnnlab.engine.cpu.memory import alone_like, owned, reusing
+from rnnlab.engine.cpu.linear import reusing
+from rnnlab.engine.cpu.memory import alone_like, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.once import warn_once

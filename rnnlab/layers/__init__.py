@@ -2,12 +2,14 @@
 
 from rnnlab.layers.convert import from_torch, to_torch
 from rnnlab.layers.initialisers import initialise
+from rnnlab.layers.linear import Linear
 from rnnlab.layers.recurrent import Recurrent
 from rnnlab.layers.regularisers import VariationalDropout, WeightDrop, Zoneout, regularise
 from rnnlab.layers.stack import Bidirectional, Stack
 
 __all__ = [
     "Bidirectional",
+    "Linear",
     "Recurrent",
     "Stack",
     "VariationalDropout",

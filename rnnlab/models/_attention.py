@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rnnlab import engine
 from rnnlab.cells.base import check_choice
 from rnnlab.interface import InputError
+from rnnlab.layers import Linear
 
 KINDS = ("additive", "dot", "general")
 
@@ -44,9 +45,9 @@ class Attention(nn.Module):
                     "use model.attention=general"
                 )
             return
-        self.project_memory = nn.Linear(memory_size, query_size, bias=False)
+        self.project_memory = Linear(memory_size, query_size, bias=False)
         if kind == "additive":
-            self.project_query = nn.Linear(query_size, query_size)
+            self.project_query = Linear(query_size, query_size)
             self.score = nn.Parameter(torch.empty(query_size).uniform_(-(query_size**-0.5), query_size**-0.5))
 
     def keys(self, memory: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         """
         by_sequence = queries.transpose(0, 1)
         if self.kind == "additive":
-            query = self.project_query(by_sequence)
+            query = self.project_query(queries).transpose(0, 1)
             scores = engine.additive_scores(query, keys, self.score)
         else:
             scores = torch.bmm(by_sequence, keys.transpose(1, 2))

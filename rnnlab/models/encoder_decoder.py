@@ -8,7 +8,7 @@ from torch.nn.functional import dropout as drop
 
 from rnnlab.cells.base import check_choice
 from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
-from rnnlab.layers import Stack
+from rnnlab.layers import Linear, Stack
 from rnnlab.layers.stack import Bidirectional
 from rnnlab.models._attention import Attention
 from rnnlab.models._pictures import Pictures
@@ -160,12 +160,12 @@ class EncoderDecoder(Model):
         fixed_size = embedding_size if self.encoder is None else memory_size
         self.attention = Attention(attention, decoded, memory_size) if attention != "none" else None
         context_size = memory_size if self.attention else fixed_size
-        self.combine = nn.Linear(decoded + context_size, hidden_size, bias=False)
+        self.combine = Linear(decoded + context_size, hidden_size, bias=False)
         self.input_feeding = input_feeding
         self.hidden_size = hidden_size
         self.bridge = self._fitting(bridge)
         self.first_input = nn.Linear(fixed_size, width) if self.bridge in ("input", "both") else None
-        self.readout = nn.Linear(hidden_size, output_size)
+        self.readout = Linear(hidden_size, output_size)
 
     def _fitting(self, bridge: str) -> str:
         """Return the bridge for ``auto``, and check that the states fit for ``state`` and ``both``."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rnnlab.cells.base import Fixed, check_choice
 from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
-from rnnlab.layers import Stack
+from rnnlab.layers import Linear, Stack
 from rnnlab.models.base import CellFactory, Model, customised
 from rnnlab.trees import State
 
@@ -128,7 +128,7 @@ class SequenceModel(Model):
             connection=connection,
         )
         self.carries = bidirectional == "none"
-        self.readout = nn.Linear(self.stack.output_size, output_size, bias=readout_bias)
+        self.readout = Linear(self.stack.output_size, output_size, bias=readout_bias)
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
         if state is not None:

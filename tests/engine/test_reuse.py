@@ -9,7 +9,9 @@ import torch
 from torch.nn.functional import linear
 
 from rnnlab.engine.cpu import memory
-from rnnlab.engine.cpu.memory import Reusing, take
+from rnnlab.engine.cpu.linear import Reusing
+from rnnlab.engine.cpu.memory import take
+from rnnlab.layers import Linear
 
 SHAPE = (5, 100, 700)  # above SMALLEST
 
@@ -91,7 +93,7 @@ def test_what_is_not_wanted_any_more_is_given_back():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [(), (0,), (1,), (0, 1)])
 def test_linear_is_linear(bias, frozen, monkeypatch):
-    monkeypatch.setattr(memory, "SMALLEST", 0)
+    monkeypatch.setattr("rnnlab.engine.cpu.linear.SMALLEST", 0)
     generator = torch.Generator().manual_seed(0)
     given = [
         torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_(i not in frozen)
@@ -128,7 +130,7 @@ def test_linear_is_linear(bias, frozen, monkeypatch):
     ids=str,
 )
 def test_linear_is_linear_of_any_shapes(shapes, monkeypatch):
-    monkeypatch.setattr(memory, "SMALLEST", 0)
+    monkeypatch.setattr("rnnlab.engine.cpu.linear.SMALLEST", 0)
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     found = []
     for way in (nullcontext, Reusing):
@@ -139,10 +141,33 @@ def test_linear_is_linear_of_any_shapes(shapes, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "inner", "outer"), [(30, 64, 256, 600), (200, 3, 257, 31), (1, 1, 5, 4)]
+)
+def test_a_linear_layer_computes_what_torch_s_does(steps, batch_size, inner, outer):
+    layer, inputs = Linear(inner, outer), torch.randn(steps, batch_size, inner, requires_grad=True)
+    outputs = layer(inputs)
+    weights = torch.randn_like(outputs)
+    found = torch.autograd.grad((outputs * weights).sum(), [inputs, *layer.parameters()])
+    exact = [tensor.detach().double().requires_grad_() for tensor in (inputs, *layer.parameters())]
+    expected = linear(*exact)
+    wanted = torch.autograd.grad((expected * weights).sum(), exact)
+    for one, other in zip((outputs, *found), (expected, *wanted), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_linear_layer_respects_autocast_and_transforms():
+    layer, inputs = Linear(256, 300), torch.randn(64, 64, 256)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(inputs).dtype == torch.bfloat16
+    by_sequence = torch.func.vmap(layer, in_dims=1, out_dims=1)(inputs)
+    torch.testing.assert_close(by_sequence, layer(inputs))
+
+
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_what_no_gradient_takes_may_be_changed(frozen, monkeypatch):
     """As with ``linear`` itself: inputs are for the gradient of weights, weights for that of inputs."""
-    monkeypatch.setattr(memory, "SMALLEST", 0)
+    monkeypatch.setattr("rnnlab.engine.cpu.linear.SMALLEST", 0)
     given = [torch.randn(4, 3, 5), torch.randn(6, 5)]
     given[1 - frozen].requires_grad_()
     with Reusing():
