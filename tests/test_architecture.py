@@ -13,7 +13,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"trees"},
     {"interface", "streams"},
     {"files", "lookup"},
-    {"report"},
+    {"report", "formats"},
     {"data", "heads", "cells", "vocabulary"},
     {"outputs", "generation", "engine"},
     {"text"},

@@ -147,6 +147,7 @@ def test_a_cell_from_outside_keeps_the_contract():
 
 
 LONG = {"babi", "conversation", "image_caption", "translation", "video_caption"}  # their own tests have small cases
+LONG |= {"spoken_digits", "digit_strings", "polyphonic_music", "pixel_generation", "strokes", "motion"}
 
 
 @pytest.mark.parametrize("name", tiers.quick_if(lookup.available(tasks), lambda name: name not in LONG))

@@ -30,6 +30,7 @@ def _run(command, folder):
 # The tests of these commands and tasks have the parts.
 LONG = ("benchmark", "resuming", "compare", "diagnose", "sweeps")
 LONG += ("captions", "conversation", "question_answering", "translate")
+LONG += ("speech", "music", "images", "strokes", "motion")
 
 
 @pytest.mark.parametrize("page", tiers.quick_if(PAGES, lambda page: page.stem not in LONG), ids=lambda page: page.stem)

@@ -1,0 +1,1 @@
+"""Drawings and handwriting as pen strokes."""

@@ -1,0 +1,1 @@
+"""Motion of a human skeleton: walks, dances and other movements."""

@@ -1,0 +1,1 @@
+"""Music: the notes of polyphonic pieces."""
