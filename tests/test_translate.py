@@ -116,6 +116,9 @@ def test_evaluate_writes_them_elsewhere(tmp_path):
     arguments = [str(out / "references.txt"), "-i", str(out / "hypotheses.txt"), "-b", "-w", "6"]
     done = subprocess.run([sys.executable, "-m", "sacrebleu", *arguments], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(values["bleu"], abs=1e-5)
+    assert values["folder"] == str(out)
+    again = evaluate_run(tmp_path / "run", "test", "cpu", out=out)
+    assert again["folder"] == f"{out}-2"  # nothing is overwritten
 
 
 def test_evaluate_without_generation_refuses_a_folder(tmp_path):

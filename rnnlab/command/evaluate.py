@@ -19,7 +19,7 @@ class Options:
     run: str = option(REQUIRED, "directory of the run; run= may be left out", "DIR")
     split: str = option("test", "split: train, valid or test")
     device: str = option("auto", "device: auto, cpu or cuda")
-    out: str = option("", "folder for what the model has written, such as translations and their references", "FOLDER")
+    out: str = option("", "new folder for what the model writes, such as translations; OUT-2 if it exists", "FOLDER")
     data_root: str = option("", DATA_ROOT, "DIR")
 
 

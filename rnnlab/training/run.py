@@ -293,10 +293,12 @@ def evaluate_run(
         split: split of the task, such as ``test``.
         device: device of the model: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         data_root: folder of the data, see `load`.
-        out: folder for the task's transcripts, such as hypotheses and references; None to write none.
+        out: new folder for the task's transcripts, such as hypotheses and references; ``out-2`` if it exists. None to
+            write none.
 
     Returns:
-        all metrics, the ``step`` of the checkpoint, and the ``baselines`` of the task.
+        all metrics, the ``step`` of the checkpoint, the ``baselines`` of the task, and with ``out`` the ``folder`` of
+        the transcripts.
 
     Raises:
         InputError: the task has no such split, or the data differ from the data of the run.
@@ -309,9 +311,12 @@ def evaluate_run(
         raise InputError("out= is set, but the model of this task generates nothing in an evaluation; omit out=")
     place = next(model.parameters()).device
     report = evaluate(model, task, split, place, autocast(place, content["config"]["trainer"]["precision"]))
+    values = {"step": content["progress"]["step"], **report.record(), "baselines": task.baselines(split)}
     if out is not None:
-        store(report.transcripts, Path(out).expanduser())
-    return {"step": content["progress"]["step"], **report.record(), "baselines": task.baselines(split)}
+        folder = files.new_folder(Path(out).expanduser())
+        store(report.transcripts, folder)
+        values["folder"] = str(folder)
+    return values
 
 
 def _tell(summary: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnnlab.engine.cpu import gemm, kernel, memory
+from rnnlab.engine.cpu import gemm, kernel, linear
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def own_products(monkeypatch):
         monkeypatch.setenv("RNNLAB_GEMM", "own" if own else "blas")
         gemm.own.cache_clear()
         if own:
-            for module, name in ((memory, "LARGE_FOR_OWN"), (gemm, "SMALLEST"), (kernel, "ROWS_TO_PACK")):
+            for module, name in ((linear, "LARGE_FOR_OWN"), (gemm, "SMALLEST"), (kernel, "ROWS_TO_PACK")):
                 monkeypatch.setattr(module, name, 1)
 
     yield use

@@ -93,7 +93,7 @@ def test_what_is_not_wanted_any_more_is_given_back():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [(), (0,), (1,), (0, 1)])
 def test_linear_is_linear(bias, frozen, monkeypatch):
-    monkeypatch.setattr("rnnlab.engine.cpu.linear.SMALLEST", 0)
+    monkeypatch.setattr(memory, "SMALLEST", 0)
     generator = torch.Generator().manual_seed(0)
     given = [
         torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_(i not in frozen)
@@ -130,7 +130,7 @@ def test_linear_is_linear(bias, frozen, monkeypatch):
     ids=str,
 )
 def test_linear_is_linear_of_any_shapes(shapes, monkeypatch):
-    monkeypatch.setattr("rnnlab.engine.cpu.linear.SMALLEST", 0)
+    monkeypatch.setattr(memory, "SMALLEST", 0)
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     found = []
     for way in (nullcontext, Reusing):
@@ -167,7 +167,7 @@ def test_a_linear_layer_respects_autocast_and_transforms():
 @pytest.mark.parametrize("frozen", [0, 1])
 def test_what_no_gradient_takes_may_be_changed(frozen, monkeypatch):
     """As with ``linear`` itself: inputs are for the gradient of weights, weights for that of inputs."""
-    monkeypatch.setattr("rnnlab.engine.cpu.linear.SMALLEST", 0)
+    monkeypatch.setattr(memory, "SMALLEST", 0)
     given = [torch.randn(4, 3, 5), torch.randn(6, 5)]
     given[1 - frozen].requires_grad_()
     with Reusing():

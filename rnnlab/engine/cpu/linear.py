@@ -11,9 +11,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from rnnlab.engine import reference
-from rnnlab.engine.cpu import gemm
+from rnnlab.engine.cpu import gemm, memory
 from rnnlab.engine.cpu.gemm import mm
-from rnnlab.engine.cpu.memory import SMALLEST, take
 
 LARGE = 2**21
 """Size of the inputs of a sequence, in bytes, from which `Reusing` saves more than its cost of 60 microseconds."""
@@ -57,7 +56,7 @@ def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     if [tensor.dim() for tensor in given] != [3, 2, 1][: len(given)]:
         return False
     rows = inputs.shape[0] * inputs.shape[1]
-    is_large = rows * len(weight) * weight.itemsize >= SMALLEST
+    is_large = rows * len(weight) * weight.itemsize >= memory.SMALLEST
     if not is_large and rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu":
         is_large = gemm.own(weight.dtype, "sequence") is not None
     return is_large and all(
@@ -73,7 +72,7 @@ class _Linear(torch.autograd.Function):
         of_inputs, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(inputs if of_weight else None, weight if of_inputs else None)
         ctx.set_materialize_grads(False)
-        outputs = take((*inputs.shape[:2], len(weight)), inputs.dtype)
+        outputs = memory.take((*inputs.shape[:2], len(weight)), inputs.dtype)
         mm(inputs.flatten(0, 1), weight.t(), outputs.flatten(0, 1), bias)
         return outputs
 
@@ -87,7 +86,7 @@ class _Linear(torch.autograd.Function):
         if wanted[0] and torch.is_grad_enabled():  # create_graph: autograd does not record products into given memory
             of_inputs = gradient @ weight
         elif wanted[0]:
-            of_inputs = take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
+            of_inputs = memory.take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
             mm(rows, weight, of_inputs.flatten(0, 1))
         of_weight = None
         if wanted[1]:
