@@ -7,6 +7,9 @@ BIN := .venv/bin
 train: .venv/ready ## train the default character model and print samples of text
 	@$(BIN)/rnnlab train $(ARGS)
 
+# The tests start many processes; each would compile the package again if the environment forbids to store bytecode.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 test: .venv/ready ## run the tests, except the slow ones
 	@$(BIN)/python -m pytest -n 2 -q -m "not slow" $(ARGS)
 
