@@ -1,4 +1,4 @@
-"""Character vocabularies, and text generation character by character."""
+"""The alphabet of a character model, and text generation character by character."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rnnlab.interface import InputError
 from rnnlab.trees import State
 
 
-class Vocabulary:
+class Alphabet:
     """The characters of a model; a token is the index of a character.
 
     Args:
@@ -26,8 +26,8 @@ class Vocabulary:
         self._tokens = {character: token for token, character in enumerate(characters)}
 
     @classmethod
-    def of(cls, text: str) -> Vocabulary:
-        """The vocabulary of all characters of ``text``, sorted."""
+    def of(cls, text: str) -> Alphabet:
+        """The alphabet of all characters of ``text``, sorted."""
         return cls("".join(sorted(set(text))))
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Speaker:
         seed: seed for sampling.
     """
 
-    def __init__(self, model: nn.Module, vocabulary: Vocabulary, temperature: float, top_k: int, seed: int) -> None:
+    def __init__(self, model: nn.Module, vocabulary: Alphabet, temperature: float, top_k: int, seed: int) -> None:
         self.vocabulary = vocabulary
         state = model.begin()
         head = Categorical(len(vocabulary))

@@ -14,7 +14,7 @@ from outside.reversal import Reversal
 from rnnlab import config
 from rnnlab.interface import Batch, InputError
 from rnnlab.outputs import draw_categorical
-from rnnlab.text import Speaker, Vocabulary
+from rnnlab.text import Alphabet, Speaker
 from rnnlab.training import load, train
 
 
@@ -162,7 +162,7 @@ class _Parrot(_Counter):
 def test_an_answer_is_a_line_without_its_break(line, others):
     """Whether lines end with LF, CRLF or CR, and though the other characters occur in the text as well."""
     characters = "".join(sorted(set(line + others)))
-    speaker = Speaker(_Parrot(line, characters), Vocabulary(characters), 0, 0, 0)
+    speaker = Speaker(_Parrot(line, characters), Alphabet(characters), 0, 0, 0)
     for _ in range(3):
         answer = "".join(speaker.reply("yes", 10))
         assert answer == ("yes" if line != "yes" else answer)
@@ -171,7 +171,7 @@ def test_an_answer_is_a_line_without_its_break(line, others):
 
 def test_a_prompt_may_have_its_accents_in_another_form():
     for text in ("Käse größer", unicodedata.normalize("NFD", "Käse größer")):
-        vocabulary = Vocabulary.of(text)
+        vocabulary = Alphabet.of(text)
         for form in ("NFC", "NFD"):
             speaker = Speaker(_Parrot(text[:1], vocabulary.characters), vocabulary, 0, 0, 0)
             assert "".join(speaker.generate(unicodedata.normalize(form, "größe"), 1)).startswith("gr")
@@ -180,7 +180,7 @@ def test_a_prompt_may_have_its_accents_in_another_form():
 
 
 def test_memory_is_constant_however_long_it_speaks():
-    speaker = Speaker(_Counter(), Vocabulary("abc"), 0, 0, 0)
+    speaker = Speaker(_Counter(), Alphabet("abc"), 0, 0, 0)
     pieces = speaker.generate("a", 10_000)
     for _ in range(1000):
         next(pieces)

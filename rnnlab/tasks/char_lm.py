@@ -16,7 +16,7 @@ from rnnlab.data import BYTE_ORDER_MARK, PublicFile, locate, read_text
 from rnnlab.heads import IGNORE, Categorical
 from rnnlab.interface import Batch, InputError, Metric, Sample, Tokens
 from rnnlab.tasks.base import Task, check_least, check_shares
-from rnnlab.text import Speaker, Vocabulary
+from rnnlab.text import Alphabet, Speaker
 
 TINY_SHAKESPEARE = PublicFile(
     path="tiny_shakespeare/input.txt",
@@ -83,9 +83,9 @@ class CharLM(Task):
         return text if self._has_marks else text.replace(BYTE_ORDER_MARK, "")
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Alphabet:
         """The characters of the corpus, or of the training corpus for a trained model."""
-        return Vocabulary.of(self.text)
+        return Alphabet.of(self.text)
 
     @property
     def input(self) -> Tokens:  # noqa: D102
@@ -182,7 +182,7 @@ class CharLM(Task):
         return {"vocabulary": self.vocabulary.characters}
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
-        self.vocabulary = Vocabulary(memory["vocabulary"])
+        self.vocabulary = Alphabet(memory["vocabulary"])
         # Earlier versions kept the mark in the text and in the vocabulary; their models need the same text.
         self._has_marks = BYTE_ORDER_MARK in self.vocabulary.characters
 

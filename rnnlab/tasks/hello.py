@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rnnlab.heads import Categorical
 from rnnlab.interface import Batch, Mean, Metric, Sample, Tokens
 from rnnlab.tasks.base import Task
-from rnnlab.text import Speaker, Vocabulary
+from rnnlab.text import Alphabet, Speaker
 
 
 class Hello(Task):
@@ -30,7 +30,7 @@ class Hello(Task):
 
     def __init__(self, seed: int = 0, data_root: str = "data") -> None:
         super().__init__(seed, data_root)
-        self.vocabulary = Vocabulary("helo")
+        self.vocabulary = Alphabet("helo")
         self.input = Tokens(len(self.vocabulary))
         self.head = Categorical(len(self.vocabulary))
 
