@@ -128,6 +128,15 @@ def test_a_task_without_words_says_so():
         Reversal().speaker(None, 1.0, 0, 0)
 
 
+def test_a_task_of_files_says_how_to_get_them():
+    class Doodles(Reversal):
+        def generate(self, model, prompt, length, temperature, top_k, seed):
+            return []
+
+    with pytest.raises(InputError, match="out=FOLDER"):
+        Doodles().speaker(None, 1.0, 0, 0)
+
+
 class _Counter(torch.nn.Module):
     """A model that says a, b, c, a, b, c and so on."""
 

@@ -137,7 +137,7 @@ def _say_what_next(summary: dict) -> None:
     console.info("Run directory:  %s", run)
     name, _ = lookup.read_section(config["task"])
     task = tasks.find(name)
-    if task.speaker is not tasks.Task.speaker:
+    if (task.speaker, task.generate) != (tasks.Task.speaker, tasks.Task.generate):
         console.info("Use the model:  %s %s", program, task.usage.format(run=run))
     console.info("See its curves: %s --logdir %s --host 127.0.0.1", board, Path(run).parent)
 

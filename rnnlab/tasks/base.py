@@ -66,7 +66,7 @@ class Task:
     default_prompt: prompt of a `speaker` if the user gives none.
     end: token that ends a generated sequence, see `steps_to_write`; None if sequences have no end token.
     beam_size: beam size of generation during evaluation; 1 is greedy.
-    usage: command that uses a trained model of a task with a `speaker`, shown after training.
+    usage: command that uses a trained model of a task with a `speaker` or its own `generate`, shown after training.
     """
 
     input: Tokens | Vectors | Images
@@ -193,7 +193,10 @@ class Task:
         Raises:
             InputError: the task does not generate text.
         """
-        raise InputError(f"the task {type(self).__name__} generates no text; use rnnlab evaluate to measure the model")
+        instead = "use rnnlab evaluate to measure the model"
+        if type(self).generate is not Task.generate:
+            instead = "use rnnlab generate out=FOLDER for the files that it generates"
+        raise InputError(f"the task {type(self).__name__} generates no text; {instead}")
 
     def memory(self) -> dict[str, Any]:
         """The task's part of a checkpoint, such as a vocabulary, in plain containers."""
