@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import tiers
 import torch
 from outside.shapes import Elementwise
 
@@ -294,28 +295,31 @@ def test_memory_that_cannot_be_measured_is_reported(monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [
-        (["rouns=3"], "unknown option 'rouns=3'; did you mean 'rounds'?"),
-        (["rounds=many"], "rounds='many' is not of type int"),
-        (["rounds=0"], "rounds=0 must be at least 1"),
-        (["threads=-1"], "threads=-1 must be at least 1"),
-        (["memory=maybe"], "memory='maybe' is not of type bool"),
-        (["sizes=64x32"], "cannot read the size '64x32'; give steps x batch x hidden size, as in sizes=64x32x128"),
-        (["sizes=64x0x128"], "cannot read the size '64x0x128'"),
-        (["sizes="], "cannot read the size ''"),
-        (["cells="], "cannot read the cell ''; give names"),
-        (["cells=gru(before)"], "cannot read the cell 'gru(before)'; give names"),
-        (["cells=gru(reset=before"], "cannot read the cell 'gru(reset=before'"),
-        (["cells=lstn"], "unknown cell 'lstn'; did you mean 'lstm'?"),
-        (["cells=nowhere:Cell"], "needs the module 'nowhere'"),
-        (["cells=gru(rest=before)"], "unknown option 'cell.rest'; did you mean 'cell.reset'?"),
-        (["cells=gru(reset=maybe)"], "reset='maybe' is not one of after, before"),
-        (["backend=fast"], "unknown backend 'fast'; the choices are"),
-        (["cells=gru(reset=before)", "backend=native"], "backend 'native' cannot run GRU as configured"),
-        (["device=abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N"),
-        (["out=text.txt/bench"], "text.txt is not a writable folder"),
-        (["--all", "cells=rnn"], "unknown option 'cells=rnn'"),
-    ],
+    tiers.every(
+        3,
+        [
+            (["rouns=3"], "unknown option 'rouns=3'; did you mean 'rounds'?"),
+            (["rounds=many"], "rounds='many' is not of type int"),
+            (["rounds=0"], "rounds=0 must be at least 1"),
+            (["threads=-1"], "threads=-1 must be at least 1"),
+            (["memory=maybe"], "memory='maybe' is not of type bool"),
+            (["sizes=64x32"], "cannot read the size '64x32'; give steps x batch x hidden size, as in sizes=64x32x128"),
+            (["sizes=64x0x128"], "cannot read the size '64x0x128'"),
+            (["sizes="], "cannot read the size ''"),
+            (["cells="], "cannot read the cell ''; give names"),
+            (["cells=gru(before)"], "cannot read the cell 'gru(before)'; give names"),
+            (["cells=gru(reset=before"], "cannot read the cell 'gru(reset=before'"),
+            (["cells=lstn"], "unknown cell 'lstn'; did you mean 'lstm'?"),
+            (["cells=nowhere:Cell"], "needs the module 'nowhere'"),
+            (["cells=gru(rest=before)"], "unknown option 'cell.rest'; did you mean 'cell.reset'?"),
+            (["cells=gru(reset=maybe)"], "reset='maybe' is not one of after, before"),
+            (["backend=fast"], "unknown backend 'fast'; the choices are"),
+            (["cells=gru(reset=before)", "backend=native"], "backend 'native' cannot run GRU as configured"),
+            (["device=abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N"),
+            (["out=text.txt/bench"], "text.txt is not a writable folder"),
+            (["--all", "cells=rnn"], "unknown option 'cells=rnn'"),
+        ],
+    ),
 )
 def test_invalid_arguments_give_one_line_before_any_measurement(here, capsys, monkeypatch, arguments, says):
     monkeypatch.setattr(benchmark, "run", lambda *given: pytest.fail("it was measured"))
