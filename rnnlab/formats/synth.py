@@ -41,7 +41,7 @@ def render(roll: np.ndarray, frame_seconds: float, rate: int) -> np.ndarray:
 
 
 def _tone(frequency: float, time: np.ndarray, rate: int) -> np.ndarray:
-    """The sum over h of ``0.2 exp(-h t) sin(2π h f t) / h²``: the imaginary part of a polynomial in ``exp((2πif - 1)t)``."""
+    """A decaying note: the sum over h of ``0.2 exp(-h t) sin(2π h f t) / h²``, evaluated as a complex polynomial."""
     count = min(_HARMONICS, int(rate / 2 / frequency))
     coefficients = [1 / h**2 for h in range(count, 0, -1)]
     return 0.2 * np.polyval([*coefficients, 0], np.exp((2j * np.pi * frequency - 1) * time)).imag
