@@ -325,7 +325,7 @@ def test_the_public_corpora_are_the_published_ones(data_root):
 
 @pytest.mark.slow
 def test_every_quarter_note_piece_is_a_sixteenth_note_piece_at_every_fourth_frame(data_root):
-    """Transposed, of the same split; at least 80% of the frames agree, and all frames of most pieces."""
+    """Transposed, of the same split, except for few frames: the counts are those of the page on music."""
     quarter, fine = (PolyphonicMusic(corpus=name, data_root=data_root) for name in ("jsb_quarter", "jsb_sixteenth"))
     equal = 0
     for split in quarter.splits:
@@ -334,9 +334,9 @@ def test_every_quarter_note_piece_is_a_sixteenth_note_piece_at_every_fourth_fram
             agreement = max(
                 sum(a == b for a, b in zip(piece, one, strict=False)) / max(len(piece), len(one)) for one in sampled
             )
-            assert agreement > 0.75
+            assert agreement > 0.83
             equal += agreement == 1
-    assert equal > 150
+    assert equal == 228
 
 
 def _normal(piece):
