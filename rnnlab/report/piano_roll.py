@@ -46,7 +46,9 @@ def piano_roll(roll: np.ndarray, given: int = 0) -> bytes:
     octaves = range(_FIRST_C, roll.shape[1], _OCTAVE)
     axes.set_yticks(octaves, [f"C{number + 1}" for number in range(len(octaves))])
     axes.set(xlabel="frame", ylim=(low - 2, high + 2))
-    axes.grid(color=GRID, linewidth=0.5)
+    axes.grid(axis="x", color=GRID, linewidth=0.5)
+    for key in octaves:
+        axes.axhline(key - 0.5, color=GRID, linewidth=0.5)  # between B and C, where it crosses no note
     if given:
         axes.axvline(given, color=MUTED)
         axes.set_title("blue: given, orange: continuation", fontsize=8, color=MUTED)
