@@ -48,7 +48,8 @@ def svg(lines: Sequence[Line], width: float, height: float, thickness: float = 2
 
     Args:
         lines: lines in units of the picture.
-        width, height: size of the picture.
+        width: width of the picture.
+        height: height of the picture.
         thickness: thickness of the lines.
     """
     paths = [f'<path stroke="{line.colour}" d="{_path(line.points)}"/>' for line in lines]

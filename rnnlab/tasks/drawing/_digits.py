@@ -7,20 +7,21 @@ import numpy as np
 SPACING = 0.14
 """Distance between the points of a stroke, in heights of a digit."""
 
-# The strokes of each digit: points of a smooth curve in a square, x to the right and y down. A point that is given
-# twice is a corner.
-_SHAPES: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
-    "0": (((0.55, 0.0), (0.2, 0.15), (0.1, 0.5), (0.25, 0.9), (0.5, 1.0), (0.8, 0.85), (0.9, 0.5), (0.8, 0.12), (0.5, 0.0)),),
-    "1": (((0.25, 0.25), (0.55, 0.0), (0.55, 0.0), (0.55, 0.5), (0.55, 1.0)),),
-    "2": (((0.1, 0.25), (0.3, 0.02), (0.7, 0.03), (0.85, 0.3), (0.6, 0.6), (0.1, 1.0), (0.1, 1.0), (0.5, 1.0), (0.95, 1.0)),),
-    "3": (((0.1, 0.1), (0.5, 0.0), (0.8, 0.2), (0.65, 0.42), (0.4, 0.48), (0.4, 0.48), (0.8, 0.6), (0.85, 0.85), (0.5, 1.0), (0.08, 0.9)),),
-    "4": (((0.55, 0.0), (0.3, 0.35), (0.05, 0.68), (0.05, 0.68), (0.5, 0.68), (0.95, 0.68)), ((0.7, 0.35), (0.68, 0.7), (0.65, 1.0))),
-    "5": (((0.25, 0.05), (0.2, 0.45), (0.2, 0.45), (0.55, 0.38), (0.88, 0.65), (0.65, 0.97), (0.1, 0.93)), ((0.25, 0.05), (0.55, 0.04), (0.85, 0.03))),
-    "6": (((0.75, 0.0), (0.35, 0.25), (0.12, 0.7), (0.35, 0.99), (0.75, 0.92), (0.8, 0.65), (0.5, 0.52), (0.18, 0.7)),),
-    "7": (((0.1, 0.05), (0.5, 0.04), (0.9, 0.03), (0.9, 0.03), (0.6, 0.5), (0.4, 1.0)), ((0.3, 0.52), (0.55, 0.5), (0.8, 0.48))),
-    "8": (((0.8, 0.15), (0.5, 0.0), (0.2, 0.2), (0.5, 0.48), (0.85, 0.78), (0.5, 1.0), (0.15, 0.78), (0.5, 0.48), (0.8, 0.15)),),
-    "9": (((0.82, 0.2), (0.5, 0.0), (0.18, 0.2), (0.3, 0.5), (0.65, 0.48), (0.82, 0.2), (0.82, 0.2), (0.8, 0.6), (0.7, 1.0)),),
-}  # fmt: skip
+# The strokes of the digits 0 to 9: points x y of a smooth curve in a square of side 100, x to the right and y down. A
+# point that is given twice is a corner.
+_STROKES = (
+    ("55 0  20 15  10 50  25 90  50 100  80 85  90 50  80 12  50 0",),
+    ("25 25  55 0  55 0  55 50  55 100",),
+    ("10 25  30 2  70 3  85 30  60 60  10 100  10 100  50 100  95 100",),
+    ("10 10  50 0  80 20  65 42  40 48  40 48  80 60  85 85  50 100  8 90",),
+    ("55 0  30 35  5 68  5 68  50 68  95 68", "70 35  68 70  65 100"),
+    ("25 5  20 45  20 45  55 38  88 65  65 97  10 93", "25 5  55 4  85 3"),
+    ("75 0  35 25  12 70  35 99  75 92  80 65  50 52  18 70",),
+    ("10 5  50 4  90 3  90 3  60 50  40 100", "30 52  55 50  80 48"),
+    ("80 15  50 0  20 20  50 48  85 78  50 100  15 78  50 48  80 15",),
+    ("82 20  50 0  18 20  30 50  65 48  82 20  82 20  80 60  70 100",),
+)
+_SHAPES = [[np.array(stroke.split(), float).reshape(-1, 2) / 100 for stroke in strokes] for strokes in _STROKES]
 
 
 def digits(count: int, generator: np.random.Generator) -> list[np.ndarray]:
@@ -34,18 +35,17 @@ def digits(count: int, generator: np.random.Generator) -> list[np.ndarray]:
         int32 ``[N, 3]`` each: offset to the right, offset down, and 1 if the pen is lifted after the point. The first
         row is the start, (0, 0, 0). A digit is 80 to 150 units high.
     """
-    return [_digit(_SHAPES[str(generator.integers(10))], generator) for _ in range(count)]
+    return [_digit(_SHAPES[generator.integers(10)], generator) for _ in range(count)]
 
 
-def _digit(shape: tuple, generator: np.random.Generator) -> np.ndarray:
+def _digit(shape: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
     height, slant = generator.uniform(80, 150), generator.normal(0, 0.2)
     width, turn = height * generator.uniform(0.55, 0.9), generator.normal(0, 0.06)
     # A point (x, y) of the square is at x (width, 0) + y (-slant height, height), turned.
     axes = np.array([[width, 0], [-slant * height, height]])
     axes = axes @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     points, lifted = [], []
-    for stroke in shape:
-        corners = np.array(stroke)
+    for corners in shape:
         moved = corners + generator.normal(0, 0.025, corners.shape)
         same = (corners[1:] == corners[:-1]).all(1)
         moved[1:][same] = moved[:-1][same]  # a corner stays one point

@@ -52,7 +52,8 @@ def checked(drawings: list[np.ndarray], name: str) -> list[np.ndarray]:
     for number, drawing in enumerate(drawings):
         if drawing.ndim != 2 or drawing.shape[1] != 3:
             raise InputError(
-                f"{name} drawing {number} has the shape {list(drawing.shape)}; it must have 3 columns: dx, dy, pen lifted"
+                f"{name} drawing {number} has the shape {list(drawing.shape)}; "
+                "it must have 3 columns: dx, dy, pen lifted"
             )
     lengths = np.array([len(drawing) for drawing in drawings])
     points = np.concatenate(drawings)  # checking all at once is much faster than one by one
@@ -134,7 +135,7 @@ def _member(content: bytes, member: str, name: str) -> list[np.ndarray]:
             file = io.BytesIO(archive.read(member))
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, kind = header[np.lib.format.read_magic(file)](file)
-        if kind != object:
+        if kind.kind != "O":
             raise InputError(f"{name}: {member} is an array of {kind}; it must be an array of one array per drawing")
         arrays = [array.value() for array in _Arrays(file, encoding="latin1").load().value()]
         if len(arrays) != math.prod(shape) or not all(isinstance(array, np.ndarray) for array in arrays):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def lines(drawing: np.ndarray, given: int = 0) -> list[Line]:
     ends = np.flatnonzero(np.concatenate([[0], drawing[:, 2]])).tolist()
     bounds = sorted({0, *(end + 1 for end in ends), len(places)})
     found = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         if start < given + 1 < stop and given:  # part of this stroke is given
             found += [Line(places[start : given + 1], GREY), Line(places[given:stop])]
         else:

@@ -32,8 +32,8 @@ LIFTED, ENDED = 1, 2
 TOGETHER = 16
 """Number of batches within which training sorts the drawings by length, which saves padding."""
 SHOWN = 16
-"""Number of drawings of a sample."""
-_FITTED = 20_000
+"""Number of drawings that ``rnnlab generate`` writes."""
+_FITTED = 10_000
 """Number of training points to which the mixtures of `Strokes.baselines` are fitted."""
 
 
@@ -43,14 +43,24 @@ class Pen(Mixture):
     Inputs and targets are in units of ``scale``. The density is in units of the data: with x = z scale in two
     dimensions, log p(x) = log p(z) - 2 log(scale). Offsets are integers, so `draw` rounds them.
 
+    The outputs are relative to ``start``, the parameters of a density without a network: with its means μ, standard
+    deviations σ, and outputs m and d, the means are μ + σ m and the standard deviations σ exp(d); outputs are added to
+    the other parameters. Components that are a hundred times narrower than others thus have gradients of the same size.
+
     Args:
-        components: number of components.
         scale: root mean square of the offsets of the training set, in units of the data.
+        start: parameters of a `Mixture`, ``[features]``; the density of outputs of 0.
     """
 
-    def __init__(self, components: int, scale: float) -> None:
-        super().__init__(2, components, pen=2)
-        self.scale = scale
+    def __init__(self, scale: float, start: Tensor) -> None:
+        super().__init__(2, (len(start) - 2) // 6, pen=2)
+        self.scale, self.start = scale, super()._parts(start)
+
+    def _parts(self, outputs: Tensor) -> Any:
+        parts = super()._parts(outputs)
+        start = [part.to(outputs) for part in self.start]
+        changed = type(parts)(*(part + change for part, change in zip(start, parts, strict=True)))
+        return changed._replace(mean=start[1] + start[2].exp() * parts.mean)
 
     def log_density(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
         return super().log_density(outputs, targets) - 2 * log(self.scale)
@@ -61,7 +71,7 @@ class Pen(Mixture):
 
 
 class Strokes(Finite):
-    """Predict the next point of a drawing (Graves, 2013, arXiv:1308.0850, section 4; Ha and Eck, 2017, arXiv:1704.03477).
+    """Predict the next point of a drawing (Graves, 2013, arXiv:1308.0850; Ha and Eck, 2017, arXiv:1704.03477).
 
     A drawing is a sequence of points (dx, dy, s): the offset from the previous point, to the right and down, and the
     state s of the pen after the point: 0 down, 1 lifted, 2 if the drawing ends. A horizontal line and a dash below it:
@@ -147,7 +157,12 @@ class Strokes(Finite):
 
     @property
     def head(self) -> Pen:  # noqa: D102
-        return Pen(self.components, self.scale)
+        return Pen(self.scale, self.start)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """The parameters of the baseline ``mixture``, float64 ``[features]``."""
+        return self._fitted(self.components)
 
     def count(self, split: str) -> int:  # noqa: D102
         return len(self.parts[split])
@@ -190,55 +205,57 @@ class Strokes(Finite):
         pen = self.head.log_pen(outputs, batch.targets.nan_to_num(0.0))
         return {"drawing": Mean(total, batch.batch_size), "pen": Mean(-torch.where(scored, pen, 0.0).sum(), count)}
 
-    @cached_property
-    def _fixed(self) -> dict[str, tuple[Pen, Tensor]]:
-        """The baselines: a head, and the constant outputs ``[features]`` of a model without a network."""
+    def _fitted(self, components: int) -> Tensor:
+        """The parameters of a density of the training points that does not depend on the points so far."""
         points = torch.cat(self.parts["train"]).double()
+        if components > len(points):
+            raise InputError(
+                f"task.components={components} must be at most the {len(points)} points of the training set"
+            )
         generator = torch.Generator().manual_seed(EVALUATION_SEED)
         drawn = points[torch.randperm(len(points), generator=generator)[:_FITTED], :2]
         noisy = (drawn + torch.rand(drawn.shape, generator=generator, dtype=torch.float64) - 0.5) / self.scale
         # One more of each state, so that a state that never occurs has a finite logarithm.
         states = torch.bincount(points[:, 2].long(), minlength=3) + 1.0
-        components = {"one Gaussian": 1, "mixture": min(self.components, len(drawn))}
-        return {
-            name: (Pen(count, self.scale), torch.cat([_mixture(noisy, count), (states[1:] / states[0]).log()]))
-            for name, count in components.items()
-        }
+        return torch.cat([_mixture(noisy, components), (states[1:] / states[0]).log()])
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``one Gaussian`` and ``mixture``: densities of offset and state that do not depend on the points so far."""
-        found = {}
-        for name, (head, outputs) in self._fixed.items():
-            points, nats, pen = 0, 0.0, 0.0
-            for step in range(self.num_batches(split)):
-                targets = self.batch(split, step).targets.double()
-                targets = targets[~targets.isnan().any(-1)]
-                constant = outputs.expand(len(targets), -1)
-                points += len(targets)
-                nats -= float(head.log_density(constant, targets).sum())
-                pen -= float(head.log_pen(constant, targets).sum())
-            drawings = min(self.count(split), self.num_batches(split) * self.batch_size)
-            found[name] = {"loss": nats / points, "drawing": nats / drawings, "pen": pen / points}
-        return found
+        heads = {"one Gaussian": Pen(self.scale, self._fitted(1)), "mixture": self.head}
+        found = {name: torch.zeros(2, dtype=torch.float64) for name in heads}
+        points = drawings = 0
+        for step in range(self.num_batches(split)):
+            batch = self.batch(split, step)
+            targets = batch.targets[~batch.targets.isnan().any(-1)].double()
+            points, drawings = points + len(targets), drawings + batch.batch_size
+            for name, head in heads.items():
+                zeros = targets.new_zeros(len(targets), head.features)
+                found[name] -= torch.stack([part(zeros, targets).sum() for part in (head.log_density, head.log_pen)])
+        return {
+            name: {"loss": float(loss) / points, "drawing": float(loss) / drawings, "pen": float(pen) / points}
+            for name, (loss, pen) in found.items()
+        }
 
     def draw(
-        self, model: nn.Module, given: Tensor, length: int, temperature: float, top_k: int = 0, seed: int = 0
+        self, model: nn.Module, given: Tensor, count: int, length: int, temperature: float, top_k: int, seed: int
     ) -> list[np.ndarray]:
-        """Let a model complete ``SHOWN`` drawings.
+        """Let a model complete drawings.
 
         Args:
             model: model in evaluation mode.
             given: first points of each drawing, ``[N, 3]`` in units of the data; N may be 0.
+            count: number of drawings.
             length: largest number of points that are drawn; a drawing ends earlier if the model ends it.
-            temperature, top_k: see `rnnlab.heads.Head.draw`.
+            temperature: see `rnnlab.heads.Head.draw`.
+            top_k: see `rnnlab.heads.Head.draw`.
             seed: seed for sampling; each drawing has its own.
 
         Returns:
             float ``[N, 3]`` each, with the given points, in units of the data.
         """
-        prompt = torch.cat([torch.zeros(1, 3), self._scaled(given.float())]).unsqueeze(1).repeat(1, SHOWN, 1)
-        steps, ended = [prompt[1:]], torch.zeros(SHOWN, dtype=torch.bool)
-        options = {"temperature": temperature, "top_k": top_k, "seeds": range(seed * SHOWN, (seed + 1) * SHOWN)}
+        prompt = torch.cat([torch.zeros(1, 3), self._scaled(given.float())]).unsqueeze(1).repeat(1, count, 1)
+        steps, ended = [prompt[1:]], torch.zeros(count, dtype=torch.bool)
+        options = {"temperature": temperature, "top_k": top_k, "seeds": range(seed * count, (seed + 1) * count)}
         for drawn in generation.generate(model, self.head, prompt, steps=length, **options):
             steps.append(drawn.unsqueeze(0))
             ended |= drawn[:, 2] == ENDED
@@ -252,21 +269,21 @@ class Strokes(Finite):
         ]
 
     def sample(self, model: nn.Module) -> list[Sample]:
-        """Drawings at temperature 0.5."""
-        return _show.pictures(self.draw(model, torch.zeros(0, 3), 150, 0.5))
+        """Eight drawings at temperature 0.5."""
+        return _show.pictures(self.draw(model, torch.zeros(0, 3), 8, 100, 0.5, 0, 0))
 
     def generate(
         self, model: nn.Module, prompt: str, length: int, temperature: float, top_k: int, seed: int
     ) -> list[Sample]:
-        """Drawings, or completions of the beginning of a test drawing, whose number is the prompt.
+        """Sixteen drawings, or completions of the beginning of a test drawing, whose number is the prompt.
 
         The beginning is the first stroke, or the first half of the points of a drawing with one stroke.
         """
         if not length:
             raise InputError("length=0 draws no points; give length=1 or more")
         given = torch.zeros(0, 3) if not prompt else self._beginning(prompt)
-        drawings = self.draw(model, given, length, temperature, top_k, seed)
-        text = "\n\n".join("\n".join("%d %d %d" % tuple(point) for point in drawing) for drawing in drawings)
+        drawings = self.draw(model, given, SHOWN, length, temperature, top_k, seed)
+        text = "\n\n".join("\n".join(f"{x:.0f} {y:.0f} {s:.0f}" for x, y, s in drawing) for drawing in drawings)
         return [*_show.pictures(drawings, len(given)), Sample(text)]
 
     def _beginning(self, prompt: str) -> Tensor:
@@ -280,10 +297,10 @@ class Strokes(Finite):
         return drawing[: first if first < len(drawing) else len(drawing) // 2]
 
     def memory(self) -> dict[str, Any]:  # noqa: D102
-        return {"scale": self.scale}
+        return {"scale": self.scale, "start": self.start}
 
     def restore(self, memory: dict[str, Any]) -> None:  # noqa: D102
-        self.scale = memory["scale"]
+        self.scale, self.start = memory["scale"], memory["start"]
 
     def describe(self) -> list[str]:
         """Numbers of drawings and points, and the largest offset."""
