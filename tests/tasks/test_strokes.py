@@ -407,7 +407,7 @@ def test_files_depend_on_the_seed_only():
     task = Strokes(**SMALL)
     torch.manual_seed(0)
     model = SequenceModel(task.input, task.output_size, find("gru"), hidden_size=6).eval()
-    first, again, other = (task.generate(model, "", 4, 0.7, 0, seed) for seed in (3, 3, 4))
+    first, again, other = (task.generate(model, "", 4, 0.7, 0, seed) for seed in (2**64 - 1, 2**64 - 1, 4))
     assert first == again
     assert not {sample.content for sample in first} & {sample.content for sample in other}
 

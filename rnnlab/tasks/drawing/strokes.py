@@ -27,8 +27,8 @@ OMNIGLOT = PublicFile(
     url="https://raw.githubusercontent.com/hardmaru/sketch-rnn-datasets/0ac2a46b42a7a72c74003ae344767a4a7a8ff286/omniglot/omniglot.npz",
     sha256="bd5277621a8c577919491dfa729a59a8b5c216cff9e4fda9cef532db29f120c7",
 )
-LIFTED, ENDED = 1, 2
-"""States of the pen after a point; 0 if it stays down."""
+ENDED = 2
+"""State of the pen after the last point; 0 if the pen stays down, 1 if it is lifted."""
 TOGETHER = 16
 """Number of batches within which training sorts the drawings by length, which saves padding."""
 SHOWN = 16
@@ -251,11 +251,12 @@ class Strokes(Finite):
             seed: seed for sampling; each drawing has its own.
 
         Returns:
-            float ``[N, 3]`` each, with the given points, in units of the data.
+            int64 ``[N, 3]`` each, with the given points, in units of the data.
         """
         prompt = torch.cat([torch.zeros(1, 3), self._scaled(given.float())]).unsqueeze(1).repeat(1, count, 1)
         steps, ended = [prompt[1:]], torch.zeros(count, dtype=torch.bool)
-        options = {"temperature": temperature, "top_k": top_k, "seeds": range(seed * count, (seed + 1) * count)}
+        seeds = [(seed * count + number) % 2**63 for number in range(count)]
+        options = {"temperature": temperature, "top_k": top_k, "seeds": seeds}
         for drawn in generation.generate(model, self.head, prompt, steps=length, **options):
             steps.append(drawn.unsqueeze(0))
             ended |= drawn[:, 2] == ENDED
@@ -264,7 +265,7 @@ class Strokes(Finite):
         points = torch.cat(steps) * torch.tensor([self.scale, self.scale, 1.0])
         ends = [(one[:, 2] == ENDED).nonzero().flatten().tolist() for one in points.unbind(1)]
         return [
-            one[: end[0] + 1 if end else len(one)].round().numpy()
+            one[: end[0] + 1 if end else len(one)].round().long().numpy()
             for one, end in zip(points.unbind(1), ends, strict=True)
         ]
 
@@ -283,7 +284,7 @@ class Strokes(Finite):
             raise InputError("length=0 draws no points; give length=1 or more")
         given = torch.zeros(0, 3) if not prompt else self._beginning(prompt)
         drawings = self.draw(model, given, SHOWN, length, temperature, top_k, seed)
-        text = "\n\n".join("\n".join(f"{x:.0f} {y:.0f} {s:.0f}" for x, y, s in drawing) for drawing in drawings)
+        text = "\n\n".join("\n".join(f"{x} {y} {s}" for x, y, s in drawing) for drawing in drawings)
         return [*_show.pictures(drawings, len(given)), Sample(text)]
 
     def _beginning(self, prompt: str) -> Tensor:
