@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import pad, softplus
 
 from rnnlab.heads.base import Density, check_size, drawable, no_top_k
+from rnnlab.interface import InputError
 
 
 class _Parts(NamedTuple):
@@ -18,7 +19,7 @@ class _Parts(NamedTuple):
     logits: logits of the components, ``[..., K]``.
     mean, log_deviation: means and log standard deviations, ``[..., K, size]``.
     slant: inverse hyperbolic tangent of the correlation of each component, ``[..., K]``; None unless ``size`` is 2.
-    pen: logit of a lifted pen, ``[...]``; None without a pen.
+    pen: logits of the states of the pen, ``[..., pen + 1]``; None without a pen.
     """
 
     logits: Tensor
@@ -35,23 +36,27 @@ class Mixture(Density):
     have a correlation. The outputs are, in this order: the logits of the components, their means, the logarithms of
     their standard deviations, the inverse hyperbolic tangents of their correlations if ``size`` is 2, and the logit of
     a lifted pen if ``pen``. Targets are float ``[T, B, size]``, or ``[T, B, size + 1]`` with ``pen``: the last value is
-    1 if the pen is lifted after the step, otherwise 0. The loss is in nats per step.
+    1 if the pen is lifted after the step, otherwise 0. With ``pen=2`` there is a third state, 2: the drawing ends after
+    the step (Ha and Eck, 2017, arXiv:1704.03477), and its logit follows; the logit of state 0 is always 0. The loss is
+    in nats per step.
 
     Args:
         size: number of values per step, excluding the pen.
         components: number of components.
-        pen: whether targets include the pen state.
+        pen: number of states of the pen besides 0: False (0) for no pen, True (1), or 2 with the end of a drawing.
     """
 
-    def __init__(self, size: int, components: int, pen: bool = False) -> None:
+    def __init__(self, size: int, components: int, pen: int = False) -> None:
         check_size("Mixture", size=size, components=components)
-        self.numbers, self.components, self.pen = size, components, pen
-        self.size = size + pen
-        self.features = components * (1 + 2 * size + (size == 2)) + pen
+        if pen not in (0, 1, 2):
+            raise InputError(f"Mixture: pen={pen} must be False, True or 2")
+        self.numbers, self.components, self.pen = size, components, int(pen)
+        self.size = size + bool(pen)
+        self.features = components * (1 + 2 * size + (size == 2)) + self.pen
 
     def _parts(self, outputs: Tensor) -> _Parts:
         components, numbers = self.components, self.numbers
-        widths = [components, components * numbers, components * numbers, components * (numbers == 2), int(self.pen)]
+        widths = [components, components * numbers, components * numbers, components * (numbers == 2), self.pen]
         logits, mean, log_deviation, slant, pen = outputs.split(widths, -1)
         shape = (components, numbers)
         return _Parts(
@@ -59,7 +64,7 @@ class Mixture(Density):
             mean.unflatten(-1, shape),
             log_deviation.unflatten(-1, shape),
             slant if numbers == 2 else None,
-            pen.squeeze(-1) if self.pen else None,
+            pad(pen, (1, 0)) if self.pen else None,
         )
 
     def log_density(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: D102
@@ -75,8 +80,13 @@ class Mixture(Density):
         components = parts.logits.log_softmax(-1) - 0.5 * z.square().sum(-1) - log_scale
         density = components.logsumexp(-1)
         if parts.pen is not None:
-            density = density - binary_cross_entropy_with_logits(parts.pen, targets[..., -1], reduction="none")
+            density = density + self.log_pen(outputs, targets)
         return density
+
+    def log_pen(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The part of `log_density` that is the log-probability of the pen's states, ``[...]`` in nats."""
+        states = targets[..., -1:].long()
+        return self._parts(outputs).pen.log_softmax(-1).gather(-1, states).squeeze(-1)
 
     def draw(self, outputs: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
         """Draw vectors ``[B, size]``, or ``[B, size + 1]`` with the pen state last.
@@ -102,7 +112,7 @@ class Mixture(Density):
         if parts.pen is None:
             return numbers
         if temperature == 0:
-            lifted = (parts.pen > 0).float()
+            state = parts.pen.argmax(-1, keepdim=True)
         else:
-            lifted = torch.bernoulli((parts.pen.double() / temperature).sigmoid().float(), generator=generator)
-        return torch.cat([numbers, lifted.unsqueeze(1)], 1)
+            state = torch.multinomial((parts.pen.double() / temperature).softmax(-1), 1, generator=generator)
+        return torch.cat([numbers, state.float()], 1)
