@@ -98,7 +98,10 @@ def _join(values: object) -> str:
 
 def _hierarchy(words: list[str], name: str) -> _Tree:
     """The joints of the words between HIERARCHY and MOTION."""
-    tree, open_joints, rest = _Tree(), [], iter(words)
+    tree, rest = _Tree(), iter(words)
+    open_joints: list[int] = []
+    here: int | None = None  # the joint whose brace comes next; None for the end of a limb
+    ending = False
     try:
         for word in rest:
             if word in ("ROOT", "JOINT"):
@@ -106,7 +109,7 @@ def _hierarchy(words: list[str], name: str) -> _Tree:
                 tree.parents.append(open_joints[-1] if open_joints else -1)
                 tree.offsets.append([0.0, 0.0, 0.0])
                 tree.channels.append([])
-                here: int | None = len(tree.names) - 1
+                here = len(tree.names) - 1
             elif word == "End":
                 next(rest)
                 here = None
@@ -123,12 +126,13 @@ def _hierarchy(words: list[str], name: str) -> _Tree:
                 else:
                     tree.offsets[open_joints[-1]] = offset
             elif word == "CHANNELS":
-                channels = [next(rest) for _ in range(int(next(rest)))]
+                count = next(rest)
+                channels = [next(rest) for _ in range(int(count) if count.isdigit() else 0)]
                 tree.channels[open_joints[-1]] = channels
                 _check_channels(channels, f"{name}, joint {tree.names[open_joints[-1]]}")
             else:
                 raise InputError(f"{name}: {word!r} is not allowed in HIERARCHY; correct the file")
-    except (StopIteration, IndexError, UnboundLocalError) as error:
+    except (StopIteration, IndexError) as error:
         raise InputError(f"{name}: the HIERARCHY is incomplete or its braces do not match; correct the file") from error
     if open_joints or not tree.names or tree.parents.count(-1) != 1:
         raise InputError(f"{name}: the HIERARCHY must have one ROOT and matching braces; correct the file")

@@ -33,7 +33,7 @@ class Corpus(NamedTuple):
     """Clips with one skeleton.
 
     clips: the motion of each clip by name, all with `FRAME_TIME`.
-    parts: the parts of the clips in each split.
+    parts: the parts of the clips in each split; at most one part of a clip is in a split.
     """
 
     clips: dict[str, Motion]
@@ -43,6 +43,24 @@ class Corpus(NamedTuple):
         """The frames of a part within its clip."""
         count = len(self.clips[part.clip].positions)
         return range(round(part.start * count), round(part.end * count))
+
+    def with_mirror_images(self) -> Corpus:
+        """The corpus with a mirror image of each training clip, for training; see `mirrored`."""
+        trained = [part for part in self.parts if part.split == "train"]
+        images = {f"{part.clip} mirrored": mirrored(self.clips[part.clip]) for part in trained}
+        parts = (part._replace(clip=f"{part.clip} mirrored") for part in trained)
+        return Corpus({**self.clips, **images}, (*self.parts, *parts))
+
+    def tested_on(self, split: str) -> Corpus:
+        """The corpus with ``split``, ``test`` or ``unseen``, as its test set, and without the other one.
+
+        Raises:
+            InputError: the split is empty.
+        """
+        if not any(part.split == split for part in self.parts):
+            raise InputError("task.held_out=actions: this corpus has no actions for the test only; use held_out=clips")
+        kept = [part for part in self.parts if part.split in ("train", "valid", split)]
+        return Corpus(self.clips, tuple(part._replace(split=part.split.replace("unseen", "test")) for part in kept))
 
 
 def mirrored(motion: Motion) -> Motion:

@@ -87,11 +87,13 @@ def walked(frame: Frame, start: Motion) -> tuple[Tensor, Tensor]:
         frame: the frames.
         start: motion that ends one frame earlier; the root moves on from its last frame.
     """
-    turn, place = torch.from_numpy(start.rotations[-1, 0]), torch.from_numpy(start.positions[-1])
+    turn, place = torch.from_numpy(start.rotations[-1, 0]).double(), torch.from_numpy(start.positions[-1]).double()
     roots, places = [], []
     for turned, moved in zip(exponential(frame.turns[:, 0].double()), frame.move.double(), strict=True):
         place = place + turn @ moved
         turn = turn @ turned
         roots.append(turn)
         places.append(place)
-    return torch.cat([torch.stack(roots).unsqueeze(1), frame.rotations.double()], 1), torch.stack(places)
+    positions = torch.stack(places)
+    positions[:, 1] = frame.height[:, 0]  # a sum of movements would drift
+    return torch.cat([torch.stack(roots).unsqueeze(1), frame.rotations.double()], 1), positions

@@ -20,7 +20,7 @@ from rnnlab.interface import Batch, InputError, Metric, Sample, Vectors
 from rnnlab.report.skeletons import figure_animation
 from rnnlab.tasks.base import Task, check_least
 from rnnlab.tasks.motion import _deepmimic, _files, _generated
-from rnnlab.tasks.motion._clips import FRAME_TIME, Corpus, mirrored
+from rnnlab.tasks.motion._clips import FRAME_TIME, Corpus
 from rnnlab.tasks.motion._features import Frame, frames_of, walked
 from rnnlab.tasks.motion._layout import Layout
 from rnnlab.tasks.motion._rotations import angle_of
@@ -65,6 +65,7 @@ class Motion(Task):
         seed_frames: number of frames that a model reads in an evaluation before it generates.
         seq_len: largest number of steps of a training window.
         noise: standard deviation of the random rotations of training inputs about each axis, in radians.
+        mirror: whether training also uses the mirror image of each training clip.
         components: number of components of the distribution of a step: 1 for normal distributions, more for a mixture.
         batch_size: number of windows per batch.
 
@@ -89,8 +90,8 @@ class Motion(Task):
         held_out: str = "clips",
         seed_frames: int = 10,
         seq_len: int = 50,
-        noise: float = 0.03,
-        mirror: bool = False,
+        noise: float = 0.01,
+        mirror: bool = True,
         components: int = 1,
         batch_size: int = 32,
     ) -> None:
@@ -111,17 +112,8 @@ class Motion(Task):
             found = _generated.corpus() if self.corpus == "generated" else _deepmimic.read(self.data_root)
         else:
             found = _files.read(self.corpus, self.data_root)
-        if self.mirror:
-            trained = [part for part in found.parts if part.split == "train"]
-            images = {f"{name} mirrored": mirrored(found.clips[name]) for name in {part.clip for part in trained}}
-            parts = tuple(part._replace(clip=f"{part.clip} mirrored") for part in trained)
-            found = Corpus({**found.clips, **images}, (*found.parts, *parts))
-        if self.held_out == "clips":
-            return found._replace(parts=tuple(part for part in found.parts if part.split != "unseen"))
-        parts = [part for part in found.parts if part.split != "test"]
-        if not any(part.split == "unseen" for part in parts):
-            raise InputError(f"task.held_out=actions: corpus {self.corpus!r} has no such actions; use held_out=clips")
-        return found._replace(parts=tuple(p._replace(split="test") if p.split == "unseen" else p for p in parts))
+        found = found.with_mirror_images() if self.mirror else found
+        return found.tested_on("test" if self.held_out == "clips" else "unseen")
 
     @cached_property
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:
