@@ -274,16 +274,16 @@ def test_evaluation_generates_from_the_given_frames(task, model):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_long_generation_stays_a_figure(task, model, temperature):
     given = next(iter(task.data.clips.values()))
-    whole = task.continued(model, given, 250, temperature=temperature, seed=3)
-    assert len(whole.rotations) == 350
+    whole = task.continued(model, given, 200, temperature=temperature, seed=3)
+    assert len(whole.rotations) == 300
     identity = whole.rotations.swapaxes(-1, -2) @ whole.rotations
     assert np.abs(identity - np.eye(3)).max() < 1e-5
     assert np.linalg.det(whole.rotations).min() > 0.999
     assert np.isfinite(whole.positions).all()
     height = whole.positions[100:, 1]
     assert task.layout.low[-1] - 1e-5 < height.min() < height.max() < task.layout.high[-1] + 1e-5
-    again = task.continued(model, given, 250, temperature=temperature, seed=4)
-    assert np.array_equal(whole.rotations, again.rotations) == (temperature == 0)
+    again = task.continued(model, given, 9, temperature=temperature, seed=4)
+    assert np.allclose(whole.rotations[:109], again.rotations, atol=1e-6) == (temperature == 0)
 
 
 def test_a_mirror_image_by_hand():
