@@ -24,6 +24,14 @@ class Skeleton:
     offsets: np.ndarray
     ends: dict[int, tuple[float, float, float]]
 
+    @property
+    def tree(self) -> dict[str, str]:
+        """The name of the parent of each joint; that of the root is empty. The order of the joints does not matter."""
+        return {
+            name: self.names[parent] if parent >= 0 else ""
+            for name, parent in zip(self.names, self.parents, strict=True)
+        }
+
 
 @dataclass(frozen=True)
 class Motion:

@@ -74,7 +74,7 @@ class Stream:
         if self.outputs is None:
             raise InputError(NO_PROMPT)
         drawn = self._draw(self.outputs)
-        self._step(drawn if self.advance is None else self.advance(self.inputs, drawn))
+        self._step(drawn if self.advance is None else self.advance(self.inputs.cpu(), drawn))
         return self.inputs
 
     def _step(self, inputs: Tensor) -> None:

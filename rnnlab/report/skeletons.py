@@ -10,6 +10,9 @@ from rnnlab.report.figures import INK, MUTED
 
 _HEIGHT, _WIDEST, _BORDER = 200, 640, 12
 """Height of an animation, its largest width, and its border, in pixels."""
+_COLOURS = ("white", "#d0d0d0", MUTED, INK)
+_WHITE, _PATH, _GIVEN, _DRAWN = range(len(_COLOURS))
+"""Places of the colours in the palette."""
 _TURN, _TILT = np.radians(30), np.radians(12)
 """Direction of view: about the vertical axis, and from above."""
 
@@ -24,7 +27,7 @@ def figure_animation(points: np.ndarray, bones: list[tuple[int, int]], seed: int
         frame_time: seconds of a frame, rounded to hundredths.
     """
     try:
-        from PIL import Image, ImageDraw
+        from PIL import Image, ImageColor, ImageDraw
     except ModuleNotFoundError:
         return None
     floor = points[:, 0] * [1, 0, 1] + [0, points[..., 1].min(), 0]
@@ -34,18 +37,19 @@ def figure_animation(points: np.ndarray, bones: list[tuple[int, int]], seed: int
     scale = (inside / np.maximum(high - low, 1e-9)).min()
     width = max(_HEIGHT, round(scale * (high - low)[0]) + 2 * _BORDER)
     flat = (flat - (low + high) / 2) * scale + [width / 2, _HEIGHT / 2]
+    palette = [part for colour in _COLOURS for part in ImageColor.getrgb(colour)]
     frames = []
     for number, figure in enumerate(flat):
-        canvas = Image.new("RGB", (width, _HEIGHT), "white")
+        canvas = Image.new("P", (width, _HEIGHT), _WHITE)
+        canvas.putpalette(palette)
         pen = ImageDraw.Draw(canvas)
-        pen.line([tuple(point) for point in flat[: number + 1, -1]], fill="#d0d0d0", width=2)
+        pen.line([tuple(point) for point in flat[: number + 1, -1]], fill=_PATH, width=2)
         for start, end in bones:
-            pen.line([tuple(figure[start]), tuple(figure[end])], fill=MUTED if number < seed else INK, width=3)
-        frames.append(canvas.quantize(16))
+            pen.line([tuple(figure[start]), tuple(figure[end])], fill=_GIVEN if number < seed else _DRAWN, width=3)
+        frames.append(canvas)
     buffer = io.BytesIO()
-    frames[0].save(
-        buffer, "GIF", save_all=True, append_images=frames[1:], duration=round(100 * frame_time) * 10, loop=0
-    )
+    timing = {"duration": round(100 * frame_time) * 10, "loop": 0}
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], optimize=False, **timing)
     return buffer.getvalue()
 
 

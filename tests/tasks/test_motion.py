@@ -309,6 +309,11 @@ def test_files_are_written_for_a_clip_and_for_the_users_file(task, model, tmp_pa
     np.testing.assert_allclose(clip.rotations[:25, order], task.data.clips["walk_train_2"].rotations[:25], atol=1e-6)
     picture = Image.open(io.BytesIO(first[1].content))
     assert (picture.n_frames, picture.info["duration"]) == (32, 40)
+    darkest = []
+    for number in (0, 24, 25, 31):
+        picture.seek(number)
+        darkest.append(int(np.array(picture.convert("L")).min()))
+    assert darkest[0] == darkest[1] > darkest[2] == darkest[3], "given frames are grey"
     path = tmp_path / "mine.bvh"
     path.write_text(first[0].content)
     fresh = Motion(data_root="nowhere", corpus="deepmimic")  # a trained model needs no data to continue a file
@@ -342,6 +347,8 @@ def test_options_that_cannot_be_are_refused(task, model, monkeypatch):
     for name, value in (("held_out", "joints"), ("noise", -1.0), ("seed_frames", 0), ("components", 0), ("seq_len", 0)):
         with pytest.raises(InputError, match=rf"task\.{name}="):
             Motion(**{name: value})
+    with pytest.raises(InputError, match="out=FOLDER"):
+        task.speaker(model, 1.0, 0, 0)
     with pytest.raises(InputError, match="top_k=3"):
         task.generate(model, "", 3, 1.0, 3, 0)
     with pytest.raises(InputError, match=r"task\.corpus='waltz' is not a folder"):
@@ -436,6 +443,8 @@ def test_the_numbers_of_a_deepmimic_clip(tmp_path):
         (lambda: archive({"data/motions/humanoid3d_spin.txt": frame_text(1)}), r"expected two or more of 44 finite"),
         (lambda: archive({"data/motions/humanoid3d_spin.txt": frame_text(5).replace("0.04,", "NaN,")}), "44 finite"),
         (lambda: archive({"data/motions/humanoid3d_spin.txt": frame_text(5).replace("[0.02,", "[-1,")}), "duration"),
+        (lambda: archive({"data/motions/humanoid3d_spin.txt": frame_text(5).replace("1.0", "0.0")}), "quaternion"),
+        (lambda: archive({"data/characters/humanoid3d.txt": "{}"}), "is not a character"),
     ],
 )
 def test_a_damaged_archive_is_refused_in_one_sentence(content, message, tmp_path):

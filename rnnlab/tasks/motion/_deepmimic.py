@@ -98,7 +98,11 @@ def read(root: str) -> Corpus:
 
 def corpus(members: dict[str, bytes], name: str) -> Corpus:
     """The clips in the files ``members`` by name; ``name`` is the name of their folder or archive for errors."""
-    skeleton, joints = _skeleton(_json(members, f"{FOLDER}/characters/humanoid3d.txt", name))
+    character = f"{FOLDER}/characters/humanoid3d.txt"
+    try:
+        skeleton, joints = _skeleton(_json(members, character, name))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{name}, {character} is not a character ({error!r}); {AGAIN}") from error
     clips = {}
     for clip in dict.fromkeys(part.clip for part in PARTS):
         file = f"{FOLDER}/motions/{'long/' * clip.startswith(LONG)}humanoid3d_{clip}.txt"
@@ -169,6 +173,8 @@ def _motion(clip: dict, skeleton: Skeleton, joints: list[str], name: str) -> Mot
     for kind in joints:
         size = 1 if kind == "revolute" else 4
         values = frames[:, column : column + size]
+        if size == 4 and np.linalg.norm(values, axis=1).min() < 0.5:
+            raise InputError(f"{name} has a quaternion that is not of length 1; {AGAIN}")
         rotations.append(euler_matrices(values * 180 / np.pi, "z") if size == 1 else _from_quaternions(values))
         column += size
     times = np.concatenate([[0], np.cumsum(frames[:-1, 0])])

@@ -61,7 +61,7 @@ def read(corpus: str, root: str) -> Corpus:
     clips = {}
     for path in sorted(folder.iterdir()):
         name = path.name.removesuffix(".gz")
-        if name.endswith((".bvh", ".amc")):
+        if name.endswith((".bvh", ".amc")) and not name.startswith("."):
             clips[name[:-4]] = at_rate(read_motion(path), REST_FRAMES.get(corpus, 0))
     parts = CMU[corpus] if known else tuple(part for clip in clips for part in _in_time(clip))
     missing = {part.clip for part in parts} - clips.keys()
@@ -69,7 +69,7 @@ def read(corpus: str, root: str) -> Corpus:
         raise InputError(f"{folder} has no clip {', '.join(sorted(missing)) or 'with the suffix .bvh or .amc'}")
     first = next(iter(clips.values())).skeleton
     for clip, motion in clips.items():
-        if motion.skeleton.names != first.names:
+        if (motion.skeleton.names, motion.skeleton.parents) != (first.names, first.parents):
             raise InputError(f"{folder}: clip {clip} has other joints than {next(iter(clips))}; use one skeleton")
     return Corpus(clips, parts)
 
@@ -102,6 +102,6 @@ def _in_time(clip: str) -> list[Part]:
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("latin-1")
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8", "replace")
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); get an intact file") from error

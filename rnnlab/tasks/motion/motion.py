@@ -24,6 +24,7 @@ from rnnlab.tasks.motion._clips import FRAME_TIME, Corpus
 from rnnlab.tasks.motion._features import Frame, frames_of, walked
 from rnnlab.tasks.motion._layout import Layout
 from rnnlab.tasks.motion._rotations import angle_of
+from rnnlab.text import Speaker
 
 HORIZONS = {80: 2, 160: 4, 320: 8, 400: 10}
 """Milliseconds after the last given frame, and the same in frames."""
@@ -311,17 +312,28 @@ class Motion(Task):
             raise InputError("an animation needs Pillow, which is not installed; pip install 'rnnlab[media]'")
         return samples
 
+    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
+        """The task generates no text.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a motion is written to files; give out=FOLDER")
+
     def _given(self, path: Path) -> Clip:
         """The motion of the user's BVH file, with the joints in the order of the skeleton."""
         if not path.is_file():
             raise InputError(f"prompt={str(path)!r} is not a file; give the path of a .bvh file")
-        clip, names = _files.at_rate(_files.read_motion(path)), self.layout.skeleton.names
-        if sorted(clip.skeleton.names) != sorted(names):
-            raise InputError(f"{path} has the joints {', '.join(clip.skeleton.names)}; expected {', '.join(names)}")
+        clip, skeleton = _files.at_rate(_files.read_motion(path)), self.layout.skeleton
+        if clip.skeleton.tree != skeleton.tree:
+            raise InputError(
+                f"{path} has the joints {', '.join(clip.skeleton.names)}; expected {', '.join(skeleton.names)}, "
+                "with the parents of the training data"
+            )
         if len(clip.positions) < 2:
             raise InputError(f"{path} has {len(clip.positions)} frame at 25 per second; give two or more")
-        order = [clip.skeleton.names.index(name) for name in names]
-        return Clip(self.layout.skeleton, clip.rotations[:, order], clip.positions, FRAME_TIME)
+        order = [clip.skeleton.names.index(name) for name in skeleton.names]
+        return Clip(skeleton, clip.rotations[:, order], clip.positions, FRAME_TIME)
 
     def _cut(self, clip: Clip, start: int, stop: int) -> Clip:
         return Clip(clip.skeleton, clip.rotations[start:stop], clip.positions[start:stop], FRAME_TIME)
@@ -372,7 +384,7 @@ class Motion(Task):
         """SHA-256 of the clips and of the split."""
         digest = hashlib.sha256(repr(self.data.parts).encode())
         for name, clip in self.data.clips.items():
-            digest.update(f"{name} {clip.skeleton}".encode())
-            for array in (clip.rotations, clip.positions):
-                digest.update(array.round(6).tobytes())
+            digest.update(f"{name} {clip.skeleton.tree}".encode())
+            for array in (clip.skeleton.offsets, clip.rotations, clip.positions):
+                digest.update((array.round(6) + 0.0).tobytes())  # 0.0 has no sign
         return digest.hexdigest()
