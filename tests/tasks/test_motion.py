@@ -26,6 +26,8 @@ from rnnlab.tasks.motion._clips import FRAME_TIME, Corpus, mirrored
 from rnnlab.tasks.motion._features import frame_of, frames_of, walked
 from rnnlab.tasks.motion._rotations import angle_of, exponential, from_six_numbers, logarithm, resample, six_numbers
 from rnnlab.tasks.motion.motion import AHEAD, HORIZONS, Motion
+from rnnlab.training.device import autocast
+from rnnlab.training.evaluation import evaluate
 
 DATA = Path(os.environ.get("RNNLAB_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -253,22 +255,42 @@ def test_the_true_motion_has_no_error(task):
 
 
 def test_evaluation_generates_from_the_given_frames(task, model):
-    """One window, step by step, with the model's mean as the next step."""
-    clip, start = task.windows["valid"][1]
-    frame, _ = frames_of(*(one[start : start + 11] for one in task.tensors[clip]))
-    state, inputs = model.begin(batch_size=1), task.layout.inputs(frame)
+    """Step by step, with the model's mean as the next step; angles with SciPy."""
+    written = []
     with torch.inference_mode():
-        for one in inputs:
-            outputs, state = model.step(one.unsqueeze(0), state)
-        expected = []
-        for _ in range(AHEAD):
-            one = task.advance(one.reshape(1, -1), outputs[:, : task.head.size])
-            expected.append(one)
-            outputs, state = model.step(one, state)
-    given = Clip(None, *(one[start : start + 10].numpy() for one in task.tensors[clip]), FRAME_TIME)
-    whole = task.continued(model, given, AHEAD)
-    found = torch.from_numpy(whole.rotations[10:, 1:]).float()
-    torch.testing.assert_close(found, task.layout.frame(torch.cat(expected)).rotations, atol=1e-4, rtol=1e-4)
+        for number in range(task.num_batches("valid")):
+            batch = task.batch("valid", number)
+            state = model.begin(batch_size=batch.batch_size)
+            for one in batch.inputs[:10]:
+                outputs, state = model.step(one, state)
+            for _ in range(AHEAD):
+                step = torch.zeros(len(one), 36)
+                step[:, task.layout.moving] = outputs[:, : task.head.size] * task.layout.scale
+                step = torch.minimum(torch.maximum(step, task.layout.low[:-1]), task.layout.high[:-1])
+                one = task.layout.inputs(task.layout.frame(one).stepped(step))
+                written.append((number, task.layout.frame(one).rotations))
+                outputs, state = model.step(one, state)
+    batches = [[frames for owner, frames in written if owner == number] for number in range(task.num_batches("valid"))]
+    predicted = torch.cat([torch.stack(frames, 1) for frames in batches]).numpy()
+    expected = naive_angles(task, "valid", predicted)
+    found = evaluate(model, task, "valid", torch.device("cpu"), autocast(torch.device("cpu"), "fp32")).values
+    assert [found[f"angle_{ms}"] for ms in HORIZONS] == pytest.approx(expected, rel=1e-3)
+    still = task.baselines("valid")["zero velocity"]
+    ratios = [angle / still[f"angle_{ms}"] for ms, angle in zip(HORIZONS, expected, strict=True)]
+    assert found["ratio"] == pytest.approx(max(ratios), rel=1e-3)
+
+
+def test_a_continued_motion_ends_where_its_steps_lead(task, model):
+    """The root adds up its steps, in the frame of the root, from the last given frame."""
+    given = task._cut(next(iter(task.data.clips.values())), 0, 12)
+    whole = task.continued(model, given, 30)
+    frame, _ = frames_of(torch.from_numpy(whole.rotations), torch.from_numpy(whole.positions))
+    low, high = task.layout.low[:-1].reshape(-1, 3) - 1e-3, task.layout.high[:-1].reshape(-1, 3) + 1e-3
+    assert (frame.turns[12:] > low[:-1]).all()
+    assert (frame.turns[12:] < high[:-1]).all()
+    assert (frame.move[12:, ::2] > low[-1, ::2] - 0.05).all(), "the height is limited, so that moves differ a little"
+    assert (frame.move[12:, ::2] < high[-1, ::2] + 0.05).all()
+    np.testing.assert_array_equal(whole.positions[:12], given.positions)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
