@@ -61,8 +61,8 @@ def read(asf: str, amc: str, name: str = "the AMC file") -> Motion:
             (turns if letter[0] == "r" else positions)[:, "xyz".index(letter[1])] = values[:, place]
         # "XYZ" rotates about x first: the matrix of x is the rightmost factor.
         letters = bone.axis[::-1]
-        frame = euler_matrices(bone.angles[["xyz".index(letter) for letter in letters]], letters)
-        moved = euler_matrices(turns[:, ["xyz".index(letter) for letter in letters]], letters)
+        columns = ["xyz".index(letter) for letter in letters]
+        frame, moved = euler_matrices(bone.angles[columns], letters), euler_matrices(turns[:, columns], letters)
         rotations[:, joint] = frame @ moved @ frame.T
     places = [names.index(parents[one]) if parents[one] else -1 for one in names]
     offsets = np.array([bones[parents[one]].end if parents[one] else np.zeros(3) for one in names])
@@ -96,6 +96,9 @@ def _root(sections: dict[str, list[list[str]]]) -> tuple[tuple[str, ...], str]:
             f"the ASF file has a root with order {' '.join(order).upper()!r} and axis {axis.upper()!r}; expected "
             "an order such as 'TX TY TZ RX RY RZ' and an axis such as 'XYZ'"
         )
+    placed = numbers(rows.get("position", []) + rows.get("orientation", []), "the ASF file, root")
+    if any(placed) or ["angle", "rad"] in sections.get("units", []):
+        raise InputError("the ASF file has angles in radians, or a root away from 0; only degrees and 0 are possible")
     return order, axis
 
 
@@ -103,28 +106,32 @@ def _bones(rows: list[list[str]]) -> dict[str, _Bone]:
     """The bones of the section ``bonedata`` by name."""
     found: dict[str, _Bone] = {}
     lines: dict[str, list[str]] = {}
-    for row in rows:
-        if row[0] == "begin":
+    for word, *rest in rows:
+        if word == "begin":
             lines = {}
-        elif row[0] != "end":
-            lines[row[0]] = row[1:]
-            continue
-        if row[0] == "end":
-            try:
-                label = f"the ASF file, bone {lines['name'][0]}"
-                direction, (length,) = numbers(lines["direction"], label), numbers(lines["length"], label)
-                *angles, axis = lines["axis"]
-                bone = _Bone(np.array(direction) * length, np.array(numbers(angles, label)), axis.lower())
-                bone.dof = tuple(word.lower() for word in lines.get("dof", ()))
-                valid = len(direction) == len(angles) == 3 and sorted(bone.axis) == ["x", "y", "z"]
-            except (KeyError, IndexError) as error:
-                raise InputError(f"the ASF file has a bone without {error}; get a complete file") from error
-            except ValueError as error:  # an InputError of `numbers` is one too
-                raise error if isinstance(error, InputError) else InputError(f"{label} is malformed") from error
-            if not valid or not set(bone.dof) <= {"rx", "ry", "rz"}:
-                raise InputError(f"{label}: direction and axis need three numbers, dof allows rx, ry and rz")
-            found[lines["name"][0]] = bone
+        elif word == "end":
+            name, bone = _bone(lines)
+            found[name] = bone
+        else:
+            lines[word] = rest
     return found
+
+
+def _bone(lines: dict[str, list[str]]) -> tuple[str, _Bone]:
+    """The name of a bone, and the bone, from the words after the first word of each of its lines."""
+    missing = [word for word in ("name", "direction", "length", "axis") if not lines.get(word)]
+    if missing:
+        raise InputError(f"the ASF file has a bone without {missing[0]!r}; get a complete file")
+    name = lines["name"][0]
+    label = f"the ASF file, bone {name}"
+    *angles, axis = lines["axis"]
+    direction, length, turns = (numbers(words, label) for words in (lines["direction"], lines["length"], angles))
+    dof = tuple(word.lower() for word in lines.get("dof", ()))
+    if (len(direction), len(length), len(turns), sorted(axis.lower())) != (3, 1, 3, ["x", "y", "z"]):
+        raise InputError(f"{label}: direction needs 3 numbers, length 1, and axis 3 and an order such as XYZ")
+    if not set(dof) <= {"rx", "ry", "rz"}:
+        raise InputError(f"{label}: dof {' '.join(dof)} must be rx, ry or rz")
+    return name, _Bone(np.array(direction) * length[0], np.array(turns), axis.lower(), dof)
 
 
 def _parents(rows: list[list[str]], bones: dict[str, _Bone]) -> dict[str, str | None]:

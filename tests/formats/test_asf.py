@@ -105,11 +105,13 @@ def test_positions_are_those_of_the_equations(frame, root, angles, end):
     [
         (":hierarchy", ":tree", "no section :hierarchy"),
         ("order TX TY TZ RX RY RZ", "order TX TY TZ", "a root with order 'TX TY TZ'"),
+        ("angle deg", "angle rad", "only degrees and 0 are possible"),
+        ("orientation 0 0 0", "orientation 0 90 0", "only degrees and 0 are possible"),
         ("length 3", "length three", "bone shin: 'three' is not a finite number"),
-        ("direction 0 -1 0", "direction 0 -1", "bone shin: direction and axis need three numbers"),
+        ("direction 0 -1 0", "direction 0 -1", "bone shin: direction needs 3 numbers"),
         ("     length 2\n", "", "a bone without 'length'"),
-        ("length 2", "length 2 2", "bone thigh is malformed"),
-        ("dof rz rx", "dof rz l", "dof allows rx, ry and rz"),
+        ("length 2", "length 2 2", "bone thigh: direction needs 3 numbers, length 1"),
+        ("dof rz rx", "dof rz l", "bone shin: dof rz l must be rx, ry or rz"),
         ("thigh shin\n", "hip shin\n", "no valid place for bone shin below hip"),
     ],
 )
