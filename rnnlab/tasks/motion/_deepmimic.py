@@ -71,7 +71,7 @@ PARTS = (
 
 Mirror images are in the split of their original: ``long_walkN_mirror`` of ``long_walkN``. Excerpts are in the split of
 the frames that they repeat: ``zombie_walk`` are frames 684 to 785 of 1098 of ``long_zombie``, and ``stealthy_walk`` are
-frames 672 to 766 of ``stealthy_walk1``. Actions with a single clip are split in time. ``dance_spin`` has one second and
+frames 672 to 763 of ``stealthy_walk1``. Actions with a single clip are split in time. ``dance_spin`` has one second and
 cannot be split. The four clips of a dog have another skeleton and are not read.
 """
 
