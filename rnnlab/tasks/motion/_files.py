@@ -53,7 +53,8 @@ def read(corpus: str, root: str) -> Corpus:
     folder = Path(root).expanduser() / "cmu_mocap" / corpus[4:] if known else Path(corpus).expanduser()
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is not a folder; set data.root to the folder that contains cmu_mocap/"
+            f"{folder} is not a folder; get the files as docs/motion.md says, or set data.root to the folder that "
+            "contains cmu_mocap/"
             if known
             else f"task.corpus={corpus!r} is not a folder; give generated, deepmimic, {', '.join(CMU)} or a folder of "
             "BVH files"
@@ -62,7 +63,10 @@ def read(corpus: str, root: str) -> Corpus:
     for path in sorted(folder.iterdir()):
         name = path.name.removesuffix(".gz")
         if name.endswith((".bvh", ".amc")) and not name.startswith("."):
-            clips[name[:-4]] = at_rate(read_motion(path), REST_FRAMES.get(corpus, 0))
+            motion, skipped = read_motion(path), REST_FRAMES.get(corpus, 0)
+            if len(motion.positions) <= skipped:
+                raise InputError(f"{path} has no frame after the rest pose; get a complete file")
+            clips[name[:-4]] = at_rate(motion, skipped)
     parts = CMU[corpus] if known else tuple(part for clip in clips for part in _in_time(clip))
     missing = {part.clip for part in parts} - clips.keys()
     if missing or not clips:

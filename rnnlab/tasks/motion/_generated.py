@@ -29,7 +29,8 @@ SKELETON = Skeleton(
     ends={2: (0.0, 0.3, 0.0), 4: (0.0, -0.42, 0.0), 6: (0.0, -0.26, 0.0), 8: (0.0, -0.42, 0.0), 10: (0.0, -0.26, 0.0)},
 )
 """A figure of 1.6 metres that faces x; y points up."""
-KNEES, ELBOWS, LEGS = [4, 8], [6, 10], [3, 7]
+HIPS, KNEES, SHOULDERS, ELBOWS = [3, 7], [4, 8], [5, 9], [6, 10]
+"""Indices of the right and the left joint."""
 ACTIONS = ("walk", "dance 1", "dance 2", "dance 3", "dance 4", "dance 5")
 UNSEEN = ("dance 6", "dance 7")
 CLIPS = {"train": 8, "valid": 2, "test": 2}
@@ -77,9 +78,9 @@ def _style(action: str, generator: torch.Generator) -> _Style:
     mean, size, phase = torch.zeros(joints, 3), torch.zeros(2, joints, 3), draw(2, joints, 3)
     size[0], size[1] = 12, 5
     size[:, [*KNEES, *ELBOWS], 1:] = 0  # knees and elbows turn about one axis
-    mean[[5, 9], 1] = torch.tensor([-30.0, 30.0])  # the arms hang away from the body
+    mean[SHOULDERS, 1] = torch.tensor([-30.0, 30.0])  # the arms hang away from the body
     size *= draw(2, joints, 3) * (0.3 if walks else 1.0)
-    size[0, LEGS, 0], size[0, [5, 9], 0] = 25, 20 if walks else 40
+    size[0, HIPS, 0], size[0, SHOULDERS, 0] = 25, 20 if walks else 40
     size[0, KNEES, 0], mean[KNEES, 0] = 25, -30
     size[0, ELBOWS, 0], mean[ELBOWS, 0] = 20, 35
     phase[0, [4, 5, 6], 0] = phase[0, 3, 0] + torch.tensor([0.3, 0.5, 0.5])
