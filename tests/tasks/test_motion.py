@@ -46,6 +46,10 @@ def model(task):
     return SequenceModel(task.input, task.output_size, find("gru"), hidden_size=8).eval()
 
 
+def assert_close(found, expected, atol=1e-5, rtol=1e-4):
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), atol=atol, rtol=rtol)
+
+
 def scipy_of(rotations):
     return Rotation.from_matrix(np.asarray(rotations, float).reshape(-1, 3, 3))
 
@@ -63,11 +67,11 @@ def test_rotation_vectors_and_angles_are_those_of_scipy():
 
 def test_six_numbers_are_two_columns_and_any_six_numbers_are_a_rotation():
     rotations = torch.from_numpy(Rotation.random(50, random_state=0).as_matrix())
-    torch.testing.assert_close(six_numbers(rotations)[3], torch.cat([rotations[3, :, 0], rotations[3, :, 1]]))
-    torch.testing.assert_close(from_six_numbers(six_numbers(rotations)), rotations)
+    assert_close(six_numbers(rotations)[3], torch.cat([rotations[3, :, 0], rotations[3, :, 1]]))
+    assert_close(from_six_numbers(six_numbers(rotations)), rotations)
     found = from_six_numbers(torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-    torch.testing.assert_close(found @ found.transpose(-1, -2), torch.eye(3, dtype=torch.float64).expand(50, 3, 3))
-    torch.testing.assert_close(torch.linalg.det(found), torch.ones(50, dtype=torch.float64))
+    assert_close(found @ found.transpose(-1, -2), torch.eye(3, dtype=torch.float64).expand(50, 3, 3))
+    assert_close(torch.linalg.det(found), torch.ones(50, dtype=torch.float64))
 
 
 def test_resampling_is_spherical_interpolation():
@@ -119,14 +123,14 @@ def test_the_steps_of_a_motion_lead_through_it(task, frames):
         found.append(here.vector())
     again = frame_of(torch.stack(found), 11)
     turned, places = walked(again, Clip(clip.skeleton, clip.rotations[:1], clip.positions[:1], FRAME_TIME))
-    torch.testing.assert_close(turned, rotations[1:])
-    torch.testing.assert_close(places, positions[1:])
+    assert_close(turned, rotations[1:])
+    assert_close(places, positions[1:])
     turn = torch.from_numpy(Rotation.from_rotvec([0, 1.2, 0]).as_matrix())
     moved = frames_of(
         torch.cat([turn @ rotations[:, :1], rotations[:, 1:]], 1), positions @ turn.T + torch.tensor([3, 0, 1])
     )
-    torch.testing.assert_close(moved[0].vector(), frame.vector())
-    torch.testing.assert_close(moved[1], steps)
+    assert_close(moved[0].vector(), frame.vector())
+    assert_close(moved[1], steps)
 
 
 def test_a_disturbed_frame_leads_back_to_the_true_one(task):
@@ -134,12 +138,12 @@ def test_a_disturbed_frame_leads_back_to_the_true_one(task):
     noise = 0.1 * torch.randn(9, 11, 3, generator=torch.Generator().manual_seed(0))
     frame, steps = frames_of(rotations[:10], positions[:10], noise)
     after = frame.stepped(steps)
-    torch.testing.assert_close(after.rotations, rotations[1:10, 1:], atol=1e-5, rtol=0)
-    torch.testing.assert_close(after.up, rotations[1:10, 0, 1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(after.height, positions[1:10, 1:2], atol=1e-5, rtol=0)
+    assert_close(after.rotations, rotations[1:10, 1:], atol=1e-5, rtol=0)
+    assert_close(after.up, rotations[1:10, 0, 1], atol=1e-5, rtol=0)
+    assert_close(after.height, positions[1:10, 1:2], atol=1e-5, rtol=0)
     assert 0.1 < angle_of(frame.rotations.transpose(-1, -2) @ rotations[:9, 1:]).mean() < 0.25
     clean = frames_of(rotations[:10], positions[:10])[0]
-    torch.testing.assert_close(frame.turns, clean.turns)
+    assert_close(frame.turns, clean.turns)
 
 
 @pytest.mark.parametrize("seq_len", [20, 200])
@@ -157,10 +161,10 @@ def test_batches_are_windows_of_training_clips(seq_len):
             fits += [(name, int(start)) for start in same.nonzero().flatten()]
         ((name, start),) = fits
         expected = trained[name].rotations[start : start + len(batch.inputs)]
-        torch.testing.assert_close(frame.rotations, expected, atol=1e-4, rtol=0)
+        assert_close(frame.rotations, expected, atol=1e-4, rtol=0)
     moved = batch.targets * task.layout.scale
     nexts = frame.stepped(torch.zeros(len(moved), 36).index_copy(1, task.layout.moving, moved[:, -1]))
-    torch.testing.assert_close(nexts.rotations[:-1], frame.rotations[1:], atol=1e-4, rtol=0)
+    assert_close(nexts.rotations[:-1], frame.rotations[1:], atol=1e-4, rtol=0)
 
 
 def test_short_clips_are_padded():

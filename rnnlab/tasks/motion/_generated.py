@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import pi
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ CLIPS = {"train": 8, "valid": 2, "test": 2}
 SECONDS = 4
 
 
+@cache
 def corpus() -> Corpus:
     """Clips of `ACTIONS` in each split, and of `UNSEEN` actions; the tempo, size and phase of each clip are random."""
     generator = torch.Generator().manual_seed(EVALUATION_SEED)

@@ -225,9 +225,8 @@ class Motion(Task):
 
     def simple(self, split: str, moves: bool) -> Tensor:
         """Rotations ``[N, 10, J - 1, 3, 3]`` of a baseline: with the last given step, or without motion."""
-        last = self.prompt_steps - 1
-        frames = [frames_of(*self._window(*window))[0] for window in self.windows[split]]
-        frame = Frame(*(torch.stack([part[last] for part in parts]) for parts in zip(*frames, strict=True)))
+        frames, _ = frames_of(*self._true(split))
+        frame = Frame(*(part[self.prompt_steps - 1] for part in frames))
         step = torch.cat([frame.turns.flatten(-2), frame.move], -1) * moves
         found = []
         for _ in range(AHEAD):
@@ -243,11 +242,14 @@ class Motion(Task):
             rotations: predicted rotations, ``[N, 10, J - 1, 3, 3]``.
         """
         joints = self.layout.turning[1:].any(1)
-        true = torch.stack([self._window(*window)[0][self.prompt_steps :, 1:] for window in self.windows[split]])
+        true = self._true(split)[0][self.prompt_steps :, :, 1:].transpose(0, 1)
         return angle_of((true.transpose(-1, -2) @ rotations)[:, :, joints]) * 180 / torch.pi
 
-    def _window(self, clip: str, start: int) -> tuple[Tensor, Tensor]:
-        return tuple(one[start : start + self.prompt_steps + AHEAD] for one in self.tensors[clip])
+    def _true(self, split: str) -> tuple[Tensor, Tensor]:
+        """Rotations ``[S, N, J, 3, 3]`` and root positions ``[S, N, 3]`` of the N evaluation windows of S frames."""
+        count = self.prompt_steps + AHEAD
+        found = [[one[start : start + count] for one in self.tensors[clip]] for clip, start in self.windows[split]]
+        return tuple(torch.stack(parts, 1) for parts in zip(*found, strict=True))
 
     def _scores(self, split: str, rotations: Tensor) -> dict[str, float]:
         at = [steps - 1 for steps in HORIZONS.values()]
