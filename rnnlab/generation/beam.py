@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rnnlab.generation.stream import NO_PROMPT, Stream, generate, sequences
+from rnnlab.generation.stream import NO_PROMPT, Advance, Stream, generate, sequences
 from rnnlab.heads import Categorical, Head
 from rnnlab.heads.base import NOT_FINITE
 from rnnlab.interface import InputError
@@ -193,15 +193,16 @@ def write(
     source_lengths: Tensor | None = None,
     end: int | None = None,
     beam_size: int = 1,
+    advance: Advance | None = None,
 ) -> list[Tensor]:
     """Generate a continuation of each prompt: greedily, or by beam search if ``beam_size`` is above 1.
 
-    The arguments are those of `generate` and `beam_search`.
+    The arguments are those of `generate` and `beam_search`; ``advance`` applies to greedy generation.
 
     Returns:
         one tensor ``[length, ...]`` for each sequence, without its ``end``.
     """
     given = {"steps": steps, "source": source, "source_lengths": source_lengths, "end": end}
     if beam_size == 1:
-        return sequences(generate(model, head, prompt, **given), prompt.shape[1], end)
+        return sequences(generate(model, head, prompt, advance=advance, **given), prompt.shape[1], end)
     return [found[0].tokens for found in beam_search(model, head, prompt, beam_size=beam_size, **given)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from rnnlab.heads import Head
 from rnnlab.interface import InputError
 from rnnlab.trees import State
+
+Advance = Callable[[Tensor, Tensor], Tensor]
+"""``(inputs, drawn) -> inputs``: the inputs of the next step, see `rnnlab.tasks.Task.advance`."""
 
 NO_PROMPT = "the prompt is empty; give a prompt of at least one step"
 
@@ -24,7 +27,10 @@ class Stream:
         temperature, top_k: see `rnnlab.heads.Head.draw`.
         seeds: one seed for each sequence of the batch. Each sequence has its own random number generator, so that its
             samples do not depend on the other sequences of the batch.
+        advance: computes the inputs of the next step from the current inputs and the drawn values; None if the drawn
+            values are the inputs.
 
+    inputs: inputs of the last step, ``[B]`` or ``[B, F]``; None before the first step.
     state: current state of the model.
     outputs: outputs of the last step, ``[B, features]``; None before the first step.
     device: device of the model.
@@ -39,9 +45,12 @@ class Stream:
         temperature: float = 1.0,
         top_k: int = 0,
         seeds: Sequence[int] = (0,),
+        advance: Advance | None = None,
     ) -> None:
         self.model, self.head, self.state = model, head, state
         self.temperature, self.top_k = temperature, top_k
+        self.advance = advance
+        self.inputs: Tensor | None = None
         self.outputs: Tensor | None = None
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.device = next(model.parameters()).device
@@ -49,8 +58,8 @@ class Stream:
     @torch.inference_mode()
     def read(self, inputs: Tensor) -> None:
         """Read ``inputs`` step by step: tokens ``[T, B]`` or vectors ``[T, B, F]``."""
-        for one in inputs.to(self.device):
-            self.outputs, self.state = self.model.step(one, self.state)
+        for one in inputs:
+            self._step(one)
 
     @torch.inference_mode()
     def write(self) -> Tensor:
@@ -65,8 +74,12 @@ class Stream:
         if self.outputs is None:
             raise InputError(NO_PROMPT)
         drawn = self._draw(self.outputs)
-        self.outputs, self.state = self.model.step(drawn.to(self.device), self.state)
-        return drawn
+        self._step(drawn if self.advance is None else self.advance(self.inputs.cpu(), drawn))
+        return self.inputs
+
+    def _step(self, inputs: Tensor) -> None:
+        self.inputs = inputs
+        self.outputs, self.state = self.model.step(inputs.to(self.device), self.state)
 
     def _draw(self, outputs: Tensor) -> Tensor:
         if len(outputs) == 1 or self.temperature == 0:  # temperature 0 is deterministic
@@ -87,6 +100,7 @@ def generate(
     top_k: int = 0,
     seeds: Sequence[int] | None = None,
     end: int | None = None,
+    advance: Advance | None = None,
 ) -> Iterator[Tensor]:
     """Generate the continuations of a batch of prompts, step by step.
 
@@ -102,6 +116,7 @@ def generate(
         seeds: one seed for each sequence; None for 0, 1, 2, ...
         end: token that ends a sequence; generation stops when all sequences have ended. None if sequences have no end
             token.
+        advance: see `Stream`.
 
     Yields:
         tokens ``[B]`` or vectors ``[B, F]`` on the CPU; ``end`` for sequences that have ended.
@@ -113,7 +128,7 @@ def generate(
     with torch.inference_mode():
         state = model.begin(source, source_lengths, batch_size)
     seeds = range(batch_size) if seeds is None else seeds
-    stream = Stream(model, head, state, temperature=temperature, top_k=top_k, seeds=seeds)
+    stream = Stream(model, head, state, temperature=temperature, top_k=top_k, seeds=seeds, advance=advance)
     stream.read(prompt)
     ended = torch.zeros(batch_size, dtype=torch.bool)
     for _ in range(steps):

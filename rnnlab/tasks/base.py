@@ -66,6 +66,7 @@ class Task:
     default_prompt: prompt of a `speaker` if the user gives none.
     end: token that ends a generated sequence, see `steps_to_write`; None if sequences have no end token.
     beam_size: beam size of generation during evaluation; 1 is greedy.
+    prompt_steps: number of true inputs that a model reads before it generates in an evaluation, see `steps_to_write`.
     usage: command that uses a trained model of a task with a `speaker` or its own `generate`, shown after training.
     """
 
@@ -80,6 +81,7 @@ class Task:
     default_prompt: str = ""
     end: int | None = None
     beam_size: int = 1
+    prompt_steps: int = 1
     usage: ClassVar[str] = "generate run={run} length=1000"
 
     def __init__(self, seed: int = 0, data_root: str = "data") -> None:
@@ -109,10 +111,21 @@ class Task:
     def steps_to_write(self, split: str) -> int:
         """The maximum number of steps that the model generates in an evaluation of a split; 0 for no generation.
 
-        If positive, an evaluation generates a continuation of the first input of each sequence, conditioned on its
-        source, and passes the generated sequences to `judge`.
+        If positive, an evaluation generates a continuation of the first ``prompt_steps`` inputs of each sequence,
+        conditioned on its source, and passes the generated sequences to `judge`.
         """
         return 0
+
+    def advance(self, inputs: Tensor, drawn: Tensor) -> Tensor:
+        """The inputs of the next step of generation; by default the drawn values.
+
+        A task whose targets are differences between inputs overrides this method.
+
+        Args:
+            inputs: inputs of the current step, ``[B]`` or ``[B, F]``.
+            drawn: values drawn from the head, ``[B]`` or ``[B, F']``.
+        """
+        return drawn
 
     def judge(self, split: str, written: list[Tensor]) -> dict[str, float]:
         """Metrics of the sequences that the model generated for a split, such as BLEU or exact match.

@@ -95,16 +95,17 @@ def store(transcripts: dict[str, str], folder: Path) -> None:
 
 
 def _write(model: Model, task: Task, batch: Batch, steps: int) -> list[Tensor]:
-    """Generate a sequence from the first input of each sequence, conditioned on its source."""
+    """Generate a sequence from the first inputs of each sequence, conditioned on its source."""
     return generation.write(
         model,
         task.head,
-        batch.inputs[:1],
+        batch.inputs[: task.prompt_steps],
         steps=steps,
         source=batch.source,
         source_lengths=batch.source_lengths,
         end=task.end,
         beam_size=task.beam_size,
+        advance=task.advance,
     )
 
 

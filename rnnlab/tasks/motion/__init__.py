@@ -1,1 +1,1 @@
-"""Motion of a human skeleton: walks, dances and other movements."""
+"""Motion of a skeleton: dance and walking."""
