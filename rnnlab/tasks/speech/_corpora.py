@@ -110,9 +110,9 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
 
 KEYS = ("0123456789", (941, 697, 697, 697, 770, 770, 770, 852, 852, 852), (1336, *3 * (1209, 1336, 1477)))
 """The digits, and the lower and higher frequency of each on a telephone, in Hz (ITU-T Q.23)."""
-SPEAKERS = {"low": 0.94, "middle": 1.0, "high": 1.06}
+SPEAKERS = {"low": 0.98, "middle": 1.0, "high": 1.02}
 """Factors on the frequencies of the tones."""
-PER_DIGIT = 20
+PER_DIGIT = 30
 
 
 def tones() -> list[Recording]:
@@ -128,7 +128,7 @@ def tones() -> list[Recording]:
                 time = np.arange(random.integers(800, 2400)) / RATE
                 phases, levels = random.uniform(0, 2 * np.pi, 2), random.uniform(0.3, 1, 2)
                 waves = [np.sin(2 * np.pi * factor * f * time + p) for f, p in zip((low, high), phases, strict=True)]
-                noise = random.uniform(0.1, 0.6) * random.standard_normal(len(time))
+                noise = random.uniform(0.02, 0.3) * random.standard_normal(len(time))
                 samples = (levels @ np.stack(waves) + noise).astype(np.float32)
                 found.append(Recording(int(digit), speaker, index, levelled(samples, RATE, "a tone")))
     return sorted(found, key=lambda one: one[:3])

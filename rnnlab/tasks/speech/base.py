@@ -35,7 +35,7 @@ class Speech(Task):
 
     The corpora:
 
-    - ``tones``: generated dial tones in noise, on three lines; 600 recordings.
+    - ``tones``: generated dial tones in noise, on three lines; 900 recordings.
     - ``fsdd``: the Free Spoken Digit Dataset (Jackson et al.), 3,000 recordings of six English speakers.
 
     The official split of ``fsdd`` uses the recordings with index 0 to 4 of each digit and speaker as the test set, so
