@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from rnnlab.cells import find
 from rnnlab.contracts import check_task
 from rnnlab.formats.audio import encode
 from rnnlab.heads import IGNORE
 from rnnlab.interface import InputError
+from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.tasks.speech import _corpora
 from rnnlab.tasks.speech._edit import edit_distance
 from rnnlab.tasks.speech._features import MELS, SpecAugment, log_mel
@@ -291,6 +293,19 @@ def test_unknown_speakers_are_refused():
         _ = SpokenDigits(held_out=["theo"]).recordings
     with pytest.raises(InputError, match="leaves no recording for train"):
         _ = SpokenDigits(held_out=["low", "middle", "high"]).recordings
+
+
+@pytest.mark.parametrize("make", [SpokenDigits, DigitStrings])
+def test_a_trained_model_needs_no_data(make, tmp_path):
+    trained, other = make(), make(corpus="fsdd", data_root=str(tmp_path))
+    other.restore(trained.memory())
+    torch.manual_seed(0)
+    model = SequenceModel(other.input, other.output_size, find("gru"), hidden_size=8).eval()
+    samples = torch.from_numpy(trained.recordings["test"][0].samples)
+    (tmp_path / "a.wav").write_bytes(encode(samples.numpy(), 8000))
+    texts = [task.recognise(model, samples, beam_size=3) for task in (trained, other)]
+    assert texts[0] == texts[1] == other.transcribe(model, tmp_path / "a.wav", beam_size=3)
+    assert set(texts[0].split()) <= set(WORDS)
 
 
 @pytest.mark.slow
