@@ -1,11 +1,13 @@
 """The command transcribe, with runs of both tasks trained on dial tones."""
 
+from typing import NamedTuple
+
 import numpy as np
-import processes
 import pytest
 import soundfile
 
 from rnnlab import config
+from rnnlab.__main__ import main
 from rnnlab.formats.audio import encode, resample
 from rnnlab.tasks.speech import _corpora
 from rnnlab.tasks.speech.base import WORDS
@@ -22,6 +24,14 @@ def digits(tmp_path_factory):
     return folder
 
 
+class Done(NamedTuple):
+    """The outcome of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 def keys():
     """A tone of each digit of the test set on the line ``middle``, with little noise."""
     found = {}
@@ -31,11 +41,19 @@ def keys():
     return found
 
 
-def command(*arguments):
-    return processes.rnnlab("transcribe", *map(str, arguments))
+@pytest.fixture
+def command(capsys):
+    """A function that runs the command and returns its exit code, output and error output."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main(["transcribe", *map(str, arguments)])
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
-def test_files_of_any_rate_and_encoding_are_transcribed(digits, tmp_path):
+def test_files_of_any_rate_and_encoding_are_transcribed(command, digits, tmp_path):
     tones = keys()
     (tmp_path / "a.wav").write_bytes(encode(tones[7] * 0.1, 8000))
     loud = resample(tones[3], 8000, 44100)
@@ -46,7 +64,7 @@ def test_files_of_any_rate_and_encoding_are_transcribed(digits, tmp_path):
     assert done.stdout.splitlines() == ["seven", "three", "five"]
 
 
-def test_a_bad_file_is_reported_and_the_others_are_transcribed(digits, tmp_path):
+def test_a_bad_file_is_reported_and_the_others_are_transcribed(command, digits, tmp_path):
     (tmp_path / "good.wav").write_bytes(encode(keys()[7], 8000))
     bad = {
         "empty.wav": (b"", "is empty"),
@@ -76,14 +94,14 @@ def test_a_bad_file_is_reported_and_the_others_are_transcribed(digits, tmp_path)
         (["beam=2", "x.wav"], "unknown option 'beam=2'; did you mean 'beam_size'"),
     ],
 )
-def test_a_mistake_gets_one_sentence(digits, arguments, says):
+def test_a_mistake_gets_one_sentence(command, digits, arguments, says):
     done = command(digits, *arguments)
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_a_run_that_recognises_no_speech_is_refused(tmp_path):
+def test_a_run_that_recognises_no_speech_is_refused(command, tmp_path):
     train(config.compose(["task=hello", "trainer.steps=1", "model.hidden_size=2", f"run_dir={tmp_path}/run", *QUIET]))
     done = command(tmp_path / "run", "x.wav")
     assert done.returncode == 2
@@ -102,7 +120,7 @@ def test_a_run_writes_its_samples(digits):
 
 
 @pytest.mark.slow
-def test_strings_of_digits_are_learned_and_transcribed(tmp_path):
+def test_strings_of_digits_are_learned_and_transcribed(command, tmp_path):
     sizes = ["model.hidden_size=48", "model.bidirectional=concatenate", "trainer.steps=600", "trainer.eval_every=600"]
     small = ["task.eval_size=70", "task.digits=[1,4]"]
     summary = train(config.compose(["task=digit_strings", *small, *sizes, f"run_dir={tmp_path}/run", *QUIET]))

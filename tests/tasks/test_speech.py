@@ -35,20 +35,18 @@ def naive_log_mel(samples):
     waves = np.array(
         [[complex(cos(2 * pi * k * n / 256), -sin(2 * pi * k * n / 256)) for n in range(256)] for k in range(129)]
     )
+    weights = np.zeros((129, 40))
+    for m, (low, middle, high) in enumerate(zip(corners, corners[1:], corners[2:], strict=False)):
+        for k in range(129):
+            f = 31.25 * k
+            if low < f <= middle:
+                weights[k, m] = (f - low) / (middle - low)
+            elif middle < f < high:
+                weights[k, m] = (high - f) / (high - middle)
     found = []
     for start in range(0, len(samples) - 255, 128):
         power = np.abs(waves @ (samples[start : start + 256] * window)) ** 2
-        row = []
-        for low, middle, high in zip(corners, corners[1:], corners[2:], strict=False):
-            energy = 0.0
-            for k, p in enumerate(power):
-                f = 31.25 * k
-                if low < f <= middle:
-                    energy += p * (f - low) / (middle - low)
-                elif middle < f < high:
-                    energy += p * (high - f) / (high - middle)
-            row.append(log(energy + 1e-3))
-        found.append(row)
+        found.append([log(energy + 1e-3) for energy in power @ weights])
     return np.array(found)
 
 

@@ -8,6 +8,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -115,6 +116,7 @@ SPEAKERS = {"low": 0.98, "middle": 1.0, "high": 1.02}
 PER_DIGIT = 30
 
 
+@cache
 def tones() -> list[Recording]:
     """Generated dial tones: two frequencies for each digit, of random length and level, in noise.
 
