@@ -21,6 +21,7 @@ NAMES = (
     "generate",
     "translate",
     "chat",
+    "transcribe",
     "diagnose",
     "cells",
     "explain",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import ctc_loss
 
-from rnnlab.heads.base import Head, check_size, precise
+from rnnlab.heads.base import Head, check_size, drawable, precise
 from rnnlab.interface import InputError, Mean
 
 
@@ -58,3 +58,54 @@ class CTC(Head):
         steps = [len(outputs)] * len(paths) if lengths is None else lengths.tolist()
         merged = (path[:count].unique_consecutive() for path, count in zip(paths, steps, strict=True))
         return [labels[labels != self.blank] for labels in merged]
+
+    def beam_search(self, outputs: Tensor, lengths: Tensor | None = None, beam_size: int = 8) -> list[Tensor]:
+        """The most probable labels of each sequence, by prefix beam search.
+
+        In contrast to `decode`, the probability of labels is summed over all their paths (Graves, 2012, section 7.5.3;
+        Hannun et al., 2014, arXiv:1408.2873, algorithm 1, without a language model). After each step, the ``beam_size``
+        most probable prefixes are kept. A beam that keeps all prefixes finds the most probable labels.
+
+        Args:
+            outputs: ``[T, B, features]``.
+            lengths: number of outputs of each sequence, int64 ``[B]``; None if all are T.
+            beam_size: number of prefixes.
+
+        Returns:
+            one tensor of labels for each sequence, int64 ``[number of labels]``.
+
+        Raises:
+            InputError: the beam size is not valid, or the outputs are not finite.
+        """
+        if beam_size < 1:
+            raise InputError(f"beam_size={beam_size} must be at least 1")
+        probabilities = drawable(outputs).double().softmax(-1).transpose(0, 1)
+        steps = [len(outputs)] * len(probabilities) if lengths is None else lengths.tolist()
+        found = (self._search(one[:count].tolist(), beam_size) for one, count in zip(probabilities, steps, strict=True))
+        return [torch.tensor(labels, dtype=torch.int64) for labels in found]
+
+    def _search(self, steps: list[list[float]], beam_size: int) -> tuple[int, ...]:
+        """The most probable labels given the probabilities ``[T][features]`` of one sequence."""
+        # For each prefix: the probability of its paths that end in a blank, and of those that end in its last label.
+        beam: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
+        for probabilities in steps:
+            blank = probabilities[self.blank]
+            likely = [(label, p) for label, p in enumerate(probabilities[: self.blank]) if p > _NEGLIGIBLE]
+            grown: dict[tuple[int, ...], list[float]] = {}
+            for prefix, (ends_blank, ends_label) in beam.items():
+                same = grown.setdefault(prefix, [0.0, 0.0])
+                same[0] += blank * (ends_blank + ends_label)
+                if prefix:
+                    same[1] += probabilities[prefix[-1]] * ends_label
+                for label, p in likely:
+                    # A label that follows itself is a new one only after a blank.
+                    before = ends_blank if prefix and label == prefix[-1] else ends_blank + ends_label
+                    grown.setdefault((*prefix, label), [0.0, 0.0])[1] += p * before
+            best = sorted(grown.items(), key=lambda one: -sum(one[1]))[:beam_size]
+            scale = sum(best[0][1])  # without scaling, the probabilities would underflow
+            beam = {prefix: (ends[0] / scale, ends[1] / scale) for prefix, ends in best}
+        return next(iter(beam))
+
+
+_NEGLIGIBLE = 1e-6
+"""Beam search does not extend prefixes by labels below this probability, which saves most of its time."""
