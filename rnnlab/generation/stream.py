@@ -52,26 +52,26 @@ class Stream:
         for one in inputs.to(self.device):
             self.outputs, self.state = self.model.step(one, self.state)
 
-    @torch.inference_mode()
     def write(self) -> Tensor:
-        """Draw the inputs of the next step, read them, and return them on the CPU.
+        """Draw the inputs of the next step, read them, and return them; see `draw`."""
+        drawn = self.draw()
+        self.read(drawn.unsqueeze(0))
+        return drawn
 
-        Returns:
-            tokens ``[B]`` or vectors ``[B, F]``.
+    @torch.inference_mode()
+    def draw(self) -> Tensor:
+        """Draw from the outputs of the last step, on the CPU: tokens ``[B]`` or vectors ``[B, F]``.
+
+        The model does not read them. A task whose inputs contain more than what the head draws calls `read` itself.
 
         Raises:
             InputError: the stream has not read any input, or the outputs are not finite.
         """
         if self.outputs is None:
             raise InputError(NO_PROMPT)
-        drawn = self._draw(self.outputs)
-        self.outputs, self.state = self.model.step(drawn.to(self.device), self.state)
-        return drawn
-
-    def _draw(self, outputs: Tensor) -> Tensor:
-        if len(outputs) == 1 or self.temperature == 0:  # temperature 0 is deterministic
-            return self.head.draw(outputs, self.temperature, self.top_k, self._generators[0])
-        rows = zip(outputs.split(1), self._generators, strict=True)
+        if len(self.outputs) == 1 or self.temperature == 0:  # temperature 0 is deterministic
+            return self.head.draw(self.outputs, self.temperature, self.top_k, self._generators[0])
+        rows = zip(self.outputs.split(1), self._generators, strict=True)
         return torch.cat([self.head.draw(row, self.temperature, self.top_k, generator) for row, generator in rows])
 
 
