@@ -190,6 +190,7 @@ def test_an_image_is_drawn_from_its_own_seed():
     together = task.continued(model, blank, 0, 1.0, 0, 7)
     assert torch.equal(together[3:4], task.continued(model, blank[:1], 0, 1.0, 0, 10))
     assert len(together.unique(dim=0)) == 5
+    task.continued(model, blank, 0, 1.0, 0, 2**64 - 1)  # the largest seed
 
 
 def tiles(sample, side):

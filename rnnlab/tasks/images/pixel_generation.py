@@ -185,7 +185,7 @@ class PixelGeneration(Finite):
         inputs, done = self.encoded(images).inputs, images.clone()
         steps = done.unflatten(1, (self.steps, self.width))  # a view
         state = model.begin(batch_size=len(images))
-        seeds = range(seed, seed + len(images))
+        seeds = [(seed + number) % 2**64 for number in range(len(images))]  # the largest seed of torch is 2**64 - 1
         stream = Stream(model, self.head, state, temperature=temperature, top_k=top_k, seeds=seeds)
         stream.read(inputs[: given + 1])
         for step in range(given, self.steps):
