@@ -58,33 +58,31 @@ class Stream:
     @torch.inference_mode()
     def read(self, inputs: Tensor) -> None:
         """Read ``inputs`` step by step: tokens ``[T, B]`` or vectors ``[T, B, F]``."""
-        for one in inputs:
-            self._step(one)
+        for one in inputs.to(self.device):
+            self.outputs, self.state = self.model.step(one, self.state)
+            self.inputs = one
+
+    def write(self) -> Tensor:
+        """Draw the inputs of the next step, read them, and return them on the CPU; see `draw`."""
+        drawn = self.draw()
+        inputs = drawn if self.advance is None else self.advance(self.inputs.cpu(), drawn)
+        self.read(inputs.unsqueeze(0))
+        return inputs
 
     @torch.inference_mode()
-    def write(self) -> Tensor:
-        """Draw the inputs of the next step, read them, and return them on the CPU.
+    def draw(self) -> Tensor:
+        """Draw from the outputs of the last step, on the CPU: tokens ``[B]`` or vectors ``[B, F]``.
 
-        Returns:
-            tokens ``[B]`` or vectors ``[B, F]``.
+        The model does not read them. A task whose inputs contain more than what the head draws calls `read` itself.
 
         Raises:
             InputError: the stream has not read any input, or the outputs are not finite.
         """
         if self.outputs is None:
             raise InputError(NO_PROMPT)
-        drawn = self._draw(self.outputs)
-        self._step(drawn if self.advance is None else self.advance(self.inputs.cpu(), drawn))
-        return self.inputs
-
-    def _step(self, inputs: Tensor) -> None:
-        self.inputs = inputs
-        self.outputs, self.state = self.model.step(inputs.to(self.device), self.state)
-
-    def _draw(self, outputs: Tensor) -> Tensor:
-        if len(outputs) == 1 or self.temperature == 0:  # temperature 0 is deterministic
-            return self.head.draw(outputs, self.temperature, self.top_k, self._generators[0])
-        rows = zip(outputs.split(1), self._generators, strict=True)
+        if len(self.outputs) == 1 or self.temperature == 0:  # temperature 0 is deterministic
+            return self.head.draw(self.outputs, self.temperature, self.top_k, self._generators[0])
+        rows = zip(self.outputs.split(1), self._generators, strict=True)
         return torch.cat([self.head.draw(row, self.temperature, self.top_k, generator) for row, generator in rows])
 
 

@@ -17,6 +17,8 @@ _TILE, _LINE, _GAP = 0.8, 0.16, 0.06
 """Height of a picture, height of a line of text, and distances, in inches."""
 _SCALE = 4
 """Size of a pixel in an animation."""
+_LINES, _BETWEEN = 2, 96
+"""Width in pixels, and shade of grey, of the lines of a grid."""
 
 
 def overlays(
@@ -116,6 +118,22 @@ def _lit(picture: np.ndarray, weights: np.ndarray) -> np.ndarray:
     rows, columns = (np.arange(size) * cells // size for size, cells in zip((high, wide), weights.shape, strict=True))
     spread = weights[rows][:, columns] / max(float(weights.max()), 1e-12)
     return (0.5 * picture.mean(-1, keepdims=True) + 127 * colormaps["inferno"](spread)[..., :3]).astype(np.uint8)
+
+
+def grid(pictures: np.ndarray, columns: int, scale: int) -> np.ndarray:
+    """Grey images in a grid, row by row, with grey lines between them: uint8 ``[height, width]``.
+
+    Args:
+        pictures: uint8 ``[N, H, W]``.
+        columns: number of images per row.
+        scale: height and width of a pixel of an image.
+    """
+    count, high, wide = pictures.shape
+    rows = -(-count // columns)
+    tiles = np.full((rows * columns, high * scale + _LINES, wide * scale + _LINES), _BETWEEN, np.uint8)
+    tiles[:count, _LINES:, _LINES:] = pictures.repeat(scale, 1).repeat(scale, 2)
+    sheet = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2).reshape(-1, columns * tiles.shape[2])
+    return np.pad(sheet, ((0, _LINES), (0, _LINES)), constant_values=_BETWEEN)
 
 
 class _Sheet:

@@ -2,6 +2,7 @@ import gzip
 import struct
 from collections import Counter
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from sklearn.datasets import load_digits
 
 from rnnlab.interface import InputError, Vectors
 from rnnlab.outputs import IGNORE
-from rnnlab.tasks.memory import pixels
-from rnnlab.tasks.memory.pixels import Pictures, Pixels
+from rnnlab.tasks import _image_sets
+from rnnlab.tasks._image_sets import Pictures
+from rnnlab.tasks.memory.pixels import Pixels
 
 
 def rows(task, split, steps):
@@ -123,8 +125,7 @@ def test_mnist_5k_is_what_everybody_has(data_root):
 
 
 def test_the_test_set_of_mnist_is_read(data_root):
-    folder = pixels.Path(data_root) / "mnist"
-    found = pixels._read_idx(folder, "t10k")
+    found = _image_sets.read_idx(Path(data_root) / "mnist", "t10k")
     assert torch.bincount(found.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert found.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert float(found.pixels.mean()) == pytest.approx(0.1325, abs=1e-4)
@@ -150,7 +151,7 @@ def write_set(folder, packed=False, train=30, test=10):
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("images", ["mnist", "fashion_mnist"])
 def test_idx_files_are_read_and_the_last_training_pictures_are_for_validation(tmp_path, monkeypatch, images, packed):
-    monkeypatch.setattr(pixels, "VALID", 5)
+    monkeypatch.setattr(_image_sets, "VALID", 5)
     written = write_set(tmp_path / images, packed)
     task = Pixels(images=images, data_root=str(tmp_path), batch_size=4)
     for split, (array, labels) in {
@@ -174,7 +175,7 @@ def test_what_is_missing_is_named_with_its_address_and_folder(tmp_path, images):
     (tmp_path / images / "train-images-idx3-ubyte").unlink()
     with pytest.raises(InputError) as error:
         Pixels(images=images, data_root=str(tmp_path)).parts  # noqa: B018
-    for part in ("train-images-idx3-ubyte", pixels.ADDRESSES[images], str(tmp_path / images)):
+    for part in ("train-images-idx3-ubyte", _image_sets.ADDRESSES[images], str(tmp_path / images)):
         assert part in str(error.value)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from rnnlab.data import PublicFile, locate, read_public
+from rnnlab.formats.picture import opened, rgb
 from rnnlab.tasks.captions._drawing import split_of
-from rnnlab.tasks.captions._files import opened, rgb
 from rnnlab.tasks.captions.base import Example
 from rnnlab.vocabulary import tidy
 

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from rnnlab.formats.picture import opened, rgb
 from rnnlab.interface import InputError
 from rnnlab.tasks.captions._drawing import split_of
-from rnnlab.tasks.captions._files import opened, rgb
 from rnnlab.tasks.captions.base import Example
 from rnnlab.vocabulary import tidy
 

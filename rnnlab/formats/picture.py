@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,18 +66,37 @@ def frames_of(path: str, height: int, width: int, most: int) -> Tensor:
     Raises:
         InputError: the file does not exist, or is not a picture.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(f"prompt={path!r} is not a file; give the path of a picture, such as picture.png")
-    picture = opened(file.read_bytes(), str(file))
+    picture = _picture(path)
     count = getattr(picture, "n_frames", 1)
     if most > 1 and count > most:
-        raise InputError(f"{file} has {count} frames, at most {most} are possible; give a shorter video")
+        raise InputError(f"{path} has {count} frames, at most {most} are possible; give a shorter video")
     frames = []
     for number in range(min(count, most)):
         try:
             picture.seek(number)
             frames.append(rgb(picture, height, width))
         except (OSError, EOFError, SyntaxError, ValueError) as error:
-            raise InputError(f"{file}, frame {number + 1} cannot be read ({error}); give an intact file") from error
+            raise InputError(f"{path}, frame {number + 1} cannot be read ({error}); give an intact file") from error
     return torch.stack(frames)
+
+
+def _picture(path: str) -> Image:
+    """The picture in the file that a prompt names."""
+    file = Path(path).expanduser()
+    if not os.path.isfile(file):  # False for a name that is too long, where Path.is_file raises an OSError
+        raise InputError(f"prompt={path!r} is not a file; give the path of a picture, such as picture.png")
+    return opened(file.read_bytes(), str(file))
+
+
+def grey(path: str, height: int, width: int) -> Tensor:
+    """The picture in a file as shades of grey on white: uint8 ``[height, width]``.
+
+    Raises:
+        InputError: the file does not exist, is not a picture, or has another size.
+    """
+    picture = _picture(path)
+    if picture.size != (width, height):
+        raise InputError(
+            f"prompt={path!r} has {picture.width}x{picture.height} pixels; give a picture of {width}x{height} pixels"
+        )
+    return rgb(picture, height, width).float().mean(0).round().to(torch.uint8)
