@@ -263,7 +263,7 @@ def test_prompts_that_cannot_be_are_refused(tmp_path):
     refused(str(picture), r"wide\.png cannot be read as a picture")
     picture.write_text("no picture")
     refused(str(picture), r"wide\.png is not a picture")
-    with pytest.raises(InputError, match="give out=FOLDER"):
+    with pytest.raises(InputError, match="out=FOLDER"):
         task.speaker(model, 1.0, 0, 0)
 
 

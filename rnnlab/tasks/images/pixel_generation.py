@@ -22,7 +22,6 @@ from rnnlab.interface import Batch, InputError, Metric, Sample, Vectors
 from rnnlab.report.pictures import grid
 from rnnlab.tasks import _image_sets
 from rnnlab.tasks.base import Finite, check_least
-from rnnlab.text import Speaker
 
 COLUMNS = 8
 """Columns of a grid, which has at most as many rows: samples; or an original, its upper half and six completions."""
@@ -274,10 +273,6 @@ class PixelGeneration(Finite):
         """Evenly spaced images of a split, at most ``count``: of several classes if the split is sorted by class."""
         images = self.parts[split]
         return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
-
-    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
-        """Raise an InputError: images are files."""
-        raise InputError("this task generates images, which are files; give out=FOLDER")
 
     def describe(self) -> list[str]:
         """The image set, its splits, and what the likelihood is conditioned on."""

@@ -24,7 +24,6 @@ from rnnlab.tasks.motion._clips import FRAME_TIME, Corpus
 from rnnlab.tasks.motion._features import Frame, frames_of, walked
 from rnnlab.tasks.motion._layout import Layout
 from rnnlab.tasks.motion._rotations import angle_of
-from rnnlab.text import Speaker
 
 HORIZONS = {80: 2, 160: 4, 320: 8, 400: 10}
 """Milliseconds after the last given frame, and the same in frames."""
@@ -313,14 +312,6 @@ class Motion(Task):
         if len(samples) < 2:
             raise InputError("an animation needs Pillow, which is not installed; pip install 'rnnlab[media]'")
         return samples
-
-    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
-        """The task generates no text.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("a motion is written to files; give out=FOLDER")
 
     def _given(self, path: Path) -> Clip:
         """The motion of the user's BVH file, with the joints in the order of the skeleton."""

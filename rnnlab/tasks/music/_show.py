@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rnnlab.formats import midi, synth, wav
+from rnnlab.formats import audio, midi, synth
 from rnnlab.interface import InputError, Sample
 from rnnlab.report.piano_roll import piano_roll
 
@@ -43,7 +43,7 @@ def samples(roll: Tensor, given: int, grid: Grid, *, complete: bool) -> list[Sam
     frames = roll.numpy()
     makers = {
         ".mid": lambda: midi.encode(frames, given=given, **grid._asdict()),
-        ".wav": lambda: wav.encode(synth.render(frames, grid.frame_seconds, RATE), RATE),
+        ".wav": lambda: audio.encode(synth.render(frames, grid.frame_seconds, RATE), RATE),
         ".png": lambda: piano_roll(frames, given),
     }
     found = []

@@ -20,7 +20,6 @@ from rnnlab.interface import Batch, InputError, Mean, Metric, Sample, Vectors
 from rnnlab.tasks.base import Finite, check_least
 from rnnlab.tasks.music import _chorales, _corpora, _show
 from rnnlab.tasks.music._corpora import PUBLIC
-from rnnlab.text import Speaker
 
 NOT_SCORED = float("nan")
 """The target of a frame that is not scored."""
@@ -222,10 +221,6 @@ class PolyphonicMusic(Finite):
         if not 1 <= count <= len(piece):
             raise InputError(f"prompt={prompt}: the piece has {len(piece)} frames; give 1 to {len(piece)} of them")
         return piece[:count]
-
-    def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:
-        """Music is not text: always raises an InputError."""
-        raise InputError("music cannot be printed; give out=FOLDER to write MIDI, WAV and PNG files")
 
     def describe(self) -> list[str]:
         """The number of pieces and frames of each split, the keys, and the length of a frame."""
