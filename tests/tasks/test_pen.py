@@ -5,6 +5,8 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from rnnlab.heads import Mixture
+from rnnlab.interface import InputError
 from rnnlab.tasks.drawing.strokes import Pen
 
 
@@ -100,3 +102,9 @@ def test_draws_are_integers_with_the_probabilities_that_the_loss_bounds():
             densities = head.log_density(outputs.double().expand(30, 30, -1), targets)
             assert float(densities.exp().mean()) == pytest.approx(px * py * states[0], rel=1e-4)
             assert -float(densities.mean()) > -np.log(px * py * states[0])  # the bound of dequantisation
+
+
+def test_the_pen_has_at_most_three_states():
+    assert Mixture(2, 3, pen=2).features == Mixture(2, 3, pen=True).features + 1
+    with pytest.raises(InputError, match="pen=3 must be False, True or 2"):
+        Mixture(2, 3, pen=3)
