@@ -1,1 +1,1 @@
-"""Read and write the file formats of media: sound, MIDI, motion capture, drawings."""
+"""Read and write the file formats of media: sound, MIDI, motion capture, drawings, pictures."""
