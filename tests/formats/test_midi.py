@@ -7,9 +7,8 @@ import sys
 import mido
 import numpy as np
 import pytest
-import scipy.io.wavfile
 
-from rnnlab.formats import midi, synth, wav
+from rnnlab.formats import midi, synth
 from rnnlab.interface import InputError
 from rnnlab.report.piano_roll import piano_roll
 
@@ -184,15 +183,6 @@ def test_sound_stays_in_range_and_silence_is_silent():
     silence = synth.render(np.zeros((200, 88), bool), 0.05, 8000)
     assert len(silence) == 8000 * 10.15
     assert not silence.any()
-
-
-@pytest.mark.parametrize("rate", [8000, 44100])
-def test_a_wav_file_is_read_by_scipy(rate):
-    samples = np.array([0, 0.5, -0.5, 1, -1, 2, -7], np.float32)
-    read_rate, read = scipy.io.wavfile.read(io.BytesIO(wav.encode(samples, rate)))
-    assert read_rate == rate
-    assert read.dtype == np.int16
-    np.testing.assert_allclose(read / 32767, np.clip(samples, -1, 1), atol=2e-5)
 
 
 @pytest.mark.parametrize(("frames", "given"), [(3, 0), (200, 2)])
