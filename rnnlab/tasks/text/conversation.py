@@ -37,7 +37,7 @@ _METRICS = {
         "bleu": Metric("BLEU of the utterance", "higher"),
     },
 }
-_MONITORED = {"small_talk": "exact", "chatterbot": "exact", "simulated": "joint"}
+_MONITORED = {"small_talk": "exact", "chatterbot": "exact", "simulated": "act_f1"}
 
 
 class Conversation(TextToText):
