@@ -76,8 +76,7 @@ def short_config(folder, name, *options):
 
 def start(folder, name):
     """The command, in a process of its own."""
-    # On a busy machine the test must see a line and send its signal before the command has finished, so it goes first.
-    command = ["nice", "-n", "10", processes.programs() / "rnnlab", "train", *TASK, *MODEL, *LONG, f"run_dir={name}"]
+    command = [processes.programs() / "rnnlab", "train", *TASK, *MODEL, *LONG, f"run_dir={name}"]
     # One thread is fastest for a model this small, and two test workers then leave each other alone.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
