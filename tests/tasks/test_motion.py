@@ -238,7 +238,12 @@ def test_baselines_and_scores_are_those_of_their_definitions(task):
             now = now * step
             moving[-1].append(now.as_matrix())
     moving = naive_angles(task, "valid", moving)
+    batches = [task.batch("valid", step).targets for step in range(task.num_batches("valid"))]
+    steps = torch.cat([targets.flatten(0, 1) for targets in batches])
+    steps = steps[~steps.isnan().any(1)].double()
+    nats = 0.5 * (steps.square() + np.log(2 * np.pi)).sum(1).mean()
     found = task.baselines("valid")
+    assert found["independent"]["loss"] == pytest.approx(float(nats), rel=1e-5)
     for name, expected in (("zero velocity", still), ("constant velocity", moving)):
         angles = [found[name][f"angle_{ms}"] for ms in HORIZONS]
         assert angles == pytest.approx(expected, rel=1e-4)

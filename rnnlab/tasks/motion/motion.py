@@ -214,10 +214,21 @@ class Motion(Task):
         return self._scores(split, self.layout.frame(torch.stack(written)).rotations)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
-        """``zero velocity``: the last given frame; ``constant velocity``: the last given step, repeated."""
+        """Three baselines.
+
+        ``independent``: each coordinate of a step has a normal distribution with mean 0 and its root mean square in
+        training. In evaluation also ``zero velocity``, the last given frame, and ``constant velocity``, the last given
+        step, repeated.
+        """
+        total = count = 0.0
+        for step in range(self.num_batches(split)):
+            batch = self.batch(split, step)
+            nats, scored = self.loss(torch.zeros(*batch.targets.shape[:2], self.head.features), batch)
+            total, count = total + float(nats), count + float(scored)
+        found = {"independent": {"loss": total / count}}
         if split == "train":
-            return {}
-        return {
+            return found
+        return found | {
             f"{name} velocity": self._scores(split, self.simple(split, moves))
             for name, moves in (("zero", False), ("constant", True))
         }
