@@ -197,8 +197,8 @@ def table(before: str = "") -> str:
         "",
         "- A goal applies to the mean over the seeds. Goals that are not met are shown too, as **no**.",
         "- The scores are those of the checkpoint with the best score on the validation set.",
-        "- The training time is that of one run with one thread, without evaluations. Most runs shared the processor with",
-        "  others; alone, they take less time.",
+        "- The training time is that of one run with one thread, without evaluations. Most runs shared the processor",
+        "  with others; alone, they take less time.",
         "- A published number is comparable only if it has the same split, tokenisation and metric.",
         "  Otherwise it shows the order of magnitude.",
     ]

@@ -29,9 +29,9 @@ CELLS = [("cell", name) for name in cells.available()]
 TASKS = [file for file in FILES if file[0] == "task"]  # the contract test builds each of them
 OTHERS = [file for file in FILES if file[0] != "task"]
 QUICK = [
-    *tiers.every(5, TASKS),
+    *tiers.every(8, TASKS),
     *tiers.quick_if(OTHERS, lambda file: file[0] != "experiment" or "/" not in file[1]),
-    *tiers.every(6, CELLS),
+    *tiers.every(12, CELLS),
 ]
 HOMES = {"task": tasks, "cell": cells, "model": models, "optimizer": optimizers, "scheduler": schedulers}
 BASES = {"task": tasks.Task, "cell": cells.Cell, "model": models.Model}

@@ -215,7 +215,7 @@ def _bomb():
 
 
 @pytest.mark.parametrize("kind", ["truncated", "foreign", "code", "pickle", "empty"])
-@pytest.mark.parametrize("command", ["generate", "evaluate", "train"])
+@pytest.mark.parametrize("command", tiers.every(3, ["generate", "evaluate", "train"]))
 def test_a_checkpoint_that_is_none(run, capsys, kind, command):
     whole = (run / "checkpoints" / "best.pt").read_bytes()
     broken = {

@@ -50,7 +50,7 @@ def everything(name):
     return diagnose(model, task, "valid", SMALL)
 
 
-@pytest.mark.parametrize("name", tiers.every(6, cells.available()))
+@pytest.mark.parametrize("name", tiers.every(18, cells.available()))
 def test_every_cell_can_be_diagnosed(name):
     found = everything(name)
     (layer,) = found["layers"].values()

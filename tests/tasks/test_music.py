@@ -442,6 +442,7 @@ def held_by_generation(steps, keep):
     return held
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps_of_generation():
     """Five times as many steps need no more memory; the measurement sees frames that are kept."""
     short, long = (held_by_generation(steps, keep=False) for steps in (100, 500))
