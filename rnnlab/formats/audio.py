@@ -48,7 +48,8 @@ def read(source: str | Path | bytes, name: str = "the sound") -> tuple[np.ndarra
     try:
         samples, rate = soundfile.read(io.BytesIO(source), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, ValueError, TypeError) as error:
-        raise InputError(f"{name} cannot be read as a sound ({error}); give a WAV or FLAC file") from error
+        reason = getattr(error, "error_string", error)  # the text of the error names the object in memory
+        raise InputError(f"{name} cannot be read as a sound ({reason}); give a WAV or FLAC file") from error
     if not len(samples):
         raise InputError(f"{name} has no samples; give a sound that is not empty")
     if not RATES[0] <= rate <= RATES[1]:
