@@ -117,9 +117,7 @@ class Task:
         return 0
 
     def advance(self, inputs: Tensor, drawn: Tensor) -> Tensor:
-        """The inputs of the next step of generation; by default the drawn values.
-
-        A task whose targets are differences between inputs overrides this method.
+        """The inputs of the next step; by default the drawn values. Tasks whose targets are differences override it.
 
         Args:
             inputs: inputs of the current step, ``[B]`` or ``[B, F]``.
@@ -206,10 +204,9 @@ class Task:
         Raises:
             InputError: the task does not generate text.
         """
-        instead = "use rnnlab evaluate to measure the model"
-        if type(self).generate is not Task.generate:
-            instead = "use rnnlab generate out=FOLDER for the files that it generates"
-        raise InputError(f"the task {type(self).__name__} generates no text; {instead}")
+        writes = type(self).generate is not Task.generate
+        instead = "generate out=FOLDER for the files that it generates" if writes else "evaluate to measure the model"
+        raise InputError(f"the task {type(self).__name__} generates no text; use rnnlab {instead}")
 
     def memory(self) -> dict[str, Any]:
         """The task's part of a checkpoint, such as a vocabulary, in plain containers."""
