@@ -28,17 +28,20 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         weight: ``[G, F]``.
         bias: ``[G]``; None for no bias.
     """
-    if reference.observer(inputs) is None:
-        with reusing(inputs):
-            return functional.linear(inputs, weight, bias)
+    if reference.observer(inputs) is None and _is_large(inputs) and _fits(inputs, weight, bias):
+        return _Linear.apply(inputs, weight, bias)
     return functional.linear(inputs, weight, bias)
 
 
 def reusing(inputs: Tensor) -> AbstractContextManager:
     """Return a context for the ``prepare`` of a cell: `Reusing` if the inputs are large enough to benefit from it."""
+    return Reusing() if _is_large(inputs) else nullcontext()
+
+
+def _is_large(inputs: Tensor) -> bool:
     if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN:
-        return nullcontext()
-    return Reusing() if inputs.nbytes >= LARGE or gemm.own(inputs.dtype, "sequence") else nullcontext()
+        return False
+    return inputs.nbytes >= LARGE or gemm.own(inputs.dtype, "sequence") is not None
 
 
 class Reusing(TorchFunctionMode):
