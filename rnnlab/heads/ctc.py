@@ -64,7 +64,7 @@ class CTC(Head):
 
         In contrast to `decode`, the probability of labels is summed over all their paths (Graves, 2012, section 7.5.3;
         Hannun et al., 2014, arXiv:1408.2873, algorithm 1, without a language model). After each step, the ``beam_size``
-        most probable prefixes are kept. A beam that keeps all prefixes finds the most probable labels.
+        most probable prefixes are kept. Labels below a probability of 1e-6 at a step do not extend a prefix.
 
         Args:
             outputs: ``[T, B, features]``.
