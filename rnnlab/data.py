@@ -6,11 +6,16 @@ import gzip
 import hashlib
 import urllib.request
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from rnnlab import files
 from rnnlab.interface import InputError
+
+if TYPE_CHECKING:
+    import tarfile
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,25 @@ def read_public(file: PublicFile, root: str) -> bytes:
             f"the content of {packed} has SHA-256 {found}, expected {file.sha256}; delete it and download {file.url}"
         )
     return content
+
+
+def files_in(archive: tarfile.TarFile, name: str, advice: str) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """The path and the content of each file in an archive, read in memory.
+
+    Args:
+        archive: the opened archive.
+        name: name of the archive for errors.
+        advice: how to get an intact archive, for errors.
+
+    Raises:
+        InputError: a member is outside the folder of the archive.
+    """
+    for member in archive:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(f"{name} has a member outside its folder, {member.name!r}; {advice}")
+        if member.isfile():
+            yield path, archive.extractfile(member).read()
 
 
 BYTE_ORDER_MARK = "\ufeff"

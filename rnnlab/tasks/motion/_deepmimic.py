@@ -10,10 +10,11 @@ import io
 import json
 import lzma
 import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
+from rnnlab.data import files_in
 from rnnlab.formats.skeleton import Motion, Skeleton, euler_matrices
 from rnnlab.interface import InputError
 from rnnlab.tasks.motion._clips import FRAME_TIME, Corpus, Part
@@ -116,18 +117,11 @@ def _members(content: bytes, name: str) -> dict[str, bytes]:
     Raises:
         InputError: the archive is damaged, or a member is outside its folder.
     """
-    found = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise InputError(f"{name} has the member {member.name!r}, outside its folder; {AGAIN}")
-                if member.isfile():
-                    found["/".join(path.parts[1:])] = archive.extractfile(member).read()
+            return {"/".join(path.parts[1:]): file for path, file in files_in(archive, name, AGAIN)}
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise InputError(f"{name} cannot be read ({error}); {AGAIN}") from error
-    return found
 
 
 def _json(members: dict[str, bytes], file: str, name: str) -> dict:

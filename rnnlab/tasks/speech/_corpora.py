@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rnnlab.data import files_in
 from rnnlab.formats import audio
 from rnnlab.interface import InputError
 from rnnlab.tasks.base import EVALUATION_SEED
@@ -99,12 +100,9 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
     try:
         content = gzip.decompress(archive.read_bytes())  # checks the whole archive, which tarfile does not
         with tarfile.open(fileobj=io.BytesIO(content)) as opened:
-            for member in opened:
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise InputError(f"{archive} has a member outside its folder, {member.name!r}; download it again")
-                if member.isfile() and path.suffix == ".wav" and path.parent.name == "recordings":
-                    yield f"{archive}: {path}", opened.extractfile(member).read()
+            for path, recording in files_in(opened, str(archive), "download it again"):
+                if path.suffix == ".wav" and path.parent.name == "recordings":
+                    yield f"{archive}: {path}", recording
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise InputError(f"{archive} cannot be read ({error}); delete it and run git clone {ADDRESS}") from error
 
