@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
-from rnnlab.engine import reference
-from rnnlab.engine.cpu import arrays
+from rnnlab.engine import arrays, reference
 from rnnlab.engine.cpu.linear import reusing
 from rnnlab.engine.cpu.memory import alone_like, owned
 from rnnlab.engine.gpu import graphs

@@ -18,13 +18,13 @@ from rnnlab.cells import Cell
 from rnnlab.engine.cpu import compiler
 from rnnlab.engine.cpu.emit import Source
 from rnnlab.engine.cpu.kernel import Kernel
-from rnnlab.engine.cpu.lower import Lowered, lower
 from rnnlab.engine.ir.derive import derive
 from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Program, Unsupported
 from rnnlab.engine.ir.trace import trace
 from rnnlab.engine.ir.verify import verify
 from rnnlab.engine.ir.watch import fingerprint, without_hooks
+from rnnlab.engine.loops.lower import Lowered, lower
 from rnnlab.engine.once import once, warn_once
 from rnnlab.trees import State, map_state, tensors_of
 

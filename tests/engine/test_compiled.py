@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import cells
 from rnnlab.cells import Cell
-from rnnlab.engine import fused, once
-from rnnlab.engine.cpu import arrays, compiler, memory
+from rnnlab.engine import arrays, fused, once
+from rnnlab.engine.cpu import compiler, memory
 from rnnlab.engine.cpu import threads as engine_threads
 from rnnlab.engine.traced import known
 from rnnlab.layers import Recurrent

@@ -15,18 +15,20 @@ import pytest
 import torch
 
 from rnnlab import cells
-from rnnlab.engine import once
+from rnnlab.engine import cache, once
 from rnnlab.engine.cpu import compiler
 from rnnlab.layers import Recurrent
 
 ANSWER = "int answer(void) { return %d; }\n"
-CACHED = ("blas", "cache_folder", "trusted_folder", "compiler", "load", "surroundings")
+CACHED = ("blas", "compiler", "load", "surroundings")
 
 
 def _forget():
     """As in a process that has compiled nothing yet."""
     for name in CACHED:
         getattr(getattr(compiler, name), "cache_clear", lambda: None)()
+    for function in (cache.cache_folder, cache.trusted_folder):
+        function.cache_clear()
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def _numbers(layer, inputs):
 
 
 def test_the_folder_is_the_one_that_is_named(folder):
-    assert compiler.cache_folder() == folder
+    assert cache.cache_folder() == folder
     _answer()
     assert len(_libraries(folder)) == 1
 
@@ -113,13 +115,13 @@ def test_the_folder_is_the_user_s_by_default(fresh, tmp_path, monkeypatch, empty
         if empty:
             monkeypatch.setenv(name, "")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert compiler.cache_folder() == tmp_path / ".cache" / "rnnlab"
+    assert cache.cache_folder() == tmp_path / ".cache" / "rnnlab"
 
 
 def test_the_folder_is_the_desktop_s(fresh, tmp_path, monkeypatch):
     monkeypatch.delenv("RNNLAB_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert compiler.cache_folder() == tmp_path / "xdg" / "rnnlab"
+    assert cache.cache_folder() == tmp_path / "xdg" / "rnnlab"
 
 
 def test_a_new_folder_is_private(folder):
@@ -133,14 +135,14 @@ def test_a_new_folder_is_private(folder):
 
 def test_a_folder_that_others_may_read_is_trusted(folder):
     folder.mkdir(mode=0o755)
-    assert compiler.cache_folder() == folder
+    assert cache.cache_folder() == folder
 
 
 def _not_the_folder(folder, tmp_path, monkeypatch):
     """The cache is a private one, and works."""
     monkeypatch.setattr(compiler.tempfile, "tempdir", str(tmp_path))
     _answer()
-    found = compiler.cache_folder()
+    found = cache.cache_folder()
     assert found != folder
     assert found.stat().st_uid == os.geteuid()
     assert stat.S_IMODE(found.stat().st_mode) == 0o700

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from rnnlab import cells, engine
-from rnnlab.engine import once
+from rnnlab.engine import cache, once
 from rnnlab.engine.cpu import compiler, gemm, tune
 from rnnlab.interface import InputError
 
-CACHED = (compiler.trusted_folder, compiler.cache_folder, compiler.load, tune._stored_speedups, gemm.own)
+CACHED = (cache.trusted_folder, cache.cache_folder, compiler.load, tune._stored_speedups, gemm.own)
 FAST, SLOW = {"step": 2.0, "sequence": 1.02}, {"step": 0.9, "sequence": 0.5}
 
 

@@ -1,20 +1,18 @@
 """Compile C with the system's compiler, and find the BLAS inside torch.
 
-Libraries are cached in a folder of the user, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``. The name of a library contains a
-digest of everything that it was built from (text, headers, flags, compiler, processor) and a digest of its content.
-Therefore a damaged library is never loaded, and several processes can build the same library at the same time.
+Libraries are cached (`rnnlab.engine.cache`). The name of a library contains a digest of everything that it was built
+from (text, headers, flags, compiler, processor) and a digest of its content. Therefore a damaged library is never
+loaded, and several processes can build the same library at the same time.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hashlib
 import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -22,6 +20,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
+
+from rnnlab.engine.cache import cache_folder
 
 FLAGS = (
     "-std=gnu11",
@@ -133,37 +133,6 @@ def surroundings() -> bytes:
         processor += "".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU part")))
     headers = [path.read_text() for path in sorted(SOURCES.glob("*.h"))]
     return repr((words, real.st_size, real.st_mtime_ns, FLAGS, platform.machine(), processor, headers)).encode()
-
-
-@lru_cache
-def trusted_folder() -> Path | None:
-    """Return the cache folder if only the user can write to it; None if others can, or if it cannot be created."""
-    try:
-        home = os.environ.get("RNNLAB_CACHE")
-        folder = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnlab"
-        folder = folder.absolute()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        is_own = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        return folder if is_own else None
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home directory
-        return None
-
-
-@lru_cache
-def cache_folder() -> Path:
-    """Return the folder for libraries: the trusted folder if it is writable, or a temporary folder of this process."""
-    folder = trusted_folder()
-    if folder and os.access(folder, os.W_OK):
-        return folder
-    temporary = Path(tempfile.mkdtemp(prefix="rnnlab-"))
-    atexit.register(_remove, temporary, os.getpid())
-    return temporary
-
-
-def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # not in a forked process
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from math import isfinite, isnan
 from typing import Any
 
-from rnnlab.engine.cpu.formulas import Array, Expr, Place
-from rnnlab.engine.cpu.lower import Lowered
-from rnnlab.engine.cpu.schedule import Function, Loop, Multiply
 from rnnlab.engine.ir.operations import OPERATIONS
 from rnnlab.engine.ir.program import Extent
+from rnnlab.engine.loops.formulas import Array, Expr, Place
+from rnnlab.engine.loops.lower import Lowered
+from rnnlab.engine.loops.schedule import Function, Loop, Multiply
 
 
 class Source:

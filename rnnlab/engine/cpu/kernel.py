@@ -12,10 +12,11 @@ from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, gemm, threads
 from rnnlab.engine.cpu.emit import Source
-from rnnlab.engine.cpu.formulas import Array
-from rnnlab.engine.cpu.lower import Lowered
+from rnnlab.engine.cpu.memory import take
 from rnnlab.engine.cpu.own_gemm import OwnGemm
-from rnnlab.engine.cpu.schedule import Function, Multiply
+from rnnlab.engine.loops.formulas import Array
+from rnnlab.engine.loops.lower import Lowered
+from rnnlab.engine.loops.schedule import Function, Multiply
 
 ROWS_A_THREAD = 4
 """Smallest number of batch rows for each thread."""
@@ -93,6 +94,14 @@ class Kernel:
             calls.append((arguments, described, sizes))
         pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
         threads.run(function, pointers, (memory, constants, weights, calls))
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        """Return uninitialised memory for an array."""
+        return take(shape, self.dtype)
+
+    def mm(self, left: Tensor, right: Tensor) -> Tensor:
+        """Compute a product over all time steps, the gradient of a weight."""
+        return gemm.mm(left, right)
 
     def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
         """Return the share of each thread: first row, last row, first column, last column; the last are exclusive."""

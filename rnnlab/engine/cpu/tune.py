@@ -26,6 +26,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from rnnlab.engine.cache import cache_folder, trusted_folder
 from rnnlab.engine.cpu import compiler
 from rnnlab.engine.cpu.own_gemm import OwnGemm, source
 from rnnlab.engine.once import warn_once
@@ -74,13 +75,13 @@ def _stored_speedups(dtype: torch.dtype) -> dict[str, float]:
     The result is empty if the kernel cannot be compiled, or if a measurement cannot be stored: another process could
     get another result.
     """
-    folder = compiler.trusted_folder()
+    folder = trusted_folder()
     try:
         path = folder / f"gemm-{_key(dtype)}.json" if folder else None
         found = _read(path) if path else None
         if found is not None:
             return found
-        if folder is None or folder != compiler.cache_folder():
+        if folder is None or folder != cache_folder():
             warn_once(
                 "matrix products use torch's BLAS: the cache folder, which stores the measurement of the faster "
                 f"kernel, cannot be written; set RNNLAB_CACHE to a folder that only you can write, or {VARIABLE}=own"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rnnlab.engine.cpu.formulas import Array, Expr, Place, Segments
 from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.loops.formulas import Array, Expr, Place, Segments
 
 Position = tuple[int, int]  # stage, level
 

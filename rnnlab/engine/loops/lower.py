@@ -2,10 +2,10 @@
 
 Each phase is a function whose result the next phase reads:
 
-1. `rnnlab.engine.cpu.formulate`: both steps as formulas for the number at row b and column j.
-2. `rnnlab.engine.cpu.keep`: what the forward step keeps for the backward step.
-3. Here: where every result is written. `rnnlab.engine.cpu.schedule` puts the formulas into loops.
-4. `rnnlab.engine.cpu.overlay`: which arrays reuse memory whose contents are no longer needed.
+1. `rnnlab.engine.loops.formulate`: both steps as formulas for the number at row b and column j.
+2. `rnnlab.engine.loops.keep`: what the forward step keeps for the backward step.
+3. Here: where every result is written. `rnnlab.engine.loops.schedule` puts the formulas into loops.
+4. `rnnlab.engine.loops.overlay`: which arrays reuse memory whose contents are no longer needed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rnnlab.engine.cpu import overlay
-from rnnlab.engine.cpu.formulas import Array, Expr, Place, Segments, width_of
-from rnnlab.engine.cpu.formulate import Formulated, Products, formulate
-from rnnlab.engine.cpu.keep import Kept, keep, operands_first
-from rnnlab.engine.cpu.schedule import Function, Store, positions, schedule, stages, stores_of
 from rnnlab.engine.ir.derive import Backward, Product
 from rnnlab.engine.ir.program import Program, Unsupported, Value
+from rnnlab.engine.loops import overlay
+from rnnlab.engine.loops.formulas import Array, Expr, Place, Segments, width_of
+from rnnlab.engine.loops.formulate import Formulated, Products, formulate
+from rnnlab.engine.loops.keep import Kept, keep, operands_first
+from rnnlab.engine.loops.schedule import Function, Store, positions, schedule, stages, stores_of
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Lowered:
     forward, inference: the step, with and without keeping the values that the backward step reads.
     backward: the backward step.
     constants: the names of the constants.
+    constant_rows: for every constant, whether it has a row for every sequence.
     inputs, states, carries: the arrays of inputs, states, and gradients of states.
     output: the place of the output: an ``output`` array, or the array of a state.
     kept_inputs: the indices of the inputs that the backward step reads.
@@ -45,6 +46,7 @@ class Lowered:
     inference: Function
     backward: Function
     constants: list[str]
+    constant_rows: list[bool]
     inputs: list[Array]
     states: list[Array]
     carries: list[Array]
@@ -57,8 +59,15 @@ class Lowered:
     overwrites: dict[Array, int]
 
 
-def lower(program: Program, back: Backward, batch_size: int) -> Lowered:
-    """Turn a step and its backward step, traced with ``batch_size`` rows, into loops.
+def lower(program: Program, back: Backward, batch_size: int, overlays: bool = True) -> Lowered:
+    """Turn a step and its backward step into loops.
+
+    Args:
+        program: the step.
+        back: its backward step.
+        batch_size: the number of rows that the step was traced with.
+        overlays: whether arrays may reuse memory whose contents are no longer needed. Whoever runs the loops must then
+            read every number before the same thread overwrites it.
 
     Raises:
         Unsupported: a tensor is neither ``[B, F]`` nor a vector nor a weight, or the step mixes rows.
@@ -68,17 +77,19 @@ def lower(program: Program, back: Backward, batch_size: int) -> Lowered:
     gradients = _gradients(step, kept)
     sums = _sums(step)
     backward = _backward(step, kept, gradients, sums)
-    moved = overlay.under_gradients(step, kept, backward)
+    moved = overlay.under_gradients(step, kept, backward) if overlays else {}
     step.formulas.move(moved)
     memory = {expr: moved.get(array, Place(array, 0)) for expr, array in kept.memory.items()}
     output, written = _results(step)
     forward = _forward(step, kept, [*written, *(Store(place, expr) for expr, place in memory.items())], memory)
     constants = program.constants
+    by_row = [len(value.shape) == 2 and value.shape[0] > 1 for value in constants]
     return Lowered(
         forward=forward,
         inference=_forward(step, kept, written, None),
         backward=backward,
         constants=[value.name for value in constants],
+        constant_rows=by_row,
         inputs=step.inputs,
         states=step.states,
         carries=step.carries,
@@ -86,12 +97,12 @@ def lower(program: Program, back: Backward, batch_size: int) -> Lowered:
         kept_inputs=[i for i, array in enumerate(step.inputs) if array in kept.inputs],
         input_gradients=[gradients.places.get(value) for value in step.first_gradients(program.inputs)],
         constant_gradients=sums,
-        by_row={a for a, v in zip(sums, constants, strict=True) if a and len(v.shape) == 2 and v.shape[0] > 1},
+        by_row={array for array, rows in zip(sums, by_row, strict=True) if array and rows},
         products=[
             (constants.index(p.weight), p.transposed, _rows_of(step, kept, memory, p), gradients.places[p.gradient])
             for p in back.products
         ],
-        overwrites=overlay.over_inputs(step, kept, forward, list(gradients.segments)),
+        overwrites=overlay.over_inputs(step, kept, forward, list(gradients.segments)) if overlays else {},
     )
 
 

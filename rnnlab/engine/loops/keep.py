@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rnnlab.engine.cpu.formulas import Array, Expr, Segments, width_of
-from rnnlab.engine.cpu.formulate import Formulated
-from rnnlab.engine.cpu.schedule import is_costly, of_product
 from rnnlab.engine.ir.program import Value
+from rnnlab.engine.loops.formulas import Array, Expr, Segments, width_of
+from rnnlab.engine.loops.formulate import Formulated
+from rnnlab.engine.loops.schedule import is_costly, of_product
 
 
 @dataclass

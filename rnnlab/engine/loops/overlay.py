@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rnnlab.engine.cpu.formulas import Array, Place
-from rnnlab.engine.cpu.formulate import Formulated
-from rnnlab.engine.cpu.keep import Kept
-from rnnlab.engine.cpu.schedule import Function
+from rnnlab.engine.loops.formulas import Array, Place
+from rnnlab.engine.loops.formulate import Formulated
+from rnnlab.engine.loops.keep import Kept
+from rnnlab.engine.loops.schedule import Function
 
 
 def under_gradients(step: Formulated, kept: Kept, backward: Function) -> dict[Array, Place]:

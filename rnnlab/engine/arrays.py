@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rnnlab.engine.cpu.formulas import Array, Place
-from rnnlab.engine.cpu.gemm import mm
 from rnnlab.engine.cpu.kernel import Kernel, Memory
-from rnnlab.engine.cpu.memory import take
+from rnnlab.engine.loops.formulas import Array, Place
 
 
 def ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -51,12 +49,12 @@ def forward_memory(
                 memory[array] = memory[lowered.inputs[i]].detach()
     for array, tensor in zip(lowered.states, state, strict=True):
         whole = name == "forward" or lowered.output.array is array
-        memory[array] = states = take((steps + 1 if whole else 2, rows, array.width), dtype)
+        memory[array] = states = kernel.take((steps + 1 if whole else 2, rows, array.width))
         states[0] = tensor if tensor.dim() == 2 else tensor.reshape(rows, array.width)
     for array in kernel.source.arrays[name]:
         if array not in memory and array.kind not in ("constant", "sum"):
             shape = (1 if array.kind == "temporary" else steps, rows, array.width)
-            memory[array] = take(shape, dtype)
+            memory[array] = kernel.take(shape)
     return memory
 
 
@@ -112,14 +110,14 @@ def add_backward_memory(
         if array.kind == "upstream":
             memory[array] = _rows(output_gradients, rows, dtype)
         elif array.kind == "temporary":
-            memory[array] = take((1, rows, array.width), dtype)
+            memory[array] = kernel.take((1, rows, array.width))
         elif array.kind == "gradient":
             if array not in memory:
-                memory[array] = take((steps, rows, array.width), dtype)
+                memory[array] = kernel.take((steps, rows, array.width))
             elif keep:
                 memory[array] = memory[array].clone()
     for array, gradient in zip(lowered.carries, state_gradients, strict=True):
-        memory[array] = carried = take((2, rows, array.width), dtype)
+        memory[array] = carried = kernel.take((2, rows, array.width))
         carried[steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
     memory |= kernel.sums(rows, steps)
 
@@ -146,7 +144,7 @@ def gradients(
         outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
         left = _columns(memory, gradient, steps, outer).flatten(0, 1)
         right = _columns(memory, rows, steps, inner).flatten(0, 1)
-        product = mm(left.t(), right) if transposed else mm(right.t(), left)
+        product = kernel.mm(left.t(), right) if transposed else kernel.mm(right.t(), left)
         found[weight] = product if found[weight] is None else found[weight] + product
     for i, (place, shape) in enumerate(zip(lowered.input_gradients, shapes, strict=True)):
         if place is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rnnlab.engine.cpu.formulas import Array, Formulas, Place, Segments, width_of
-from rnnlab.engine.cpu.schedule import Multiply
 from rnnlab.engine.ir.derive import Backward
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value
+from rnnlab.engine.loops.formulas import Array, Formulas, Place, Segments, width_of
+from rnnlab.engine.loops.schedule import Multiply
 
 Products = dict[Array, tuple[Node, Segments]]
 """For the result of each product, its node and the formulas of its rows, in order."""
