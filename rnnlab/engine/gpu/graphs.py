@@ -100,9 +100,16 @@ class CudaGraphs:
         self.pool = torch.cuda.graph_pool_handle()
         self.done = torch.cuda.Event()
 
-    def record(self, function: Callable[[], Tree]) -> tuple[Tree, Callable[[], None]]:
-        """Record a function; return its results and a function that computes them again in the same memory."""
-        function()  # libraries and kernels are loaded at their first use, which cannot be recorded
+    def record(self, function: Callable[[], Tree], warm: bool = False) -> tuple[Tree, Callable[[], None]]:
+        """Record a function; return its results and a function that computes them again in the same memory.
+
+        Args:
+            function: the function.
+            warm: whether it was called before. Libraries and kernels are loaded at their first use, which cannot be
+                recorded, so otherwise it is called first.
+        """
+        if not warm:
+            function()
         graph = torch.cuda.CUDAGraph()
         try:
             with (
@@ -131,6 +138,40 @@ class CudaGraphs:
 
 RECORDERS: dict[str, type] = {"cuda": CudaGraphs}
 """The recorder of each device type."""
+
+
+def recorder(device: torch.device) -> Any:
+    """Return what records on a device; None if nothing does, or while the user records a graph."""
+    if device.type not in RECORDERS or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return None
+    if device not in _RECORDER:
+        _RECORDER[device] = RECORDERS[device.type](device)
+    return _RECORDER[device]
+
+
+class Recorded:
+    """The launches of one or more time steps, recorded as graphs.
+
+    Args:
+        table: the addresses of all arrays, and the number of the next time step. The launches read both from it.
+        launch: launches the kernels of some time steps, and changes the number of the next one: ``(table, count)``.
+    """
+
+    COUNTS = (64, 8, 1)
+    """The numbers of time steps that a graph is recorded for."""
+
+    def __init__(self, table: Tensor, launch: Callable[[Tensor, int], None]) -> None:
+        self.table, self.launch = table, launch
+        self.replays: dict[int, Callable[[], None]] = {}
+
+    def run(self, recorder: Any, steps: int) -> None:
+        """Launch all kernels of ``steps`` time steps."""
+        for count in self.COUNTS:
+            if steps >= count and count not in self.replays:
+                _, self.replays[count] = recorder.record(partial(self.launch, self.table, count), warm=True)
+            for _ in range(steps // count):
+                self.replays[count]()
+            steps %= count
 
 
 class _Recorded:
@@ -195,14 +236,15 @@ class Graphs:
 
 
 _GRAPHS: dict[torch.device, Graphs] = {}
-_LOCK = RLock()  # a forward pass and a backward pass may come from two threads
+_RECORDER: dict[torch.device, Any] = {}
+LOCK = RLock()  # a forward pass and a backward pass may come from two threads
 _NOT_COMPILED: set[Steps] = set()
 
 
 def _run(function: Callable[..., Tree], steps: Steps, arguments: Tree) -> Tree:
     """Return ``function(steps, *arguments)``, compiled and recorded if possible."""
     device = arguments[1][0].device
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False), _LOCK:
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False), LOCK:
         if torch.is_anomaly_enabled() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
             return function(steps, *arguments)  # for debugging, or within a graph that the user records
         if device not in _GRAPHS:
