@@ -51,7 +51,7 @@ def forward_memory(
         whole = name == "forward" or lowered.output.array is array
         memory[array] = states = kernel.take((steps + 1 if whole else 2, rows, array.width))
         states[0] = tensor if tensor.dim() == 2 else tensor.reshape(rows, array.width)
-    for array in kernel.source.arrays[name]:
+    for array in kernel.arrays[name]:
         if array not in memory and array.kind not in ("constant", "sum"):
             shape = (1 if array.kind == "temporary" else steps, rows, array.width)
             memory[array] = kernel.take(shape)
@@ -106,7 +106,7 @@ def add_backward_memory(
     steps, rows = output_gradients.shape[:2]
     for i, tensor in zip(lowered.kept_inputs, inputs, strict=True):
         memory[lowered.inputs[i]] = _rows(tensor, rows, dtype)
-    for array in kernel.source.arrays["backward"]:
+    for array in kernel.arrays["backward"]:
         if array.kind == "upstream":
             memory[array] = _rows(output_gradients, rows, dtype)
         elif array.kind == "temporary":

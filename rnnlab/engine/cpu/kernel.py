@@ -48,9 +48,10 @@ class Kernel:
     def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str]) -> None:
         self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
         self.source = Source(lowered, dtype == torch.float32, names)
+        self.arrays = self.source.arrays
         defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
         library = compiler.load(self.source.text, *defines)
-        self.columns = {name: _columns(getattr(lowered, name), self.source.arrays[name]) for name in names}
+        self.columns = {name: _columns(getattr(lowered, name), self.arrays[name]) for name in names}
         self.functions = {name: getattr(library, name) for name in names}
         for function in self.functions.values():
             function.argtypes, function.restype = [ctypes.c_void_p], None
@@ -67,7 +68,7 @@ class Kernel:
             steps: T.
             lengths: int64 ``[B]`` or None.
         """
-        function, arrays = self.functions[name], self.source.arrays[name]
+        function, arrays = self.functions[name], self.arrays[name]
         batch_size = memory[arrays[0]].shape[1]
         wanted = getattr(self.lowered, name).products
         rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)

@@ -29,27 +29,44 @@ def picked(live, new, old, LENGTHS: tl.constexpr):
         return new
 
 
+# Kernels of one time step read their arguments from a table in memory, so that a recorded launch works for every call:
+# the addresses of all arrays, and then the time step of the first launch.
+
+
+@triton.jit(do_not_specialize=["first"])
+def fill(table, arrays, first):
+    """Write the table."""
+    for i in tl.static_range(len(arrays)):
+        tl.store(table + i, arrays[i].to(tl.int64))
+    tl.store(table + len(arrays), first)
+
+
+@triton.jit(do_not_specialize=["by"])
+def advance(table, place, by):
+    """Change the time step of the first launch."""
+    tl.store(table + place, tl.load(table + place) + by)
+
+
+@triton.jit
+def time_at(table, place):
+    return tl.load(table + place).to(tl.int32)
+
+
 @triton.jit
 def array_at(table, place, TYPE: tl.constexpr):
-    """Read the address of an array from the table. All arrays start at multiples of 16 bytes."""
-    return tl.multiple_of(tl.load(table + place), 16).to(tl.pointer_type(TYPE))
+    """Read the address of an array, a multiple of 16 bytes."""
+    return tl.multiple_of(tl.load(table + place).to(tl.pointer_type(TYPE)), 16)
 
 
 @triton.jit
 def weight_at(table, place, PRODUCTS: tl.constexpr):
-    """Read the address of a weight from the table."""
+    """Read the address of a weight."""
     if PRODUCTS == "bf16":
         return array_at(table, place, tl.bfloat16)
     elif PRODUCTS == "fp16":
         return array_at(table, place, tl.float16)
     else:
         return array_at(table, place, tl.float32)
-
-
-@triton.jit(do_not_specialize=["by"])
-def advance(table, place, by):
-    """Move the first time step, which the table holds."""
-    tl.store(table + place, tl.load(table + place) + by)
 
 
 @triton.jit

@@ -140,7 +140,7 @@ RECORDERS: dict[str, type] = {"cuda": CudaGraphs}
 """The recorder of each device type."""
 
 
-def recorder(device: torch.device) -> Any:
+def recorder_of(device: torch.device) -> Any:
     """Return what records on a device; None if nothing does, or while the user records a graph."""
     if device.type not in RECORDERS or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
         return None
@@ -149,29 +149,45 @@ def recorder(device: torch.device) -> Any:
     return _RECORDER[device]
 
 
-class Recorded:
-    """The launches of one or more time steps, recorded as graphs.
+class Chunks:
+    """The kernels of one time step, launched for the steps of a sequence.
 
     Args:
-        table: the addresses of all arrays, and the number of the next time step. The launches read both from it.
-        launch: launches the kernels of some time steps, and changes the number of the next one: ``(table, count)``.
+        launch: launches the kernels for some time steps, ``(table, count)``. They read their arguments from the table,
+            among them the first of the time steps, which ``launch`` advances by ``count``.
+        device: the device.
     """
 
     COUNTS = (64, 8, 1)
-    """The numbers of time steps that a graph is recorded for."""
+    """The numbers of time steps that are recorded as a graph."""
 
-    def __init__(self, table: Tensor, launch: Callable[[Tensor, int], None]) -> None:
-        self.table, self.launch = table, launch
+    def __init__(self, launch: Callable[[Tensor, int], None], device: torch.device) -> None:
+        self.launch, self.device = launch, device
+        self.table: Tensor | None = None
         self.replays: dict[int, Callable[[], None]] = {}
 
-    def run(self, recorder: Any, steps: int) -> None:
-        """Launch all kernels of ``steps`` time steps."""
-        for count in self.COUNTS:
-            if steps >= count and count not in self.replays:
-                _, self.replays[count] = recorder.record(partial(self.launch, self.table, count), warm=True)
-            for _ in range(steps // count):
-                self.replays[count]()
-            steps %= count
+    def run(self, fill: Callable[[Tensor], None], size: int, steps: int) -> None:
+        """Launch the kernels for a sequence. The first call records nothing, as kernels are loaded at first use.
+
+        Args:
+            fill: fills the table.
+            size: the number of entries of the table.
+            steps: T.
+        """
+        recorder, is_first = recorder_of(self.device), self.table is None
+        if recorder is None or is_first:
+            self.table = table = torch.empty(size, dtype=torch.int64, device=self.device)
+            fill(table)
+            self.launch(table, steps)
+            return
+        with recorder.alone():
+            fill(self.table)
+            for count in self.COUNTS:
+                if steps >= count and count not in self.replays:
+                    _, self.replays[count] = recorder.record(partial(self.launch, self.table, count), warm=True)
+                for _ in range(steps // count):
+                    self.replays[count]()
+                steps %= count
 
 
 class _Recorded:

@@ -14,7 +14,11 @@ from rnnlab.engine.loops.schedule import Function
 
 
 class Pieces:
-    """The pieces of all arrays and formulas of a function."""
+    """The pieces of all arrays and formulas of a function.
+
+    Attributes:
+        widest: the width of the widest piece.
+    """
 
     def __init__(self, function: Function) -> None:
         stores = [store for loop in function.loops for store in loop.stores]
@@ -36,6 +40,7 @@ class Pieces:
         links = [(expr, place) for expr, place in links if expr.width > 1]
         while any([self._link(expr, place) for expr, place in links] + [self._equal(expr) for expr in self.exprs]):
             pass
+        self.widest = max(piece for place, width in self.places for _, piece in self.array(place, width))
 
     def _link(self, expr: Expr, place: Place) -> bool:
         """Cut a formula and the columns where it is stored at the same columns; return whether that is new."""
@@ -66,7 +71,3 @@ class Pieces:
         """Return the widths of the pieces of a formula."""
         edges = [0, *sorted(self.of_formulas.get(expr, ())), expr.width]
         return [high - low for low, high in pairwise(edges)]
-
-    def widest(self) -> int:
-        """Return the width of the widest piece of any array."""
-        return max(piece for place, width in self.places for _, piece in self.array(place, width))

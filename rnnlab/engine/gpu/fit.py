@@ -1,0 +1,49 @@
+"""Rules for the size of a program: what fits on the chip, estimated before anything is compiled."""
+
+from __future__ import annotations
+
+import torch
+
+from rnnlab.engine.gpu.emit import SMALLEST, Source, block
+
+ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The formats to which the factors of products are rounded, by precision."""
+MULTIPLIED = 2**15
+"""Largest number of weights that one program multiplies in float32, which the matrix units do not do: 16 rows take
+about 2 microseconds on one of 132 processors, as long as launching a kernel that uses all of them."""
+
+
+def fits(source: Source, precision: str, device: torch.device) -> bool:
+    """Whether the weights of a function can stay on the chip, and one program multiplies them fast enough."""
+    numbers = sum(block(product.inner) * block(product.outer) for product in source.function.products)
+    if precision == "ieee" and numbers > MULTIPLIED:
+        return False
+    return numbers * _size(precision) + _tile(source.pieces.widest) * 2 <= shared_memory(device)
+
+
+def stages(source: Source, precision: str, device: torch.device) -> int:
+    """Return 2 to load what a step reads one step early, if there is memory for it; otherwise 1."""
+    numbers = sum(block(product.inner) * block(product.outer) for product in source.function.products)
+    read = sum(_tile(array.width) for array in source.arrays if array.kind not in ("constant", "sum", "carry"))
+    return 2 if numbers * _size(precision) + _tile(source.pieces.widest) * 2 + read <= shared_memory(device) else 1
+
+
+def shared_memory(device: torch.device) -> int:
+    """Return the shared memory that a program can have, in bytes; on a CPU, which interprets, that of an H100."""
+    if device.type != "cuda":
+        return 227 * 1024
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def _size(precision: str) -> int:
+    return ROUNDED.get(precision, torch.float32).itemsize
+
+
+def _tile(width: int) -> int:
+    """Return the bytes of a tile of float32 numbers."""
+    return 4 * SMALLEST * block(width)
+
+
+def warps(source: Source) -> int:
+    """Return the number of warps of a program, so that a tile takes at most 8 registers of a thread."""
+    return 4 if block(source.pieces.widest) < 64 else 8
