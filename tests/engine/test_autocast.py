@@ -291,10 +291,10 @@ def test_threads_share_out_the_rows():
     expected = everything(layer, inputs)
     try:
         torch.set_num_threads(2)
-        found = everything(layer, inputs)
+        for _ in range(5):  # they may run one after the other
+            assert max(map(distance, everything(layer, inputs), expected)) < 1e-5
     finally:
         torch.set_num_threads(1)
-    assert max(map(distance, found, expected)) < 1e-5
 
 
 def test_auto_is_fused_in_inference_too(monkeypatch):
