@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from rnnlab.cells import Cell
 from rnnlab.engine import arrays, reference
 from rnnlab.engine.cpu.linear import reusing
-from rnnlab.engine.cpu.memory import alone_like, owned
+from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.once import warn_once
@@ -74,7 +74,7 @@ def run_or(
     training = torch.is_grad_enabled()
     random = random_state(inputs.device) if training and is_training(cell) else None
     with reusing(inputs):
-        constants, prepared = reference.widened(cell, cell(inputs, **context))
+        constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
     again = Again(cell, context, random) if training else None
     try:
         _check_plain(inputs, constants, prepared, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,15 +58,20 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
-def widened(cell: Cell, tree: Any) -> Any:
+def widened(cell: Cell, tree: Any, convert: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to) -> Any:
     """Convert the tensors that autocast has rounded, bfloat16 or float16, to the dtype of the cell's parameters.
 
     Under autocast the state and the outputs of every backend have that dtype, and a step has the same trace as without.
+
+    Args:
+        cell: the cell.
+        tree: nested tuple of tensors.
+        convert: function ``(tensor, dtype) -> tensor``.
     """
     like = cell.like
     if autocast_dtype(like.device) is None:
         return tree
-    return map_state(lambda tensor: tensor.to(like.dtype) if tensor.dtype in _ROUNDED else tensor, tree)
+    return map_state(lambda tensor: convert(tensor, like.dtype) if tensor.dtype in _ROUNDED else tensor, tree)
 
 
 _ROUNDED = (torch.bfloat16, torch.float16)

@@ -269,8 +269,10 @@ def test_the_trace_is_the_one_without_autocast():
     assert known(layer.cell) == before
 
 
-def test_the_step_may_write_over_what_was_converted_for_it(monkeypatch):
+@pytest.mark.parametrize("smallest", [0, memory.SMALLEST])
+def test_the_step_may_write_over_what_was_converted_for_it(smallest, monkeypatch):
     found = []
+    monkeypatch.setattr(memory, "SMALLEST", smallest)
     monkeypatch.setattr(fused, "owned", lambda *trees: found.append(memory.owned(*trees)) or found[-1])
     everything(make(), draw(T, B, F))
     assert found == [[True]]
