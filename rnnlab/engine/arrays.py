@@ -123,7 +123,12 @@ def add_backward_memory(
 
 
 def gradients(
-    kernel: Kernel, memory: Memory, constants: Sequence[Tensor], shapes: Sequence[torch.Size], repeated: set[int]
+    kernel: Kernel,
+    memory: Memory,
+    constants: Sequence[Tensor],
+    shapes: Sequence[torch.Size],
+    repeated: set[int],
+    precision: str,
 ) -> list[Tensor | None]:
     """Read the gradients of constants and prepared inputs after a backward pass.
 
@@ -133,6 +138,7 @@ def gradients(
         constants: the cell's constants.
         shapes: shapes of the prepared inputs.
         repeated: indices of the inputs whose gradient shares memory with the gradient of another input.
+        precision: the precision of the call.
 
     Returns:
         the gradient of each constant and each prepared input, or None. The gradient of a weight is one matrix product
@@ -144,7 +150,7 @@ def gradients(
         outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
         left = _columns(memory, gradient, steps, outer).flatten(0, 1)
         right = _columns(memory, rows, steps, inner).flatten(0, 1)
-        product = kernel.mm(left.t(), right) if transposed else kernel.mm(right.t(), left)
+        product = kernel.mm(left.t(), right, precision) if transposed else kernel.mm(right.t(), left, precision)
         found[weight] = product if found[weight] is None else found[weight] + product
     for i, (place, shape) in enumerate(zip(lowered.input_gradients, shapes, strict=True)):
         if place is None:

@@ -78,11 +78,10 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
 
 
 def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
-    """Return the function that runs ``cell`` under a tracer, transform or autocast; None if none of them is active.
+    """Return the function that runs ``cell`` under a tracer or transform; None if none of them is active.
 
     The function is the plain loop, with two exceptions for cells that ``torch.nn`` has. ``native`` runs ``torch.nn``'s
-    kernel. ``auto`` runs it under autocast on a GPU and in ``torch.jit.trace``, whose result then holds for any number
-    of steps.
+    kernel. ``auto`` runs it in ``torch.jit.trace``, whose result then holds for any number of steps.
 
     Args:
         cell: the cell.
@@ -92,7 +91,7 @@ def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
     by = reference.observer(inputs)
     if by is None:
         return None
-    serves = backend == "native" or (backend == "auto" and (by == "trace" or (by == "autocast" and inputs.is_cuda)))
+    serves = backend == "native" or (backend == "auto" and by == "trace")
     return native.run if serves and _native(cell) is not None else reference.run
 
 
@@ -170,7 +169,8 @@ def _with_native(
 ) -> tuple[Tensor, State]:
     shared = row_shares(inputs.shape[1]) == torch.get_num_threads()
     is_short = len(inputs) < FEW_STEPS
-    if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or is_short:
+    has_autocast = reference.autocast_dtype(inputs.device) is not None  # `native` has no kernel for it on a CPU
+    if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or is_short or has_autocast:
         return _fused(cell, inputs, state, lengths, **context)
     return native.run(cell, inputs, state, lengths)
 

@@ -18,11 +18,19 @@ from torch.nn.functional import pad
 from rnnlab.cells import Cell
 from rnnlab.engine import arrays, reference
 from rnnlab.engine.cpu.linear import reusing
-from rnnlab.engine.cpu.memory import alone_like, owned
+from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.once import warn_once
-from rnnlab.engine.plan import Again, Plan, is_observed_backward, is_training, random_state, through_reference
+from rnnlab.engine.plan import (
+    Again,
+    Plan,
+    is_observed_backward,
+    is_training,
+    precision,
+    random_state,
+    through_reference,
+)
 from rnnlab.engine.traced import Traced, traced, traced_for
 from rnnlab.trees import State, map_state, tensors_of
 
@@ -66,13 +74,16 @@ def run_or(
     training = torch.is_grad_enabled()
     random = random_state(inputs.device) if training and is_training(cell) else None
     with reusing(inputs):
-        constants, prepared = cell(inputs, **context)
+        constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
     again = Again(cell, context, random) if training else None
     try:
         _check_plain(inputs, constants, prepared, state)
         step = traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
         warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: its step uses {error}")
+        return reference.loop(cell, constants, prepared, state, live)
+    word = precision(inputs.device, step.dtype)
+    if _needs_loop(step, word):
         return reference.loop(cell, constants, prepared, state, live)
     if step.kernel is None and uncompiled is not None:
         return uncompiled(step, constants, prepared, state, live)
@@ -86,8 +97,18 @@ def run_or(
         lengths = lengths.to(torch.int64, copy=True).contiguous()
     parts = [tensors_of(part) for part in (constants, prepared, state)]
     shapes = [tensor.shape for tensor in parts[1]]
-    plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free)
+    plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free, word)
     return _execute(plan, inputs, parts, training)
+
+
+def _needs_loop(step: Traced, word: str) -> bool:
+    """Whether autocast has a dtype that a step is not compiled for, so that only the plain loop honours it."""
+    if step.kernel is None:
+        return reference.autocast_dtype(torch.device(step.device)) is not None
+    if step.device == "cpu" and word == "fp16":
+        warn_once(f"{step.name} runs in a plain loop under autocast, as float16 is not compiled on a CPU; use bfloat16")
+        return True
+    return False
 
 
 def _trimmed(
@@ -170,7 +191,7 @@ def _forward(
     constants, prepared, state = plan.parts(tensors)
     constants = [arrays.ready(tensor, kernel.dtype) for tensor in constants]
     memory = arrays.forward_memory(kernel, name, prepared, state, plan.free)
-    kernel.call(name, memory, constants, plan.steps, plan.lengths)
+    kernel.call(name, memory, constants, plan.steps, plan.lengths, plan.precision)
     shapes = [tensor.shape for tensor in tensors_of(plan.state)]
     return arrays.results(kernel, memory, plan.steps, plan.live, shapes), memory, constants
 
@@ -207,8 +228,8 @@ class _Compiled(torch.autograd.Function):
         if plan.live is not None:
             output_gradients = output_gradients.where(plan.live.unsqueeze(-1), 0)
         arrays.add_backward_memory(kernel, memory, read, output_gradients, state_gradients, keep=again)
-        kernel.call("backward", memory, constants, plan.steps, plan.lengths)
-        found = arrays.gradients(kernel, memory, constants, plan.shapes, plan.step.repeated)
+        kernel.call("backward", memory, constants, plan.steps, plan.lengths, plan.precision)
+        found = arrays.gradients(kernel, memory, constants, plan.shapes, plan.step.repeated, plan.precision)
         return None, None, *found, *arrays.state_gradients(kernel, memory, tensors_of(plan.state))
 
 

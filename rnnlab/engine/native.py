@@ -16,8 +16,12 @@ def run(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None)
 
     Under autocast on a CPU the plain loop runs: oneDNN's half-precision kernels fail on processors without AVX-512.
     """
-    if torch.is_autocast_enabled("cpu") and inputs.device.type == "cpu":
+    if inputs.device.type == "cpu" and reference.autocast_dtype(inputs.device):
         return reference.run(cell, inputs, state, lengths)
+    return reference.widened(cell, _kernel(cell, inputs, state, lengths))
+
+
+def _kernel(cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
     if lengths is not None and not len(lengths):
         lengths = None  # torch cannot pack an empty batch
     mode, weights = cell(inputs, native=True)

@@ -7,7 +7,7 @@ autograd differentiates the plain loop, with a snapshot of the cell at the time 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +33,13 @@ class Again:
 
     def __init__(self, cell: Cell, context: dict[str, Any], random: list[Tensor] | None) -> None:
         self.cell, self.context, self.random = snapshot(cell), context, random
+        self.device = cell.like.device
+        self.dtype = reference.autocast_dtype(self.device)
         self.versions = [(tensor, tensor._version) for tensor in self.cell.parameters()]
+
+    def autocast(self) -> AbstractContextManager:
+        """Return a context in which autocast is as it was at the time of the call."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
 
     def prepare(self, inputs: Tensor) -> tuple[Any, Any]:
         """Prepare the inputs a second time, with the same random numbers.
@@ -48,12 +54,12 @@ class Again:
                     "forward pass and a gradient with create_graph=True; compute the gradient before the change"
                 )
         gpus = _gpus(inputs.device)
-        with torch.random.fork_rng(gpus, enabled=self.random is not None):
+        with self.autocast(), torch.random.fork_rng(gpus, enabled=self.random is not None):
             if self.random is not None:  # so that the same masks are drawn
                 torch.set_rng_state(self.random[0])
                 for gpu, random in zip(gpus, self.random[1:], strict=False):
                     torch.cuda.set_rng_state(random, gpu)
-            return on_trial(self.cell, inputs, **self.context)
+            return reference.widened(self.cell, on_trial(self.cell, inputs, **self.context))
 
 
 class Plan(NamedTuple):
@@ -67,6 +73,7 @@ class Plan(NamedTuple):
     lengths: int64 ``[B]``, number of valid steps of each sequence; None if all have T steps.
     again: snapshot of the cell; None if gradients are disabled.
     free: for every prepared input, whether its memory may be overwritten.
+    precision: of the matrix products of the step, from `precision`.
     """
 
     step: Traced
@@ -77,6 +84,7 @@ class Plan(NamedTuple):
     lengths: Tensor | None
     again: Again | None
     free: list[bool]
+    precision: str
 
     @property
     def steps(self) -> int:
@@ -87,6 +95,29 @@ class Plan(NamedTuple):
         """Split a flat sequence of tensors into constants, prepared inputs and state."""
         a, b = self.counts[0], sum(self.counts)
         return tensors[:a], tensors[a:b], tensors[b:]
+
+
+def precision(device: torch.device, dtype: torch.dtype) -> str:
+    """Return how a compiled step rounds the factors of its matrix products; sums and everything else have ``dtype``.
+
+    Args:
+        device: device of the call.
+        dtype: dtype of the cell's parameters.
+
+    Returns:
+        ``bf16`` or ``fp16`` under autocast; ``tf32`` on a GPU whose float32 products may be rounded
+        (`torch.set_float32_matmul_precision`); ``ieee`` for no rounding, as always in float64.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    autocast = reference.autocast_dtype(device)
+    if autocast is not None:
+        return _PRECISIONS[autocast]
+    is_rounded = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return "tf32" if is_rounded else "ieee"
+
+
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "ieee"}
 
 
 def is_training(cell: Cell) -> bool:
@@ -151,7 +182,8 @@ def through_reference(
         constants, state = (map_state(lambda _: next(flat), part) for part in (like, plan.state))
         # Views: otherwise a constant from which an input was prepared would receive the input's gradient as well.
         parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
-        outputs, final = reference.loop(plan.again.cell, *parts, plan.live)
+        with plan.again.autocast():
+            outputs, final = reference.loop(plan.again.cell, *parts, plan.live)
         pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
         pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state may require no gradient
         tensors = tensors_of(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def run(
         outputs ``[T, B, output_size]`` and the state at the end of every sequence.
     """
     inputs, live = mask(inputs, lengths)
-    constants, prepared = cell(inputs, **context)
+    constants, prepared = widened(cell, cell(inputs, **context))
     return loop(cell, constants, prepared, state, live)
 
 
@@ -37,8 +38,7 @@ def observer(inputs: Tensor) -> str | None:
 
     Returns:
         ``trace`` (``torch.jit.trace``), ``compile`` (``torch.compile``, ``torch.export``), ``transform``
-        (``torch.func``, forward-mode derivatives, a dispatch mode, the meta device), ``autocast``; None if none of them
-        is active.
+        (``torch.func``, forward-mode derivatives, a dispatch mode, the meta device); None if none of them is active.
     """
     if torch.jit.is_tracing():
         return "trace"
@@ -47,7 +47,34 @@ def observer(inputs: Tensor) -> str | None:
     has_modes = torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active()
     if has_modes or torch.autograd.forward_ad._current_level >= 0 or inputs.is_meta:
         return "transform"
-    return "autocast" if torch.is_autocast_enabled(inputs.device.type) else None
+    return None
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype to which ``torch.autocast`` converts the factors of products on a device; None if it is off."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+def widened(cell: Cell, tree: Any, convert: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to) -> Any:
+    """Convert the tensors that autocast has rounded, bfloat16 or float16, to the dtype of the cell's parameters.
+
+    Under autocast the state and the outputs of every backend have that dtype, and a step has the same trace as without.
+
+    Args:
+        cell: the cell.
+        tree: nested tuple of tensors.
+        convert: function ``(tensor, dtype) -> tensor``.
+    """
+    like = cell.like
+    if autocast_dtype(like.device) is None:
+        return tree
+    return map_state(lambda tensor: convert(tensor, like.dtype) if tensor.dtype in _ROUNDED else tensor, tree)
+
+
+_ROUNDED = (torch.bfloat16, torch.float16)
 
 
 def mask(inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -80,4 +107,4 @@ def loop(cell: Cell, constants: Any, prepared: Any, state: State, live: Tensor |
             new = map_state(lambda after, before, live=live[t]: pick_rows(live, after, before), new, state)
         outputs.append(output)
         state = new
-    return torch.stack(outputs), state
+    return widened(cell, (torch.stack(outputs), state))

@@ -130,13 +130,10 @@ class Recurrent(nn.Module):
             )
         like = self.cell.like
         dtype = like.dtype
-        if inputs.dtype != dtype and not _is_autocast(inputs):
+        if inputs.dtype != dtype and engine.reference.autocast_dtype(inputs.device) is None:
             raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one of them")
         num_steps, batch_size, _ = inputs.shape
-        if state is None:
-            state = self.initial_state(batch_size)
-        else:
-            self._check_state(state, batch_size)
+        state = self.initial_state(batch_size) if state is None else self._checked_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
         for name in set(self.cell.context_per_step) & context.keys():
@@ -154,19 +151,19 @@ class Recurrent(nn.Module):
             values = values.where(live.view(*live.shape, *[1] * (values.dim() - 2)), 0)
         return _reversed(values, lengths) if self.reverse else values
 
-    def _check_state(self, state: State, batch_size: int) -> None:
+    def _checked_state(self, state: State, batch_size: int) -> State:
         tensors, own = tensors_of(state), tensors_of(self.cell.initial_state(batch_size))
         given, expected = ([list(getattr(tensor, "shape", "?")) for tensor in part] for part in (tensors, own))
         if not isinstance(state, tuple) or given != expected:
             raise InputError(f"the state has shapes {given}; the cell expects a tuple of {expected}")
-        if _is_autocast(own[0]):
-            return
+        state = engine.reference.widened(self.cell, state)
         for name in ("dtype", "device"):
-            given, expected = ([getattr(tensor, name) for tensor in part] for part in (tensors, own))
+            given, expected = ([getattr(tensor, name) for tensor in part] for part in (tensors_of(state), own))
             if given != expected:
                 raise InputError(
                     f"the state is {_words(given)}, but the cell's state is {_words(expected)}; convert it with .to()"
                 )
+        return state
 
     @staticmethod
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
@@ -183,11 +180,6 @@ class Recurrent(nn.Module):
 
 def _words(kinds: list[Any]) -> str:
     return ", ".join(map(str, dict.fromkeys(kinds)))
-
-
-def _is_autocast(tensor: Tensor) -> bool:
-    kind = tensor.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _reversed(sequences: Tensor, lengths: Tensor | None) -> Tensor:

@@ -94,15 +94,6 @@ def test_masks_are_drawn_anew_each_time():
     assert not torch.equal(layer(inputs)[0], layer(inputs)[0])
 
 
-def test_bfloat16_goes_by_the_reference():
-    layer = _layer().float()
-    inputs = torch.randn(5, 2, 3)
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = layer(inputs)[0]
-        expected = Recurrent(layer.cell, "reference")(inputs)[0]
-    assert torch.equal(ours, expected)
-
-
 @pytest.mark.parametrize(
     ("function", "names"),
     [

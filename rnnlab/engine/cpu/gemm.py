@@ -16,7 +16,7 @@ SMALLEST = 2**20
 
 
 def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """Compute ``left [rows, inner] @ right [inner, outer] + bias [outer]``; autograd does not record it.
+    """Compute ``left [rows, inner] @ right [inner, outer] + bias [outer]``, not recorded by autograd, without autocast.
 
     Args:
         left: left factor, with any strides.
@@ -26,10 +26,10 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
     """
     is_large = left.device.type == "cpu" and left.numel() * right.shape[1] >= SMALLEST
     kernel = own(left.dtype, "sequence") if is_large else None
-    if kernel is None:
-        return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])
+    if kernel is None:  # autocast ignores products into given memory
+        return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
     if bias is not None:
         out.copy_(bias)
     kernel(left, right, out, bias is not None)

@@ -56,7 +56,15 @@ class Kernel:
         for function in self.functions.values():
             function.argtypes, function.restype = [ctypes.c_void_p], None
 
-    def call(self, name: str, memory: Memory, constants: Sequence[Tensor], steps: int, lengths: Tensor | None) -> None:
+    def call(
+        self,
+        name: str,
+        memory: Memory,
+        constants: Sequence[Tensor],
+        steps: int,
+        lengths: Tensor | None,
+        precision: str,
+    ) -> None:
         """Run one of the three functions.
 
         Args:
@@ -67,6 +75,7 @@ class Kernel:
             constants: the cell's constants.
             steps: T.
             lengths: int64 ``[B]`` or None.
+            precision: ``ieee``, or ``bf16`` to round both factors of every product to bfloat16.
         """
         function, arrays = self.functions[name], self.arrays[name]
         batch_size = memory[arrays[0]].shape[1]
@@ -74,10 +83,12 @@ class Kernel:
         rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)
         is_large = rows >= ROWS_TO_PACK and rows * size >= gemm.SMALLEST
         own = gemm.own(self.dtype, "step") if is_large else None
-        weights = [_weight(product, constants, steps, own) for product in wanted]
+        assert precision in ("ieee", "bf16"), precision
+        weights = [_weight(product, constants, steps, own, precision) for product in wanted]
         matrices = array("q", [number for weight in weights for number in _matrix(weight)])
         products = (self.blas.product[self.dtype], own.multiply if own else 0, self.blas.set_threads)
         tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]
+        rounded = self.take((batch_size, max([product.inner for product in wanted if precision == "bf16"], default=0)))
         calls = []
         for part, (first, last, low, high) in enumerate(self.parts(name, batch_size, steps)):
             described = array("q")
@@ -91,17 +102,17 @@ class Kernel:
             sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
             ends = 0 if lengths is None else lengths.data_ptr()
-            arguments = array("q", [steps, first, last, ends, *pointers, *products])
+            arguments = array("q", [steps, first, last, ends, *pointers, rounded[first:].data_ptr(), *products])
             calls.append((arguments, described, sizes))
         pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
-        threads.run(function, pointers, (memory, constants, weights, calls))
+        threads.run(function, pointers, (memory, constants, weights, rounded, calls))
 
     def take(self, shape: Sequence[int]) -> Tensor:
         """Return uninitialised memory for an array."""
         return take(shape, self.dtype)
 
-    def mm(self, left: Tensor, right: Tensor) -> Tensor:
-        """Compute a product over all time steps, the gradient of a weight."""
+    def mm(self, left: Tensor, right: Tensor, precision: str) -> Tensor:
+        """Compute a product over all time steps, the gradient of a weight, from the unrounded factors."""
         return gemm.mm(left, right)
 
     def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
@@ -139,9 +150,11 @@ def row_shares(batch_size: int) -> int:
     return max(1, min(torch.get_num_threads(), batch_size // ROWS_A_THREAD))
 
 
-def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: OwnGemm | None) -> Tensor:
+def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: OwnGemm | None, precision: str) -> Tensor:
     """Return the weight of a product, ``[inner, outer]``, or its panels for rnnlab's GEMM kernel."""
     weight = constants[product.weight]
+    if precision == "bf16":
+        weight = weight.to(torch.bfloat16).to(weight.dtype)
     weight = weight.t() if product.transposed else weight
     if own is not None:
         return own.pack(weight)

@@ -39,8 +39,8 @@ def reusing(inputs: Tensor) -> AbstractContextManager:
 
 
 def _is_large(inputs: Tensor) -> bool:
-    if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN:
-        return False
+    if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN or reference.autocast_dtype(inputs.device):
+        return False  # autocast has its own product
     return inputs.nbytes >= LARGE or gemm.own(inputs.dtype, "sequence") is not None
 
 

@@ -47,6 +47,22 @@ def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return tensor
 
 
+def converted(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``tensor.to(dtype)``, on a CPU in memory of the pool."""
+    return _Converted.apply(tensor, dtype) if tensor.device.type == "cpu" else tensor.to(dtype)
+
+
+class _Converted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = tensor.dtype
+        return take(tensor.shape, dtype).copy_(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.to(ctx.dtype), None
+
+
 def _free_block(size: int) -> _Block:
     """Return the smallest free block of at least ``size`` and less than twice as many bytes; otherwise a new block.
 

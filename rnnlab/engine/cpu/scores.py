@@ -30,7 +30,7 @@ def additive_scores(query: Tensor, keys: Tensor, v: Tensor) -> Tensor:
         ``[B, T, S]``.
     """
     given = (query, keys, v)
-    is_plain = all(
+    is_plain = reference.autocast_dtype(query.device) is None and all(
         type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == torch.float32 for t in given
     )
     if is_plain and query.numel() * keys.shape[1] >= SMALLEST and reference.observer(query) is None and _library():

@@ -142,7 +142,7 @@ def measure(dtype: torch.dtype) -> dict[str, float]:
         NoCompiler: the kernel cannot be compiled, or the BLAS cannot be called.
     """
     own, blas = OwnGemm(dtype), compiler.blas()
-    with torch.inference_mode(False), torch.no_grad(), _one_thread(blas):
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), _one_thread(blas):
         return {
             use: geometric_mean([_speedup(*_contenders(own, blas, use, *shape)) for shape in shapes])
             for use, shapes in SHAPES.items()

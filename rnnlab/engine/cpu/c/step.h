@@ -29,6 +29,7 @@ struct call {
   const long *lengths, *sizes;
   const struct array *arrays;
   const struct weight *weights;
+  real *rounded;              /* memory for the rows of a product, rounded to bfloat16; null if they are not rounded */
   blas_gemm product;          /* sgemm or dgemm of the BLAS that torch uses */
   own_gemm multiply;          /* the kernel of gemm.c; null if the BLAS was measured to be faster */
   int (*set_threads)(int);    /* sets the BLAS's threads for this thread; null if the BLAS has no such function */
@@ -58,14 +59,36 @@ static inline void restore(unsigned long before) { (void)before; }
 
 static inline real *at(const struct array *a, long t) { return a->at + (t & a->mask) * a->step; }
 
+#ifdef SINGLE
+/* The nearest bfloat16, of two the one with an even mantissa: the upper half of a float. */
+static inline float bfloat16(float x) {
+  union { float f; unsigned i; } number = {x};
+  number.i = (number.i + 0x7fff + (number.i >> 16 & 1)) & 0xffff0000;
+  return x != x ? x : number.f;
+}
+
+/* Copy rows [rows, width], rounded, so that the product of two such numbers is exact in single precision. */
+static void round_rows(const float *from, long row, long rows, long width, float *to) {
+  for (long b = 0; b < rows; b++)
+    for (long j = 0; j < width; j++) to[b * width + j] = bfloat16(from[b * row + j]);
+}
+#endif
+
 /* result [rows, outer] = rows [rows, inner] times weight; added to the result if add is 1. A BLAS is column-major, so
    the factors are swapped. */
 static void multiply(const struct call *call, const struct array *a, const real *rows, int weight,
                      const struct array *c, real *result, long inner, long outer, real add) {
   const struct weight *w = &call->weights[weight];
-  const int m = outer, n = call->last - call->first, k = inner, ld = w->ld, lda = a->row, ldc = c->row;
+  const int m = outer, n = call->last - call->first, k = inner, ld = w->ld, ldc = c->row;
   const real one = 1;
+  int lda = a->row;
   rows += call->first * lda, result += call->first * ldc;
+#ifdef SINGLE
+  if (call->rounded) {
+    round_rows(rows, lda, n, inner, call->rounded);
+    rows = call->rounded, lda = inner;
+  }
+#endif
   if (call->multiply) return call->multiply(n, k, m, rows, lda, 1, w->at, result, ldc, add != 0);
   call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, w->at, &ld, rows, &lda, &add, result, &ldc);
 }
