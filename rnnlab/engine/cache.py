@@ -1,4 +1,4 @@
-"""The folder for compiled code: ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``."""
+"""What every compiler needs: the folder for compiled code, ``$RNNLAB_CACHE`` or ``~/.cache/rnnlab``, and an error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import stat
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+
+
+class NoCompiler(Exception):
+    """Nothing can be compiled here; the message gives the reason and what to do."""
 
 
 @lru_cache

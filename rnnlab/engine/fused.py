@@ -104,8 +104,8 @@ def run_or(
 def _needs_loop(step: Traced, word: str) -> bool:
     """Whether autocast has a dtype that a step is not compiled for, so that only the plain loop honours it."""
     if step.kernel is None:
-        return reference.autocast_dtype(torch.device(step.device)) is not None
-    if step.device == "cpu" and word == "fp16":
+        return reference.autocast_dtype(step.device) is not None
+    if step.device.type == "cpu" and word == "fp16":
         warn_once(f"{step.name} runs in a plain loop under autocast, as float16 is not compiled on a CPU; use bfloat16")
         return True
     return False

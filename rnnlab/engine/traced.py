@@ -6,8 +6,10 @@ first use it is compared with the cell's own step, forward and backward, on rand
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from itertools import combinations, count
+from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.cells import Cell
-from rnnlab.engine.cpu import compiler
+from rnnlab.engine.cache import NoCompiler
 from rnnlab.engine.cpu.emit import Source
-from rnnlab.engine.cpu.kernel import Kernel
+from rnnlab.engine.cpu.kernel import Kernel as CpuKernel
+from rnnlab.engine.gpu.kernel import Kernel as GpuKernel
 from rnnlab.engine.ir.derive import derive
 from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Program, Unsupported
@@ -26,7 +29,10 @@ from rnnlab.engine.ir.verify import verify
 from rnnlab.engine.ir.watch import fingerprint, without_hooks
 from rnnlab.engine.loops.lower import Lowered, lower
 from rnnlab.engine.once import once, warn_once
+from rnnlab.engine.prove import prove
 from rnnlab.trees import State, map_state, tensors_of
+
+log = logging.getLogger(__name__)
 
 VARIANTS = 16
 """Largest number of traces of a cell for the same shapes; a cell that changes more often runs in the plain loop."""
@@ -59,8 +65,8 @@ class Traced:
         self.learns = [leaf in reached for leaf in (*self.program.constants, *self.program.inputs)]
         self.training = training
         states = tensors_of(state)
-        self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device.type
-        # The C code has one dtype, which is real.
+        self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device
+        # Compiled code has one dtype, which is real.
         self.real = all(tensor.dtype == self.dtype for tensor in states)
         self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
         self.name = type(cell).__name__
@@ -68,6 +74,8 @@ class Traced:
             return  # values cannot be compared while a CUDA graph is recorded
         with torch.inference_mode(False), _as_written(parts), _saving():
             verify(cell, self.python, *parts, training)
+        if self.device.type != "cpu" and self.kernel is not None:
+            self.prove(*parts)
 
     @once
     def python(self) -> Steps:
@@ -86,20 +94,18 @@ class Traced:
     @once
     def lowered(self) -> Lowered | None:
         """The forward and the backward step as loops; None if they cannot be compiled. A warning gives the reason."""
-        if self.device != "cpu" or self.dtype not in (torch.float32, torch.float64) or not self.real:
+        kind = KERNELS.get(self.device.type)
+        if kind is None or self.dtype not in kind.dtypes or not self.real:
             return None
         try:
-            compiler.compiler()
-            compiler.blas()
-            return lower(self.program, self.back, self.batch_size)
+            kind.check()
+            return lower(self.program, self.back, self.batch_size, kind.overlays)
         except RecursionError:
-            warn_once(
-                f"{self.name} runs as Python instead of C, much slower: its step has too many consecutive operations"
-            )
+            warn_once(f"{self.name} runs {kind.slower}: its step has too many consecutive operations")
         except Unsupported as error:
-            warn_once(f"{self.name} runs as Python instead of C, much slower: its step uses {error}")
-        except compiler.NoCompiler as error:
-            warn_once(f"fused cells run as Python instead of C, much slower: {error}")
+            warn_once(f"{self.name} runs {kind.slower}: its step uses {error}")
+        except NoCompiler as error:
+            warn_once(f"fused cells run {kind.slower}: {error}")
         return None
 
     @once
@@ -116,14 +122,30 @@ class Traced:
         }
 
     @once
-    def kernel(self) -> Kernel | None:
+    def kernel(self) -> Any:
         """The compiled functions of the step; None if they cannot be compiled. A warning gives the reason."""
+        names = ("forward", "backward") if self.training else ("inference",)
+        kind = KERNELS.get(self.device.type)
         try:
-            names = ("forward", "backward") if self.training else ("inference",)
-            return self.lowered and Kernel(self.lowered, self.dtype, names)
-        except compiler.NoCompiler as error:
-            warn_once(f"fused cells run as Python instead of C, much slower: {error}")
+            return self.lowered and kind(self.lowered, self.dtype, names, self.device)
+        except NoCompiler as error:
+            warn_once(f"fused cells run {kind.slower}: {error}")
         return None
+
+    def prove(self, constants: Any, inputs: Any, state: State) -> None:
+        """Compare the kernels with the step in Python, and do without them if they fail or their results differ."""
+        start = perf_counter()
+        try:
+            prove(self.kernel, self.python, *map(tensors_of, (constants, inputs, state)), "ieee")
+        except Exception as error:
+            self.kernel = None
+            reason = str(error).strip().partition("\n")[0]
+            warn_once(f"{self.name} runs {GpuKernel.slower}: they fail with {type(error).__name__}: {reason}")
+        log.info("%s: compiled for %s in %.1f s", self.name, self.device, perf_counter() - start)
+
+
+KERNELS: dict[str, Any] = {"cpu": CpuKernel, "cuda": GpuKernel}
+"""The compiled form of a step on each type of device."""
 
 
 def _program(cell: Cell, parts: tuple[Any, Any, State], training: bool) -> Program:

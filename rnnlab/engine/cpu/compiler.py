@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from rnnlab.engine.cache import cache_folder
+from rnnlab.engine.cache import NoCompiler, cache_folder
 
 FLAGS = (
     "-std=gnu11",
@@ -38,10 +38,6 @@ FLAGS = (
 
 SOURCES = Path(__file__).parent / "c"
 """Folder of the C code that is not generated."""
-
-
-class NoCompiler(Exception):
-    """C cannot be compiled here; the message gives the reason and what to do."""
 
 
 class Blas:

@@ -40,12 +40,17 @@ class Kernel:
         lowered: the step and its backward step, as loops.
         dtype: float32 or float64.
         names: the functions to compile: ``forward`` and ``backward``, or ``inference``.
+        device: a CPU.
 
     Raises:
         NoCompiler: there is no compiler, or it fails.
     """
 
-    def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str]) -> None:
+    dtypes = (torch.float32, torch.float64)
+    overlays = True  # each thread reads every number before it overwrites it
+    slower = "as Python instead of C, much slower"
+
+    def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str], device: torch.device) -> None:
         self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
         self.source = Source(lowered, dtype == torch.float32, names)
         self.arrays = self.source.arrays
@@ -55,6 +60,12 @@ class Kernel:
         self.functions = {name: getattr(library, name) for name in names}
         for function in self.functions.values():
             function.argtypes, function.restype = [ctypes.c_void_p], None
+
+    @staticmethod
+    def check() -> None:
+        """Raise `NoCompiler` unless there is a compiler and a BLAS."""
+        compiler.compiler()
+        compiler.blas()
 
     def call(
         self,

@@ -39,7 +39,7 @@ _requests = count(1)
 def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return an uninitialised contiguous tensor on the CPU, as ``torch.empty`` does."""
     size = prod(shape) * dtype.itemsize
-    if size < SMALLEST or not _counts():
+    if size < SMALLEST or not size or not _counts():
         return torch.empty(shape, dtype=dtype, device="cpu")
     block = _free_block(size)
     tensor = torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, 0, shape)

@@ -216,7 +216,9 @@ class _Kernel:
             return [self.assign(expr.name, self.told_parts(expr) if self.source.per_step else self.part(expr, at))]
         result = []
         for i, width in enumerate(self.source.pieces.formula(expr)):
-            args = [self.value(a, at)[i if a.width > 1 else 0] if isinstance(a, Expr) else _number(a) for a in expr.args]
+            args = [
+                self.value(a, at)[i if a.width > 1 else 0] if isinstance(a, Expr) else _number(a) for a in expr.args
+            ]
             if expr.op == "spread":
                 text = self.full(args[0], width)
             elif expr.op in COMPARISONS:
@@ -268,7 +270,8 @@ class _Kernel:
         """Return the sum, or the maximum, over the parts of all programs."""
         (how, neutral), numbers = REDUCTIONS[expr.op], self.span(block(self.source.tiles))
         limit = f"inside & ({numbers} < {self.source.tiles})[None, :]"
-        return f"tl.{how}(tl.load({self.parts(expr)} + {numbers}[None, :], mask={limit}, other={neutral}), 1, keep_dims=True)"
+        load = f"tl.load({self.parts(expr)} + {numbers}[None, :], mask={limit}, other={neutral})"
+        return f"tl.{how}({load}, 1, keep_dims=True)"
 
     def parts(self, expr: Expr) -> str:
         """Return the address where the parts of a sum over a row are."""

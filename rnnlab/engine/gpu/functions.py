@@ -12,12 +12,11 @@ def times(rows, weight, PRODUCTS: tl.constexpr):
     """Multiply two tiles with accumulation in float32; `Kernel` says what ``PRODUCTS`` can be."""
     if PRODUCTS == "ieee":
         return tl.dot(rows, weight, input_precision="ieee")
-    elif PRODUCTS == "tf32":
+    if PRODUCTS == "tf32":
         return tl.dot(rows, weight, input_precision="tf32")
-    elif PRODUCTS == "rounded":  # the interpreter multiplies the bits of bfloat16 numbers, so float32 stands for them
+    if PRODUCTS == "rounded":  # the interpreter multiplies the bits of bfloat16 numbers, so float32 stands for them
         return tl.dot(rows.to(tl.bfloat16).to(tl.float32), weight, input_precision="ieee")
-    else:
-        return tl.dot(rows.to(weight.dtype), weight)
+    return tl.dot(rows.to(weight.dtype), weight)
 
 
 @triton.jit
@@ -25,8 +24,7 @@ def picked(live, new, old, LENGTHS: tl.constexpr):
     """Take the rows of ``new`` whose sequence has not ended, and the other rows of ``old``."""
     if LENGTHS:
         return tl.where(live, new, old)
-    else:
-        return new
+    return new
 
 
 # Kernels of one time step read their arguments from a table in memory, so that a recorded launch works for every call:
@@ -63,10 +61,9 @@ def weight_at(table, place, PRODUCTS: tl.constexpr):
     """Read the address of a weight."""
     if PRODUCTS == "bf16":
         return array_at(table, place, tl.bfloat16)
-    elif PRODUCTS == "fp16":
+    if PRODUCTS == "fp16":
         return array_at(table, place, tl.float16)
-    else:
-        return array_at(table, place, tl.float32)
+    return array_at(table, place, tl.float32)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from torch import Tensor
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.gpu.emit import SMALLEST, Source
 from rnnlab.engine.gpu.fit import ROUNDED, fits, stages, warps
-from rnnlab.engine.gpu.load import interpreted, load
+from rnnlab.engine.gpu.load import check, interpreted, load
 from rnnlab.engine.loops.formulas import Array
 from rnnlab.engine.loops.lower import Lowered
 
@@ -36,15 +36,26 @@ class Kernel:
 
     Args:
         lowered: the step and its backward step, as loops without overlays.
+        dtype: float32.
         names: the functions to run: ``forward`` and ``backward``, or ``inference``.
         device: where the tensors are.
         columns: the number of columns of a program; 0 for all columns, None to choose for each call.
     """
 
-    dtype = torch.float32
+    dtypes = (torch.float32,)
+    overlays = False  # the threads of a program read and write in any order
+    slower = "as operations of PyTorch instead of Triton kernels, slower"
+    check = staticmethod(check)
 
-    def __init__(self, lowered: Lowered, names: Sequence[str], device: torch.device, columns: int | None = None) -> None:
-        self.lowered, self.device, self.columns = lowered, device, columns
+    def __init__(
+        self,
+        lowered: Lowered,
+        dtype: torch.dtype,
+        names: Sequence[str],
+        device: torch.device,
+        columns: int | None = None,
+    ) -> None:
+        self.lowered, self.dtype, self.device, self.columns = lowered, dtype, device, columns
         self.sources = {(name, None): Source(lowered, name) for name in names}  # by function and columns
         self.arrays = {name: source.arrays for (name, _), source in self.sources.items()}
         self.recorded: dict[Any, graphs.Chunks] = {}

@@ -9,20 +9,18 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from rnnlab.engine.cache import cache_folder
+from rnnlab.engine.cache import NoCompiler, cache_folder
 
 FUNCTIONS = Path(__file__).with_name("functions.py")
 """The functions that all kernels share."""
 
 
-@cache
-def obstacle() -> str | None:
-    """Return why Triton cannot be used; None if it can."""
+def check() -> None:
+    """Raise `NoCompiler` unless Triton can be imported."""
     try:
         import triton  # noqa: F401
     except ImportError as error:
-        return f"Triton cannot be imported ({error})"
-    return None
+        raise NoCompiler(f"Triton cannot be imported ({error}); install the version that torch names") from error
 
 
 def interpreted() -> bool:

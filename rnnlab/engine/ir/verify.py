@@ -40,7 +40,7 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     """
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        inputs, state = (map_state(lambda tensor: _random(tensor, draw), part) for part in (inputs, state))
+        inputs, state = (map_state(lambda tensor: random_like(tensor, draw), part) for part in (inputs, state))
     leaves = [tensor for part in (constants, inputs, state) for tensor in tensors_of(part)]
     wanted = list({id(tensor): tensor for tensor in leaves if training and tensor.requires_grad}.values())
     try:
@@ -48,7 +48,7 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
             output, after = cell.step(constants, inputs, state)
         results = [output, *tensors_of(after)]
         with torch.no_grad():
-            upstream = [_random(result.detach(), draw) * result.requires_grad for result in results]
+            upstream = [random_like(result.detach(), draw) * result.requires_grad for result in results]
         pairs = [pair for pair in zip(results, upstream, strict=True) if pair[0].requires_grad]
         truth: list[Tensor | None] = [None] * len(wanted)
         if wanted and pairs:
@@ -61,7 +61,7 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     with torch.no_grad():
         rows = [tensor.unsqueeze(0) for tensor in parts[1]]
         ours, final, kept = loop.forward(steps, parts[0], rows, parts[2], None)
-        _compare([ours[0], *final], results, "the results differ")
+        compare([ours[0], *final], results, "the results differ")
         if not wanted:
             return
         found = loop.backward(steps, parts[0], rows, kept, None, upstream[0].unsqueeze(0), tuple(upstream[1:]))
@@ -74,10 +74,10 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     none = [torch.zeros_like(tensor) for tensor in wanted]
     mine = [totals.get(id(tensor), zero) for tensor, zero in zip(wanted, none, strict=True)]
     true = [zero if gradient is None else gradient for gradient, zero in zip(truth, none, strict=True)]
-    _compare(mine, true, "the gradients differ")
+    compare(mine, true, "the gradients differ")
 
 
-def _random(tensor: Tensor, draw: torch.Generator) -> Tensor:
+def random_like(tensor: Tensor, draw: torch.Generator) -> Tensor:
     """Draw random numbers with the shape and dtype of ``tensor``; return masks and integer tensors unchanged."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
@@ -86,11 +86,22 @@ def _random(tensor: Tensor, draw: torch.Generator) -> Tensor:
     return (0.7 * drawn).to(tensor.device, tensor.dtype).requires_grad_(tensor.requires_grad)
 
 
-def _compare(ours: Sequence[Tensor], truth: Sequence[Tensor], fault: str) -> None:
+def compare(ours: Sequence[Tensor], truth: Sequence[Tensor], fault: str, tolerance: float | None = None) -> None:
+    """Compare tensors; NaN equals NaN.
+
+    Args:
+        ours: the tensors to check.
+        truth: the expected tensors.
+        fault: what is wrong if they differ.
+        tolerance: the largest allowed error relative to a tensor's largest magnitude; None for `TOLERANCES`.
+
+    Raises:
+        Unsupported: a shape, a dtype or a number differs.
+    """
     truth = [true.detach() for true in truth]
     size = max((_size(true) for true in truth), default=0.0)
     for mine, true in zip(ours, truth, strict=True):
-        allowed = TOLERANCES.get(true.dtype, LOOSE) * (_size(true) + ROUNDING * size)
+        allowed = (tolerance or TOLERANCES.get(true.dtype, LOOSE)) * (_size(true) + ROUNDING * size)
         alike = mine.shape == true.shape and mine.dtype == true.dtype
         if alike and (true.is_floating_point() or true.is_complex()):
             alike = torch.allclose(mine, true, 0, allowed, equal_nan=True)
