@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-SYNOPSIS = (("explain cell=NAME", "print the step of a cell and its derived backward step, as Python and as C"),)
+SYNOPSIS = (
+    ("explain cell=NAME", "print the step of a cell and its derived backward step, as Python and as C or Triton"),
+)
 NOTES = (
-    "NAME is a built-in cell, or my_module:MyCell. cell.OPTION=VALUE sets an option of the cell, as in rnnlab train."
+    "NAME is a built-in cell, or my_module:MyCell. cell.OPTION=VALUE sets an option of the cell, as in rnnlab train. "
+    "device=cuda prints Triton kernels instead of C. They contain the sizes: hidden_size=N sets the width (default 64), "
+    "and columns=16 prints the kernels of one time step, which are used for wide cells."
 )
 
 
@@ -14,13 +18,35 @@ def run(arguments: list[str]) -> int:
     from rnnlab import config, engine, lookup
     from rnnlab.engine.ir.program import Unsupported
 
-    name, options = lookup.read_section(config.compose(arguments)["cell"])
-    cell = home.create(name, input_size=4, hidden_size=4, **options)
+    own = {"device": "cpu", "hidden_size": "", "columns": "0"}
+    own |= dict(one.split("=", 1) for one in arguments if one.partition("=")[0] in own and "=" in one)
+    on_gpu, hidden_size, columns = _checked(**own)
+    others = [one for one in arguments if one.partition("=")[0] not in own]
+    name, options = lookup.read_section(config.compose(others)["cell"])
+    cell = home.create(name, input_size=4, hidden_size=hidden_size, **options)
     engine.choose(cell, "fused")  # raises an error if the cell cannot be fused
     step = engine.fused.traced(cell)
     print(step.python.source)
     try:
-        print(step.c())
+        print(step.triton(columns or None) if on_gpu else step.c())
     except Unsupported as error:
-        print(f"# No C code: the step uses {error}; the Python code above is run instead.")
+        kind = "Triton" if on_gpu else "C"
+        print(f"# No {kind} code: the step uses {error}; the Python code above is run instead.")
     return 0
+
+
+def _checked(device: str, hidden_size: str, columns: str) -> tuple[bool, int, int]:
+    """Return whether the device is a GPU, the hidden size, and the columns of a program; 0 for all columns."""
+    from rnnlab.interface import InputError
+
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device={device!r} is not one of cpu, cuda")
+    on_gpu = device == "cuda"
+    hidden_size = hidden_size or ("64" if on_gpu else "4")
+    if not hidden_size.isdecimal() or not int(hidden_size):
+        raise InputError(f"hidden_size={hidden_size!r} must be a positive integer")
+    if columns not in ("0", "16", "32", "64", "128"):
+        raise InputError(f"columns={columns!r} is not one of 0 (all columns), 16, 32, 64, 128")
+    if not on_gpu and columns != "0":
+        raise InputError("columns=N is for device=cuda only; leave it out, or add device=cuda")
+    return on_gpu, int(hidden_size), int(columns)

@@ -16,6 +16,7 @@ from rnnlab.engine.cpu.kernel import row_shares
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.ir.watch import fingerprint
 from rnnlab.engine.once import warn_once
+from rnnlab.engine.plan import precision
 from rnnlab.interface import InputError
 from rnnlab.trees import State
 
@@ -25,6 +26,11 @@ FEW_STEPS = 4
 WIDE = 256
 """Hidden size from which the compiled LSTM is faster than ``torch.nn``'s in inference, if it uses rnnlab's GEMM kernel:
 1.05 to 1.1 times as fast. With a hidden size of 128 it is 0.85 to 0.98 times as fast."""
+
+
+PERSISTENT = 128
+"""Hidden size up to which cuDNN trains an LSTM or GRU in one kernel. Such a kernel is estimated to be faster than a
+kernel for every time step."""
 
 
 class Choice(NamedTuple):
@@ -48,8 +54,9 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     ``auto`` follows measurements (docs/engine.md). On a CPU it selects ``fused`` if the step can be compiled, with two
     exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference runs as ``torch.nn.LSTM``,
     unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough sequences for all
-    threads. Other devices were not benchmarked. There ``auto`` selects the first possible of these: ``native`` on CUDA,
-    ``scan`` for a cell that is linear in its state, ``fused`` on CUDA, and ``reference``.
+    threads. On CUDA ``auto`` follows estimates (docs/gpu.md): it selects ``fused`` if Triton compiles the step, except
+    for cells of ``torch.nn`` up to `PERSISTENT` hidden units whose weights do not fit on the chip. On other devices it
+    selects ``scan`` for a cell that is linear in its state, and otherwise ``reference``.
 
     Args:
         cell: the cell.
@@ -107,14 +114,11 @@ def _measured(cell: Cell) -> Choice:
     """Select the backend for ``auto``."""
     like = cell.like
     kernel = _native(cell)
+    if like.device.type == "cuda":
+        return _estimated(cell, kernel)
     if like.device.type != "cpu":
-        unmeasured = f"; not benchmarked on {like.device.type}"
-        if kernel and like.device.type == "cuda":
-            return Choice("native", native.run, f"torch.nn has this cell{unmeasured}")
         if like.device.type != "meta" and _obstacle(cell, linear=True) is None:
-            return Choice("scan", scan.run, f"it is linear in its state{unmeasured}")
-        if like.device.type == "cuda" and _obstacle(cell) is None:
-            return Choice("fused", _fused, f"its step can be compiled{unmeasured}")
+            return Choice("scan", scan.run, "it is linear in its state")
         return Choice("reference", reference.run, f"no faster backend is known on {like.device.type}")
     is_usual = like.dtype in (torch.float32, torch.float64)
     obstacle = _obstacle(cell)
@@ -131,6 +135,29 @@ def _measured(cell: Cell) -> Choice:
     if _obstacle(cell, linear=True) is None:
         return Choice("scan", scan.run, "it is linear in its state")
     warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: {obstacle}")
+    return Choice("reference", reference.run, obstacle)
+
+
+def _estimated(cell: Cell, kernel: Native | None) -> Choice:
+    """Select the backend for ``auto`` on CUDA."""
+    obstacle = _obstacle(cell)
+    compiled = None if obstacle else fused.traced(cell).kernel
+    if compiled is not None:
+        per_step = compiled.launches_per_step(precision(cell.like.device, cell.like.dtype))
+        if not per_step:
+            return Choice("fused", fused.run, "its step is compiled; one kernel runs all time steps", follows=True)
+        if kernel is None or cell.hidden_size > PERSISTENT:
+            kernels = "a kernel" if per_step == 1 else f"{per_step} kernels"
+            return Choice("fused", fused.run, f"its step is compiled; {kernels} for every time step", follows=True)
+        return Choice(
+            "native", native.run, "its weights do not fit on the chip; cuDNN has one kernel for all time steps"
+        )
+    if kernel:
+        return Choice("native", native.run, f"torch.nn has this cell, and its step is not compiled ({cell.like.dtype})")
+    if _obstacle(cell, linear=True) is None:
+        return Choice("scan", scan.run, "it is linear in its state, and its step is not compiled")
+    if obstacle is None:
+        return Choice("fused", fused.run, "its step is not compiled, but its operations are recorded", follows=True)
     return Choice("reference", reference.run, obstacle)
 
 

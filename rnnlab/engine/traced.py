@@ -20,6 +20,7 @@ from rnnlab.cells import Cell
 from rnnlab.engine.cache import NoCompiler
 from rnnlab.engine.cpu.emit import Source
 from rnnlab.engine.cpu.kernel import Kernel as CpuKernel
+from rnnlab.engine.gpu.emit import Source as TritonSource
 from rnnlab.engine.gpu.kernel import Kernel as GpuKernel
 from rnnlab.engine.ir.derive import derive
 from rnnlab.engine.ir.emit_python import Steps, emit
@@ -90,6 +91,12 @@ class Traced:
         """
         names = ("forward", "backward", "inference")
         return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
+
+    def triton(self, columns: int | None = None) -> str:
+        """Print the forward and the backward step as Triton; arguments and errors as for `rnnlab.engine.gpu.emit.Source`."""
+        lowered = lower(self.program, self.back, self.batch_size, overlays=False)
+        sources = [TritonSource(lowered, name, columns) for name in ("forward", "backward", "inference")]
+        return "\n\n\n".join(kernel for source in sources for kernel in source.kernels.values())
 
     @once
     def lowered(self) -> Lowered | None:

@@ -70,6 +70,11 @@ class Kernel:
             self.sources[name, columns] = Source(self.lowered, name, columns)
         return self.sources[name, columns]
 
+    def launches_per_step(self, precision: str) -> int:
+        """Return the number of kernels of a time step, forward and backward; 0 if kernels run every time step."""
+        sources = [self.source(name, precision) for name in self.arrays]
+        return sum(len(source.kernels) for source in sources if source.per_step)
+
     def call(
         self,
         name: str,
