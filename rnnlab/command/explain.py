@@ -7,8 +7,8 @@ SYNOPSIS = (
 )
 NOTES = (
     "NAME is a built-in cell, or my_module:MyCell. cell.OPTION=VALUE sets an option of the cell, as in rnnlab train. "
-    "device=cuda prints Triton kernels instead of C. They contain the sizes: hidden_size=N sets the width (default 64), "
-    "and columns=16 prints the kernels of one time step, which are used for wide cells."
+    "device=cuda prints Triton kernels instead of C. They contain the sizes: hidden_size=N sets the width, 64 by "
+    "default, and columns=16 prints the kernels of one time step, which are used for wide cells."
 )
 
 

@@ -153,7 +153,7 @@ def _estimated(cell: Cell, kernel: Native | None) -> Choice:
             "native", native.run, "its weights do not fit on the chip; cuDNN has one kernel for all time steps"
         )
     if kernel:
-        return Choice("native", native.run, f"torch.nn has this cell, and its step is not compiled ({cell.like.dtype})")
+        return Choice("native", native.run, f"torch.nn has this cell, and {cell.like.dtype} is not compiled")
     if _obstacle(cell, linear=True) is None:
         return Choice("scan", scan.run, "it is linear in its state, and its step is not compiled")
     if obstacle is None:

@@ -93,7 +93,14 @@ class Traced:
         return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
 
     def triton(self, columns: int | None = None) -> str:
-        """Print the forward and the backward step as Triton; arguments and errors as for `rnnlab.engine.gpu.emit.Source`."""
+        """Print the forward and the backward step as Triton.
+
+        Args:
+            columns: the number of columns of a program; None for all columns, see `rnnlab.engine.gpu.emit`.
+
+        Raises:
+            Unsupported: the steps cannot be written as loops over rows and columns.
+        """
         lowered = lower(self.program, self.back, self.batch_size, overlays=False)
         sources = [TritonSource(lowered, name, columns) for name in ("forward", "backward", "inference")]
         return "\n\n\n".join(kernel for source in sources for kernel in source.kernels.values())

@@ -178,7 +178,7 @@ class _Kernel:
     def start(self, array: Array, time: str) -> str:
         """Return the address of the first number of an array at a time step."""
         self.used.add(array)
-        time = f"({time}) % 2" if self.alternates(array) else time
+        time = f"({time}) % 2" if self.alternates(array) and " " in time else time + " % 2" * self.alternates(array)
         return f"{array.name} + tl.cast({time}, tl.int64) * (B * {array.width})"
 
     def pointer(self, array: Array, shift: int) -> str:
