@@ -11,6 +11,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # without a GPU, Triton's interpreter runs kernels; Triton reads this when imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(

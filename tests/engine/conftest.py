@@ -2,7 +2,9 @@
 
 import pytest
 
+from rnnlab.engine import traced
 from rnnlab.engine.cpu import gemm, kernel, linear
+from rnnlab.engine.gpu.kernel import Kernel
 
 
 @pytest.fixture
@@ -18,3 +20,27 @@ def own_products(monkeypatch):
 
     yield use
     gemm.own.cache_clear()
+
+
+@pytest.fixture
+def kernels(device, monkeypatch):
+    """Let Triton kernels run cells, on a CPU by Triton's interpreter.
+
+    ``kernels.columns`` is the number of columns of a program; 0 for all columns, None to choose as on a GPU.
+    """
+    pytest.importorskip("triton", minversion="3.7")
+
+    class Kernels(Kernel):
+        columns = 0
+        calls = []
+
+        def __init__(self, lowered, dtype, names, device):
+            super().__init__(lowered, dtype, names, device, Kernels.columns)
+
+        def call(self, name, *arguments):
+            Kernels.calls.append(name)
+            return super().call(name, *arguments)
+
+    monkeypatch.setitem(traced.KERNELS, device.type, Kernels)
+    Kernels.device = device
+    return Kernels

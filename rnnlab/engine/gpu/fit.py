@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rnnlab.engine.gpu.emit import SMALLEST, Source, block
+from rnnlab.engine.loops.formulas import Place
 
 ROUNDED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The formats to which the factors of products are rounded, by precision."""
@@ -15,7 +16,7 @@ about 2 microseconds on one of 132 processors, as long as launching a kernel tha
 
 def fits(source: Source, precision: str, device: torch.device) -> bool:
     """Whether the weights of a function can stay on the chip, and one program multiplies them fast enough."""
-    numbers = sum(block(product.inner) * block(product.outer) for product in source.function.products)
+    numbers = _weights(source)
     if precision == "ieee" and numbers > MULTIPLIED:
         return False
     return numbers * _size(precision) + _tile(source.pieces.widest) * 2 <= shared_memory(device)
@@ -23,7 +24,7 @@ def fits(source: Source, precision: str, device: torch.device) -> bool:
 
 def stages(source: Source, precision: str, device: torch.device) -> int:
     """Return 2 to load what a step reads one step early, if there is memory for it; otherwise 1."""
-    numbers = sum(block(product.inner) * block(product.outer) for product in source.function.products)
+    numbers = _weights(source)
     read = sum(_tile(array.width) for array in source.arrays if array.kind not in ("constant", "sum", "carry"))
     return 2 if numbers * _size(precision) + _tile(source.pieces.widest) * 2 + read <= shared_memory(device) else 1
 
@@ -33,6 +34,15 @@ def shared_memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 227 * 1024
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def _weights(source: Source) -> int:
+    """Return the number of weights on the chip, padding included."""
+
+    def padded(place: Place, width: int) -> int:
+        return sum(block(piece) for _, piece in source.pieces.array(place, width))
+
+    return sum(padded(one.rows, one.inner) * padded(one.result, one.outer) for one in source.function.products)
 
 
 def _size(precision: str) -> int:

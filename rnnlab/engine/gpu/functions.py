@@ -11,19 +11,23 @@ import triton.language as tl
 def times(rows, weight, PRODUCTS: tl.constexpr):
     """Multiply two tiles with accumulation in float32; `Kernel` says what ``PRODUCTS`` can be."""
     if PRODUCTS == "ieee":
-        return tl.dot(rows, weight, input_precision="ieee")
-    if PRODUCTS == "tf32":
-        return tl.dot(rows, weight, input_precision="tf32")
-    if PRODUCTS == "rounded":  # the interpreter multiplies the bits of bfloat16 numbers, so float32 stands for them
-        return tl.dot(rows.to(tl.bfloat16).to(tl.float32), weight, input_precision="ieee")
-    return tl.dot(rows.to(weight.dtype), weight)
+        product = tl.dot(rows, weight, input_precision="ieee")
+    elif PRODUCTS == "tf32":
+        product = tl.dot(rows, weight, input_precision="tf32")
+    elif PRODUCTS == "bf16 in float32":  # for the interpreter, which truncates to bfloat16 and multiplies its bits
+        bits = rows.to(tl.int32, bitcast=True)
+        bits = (bits + 32767 + ((bits >> 16) & 1)) & -65536
+        product = tl.dot(bits.to(tl.float32, bitcast=True), weight, input_precision="ieee")
+    else:
+        product = tl.dot(rows.to(weight.dtype), weight)
+    return product
 
 
 @triton.jit
 def picked(live, new, old, LENGTHS: tl.constexpr):
     """Take the rows of ``new`` whose sequence has not ended, and the other rows of ``old``."""
     if LENGTHS:
-        return tl.where(live, new, old)
+        new = tl.where(live, new, old)
     return new
 
 
@@ -60,10 +64,12 @@ def array_at(table, place, TYPE: tl.constexpr):
 def weight_at(table, place, PRODUCTS: tl.constexpr):
     """Read the address of a weight."""
     if PRODUCTS == "bf16":
-        return array_at(table, place, tl.bfloat16)
-    if PRODUCTS == "fp16":
-        return array_at(table, place, tl.float16)
-    return array_at(table, place, tl.float32)
+        weight = array_at(table, place, tl.bfloat16)
+    elif PRODUCTS == "fp16":
+        weight = array_at(table, place, tl.float16)
+    else:
+        weight = array_at(table, place, tl.float32)
+    return weight
 
 
 @triton.jit

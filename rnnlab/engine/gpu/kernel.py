@@ -87,6 +87,7 @@ class Kernel:
         """Run one of the three functions; arguments as for `rnnlab.engine.cpu.kernel.Kernel.call`."""
         source, named = self.source(name, precision), dict(zip(self.lowered.constants, constants, strict=True))
         rows = memory[source.carried[0]].shape[1]
+        stands_in = interpreted() and precision == "bf16"
         tensors = []
         for array in source.arrays:
             if array.kind == "temporary":
@@ -96,9 +97,8 @@ class Kernel:
                 tensors.append(_dense(tensor[1] if array.kind == "sum" else tensor))
         for product in source.function.products:
             weight = constants[product.weight].to(ROUNDED.get(precision, torch.float32))
-            # Triton's interpreter multiplies the bits of bfloat16 numbers, so float32 stands for them.
-            tensors.append(_dense(weight.float() if interpreted() else weight))
-        products = "rounded" if interpreted() and precision in ROUNDED else precision
+            tensors.append(_dense(weight.float() if stands_in else weight))
+        products = "bf16 in float32" if stands_in else precision
         options = (lengths is not None, self.rows(source, rows), products)
         ends, grid = tensors[0] if lengths is None else lengths, (-(-rows // options[1]), source.tiles)
         with torch.cuda.device_of(tensors[0]):
