@@ -46,10 +46,10 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """Select the backend of ``cell`` on the device of its parameters.
 
     ``auto`` follows measurements (docs/engine.md). On a CPU it selects ``fused`` if the step can be compiled, with two
-    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference without autocast runs as
-    ``torch.nn.LSTM``, unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough
-    sequences for all threads. Other devices were not benchmarked. There ``auto`` selects the first possible of these:
-    ``native`` on CUDA, ``scan`` for a cell that is linear in its state, ``fused`` on CUDA, and ``reference``.
+    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference runs as ``torch.nn.LSTM``,
+    unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough sequences for all
+    threads. Other devices were not benchmarked. There ``auto`` selects the first possible of these: ``native`` on CUDA,
+    ``scan`` for a cell that is linear in its state, ``fused`` on CUDA, and ``reference``.
 
     Args:
         cell: the cell.
