@@ -18,7 +18,7 @@ from rnnlab.cells import Cell
 from rnnlab.engine import fused, native, once
 from rnnlab.engine.cpu import gemm, memory, tune
 from rnnlab.engine.cpu.own_gemm import OwnGemm
-from rnnlab.engine.plan import precision
+from rnnlab.engine.reference import precision
 from rnnlab.engine.traced import known
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, Zoneout

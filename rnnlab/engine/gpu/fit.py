@@ -29,6 +29,22 @@ def stages(source: Source, precision: str, device: torch.device) -> int:
     return 2 if numbers * _size(precision) + _tile(source.pieces.widest) * 2 + read <= shared_memory(device) else 1
 
 
+def rows_of(source: Source, rows: int, device: torch.device) -> int:
+    """Return the number of rows of a program: 16, or more if there would be more programs than processors.
+
+    Args:
+        source: the kernels.
+        rows: the number of rows of the batch.
+        device: where they run.
+    """
+    size = SMALLEST
+    if source.per_step and device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        while size < 4 * SMALLEST and -(-rows // size) * source.tiles > processors:
+            size *= 2
+    return size
+
+
 def shared_memory(device: torch.device) -> int:
     """Return the shared memory that a program can have, in bytes; on a CPU, which interprets, that of an H100."""
     if device.type != "cuda":

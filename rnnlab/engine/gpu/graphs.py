@@ -155,28 +155,26 @@ class Chunks:
     Args:
         launch: launches the kernels for some time steps, ``(table, count)``. They read their arguments from the table,
             among them the first of the time steps, which ``launch`` advances by ``count``.
+        size: the number of entries of the table.
         device: the device.
     """
 
     COUNTS = (64, 8, 1)
     """The numbers of time steps that are recorded as a graph."""
 
-    def __init__(self, launch: Callable[[Tensor, int], None], device: torch.device) -> None:
-        self.launch, self.device = launch, device
+    def __init__(self, launch: Callable[[Tensor, int], None], size: int, device: torch.device) -> None:
+        self.launch, self.size, self.device = launch, size, device
         self.table: Tensor | None = None
         self.replays: dict[int, Callable[[], None]] = {}
 
-    def run(self, fill: Callable[[Tensor], None], size: int, steps: int) -> None:
-        """Launch the kernels for a sequence. The first call records nothing, as kernels are loaded at first use.
+    def run(self, fill: Callable[[Tensor], None], steps: int) -> None:
+        """Launch the kernels for ``steps`` time steps, with a table that ``fill`` fills.
 
-        Args:
-            fill: fills the table.
-            size: the number of entries of the table.
-            steps: T.
+        The first call records nothing, as kernels are loaded at their first use.
         """
         recorder, is_first = recorder_of(self.device), self.table is None
         if recorder is None or is_first:
-            self.table = table = torch.empty(size, dtype=torch.int64, device=self.device)
+            self.table = table = torch.empty(self.size, dtype=torch.int64, device=self.device)
             fill(table)
             self.launch(table, steps)
             return

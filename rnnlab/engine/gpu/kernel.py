@@ -8,6 +8,7 @@ read their arguments from a table in memory, see `functions.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.gpu.emit import SMALLEST, Source
-from rnnlab.engine.gpu.fit import ROUNDED, fits, stages, warps
+from rnnlab.engine.gpu.fit import ROUNDED, fits, rows_of, stages, warps
 from rnnlab.engine.gpu.load import check, interpreted, load
 from rnnlab.engine.loops.formulas import Array
 from rnnlab.engine.loops.lower import Lowered
@@ -99,7 +100,7 @@ class Kernel:
             weight = constants[product.weight].to(ROUNDED.get(precision, torch.float32))
             tensors.append(_dense(weight.float() if stands_in else weight))
         products = "bf16 in float32" if stands_in else precision
-        options = (lengths is not None, self.rows(source, rows), products)
+        options = (lengths is not None, rows_of(source, rows, self.device), products)
         ends, grid = tensors[0] if lengths is None else lengths, (-(-rows // options[1]), source.tiles)
         with torch.cuda.device_of(tensors[0]):
             if source.per_step:
@@ -121,28 +122,20 @@ class Kernel:
         self, source: Source, tensors: tuple[Tensor, ...], steps: int, rows: int, grid: tuple[int, int], options: tuple
     ) -> None:
         """Launch the kernels of every time step."""
-
-        def fill(table: Tensor) -> None:
-            self.launch(source, "fill", (1,), table, tensors, steps - 1 if source.backward else 0)
+        first, last = len(tensors), steps - 1  # the place of the first time step in the table
 
         def launch(table: Tensor, count: int) -> None:
             for step in range(count):
                 for name in source.kernels:
                     self.launch(source, name, grid, table, step, rows, *options, num_warps=4, num_stages=4)
-            self.launch(source, "advance", (1,), table, len(tensors), -count if source.backward else count)
+            self.launch(source, "advance", (1,), table, first, -count if source.backward else count)
 
         with graphs.LOCK:
-            recorded = self.recorded.setdefault((source, rows, options), graphs.Chunks(launch, self.device))
-            recorded.run(fill, len(tensors) + 1, steps)
-
-    def rows(self, source: Source, rows: int) -> int:
-        """Return the number of rows of a program: 16, or more where there would be more programs than processors."""
-        size = SMALLEST
-        if source.per_step and self.device.type == "cuda":
-            processors = torch.cuda.get_device_properties(self.device).multi_processor_count
-            while size < 4 * SMALLEST and -(-rows // size) * source.tiles > processors:
-                size *= 2
-        return size
+            key = (source, rows, options)
+            if key not in self.recorded:
+                self.recorded[key] = graphs.Chunks(launch, first + 1, self.device)
+            fill = partial(self.launch, source, "fill", (1,))
+            self.recorded[key].run(lambda table: fill(table, tensors, last if source.backward else 0), steps)
 
     def sums(self, batch_size: int, steps: int) -> Memory:
         """Return zeros for the gradients of constants, which every program adds up on its own."""
