@@ -105,7 +105,7 @@ class Traced:
         """
         lowered = lower(self.program, self.back, self.batch_size, overlays=False)
         sources = [TritonSource(lowered, name, columns) for name in ("forward", "backward", "inference")]
-        return "\n\n\n".join(kernel for source in sources for kernel in source.kernels.values())
+        return "\n\n\n".join(source.text for source in sources)
 
     @once
     def lowered(self) -> Lowered | None:

@@ -74,7 +74,7 @@ def compile_case(name, width, precision, columns, capability):
         def launch(self, source, name, grid, *arguments, **options):
             name = f"{source.name} {name}"
             if name not in found:
-                kernel = getattr(load("\n\n\n".join(source.kernels.values())), name.split()[1])
+                kernel = getattr(load(source.text), name.split()[1])
                 made = kernel.warmup(*arguments, grid=grid, **options)
                 found[name] = (*usage(made.asm["cubin"]), made.metadata.shared)
 

@@ -1,8 +1,9 @@
-"""Rules for the size of a program: what fits on the chip, estimated before anything is compiled."""
+"""What the kernels assume of sizes and memory: rules for what fits on the chip, before anything is compiled."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from rnnlab.engine.gpu.emit import SMALLEST, Source, block
 from rnnlab.engine.loops.formulas import Place
@@ -73,3 +74,9 @@ def _tile(width: int) -> int:
 def warps(source: Source) -> int:
     """Return the number of warps of a program, so that a tile takes at most 8 registers of a thread."""
     return 4 if block(source.pieces.widest) < 64 else 8
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor that is contiguous and starts at a multiple of 16 bytes, as the kernels assume."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

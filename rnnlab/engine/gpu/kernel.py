@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.gpu.emit import SMALLEST, Source
-from rnnlab.engine.gpu.fit import ROUNDED, fits, rows_of, stages, warps
+from rnnlab.engine.gpu.fit import ROUNDED, dense, fits, rows_of, stages, warps
 from rnnlab.engine.gpu.load import check, interpreted, load
 from rnnlab.engine.loops.formulas import Array
 from rnnlab.engine.loops.lower import Lowered
@@ -63,10 +63,9 @@ class Kernel:
 
     def source(self, name: str, precision: str) -> Source:
         """Return the kernels of a function: those that run every time step if the weights fit on the chip."""
-        if self.columns is None:
-            columns = None if fits(self.sources[name, None], precision, self.device) else COLUMNS
-        else:
-            columns = self.columns or None
+        columns = self.columns or None
+        if self.columns is None and not fits(self.sources[name, None], precision, self.device):
+            columns = COLUMNS
         if (name, columns) not in self.sources:
             self.sources[name, columns] = Source(self.lowered, name, columns)
         return self.sources[name, columns]
@@ -77,13 +76,7 @@ class Kernel:
         return sum(len(source.kernels) for source in sources if source.per_step)
 
     def call(
-        self,
-        name: str,
-        memory: Memory,
-        constants: Sequence[Tensor],
-        steps: int,
-        lengths: Tensor | None,
-        precision: str = "ieee",
+        self, name: str, memory: Memory, constants: Sequence[Tensor], steps: int, lengths: Tensor | None, precision: str
     ) -> None:
         """Run one of the three functions; arguments as for `rnnlab.engine.cpu.kernel.Kernel.call`."""
         source, named = self.source(name, precision), dict(zip(self.lowered.constants, constants, strict=True))
@@ -95,10 +88,10 @@ class Kernel:
                 tensors.append(self.take((rows, array.width)))
             else:
                 tensor = named[array.name] if array.kind == "constant" else memory[array]
-                tensors.append(_dense(tensor[1] if array.kind == "sum" else tensor))
+                tensors.append(dense(tensor[1] if array.kind == "sum" else tensor))
         for product in source.function.products:
             weight = constants[product.weight].to(ROUNDED.get(precision, torch.float32))
-            tensors.append(_dense(weight.float() if stands_in else weight))
+            tensors.append(dense(weight.float() if stands_in else weight))
         products = "bf16 in float32" if stands_in else precision
         options = (lengths is not None, rows_of(source, rows, self.device), products)
         ends, grid = tensors[0] if lengths is None else lengths, (-(-rows // options[1]), source.tiles)
@@ -116,7 +109,7 @@ class Kernel:
 
     def launch(self, source: Source, name: str, grid: tuple[int, ...], *arguments: Any, **options: int) -> None:
         """Launch a kernel."""
-        getattr(load("\n\n\n".join(source.kernels.values())), name)[grid](*arguments, **options)
+        getattr(load(source.text), name)[grid](*arguments, **options)
 
     def step_by_step(
         self, source: Source, tensors: tuple[Tensor, ...], steps: int, rows: int, grid: tuple[int, int], options: tuple
@@ -151,14 +144,7 @@ class Kernel:
         """Return uninitialised memory for an array."""
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    def mm(self, left: Tensor, right: Tensor, precision: str = "ieee") -> Tensor:
+    def mm(self, left: Tensor, right: Tensor, precision: str) -> Tensor:
         """Compute a product over all time steps, the gradient of a weight."""
-        if precision in ROUNDED and not interpreted():
-            return torch.mm(left.to(ROUNDED[precision]), right.to(ROUNDED[precision])).float()
-        return torch.mm(left, right)
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Return a tensor that is contiguous and starts at a multiple of 16 bytes, as the kernels assume."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+        kind = torch.float32 if interpreted() else ROUNDED.get(precision, torch.float32)
+        return torch.mm(left.to(kind), right.to(kind)).float()
