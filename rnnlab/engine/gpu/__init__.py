@@ -1,1 +1,1 @@
-"""One time step on a GPU: compiled by ``torch.compile`` and recorded as a CUDA graph."""
+"""Steps on a GPU: as Triton kernels, and where there are none as recorded operations of PyTorch."""
