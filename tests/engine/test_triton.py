@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib
 import logging
+import re
 
 import pytest
 import tiers
@@ -16,6 +17,7 @@ from rnnlab.cells import Cell
 from rnnlab.engine import fused, once, reference, traced
 from rnnlab.engine.cache import NoCompiler
 from rnnlab.engine.gpu import emit, fit, graphs, load
+from rnnlab.engine.ir.operations import OPERATIONS
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.loops.lower import lower
 from rnnlab.layers import Recurrent
@@ -274,6 +276,9 @@ def test_recorded_launches_serve_every_number_of_steps(kernels, monkeypatch):
         counts.append(len(Again.recorded))
     # Nothing at first; then graphs of 4, 2 and 1 steps for forward, backward and inference.
     assert counts == [0, 9, 9]
+    with pytest.MonkeyPatch.context() as patch:  # as within a graph that the user records
+        patch.delitem(graphs.RECORDERS, kernels.device.type)
+        check(kernels, cell, 2, 5, False)
     check(kernels, cell, 1, 6, False)
     assert len(Again.recorded) == 9
     outputs = [cell_output(cell, steps) for steps in (5, 6)]  # two calls in flight, one table
@@ -361,6 +366,13 @@ def test_without_triton_a_warning_says_so(kernels, monkeypatch, caplog):
         "fused cells run as operations of PyTorch instead of Triton kernels, slower: Triton cannot be imported "
         "(No module named 'triton')"
     )
+
+
+def test_every_function_of_the_operations_exists_in_triton():
+    text = load.FUNCTIONS.read_text()
+    called = {name for one in OPERATIONS.values() for name in re.findall(r"(\w+_)\(", one.c or "")}
+    assert len(called) > 20
+    assert called <= set(re.findall(r"def (\w+)\(", text))
 
 
 def test_triton_that_is_missing_is_noticed(monkeypatch):

@@ -172,11 +172,12 @@ class Chunks:
 
         The first call records nothing, as kernels are loaded at their first use.
         """
-        recorder, is_first = recorder_of(self.device), self.table is None
-        if recorder is None or is_first:
-            self.table = table = torch.empty(self.size, dtype=torch.int64, device=self.device)
+        recorder = recorder_of(self.device)
+        if recorder is None or self.table is None:
+            table = torch.empty(self.size, dtype=torch.int64, device=self.device)
             fill(table)
             self.launch(table, steps)
+            self.table = self.table if recorder is None else table  # a graph of the user keeps its own
             return
         with recorder.alone():
             fill(self.table)
