@@ -137,7 +137,7 @@ def mistake(capsys, *arguments):
             (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1.0"),
             (["task.seq_len=0"], "task.seq_len=0"),
             (["task.corpus=none.txt"], "task.corpus='none.txt' is neither a file"),
-            (["trainer.precision=fp8"], "trainer.precision='fp8' is not one of fp32, bf16"),
+            (["trainer.precision=fp8"], "trainer.precision='fp8' is not one of fp32, tf32, bf16"),
             (["trainer.device=tpu"], "device='tpu' is not one of auto, cpu, cuda, cuda:N"),
             (["trainer.init_from=none.pt"], "there is no checkpoint none.pt"),
             (["cell=nowhere:Cell"], "needs the module 'nowhere', which is not on the Python path"),
