@@ -1,6 +1,7 @@
 """The page: nothing given as text can break it, figures follow its colours, tables sort in a real browser."""
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import browser
@@ -36,6 +37,7 @@ def drawn(**axes):
     return made
 
 
+@cache
 def whole():
     page = Page(NASTY, lead=NASTY)
     for name in ("one", "two", NASTY):

@@ -48,9 +48,10 @@ SOLVERS = {
     "compute_sqrt": lambda word: format(isqrt(int(word, 2)), "b").zfill((len(word) + 1) // 2),
 }
 NAMES = list(SOLVERS)
-with_length = pytest.mark.parametrize(
-    ("name", "length"), [(name, length) for name in NAMES for length in LENGTHS if length >= SHORTEST.get(name, 1)]
-)
+
+
+def lengths(name):
+    return [length for length in LENGTHS if length >= SHORTEST.get(name, 1)]
 
 
 def spell(name, length, batch_size=8, seed=0):
@@ -65,18 +66,19 @@ def spell(name, length, batch_size=8, seed=0):
     return list(zip(inputs, targets, strict=True))
 
 
-@with_length
-def test_every_answer_is_the_solver_s(name, length):
-    for inputs, targets in spell(name, length):
-        word, answer = inputs[:length], targets[length:]
-        assert answer == SOLVERS[name](word)
-        assert inputs == word + "|" * len(answer)
-        assert targets == "-" * length + answer
+@pytest.mark.parametrize("name", NAMES)
+def test_every_answer_is_the_solver_s(name):
+    for length in lengths(name):
+        for inputs, targets in spell(name, length):
+            word, answer = inputs[:length], targets[length:]
+            assert answer == SOLVERS[name](word)
+            assert inputs == word + "|" * len(answer)
+            assert targets == "-" * length + answer
 
 
-@with_length
-def test_a_word_is_what_it_should_be(name, length):
-    for word, _ in spell(name, length, seed=1):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_word_is_what_it_should_be(name):
+    for length, word in ((length, word) for length in lengths(name) for word, _ in spell(name, length, seed=1)):
         word = word.rstrip("|")
         if name == "missing_duplicate":
             assert len(word) == length
