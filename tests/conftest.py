@@ -8,14 +8,23 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 
+import processes
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # PyTorch would note the stack of each call, for the day that CUDA is initialised
+    torch.cuda.manual_seed_all = lambda seed: None
+gc.disable()  # until the tests are collected: nothing of what is made for that is garbage
+
+
+def pytest_configure():
+    processes.programs()  # before pytest-xdist starts its workers, which share them; it costs nothing until first used
 
 
 def pytest_collection_finish():
-    """Exempt what exists before the first test from garbage collection: to look at it again is a tenth of all time."""
+    """Leave out of later collections what is there before the first test, which would take a tenth of all time."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
