@@ -78,7 +78,7 @@ def mistake(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     tiers.every(
-        2,
+        3,
         [
             (["model.hiden_size=3"], "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'?"),
             (["+model.hiden_size=3"], "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'?"),
