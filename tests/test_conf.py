@@ -10,6 +10,7 @@ import pytest
 import rnnlab.conf
 import tiers
 import yaml
+from omegaconf import OmegaConf
 
 from rnnlab import cells, config, lookup, models, tasks
 from rnnlab.command import cells as cells_command
@@ -91,6 +92,25 @@ def test_a_file_of_the_user_may_change_the_defaults_of_a_cell(tmp_path, monkeypa
         assert composed["forget_bias"] == 1.0
         assert composed["recurrent_init"] == "orthogonal"
     assert re.search(r"\n  patient *\n", overview.overview()), "the file has no comment to show"
+
+
+def test_files_of_packages_are_read_once_and_those_of_the_user_every_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "cell").mkdir(parents=True)
+    config.compose([])
+    read, load = [], OmegaConf.load
+    monkeypatch.setattr(OmegaConf, "load", lambda file: read.append(file.name) or load(file))
+    file = tmp_path / "conf" / "cell" / "patient.yaml"
+    for bias in (1.0, 2.0):
+        file.write_text(f"name: patient\nclass: lstm\nforget_bias: {bias}\n")
+        assert config.compose(["cell=patient"])["cell"]["forget_bias"] == bias
+    assert read == [str(file)] * 2
+
+
+def test_a_composition_leaves_no_trace_in_a_later_one():
+    plain = config.compose(["cell=lstm"])
+    config.compose(["cell=lstm", "cell.forget_bias=1", "model.zoneout=[0.5]", "~model.norm", "optimizer=sgd"])
+    assert config.compose(["cell=lstm"]) == plain
 
 
 def test_the_help_has_a_line_for_every_cell():
