@@ -204,7 +204,7 @@ def test_sigkill_in_the_middle_of_a_line_and_of_an_event(folder, reference):
 def test_sigterm_and_ctrl_c_save_and_say_so(folder, reference):
     run = folder / "stopped"
     for number, exit_code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        returncode, output = stop(folder, run.name, number, lines=3)
+        returncode, output = stop(folder, run.name, number, lines=5)
         assert returncode == exit_code
         summary = json.loads((run / "summary.json").read_text())
         assert summary["status"] == "stopped"
