@@ -25,6 +25,7 @@ from rnnlab.engine.choose import BACKENDS, Choice, backends_of, choose, identity
 from rnnlab.engine.cpu import memory
 from rnnlab.engine.cpu.linear import linear
 from rnnlab.engine.cpu.scores import additive_scores
+from rnnlab.engine.plan import precision
 
 __all__ = [
     "BACKENDS",
@@ -38,6 +39,7 @@ __all__ = [
     "memory",
     "native",
     "observed",
+    "precision",
     "reference",
     "scan",
 ]
