@@ -163,7 +163,8 @@ class Chunks:
 
     def __init__(self, launch: Callable[[Tensor, int], None], device: torch.device) -> None:
         self.launch, self.device = launch, device
-        self.table: Tensor | None = None
+        self.is_warm = False
+        self.table: Tensor | None = None  # that of recorded launches
         self.replays: dict[int, Callable[[], None]] = {}
 
     def run(self, fill: Callable[[Tensor], None], size: int, steps: int) -> None:
@@ -174,13 +175,15 @@ class Chunks:
             size: the number of entries of the table.
             steps: T.
         """
-        recorder, is_first = recorder_of(self.device), self.table is None
-        if recorder is None or is_first:
-            self.table = table = torch.empty(size, dtype=torch.int64, device=self.device)
+        recorder, is_warm, self.is_warm = recorder_of(self.device), self.is_warm, True
+        if recorder is None or not is_warm:
+            table = torch.empty(size, dtype=torch.int64, device=self.device)
             fill(table)
             self.launch(table, steps)
             return
         with recorder.alone():
+            if self.table is None:
+                self.table = torch.empty(size, dtype=torch.int64, device=self.device)
             fill(self.table)
             for count in self.COUNTS:
                 if steps >= count and count not in self.replays:
