@@ -1,1 +1,1 @@
-"""One time step on a GPU: compiled by ``torch.compile`` and recorded as a CUDA graph."""
+"""The loops of a step as Triton kernels; a step without kernels is compiled by ``torch.compile`` and recorded."""
