@@ -38,7 +38,7 @@ from rnnlab.engine import traced
 from rnnlab.engine.gpu.emit import Source
 from rnnlab.engine.gpu.fit import fits
 from rnnlab.engine.gpu.kernel import COLUMNS, Kernel
-from rnnlab.engine.plan import precision as word_of
+from rnnlab.engine.reference import precision as word_of
 from rnnlab.layers import Recurrent
 
 CELLS = "lstm,gru,rnn,peephole,layernorm_lstm,mingru"

@@ -35,12 +35,14 @@ check() { local name=$1 limit=$2; shift 2
   part "$name" "$limit" python3 scripts/gpu_check.py "$name" "folder=$OUT" "device=$DEVICE" "seconds=$((limit - 15))" $OPTIONS "$@"; }
 case " $PARTS " in *" compile "* | *" measure "*) rm -f "$OUT/results.jsonl" ;; esac
 [ "$DEVICE" != cuda ] || nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,memory.total --format=csv,noheader
-check compile "${COMPILE_LIMIT:-120}"
-check measure "${MEASURE_LIMIT:-190}"
-check train 50
-# torch.compile takes half a minute a cell, so the contracts are tested without it; `tests` has the tests of compiling.
-part contracts 95 env TORCHDYNAMO_DISABLE=1 python3 -m pytest -m gpu -n 14 --dist worksteal -q -p no:cacheprovider tests/test_contracts.py
-part tests 60 python3 -m pytest -m gpu -n 8 -q -p no:cacheprovider tests --ignore=tests/test_contracts.py
+check compile "${COMPILE_LIMIT:-110}"
+check measure "${MEASURE_LIMIT:-165}"
+check train 45
+# torch.compile takes half a minute a cell, so tests of every cell do without it; `tests` has those of compiling.
+every=(tests/test_contracts.py tests/engine/test_triton.py)
+pytests() { local name=$1 limit=$2; shift 2; part "$name" "$limit" python3 -m pytest -m gpu -q -p no:cacheprovider "$@"; }
+TORCHDYNAMO_DISABLE=1 pytests contracts 150 -n 14 --dist worksteal "${every[@]}"
+pytests tests 50 -n 8 tests "${every[@]/#/--ignore=}"
 check report 20
 for name in contracts tests train; do [ ! -e "$OUT/$name.txt" ] || { echo; tail -n 8 "$OUT/$name.txt" | cut -c1-300; }; done
 [ ! -e "$OUT/report.txt" ] || { echo; cat "$OUT/report.txt"; }

@@ -2,7 +2,7 @@
 
 =============  =====================================================================================
 ``reference``  plain loop over the steps with autograd; runs any cell in any dtype; defines the correct results
-``fused``      one autograd function for the whole sequence, with a derived backward step; compiled to C on a CPU
+``fused``      one autograd function for the whole sequence, with a derived backward step; compiled to C or Triton
 ``scan``       cells linear in their state: like ``fused`` on a CPU with a compiler, otherwise a parallel scan in blocks
 ``native``     ``torch.nn``'s own kernels (oneDNN, cuDNN): RNN, LSTM and GRU
 ``auto``       the backend that was measured to be fastest for the cell, the device and the call
@@ -14,8 +14,9 @@ Modules, from the bottom up; a module imports only modules that are listed befor
 
 - `reference`: the plain loop.
 - `ir`: a step as a program: trace it, derive its backward step, print both as Python, verify them.
-- `cpu`: the same step as loops in C, with threads, memory and matrix products. `gpu`: as CUDA graphs.
-- `traced`: traces and compiles the step of a cell, and caches the result.
+- `loops`: the same step as loops over rows and columns.
+- `cpu`: the loops in C, with threads, memory and matrix products. `gpu`: the loops in Triton, and CUDA graphs.
+- `arrays`, `prove`, `traced`: the memory of a call; trace and compile the step of a cell, check and cache the result.
 - `fused`, `scan`, `native`: the other backends.
 - `choose`: selects the backend of a cell.
 """
@@ -25,7 +26,6 @@ from rnnlab.engine.choose import BACKENDS, Choice, backends_of, choose, identity
 from rnnlab.engine.cpu import memory
 from rnnlab.engine.cpu.linear import linear
 from rnnlab.engine.cpu.scores import additive_scores
-from rnnlab.engine.plan import precision
 
 __all__ = [
     "BACKENDS",
@@ -39,7 +39,6 @@ __all__ = [
     "memory",
     "native",
     "observed",
-    "precision",
     "reference",
     "scan",
 ]

@@ -16,7 +16,7 @@ from rnnlab.engine.cpu.kernel import row_shares
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.ir.watch import fingerprint
 from rnnlab.engine.once import warn_once
-from rnnlab.engine.plan import precision
+from rnnlab.engine.reference import precision
 from rnnlab.interface import InputError
 from rnnlab.trees import State
 
@@ -52,11 +52,11 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """Select the backend of ``cell`` on the device of its parameters.
 
     ``auto`` follows measurements (docs/engine.md). On a CPU it selects ``fused`` if the step can be compiled, with two
-    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference runs as ``torch.nn.LSTM``,
-    unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough sequences for all
-    threads. On CUDA ``auto`` follows estimates (docs/gpu.md): it selects ``fused`` if Triton compiles the step, except
-    for cells of ``torch.nn`` up to `PERSISTENT` hidden units whose weights do not fit on the chip. On other devices it
-    selects ``scan`` for a cell that is linear in its state, and otherwise ``reference``.
+    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference without autocast runs as
+    ``torch.nn.LSTM``, unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough
+    sequences for all threads. On CUDA ``auto`` follows estimates (docs/gpu.md): it selects ``fused`` if Triton compiles
+    the step, except for cells of ``torch.nn`` up to `PERSISTENT` hidden units whose weights do not fit on the chip. On
+    other devices it selects ``scan`` for a cell that is linear in its state, and otherwise ``reference``.
 
     Args:
         cell: the cell.

@@ -27,10 +27,10 @@ from rnnlab.engine.plan import (
     Plan,
     is_observed_backward,
     is_training,
-    precision,
     random_state,
     through_reference,
 )
+from rnnlab.engine.reference import precision
 from rnnlab.engine.traced import Traced, traced, traced_for
 from rnnlab.trees import State, map_state, tensors_of
 

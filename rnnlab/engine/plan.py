@@ -97,29 +97,6 @@ class Plan(NamedTuple):
         return tensors[:a], tensors[a:b], tensors[b:]
 
 
-def precision(device: torch.device, dtype: torch.dtype) -> str:
-    """Return how a compiled step rounds the factors of its matrix products; sums and everything else have ``dtype``.
-
-    Args:
-        device: device of the call.
-        dtype: dtype of the cell's parameters.
-
-    Returns:
-        ``bf16`` or ``fp16`` under autocast; ``tf32`` on a GPU whose float32 products may be rounded
-        (`torch.set_float32_matmul_precision`); ``ieee`` for no rounding, as always in float64.
-    """
-    if dtype != torch.float32:
-        return "ieee"
-    autocast = reference.autocast_dtype(device)
-    if autocast is not None:
-        return _PRECISIONS[autocast]
-    is_rounded = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
-    return "tf32" if is_rounded else "ieee"
-
-
-_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "ieee"}
-
-
 def is_training(cell: Cell) -> bool:
     """Whether any module of a cell is in training mode."""
     return any(module.training for module in cell.modules())

@@ -58,6 +58,29 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+def precision(device: torch.device, dtype: torch.dtype) -> str:
+    """Return how a compiled step rounds the factors of its matrix products; sums and everything else have ``dtype``.
+
+    Args:
+        device: device of the call.
+        dtype: dtype of the cell's parameters.
+
+    Returns:
+        ``bf16`` or ``fp16`` under autocast; ``tf32`` on a GPU whose float32 products may be rounded
+        (`torch.set_float32_matmul_precision`); ``ieee`` for no rounding, as always in float64.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    autocast = autocast_dtype(device)
+    if autocast is not None:
+        return _PRECISIONS[autocast]
+    is_rounded = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return "tf32" if is_rounded else "ieee"
+
+
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "ieee"}
+
+
 def widened(cell: Cell, tree: Any, convert: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to) -> Any:
     """Convert the tensors that autocast has rounded, bfloat16 or float16, to the dtype of the cell's parameters.
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnlab.cells import Cell
+from rnnlab.engine import reference
 from rnnlab.engine.cache import NoCompiler
 from rnnlab.engine.cpu.emit import Source
 from rnnlab.engine.cpu.kernel import Kernel as CpuKernel
@@ -73,10 +74,11 @@ class Traced:
         self.name = type(cell).__name__
         if states[0].is_cuda and torch.cuda.is_current_stream_capturing():
             return  # values cannot be compared while a CUDA graph is recorded
+        precision = reference.precision(self.device, self.dtype)
         with torch.inference_mode(False), _as_written(parts), _saving():
             verify(cell, self.python, *parts, training)
-        if self.device.type != "cpu" and self.kernel is not None:
-            self.prove(*parts)
+            if self.device.type != "cpu" and self.kernel is not None:
+                self.prove(*parts, precision)
 
     @once
     def python(self) -> Steps:
@@ -103,7 +105,7 @@ class Traced:
         """
         lowered = lower(self.program, self.back, self.batch_size, overlays=False)
         sources = [TritonSource(lowered, name, columns) for name in ("forward", "backward", "inference")]
-        return "\n\n\n".join(kernel for source in sources for kernel in source.kernels.values())
+        return "\n\n\n".join(source.text for source in sources)
 
     @once
     def lowered(self) -> Lowered | None:
@@ -146,16 +148,17 @@ class Traced:
             warn_once(f"fused cells run {kind.slower}: {error}")
         return None
 
-    def prove(self, constants: Any, inputs: Any, state: State) -> None:
+    def prove(self, constants: Any, inputs: Any, state: State, precision: str) -> None:
         """Compare the kernels with the step in Python, and do without them if they fail or their results differ."""
         start = perf_counter()
         try:
-            prove(self.kernel, self.python, *map(tensors_of, (constants, inputs, state)), "ieee")
+            prove(self.kernel, self.python, *map(tensors_of, (constants, inputs, state)), precision)
         except Exception as error:
             self.kernel = None
             reason = str(error).strip().partition("\n")[0]
             warn_once(f"{self.name} runs {GpuKernel.slower}: they fail with {type(error).__name__}: {reason}")
-        log.info("%s: compiled for %s in %.1f s", self.name, self.device, perf_counter() - start)
+        else:
+            log.info("%s: kernels for %s compiled in %.1f s", self.name, self.device, perf_counter() - start)
 
 
 KERNELS: dict[str, Any] = {"cpu": CpuKernel, "cuda": GpuKernel}

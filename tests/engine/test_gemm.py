@@ -1,5 +1,7 @@
 """Matrix products of our own: the numbers of torch's, whatever the shapes, the layout and the number of threads."""
 
+import ctypes
+
 import pytest
 import tiers
 import torch
@@ -54,6 +56,28 @@ def test_any_shape_and_layout(shape, count, dtype, threads):
             torch.testing.assert_close(out[:-1].double(), exact, **tolerance)
             assert out[-1].isnan().all(), "nothing is written beside it"
             torch.testing.assert_close(gemm.mm(a, b, bias=bias).double(), exact + bias, **tolerance)
+
+
+@pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("add", [False, True])
+def test_pairs_of_bfloat16_numbers(shape, add):
+    own = gemm.own(torch.float32, "pairs")
+    if own is None:
+        pytest.skip("this processor has no instruction for pairs of bfloat16 numbers")
+    rows, inner, outer = shape
+    left, right = (torch.randn(size).bfloat16() for size in ((rows, inner), (inner, outer)))
+    exact = left.double() @ right.double() + add
+    pairs = torch.nn.functional.pad(left, (0, inner % 2))
+    size, pointer = ctypes.c_long, ctypes.c_void_p
+    types = (*[size] * 3, pointer, size, size, pointer, pointer, size, ctypes.c_int)
+    multiply = ctypes.CFUNCTYPE(None, *types)(own.multiply)
+    for weight in _layouts(right.float()):
+        panels, out = own.pack(weight), torch.ones(rows + 1, outer)
+        count = pairs.shape[1] // 2
+        multiply(rows, count, outer, pairs.data_ptr(), count, 1, panels.data_ptr(), out.data_ptr(), outer, add)
+        torch.testing.assert_close(out[:-1].double(), exact, rtol=0, atol=torch.finfo(torch.float32).eps * 4 * inner)
+        assert (out[-1] == 1).all(), "nothing is written beside it"
 
 
 @pytest.mark.usefixtures("wanted")

@@ -93,13 +93,16 @@ class Kernel:
         wanted = getattr(self.lowered, name).products
         rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)
         is_large = rows >= ROWS_TO_PACK and rows * size >= gemm.SMALLEST
-        own = gemm.own(self.dtype, "step") if is_large else None
         assert precision in ("ieee", "bf16"), precision
+        own = gemm.own(self.dtype, "pairs") if is_large and precision == "bf16" else None
+        own = gemm.own(self.dtype, "step") if is_large and own is None else own
         weights = [_weight(product, constants, steps, own, precision) for product in wanted]
         matrices = array("q", [number for weight in weights for number in _matrix(weight)])
-        products = (self.blas.product[self.dtype], own.multiply if own else 0, self.blas.set_threads)
+        multiply, pairs = (own.multiply, own.pairs) if own else (0, False)
+        products = (self.blas.product[self.dtype], multiply, pairs, self.blas.set_threads)
         tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]
-        rounded = self.take((batch_size, max([product.inner for product in wanted if precision == "bf16"], default=0)))
+        widths = [product.inner for product in wanted if precision == "bf16"]
+        rounded = self.take((batch_size, max(widths))) if widths else None
         calls = []
         for part, (first, last, low, high) in enumerate(self.parts(name, batch_size, steps)):
             described = array("q")
@@ -113,7 +116,8 @@ class Kernel:
             sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
             ends = 0 if lengths is None else lengths.data_ptr()
-            arguments = array("q", [steps, first, last, ends, *pointers, rounded[first:].data_ptr(), *products])
+            place = rounded[first:].data_ptr() if widths else 0
+            arguments = array("q", [steps, first, last, ends, *pointers, place, *products])
             calls.append((arguments, described, sizes))
         pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
         threads.run(function, pointers, (memory, constants, weights, rounded, calls))

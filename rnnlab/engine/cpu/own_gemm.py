@@ -23,30 +23,38 @@ class OwnGemm:
 
     Args:
         dtype: float32 or float64.
+        pairs: whether the factors are bfloat16 numbers, two in each 32 bits; only `pack` and ``multiply`` exist then,
+            and the processor must have ``multiplies_pairs``.
 
     Attributes:
         library: the compiled C code.
         multiply: the address of the C function that multiplies the rows of one time step by a packed weight.
+        multiplies_pairs: whether the processor has an instruction for pairs of bfloat16 numbers.
 
     Raises:
         NoCompiler: there is no compiler, or it fails.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, pairs: bool = False) -> None:
+        self.dtype, self.pairs = dtype, pairs
         real = "float" if dtype == torch.float32 else "double"
-        self.library = compiler.load(source(), f"REAL={real}")
+        self.library = compiler.load(source(), f"REAL={real}", *["PAIRS"] * pairs)
         self.width, self.depth = self.library.width(), self.library.depth()
+        self.multiplies_pairs = bool(self.library.multiplies_pairs())
         self.multiply = ctypes.cast(self.library.multiply, ctypes.c_void_p).value
         size, pointer = ctypes.c_long, ctypes.c_void_p
         self.library.pack.argtypes = [pointer, *[size] * 4, pointer]
-        self.library.whole.argtypes = [pointer]
-        self.library.pack.restype = self.library.whole.restype = None
+        self.library.pack.restype = None
+        if not pairs:
+            self.library.whole.argtypes, self.library.whole.restype = [pointer], None
 
     def pack(self, weight: Tensor) -> Tensor:
-        """Copy a matrix ``[inner, outer]`` into panels ``[outer / width, inner, width]``, which `multiply` reads."""
+        """Copy a matrix ``[inner, outer]`` into panels ``[outer / width, inner, width]``, which `multiply` reads.
+
+        With ``pairs``, the matrix is float32 and has been rounded, and ``inner`` of the panels counts pairs.
+        """
         inner, outer = weight.shape
-        panels = self._panels(inner, outer)
+        panels = self._panels(-(-inner // 2) if self.pairs else inner, outer)
         self.library.pack(weight.data_ptr(), *weight.stride(), inner, outer, panels.data_ptr())
         return panels
 

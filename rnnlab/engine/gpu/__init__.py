@@ -1,1 +1,1 @@
-"""The loops of a step as Triton kernels; a step without kernels is compiled by ``torch.compile`` and recorded."""
+"""Steps on a GPU: as Triton kernels, and where there are none as recorded operations of PyTorch."""

@@ -49,7 +49,7 @@ class Source:
         columns: the number of columns of a program; None for all columns.
 
     Attributes:
-        kernels: the text of every kernel, by name, in the order of their launches within a step.
+        kernels, text: the text of every kernel, by name, in the order of their launches within a step; all of it.
         per_step: whether the kernels are launched for every time step.
         columns, tiles: the number of columns of a program, None for all; the number of programs that share the rows.
         arrays: the arrays in memory, in the order of the kernels' arguments; weights follow them.
@@ -76,6 +76,7 @@ class Source:
         self.partials = len(self.slots)
         names = [name] if len(kernels) == 1 else [f"{name}_{i}" for i in range(len(kernels))]
         self.kernels = {one: kernel.text(one) for one, kernel in zip(names, kernels, strict=True)}
+        self.text = "\n\n\n".join(self.kernels.values())
 
     def _late(self) -> dict[Array, list[tuple[int, int, Place]]]:
         """Find the sums over formulas that are stored as gradients anyway."""

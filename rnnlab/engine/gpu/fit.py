@@ -1,8 +1,9 @@
-"""Rules for the size of a program: what fits on the chip, estimated before anything is compiled."""
+"""What the kernels assume of sizes and memory: rules for what fits on the chip, before anything is compiled."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from rnnlab.engine.gpu.emit import SMALLEST, Source, block
 from rnnlab.engine.loops.formulas import Place
@@ -27,6 +28,22 @@ def stages(source: Source, precision: str, device: torch.device) -> int:
     numbers = _weights(source)
     read = sum(_tile(array.width) for array in source.arrays if array.kind not in ("constant", "sum", "carry"))
     return 2 if numbers * _size(precision) + _tile(source.pieces.widest) * 2 + read <= shared_memory(device) else 1
+
+
+def rows_of(source: Source, rows: int, device: torch.device) -> int:
+    """Return the number of rows of a program: 16, or more if there would be more programs than processors.
+
+    Args:
+        source: the kernels.
+        rows: the number of rows of the batch.
+        device: where they run.
+    """
+    size = SMALLEST
+    if source.per_step and device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        while size < 4 * SMALLEST and -(-rows // size) * source.tiles > processors:
+            size *= 2
+    return size
 
 
 def shared_memory(device: torch.device) -> int:
@@ -57,3 +74,9 @@ def _tile(width: int) -> int:
 def warps(source: Source) -> int:
     """Return the number of warps of a program, so that a tile takes at most 8 registers of a thread."""
     return 4 if block(source.pieces.widest) < 64 else 8
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor that is contiguous and starts at a multiple of 16 bytes, as the kernels assume."""
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

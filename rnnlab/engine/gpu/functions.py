@@ -139,7 +139,7 @@ def abs_(x):
 
 @triton.jit
 def sgn_(x):
-    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x * 0.0))
+    return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0))
 
 
 @triton.jit

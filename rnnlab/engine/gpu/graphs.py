@@ -155,35 +155,34 @@ class Chunks:
     Args:
         launch: launches the kernels for some time steps, ``(table, count)``. They read their arguments from the table,
             among them the first of the time steps, which ``launch`` advances by ``count``.
+        size: the number of entries of the table.
         device: the device.
     """
 
     COUNTS = (64, 8, 1)
     """The numbers of time steps that are recorded as a graph."""
 
-    def __init__(self, launch: Callable[[Tensor, int], None], device: torch.device) -> None:
-        self.launch, self.device = launch, device
-        self.is_warm = False
-        self.table: Tensor | None = None  # that of recorded launches
+    def __init__(self, launch: Callable[[Tensor, int], None], size: int, device: torch.device) -> None:
+        self.launch, self.size, self.device = launch, size, device
+        self.table: Tensor | None = None
         self.replays: dict[int, Callable[[], None]] = {}
 
-    def run(self, fill: Callable[[Tensor], None], size: int, steps: int) -> None:
-        """Launch the kernels for a sequence. The first call records nothing, as kernels are loaded at first use.
+    def run(self, fill: Callable[[Tensor], None], steps: int) -> None:
+        """Launch the kernels for ``steps`` time steps, with a table that ``fill`` fills.
 
-        Args:
-            fill: fills the table.
-            size: the number of entries of the table.
-            steps: T.
+        The first call records nothing, as kernels are loaded at their first use.
         """
-        recorder, is_warm, self.is_warm = recorder_of(self.device), self.is_warm, True
-        if recorder is None or not is_warm:
-            table = torch.empty(size, dtype=torch.int64, device=self.device)
+        recorder = recorder_of(self.device)
+        if recorder is None or self.table is None:
+            table = torch.empty(self.size, dtype=torch.int64, device=self.device)
             fill(table)
             self.launch(table, steps)
+            if (
+                recorder is not None
+            ):  # another table: the next call may come while these launches wait on another stream
+                self.table = torch.empty_like(table)
             return
         with recorder.alone():
-            if self.table is None:
-                self.table = torch.empty(size, dtype=torch.int64, device=self.device)
             fill(self.table)
             for count in self.COUNTS:
                 if steps >= count and count not in self.replays:

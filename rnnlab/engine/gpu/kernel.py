@@ -8,6 +8,7 @@ read their arguments from a table in memory, see `functions.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.gpu.emit import SMALLEST, Source
-from rnnlab.engine.gpu.fit import ROUNDED, fits, stages, warps
+from rnnlab.engine.gpu.fit import ROUNDED, dense, fits, rows_of, stages, warps
 from rnnlab.engine.gpu.load import check, interpreted, load
 from rnnlab.engine.loops.formulas import Array
 from rnnlab.engine.loops.lower import Lowered
@@ -62,10 +63,9 @@ class Kernel:
 
     def source(self, name: str, precision: str) -> Source:
         """Return the kernels of a function: those that run every time step if the weights fit on the chip."""
-        if self.columns is None:
-            columns = None if fits(self.sources[name, None], precision, self.device) else COLUMNS
-        else:
-            columns = self.columns or None
+        columns = self.columns or None
+        if self.columns is None and not fits(self.sources[name, None], precision, self.device):
+            columns = COLUMNS
         if (name, columns) not in self.sources:
             self.sources[name, columns] = Source(self.lowered, name, columns)
         return self.sources[name, columns]
@@ -76,13 +76,7 @@ class Kernel:
         return sum(len(source.kernels) for source in sources if source.per_step)
 
     def call(
-        self,
-        name: str,
-        memory: Memory,
-        constants: Sequence[Tensor],
-        steps: int,
-        lengths: Tensor | None,
-        precision: str = "ieee",
+        self, name: str, memory: Memory, constants: Sequence[Tensor], steps: int, lengths: Tensor | None, precision: str
     ) -> None:
         """Run one of the three functions; arguments as for `rnnlab.engine.cpu.kernel.Kernel.call`."""
         source, named = self.source(name, precision), dict(zip(self.lowered.constants, constants, strict=True))
@@ -94,12 +88,12 @@ class Kernel:
                 tensors.append(self.take((rows, array.width)))
             else:
                 tensor = named[array.name] if array.kind == "constant" else memory[array]
-                tensors.append(_dense(tensor[1] if array.kind == "sum" else tensor))
+                tensors.append(dense(tensor[1] if array.kind == "sum" else tensor))
         for product in source.function.products:
             weight = constants[product.weight].to(ROUNDED.get(precision, torch.float32))
-            tensors.append(_dense(weight.float() if stands_in else weight))
+            tensors.append(dense(weight.float() if stands_in else weight))
         products = "bf16 in float32" if stands_in else precision
-        options = (lengths is not None, self.rows(source, rows), products)
+        options = (lengths is not None, rows_of(source, rows, self.device), products)
         ends, grid = tensors[0] if lengths is None else lengths, (-(-rows // options[1]), source.tiles)
         with torch.cuda.device_of(tensors[0]):
             if source.per_step:
@@ -115,34 +109,26 @@ class Kernel:
 
     def launch(self, source: Source, name: str, grid: tuple[int, ...], *arguments: Any, **options: int) -> None:
         """Launch a kernel."""
-        getattr(load("\n\n\n".join(source.kernels.values())), name)[grid](*arguments, **options)
+        getattr(load(source.text), name)[grid](*arguments, **options)
 
     def step_by_step(
         self, source: Source, tensors: tuple[Tensor, ...], steps: int, rows: int, grid: tuple[int, int], options: tuple
     ) -> None:
         """Launch the kernels of every time step."""
-
-        def fill(table: Tensor) -> None:
-            self.launch(source, "fill", (1,), table, tensors, steps - 1 if source.backward else 0)
+        first, last = len(tensors), steps - 1  # the place of the first time step in the table
 
         def launch(table: Tensor, count: int) -> None:
             for step in range(count):
                 for name in source.kernels:
                     self.launch(source, name, grid, table, step, rows, *options, num_warps=4, num_stages=4)
-            self.launch(source, "advance", (1,), table, len(tensors), -count if source.backward else count)
+            self.launch(source, "advance", (1,), table, first, -count if source.backward else count)
 
         with graphs.LOCK:
-            recorded = self.recorded.setdefault((source, rows, options), graphs.Chunks(launch, self.device))
-            recorded.run(fill, len(tensors) + 1, steps)
-
-    def rows(self, source: Source, rows: int) -> int:
-        """Return the number of rows of a program: 16, or more where there would be more programs than processors."""
-        size = SMALLEST
-        if source.per_step and self.device.type == "cuda":
-            processors = torch.cuda.get_device_properties(self.device).multi_processor_count
-            while size < 4 * SMALLEST and -(-rows // size) * source.tiles > processors:
-                size *= 2
-        return size
+            key = (source, rows, options)
+            if key not in self.recorded:
+                self.recorded[key] = graphs.Chunks(launch, first + 1, self.device)
+            fill = partial(self.launch, source, "fill", (1,))
+            self.recorded[key].run(lambda table: fill(table, tensors, last if source.backward else 0), steps)
 
     def sums(self, batch_size: int, steps: int) -> Memory:
         """Return zeros for the gradients of constants, which every program adds up on its own."""
@@ -158,14 +144,7 @@ class Kernel:
         """Return uninitialised memory for an array."""
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    def mm(self, left: Tensor, right: Tensor, precision: str = "ieee") -> Tensor:
+    def mm(self, left: Tensor, right: Tensor, precision: str) -> Tensor:
         """Compute a product over all time steps, the gradient of a weight."""
-        if precision in ROUNDED and not interpreted():
-            return torch.mm(left.to(ROUNDED[precision]), right.to(ROUNDED[precision])).float()
-        return torch.mm(left, right)
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Return a tensor that is contiguous and starts at a multiple of 16 bytes, as the kernels assume."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+        kind = torch.float32 if interpreted() else ROUNDED.get(precision, torch.float32)
+        return torch.mm(left.to(kind), right.to(kind)).float()

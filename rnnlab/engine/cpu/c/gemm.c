@@ -2,13 +2,22 @@
    multiplication"). The right matrix is packed into panels, which are read from front to back, while one block of the
    result stays in registers.
 
-   Compile with -DREAL=float or -DREAL=double. */
+   Compile with -DREAL=float or -DREAL=double; with -DREAL=float -DPAIRS the factors are bfloat16 numbers, and an
+   instruction of the processor adds the products of two pairs to a float. */
 
+#ifdef PAIRS
+#include <immintrin.h>
+#endif
 #include <string.h>
 
 #include "team.h"
 
 typedef REAL real;
+#ifdef PAIRS
+typedef unsigned factor; /* two bfloat16 numbers that are adjacent in the inner dimension; `inner` counts the pairs */
+#else
+typedef real factor;
+#endif
 
 /* A block of the result is ROWS x WIDTH, with a WIDTH of two vectors: the largest block that fits into the registers.
    The rows are divided into groups of TALL, and the inner dimension into parts of DEPTH, so that the operands stay in
@@ -33,7 +42,29 @@ struct call { struct matrix left, right, result; long rows, inner, outer, add; r
 
 long width(void) { return WIDTH; }
 long depth(void) { return DEPTH; }
+#ifdef __AVX512BF16__
+int multiplies_pairs(void) { return 1; }
+#else
+int multiplies_pairs(void) { return 0; }
+#endif
 
+#ifdef PAIRS
+/* Pack floats [inner, outer], of which only the upper half is read, into panels of pairs. */
+void pack(const real *from, long row, long column, long inner, long outer, factor *panels) {
+  for (long j = 0; j < outer; j += WIDTH)
+    for (long k = 0; k < inner; k += 2, panels += WIDTH)
+      for (long i = 0; i < WIDTH; i++) {
+        factor pair[2] = {0, 0};
+        if (j + i < outer) memcpy(pair, from + k * row + (j + i) * column, sizeof *pair);
+        if (j + i < outer && k + 1 < inner) memcpy(pair + 1, from + (k + 1) * row + (j + i) * column, sizeof *pair);
+        panels[i] = pair[0] >> 16 | (pair[1] & 0xffff0000);
+      }
+}
+
+static inline vector add_product(vector sum, factor x, const factor *right) {
+  return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x), (__m512bh)_mm512_loadu_si512(right));
+}
+#else
 /* Pack a matrix [inner, outer] into panels [inner, WIDTH], one for every WIDTH columns; zeros pad the last panel. */
 void pack(const real *from, long row, long column, long inner, long outer, real *panels) {
   for (long j = 0; j < outer; j += WIDTH, from += WIDTH * column, panels += inner * WIDTH) {
@@ -47,18 +78,24 @@ void pack(const real *from, long row, long column, long inner, long outer, real 
   }
 }
 
+static inline vector add_product(vector sum, factor x, const factor *right) {
+  return sum + x * *(const unaligned *)right;
+}
+#endif
+
 /* Multiply `rows` rows by `panels` panels. Both are constants at every call, so that the loops are unrolled. */
-static inline __attribute__((always_inline)) void block(const int rows, const int panels, long inner, const real *left,
-                                                        long row, long column, const real *right, real *result,
+static inline __attribute__((always_inline)) void block(const int rows, const int panels, long inner,
+                                                        const factor *left, long row, long column,
+                                                        const factor *right, real *result,
                                                         long result_row, int add) {
   vector sum[ROWS][8];
   for (int i = 0; i < rows; i++)
     for (int v = 0; v < 2 * panels; v++) sum[i][v] = (vector){0};
   for (long k = 0; k < inner; k++)
     for (int i = 0; i < rows; i++) {
-      const real x = left[i * row + k * column];
+      const factor x = left[i * row + k * column];
       for (int v = 0; v < 2 * panels; v++)
-        sum[i][v] += x * *(const unaligned *)(right + v / 2 * inner * WIDTH + k * WIDTH + v % 2 * LANES);
+        sum[i][v] = add_product(sum[i][v], x, right + v / 2 * inner * WIDTH + k * WIDTH + v % 2 * LANES);
     }
   for (int i = 0; i < rows; i++)
     for (int v = 0; v < 2 * panels; v++) {
@@ -68,7 +105,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const in
 }
 
 /* Multiply rows by panels. The terms of a sum are added in the same order for any number of rows. */
-void multiply(long rows, long inner, long outer, const real *left, long row, long column, const real *panels,
+void multiply(long rows, long inner, long outer, const factor *left, long row, long column, const factor *panels,
               real *result, long result_row, int add) {
   real rest[ROWS * WIDTH];
   long j = 0;
@@ -79,7 +116,7 @@ void multiply(long rows, long inner, long outer, const real *left, long row, lon
     const long width = outer - j;
     for (long i = 0, n; i < rows; i += n) {
       n = rows - i >= ROWS ? ROWS : rows - i >= 4 ? 4 : 1;
-      const real *from = left + i * row, *right = panels + j * inner;
+      const factor *from = left + i * row, *right = panels + j * inner;
       real *there = result + i * result_row + j, *to = width < WIDTH ? rest : there;
       const long to_row = width < WIDTH ? WIDTH : result_row;
       const int to_add = width < WIDTH ? 0 : add;
@@ -96,6 +133,7 @@ void multiply(long rows, long inner, long outer, const real *left, long row, lon
   }
 }
 
+#ifndef PAIRS
 static void share_of_rows(const struct call *call) {
   const struct matrix *a = &call->left, *b = &call->right, *c = &call->result;
   for (long k = 0; k < call->inner; k += DEPTH) {
@@ -109,3 +147,4 @@ static void share_of_rows(const struct call *call) {
 
 /* Compute the whole product; the rows are divided among the threads of the team. */
 void whole(struct team *team) { together(team, share_of_rows); }
+#endif

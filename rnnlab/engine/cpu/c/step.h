@@ -32,6 +32,7 @@ struct call {
   real *rounded;              /* memory for the rows of a product, rounded to bfloat16; null if they are not rounded */
   blas_gemm product;          /* sgemm or dgemm of the BLAS that torch uses */
   own_gemm multiply;          /* the kernel of gemm.c; null if the BLAS was measured to be faster */
+  long pairs;                 /* whether that kernel takes rows of bfloat16 numbers */
   int (*set_threads)(int);    /* sets the BLAS's threads for this thread; null if the BLAS has no such function */
 };
 
@@ -60,17 +61,25 @@ static inline void restore(unsigned long before) { (void)before; }
 static inline real *at(const struct array *a, long t) { return a->at + (t & a->mask) * a->step; }
 
 #ifdef SINGLE
-/* The nearest bfloat16, of two the one with an even mantissa: the upper half of a float. */
-static inline float bfloat16(float x) {
-  union { float f; unsigned i; } number = {x};
-  number.i = (number.i + 0x7fff + (number.i >> 16 & 1)) & 0xffff0000;
-  return x != x ? x : number.f;
+/* The nearest bfloat16, of two the one with an even mantissa: the upper half of a float, whose lower half is zero. */
+static inline unsigned bfloat16(float x) {
+  const union { float f; unsigned i; } number = {x};
+  return (x != x ? number.i | 0x400000 : number.i + 0x7fff + (number.i >> 16 & 1)) & 0xffff0000;
 }
 
-/* Copy rows [rows, width], rounded, so that the product of two such numbers is exact in single precision. */
-static void round_rows(const float *from, long row, long rows, long width, float *to) {
-  for (long b = 0; b < rows; b++)
-    for (long j = 0; j < width; j++) to[b * width + j] = bfloat16(from[b * row + j]);
+/* Copy rows [rows, width], rounded, as floats, so that the product of two is exact, or as pairs; zero pads the last. */
+static void round_rows(const float *from, long row, long rows, long width, int pairs, float *to) {
+  unsigned *floats = (unsigned *)to;
+  unsigned short *halves = (unsigned short *)to;
+  for (long b = 0; b < rows; b++, from += row)
+    if (pairs) {
+      for (long j = 0; j < width; j++) halves[j] = bfloat16(from[j]) >> 16;
+      halves += width;
+      if (width % 2) *halves++ = 0;
+    } else {
+      for (long j = 0; j < width; j++) floats[j] = bfloat16(from[j]);
+      floats += width;
+    }
 }
 #endif
 
@@ -79,14 +88,14 @@ static void round_rows(const float *from, long row, long rows, long width, float
 static void multiply(const struct call *call, const struct array *a, const real *rows, int weight,
                      const struct array *c, real *result, long inner, long outer, real add) {
   const struct weight *w = &call->weights[weight];
-  const int m = outer, n = call->last - call->first, k = inner, ld = w->ld, ldc = c->row;
+  const int m = outer, n = call->last - call->first, ld = w->ld, ldc = c->row;
   const real one = 1;
-  int lda = a->row;
+  int k = inner, lda = a->row;
   rows += call->first * lda, result += call->first * ldc;
 #ifdef SINGLE
   if (call->rounded) {
-    round_rows(rows, lda, n, inner, call->rounded);
-    rows = call->rounded, lda = inner;
+    round_rows(rows, lda, n, inner, call->pairs, call->rounded);
+    rows = call->rounded, lda = k = call->pairs ? (inner + 1) / 2 : inner;
   }
 #endif
   if (call->multiply) return call->multiply(n, k, m, rows, lda, 1, w->at, result, ldc, add != 0);
