@@ -331,6 +331,22 @@ def test_invalid_arguments_give_one_line_before_any_measurement(here, capsys, mo
     assert [path.name for path in here.iterdir()] == ["text.txt"]
 
 
+@pytest.mark.parametrize("setting", ["highest", "high"])
+def test_cudnn_rounds_as_torch_does_while_it_is_measured(monkeypatch, setting):
+    found, before = [], torch.backends.cudnn.allow_tf32
+
+    def measure(*given):
+        found.append(torch.backends.cudnn.allow_tf32)
+        return {"seconds": {}, "missing": {}}
+
+    monkeypatch.setattr(report, "measure", measure)
+    monkeypatch.setattr(report._Table, "line", lambda *given: "")
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
+    benchmark.run(Settings((candidate("lstm"),), (SIZE,)), say=lambda line: None)
+    assert found == [setting == "high"]
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_is_refused_without_a_device(here, capsys):
     assert __main__.main(["bench", "device=cuda"]) == 2

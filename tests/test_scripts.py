@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import processes
@@ -323,3 +325,44 @@ def test_a_recipe_states_its_goal_and_its_sources(file):
     assert about["published"] or about["note"], "give published numbers, or say why there are none"
     for published in about["published"]:
         assert set(published) == {"result", "model", "convention", "source"}
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_runs_without_one(tmp_path):
+    pytest.importorskip("triton", minversion="3.7")
+    environment = {"DEVICE": "cpu", "TRITON_INTERPRET": "1", "OUT": tmp_path, "PARTS": "compile measure train report"}
+    environment |= {"OPTIONS": "sizes=3x2x20 cells=lstm,mingru steps=2", "OMP_NUM_THREADS": "1"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "gpu_check.sh"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    measured = {(row["cell"], row["precision"], row["way"]): row for row in rows if row["part"] == "measure"}
+    ways = [
+        ("lstm", "torch.nn"),
+        ("lstm", "whole"),
+        ("lstm", "per step"),
+        ("mingru", "whole"),
+    ]  # mingru has no products
+    expected = {(cell, precision, way) for precision in ("ieee", "tf32", "bf16") for cell, way in ways}
+    assert {*measured} == expected | {("lstm", "ieee", "recorded"), ("mingru", "ieee", "recorded")}
+    for (_, precision, _), row in measured.items():
+        least, most = (1e-4, 0.05) if precision == "bf16" else (1e-9, 1e-5)
+        assert least < row["output error"] < most
+        assert least < row["gradient error"] < most
+        assert row["training"] > 0 < row["inference"]
+    assert "\n0 failures\n" in done.stdout
+    assert done.stdout.count(" tokens a second, test loss ") == 2
+    verdicts = [
+        line.split()[0] for line in done.stdout.splitlines() if line.startswith(("pass", "FAIL", "not measured"))
+    ]
+    assert len(verdicts) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(f"{name}.txt" for name in environment["PARTS"].split()),
+        "results.jsonl",
+    }

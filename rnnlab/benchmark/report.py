@@ -15,7 +15,7 @@ import torch
 from rnnlab import __version__, files
 from rnnlab.benchmark.contenders import Missing
 from rnnlab.benchmark.settings import KINDS, Say, Settings
-from rnnlab.benchmark.timing import first_use, measure, memory, threads
+from rnnlab.benchmark.timing import first_use, measure, memory, same_precision, threads
 from rnnlab.interface import InputError
 from rnnlab.training.device import machine, pick_device
 
@@ -39,7 +39,7 @@ def run(settings: Settings, say: Say = print) -> dict[str, Any]:
     say("over floor: our time / that of the matrix products alone. Peers: their time / ours; above 1, ours is faster.")
     table, results = _Table(settings), []
     say(table.heading("medians"))
-    with threads(settings.threads):
+    with threads(settings.threads), same_precision():
         for candidate in settings.candidates:
             for size in settings.sizes:
                 results.append(measure(candidate, size, settings))

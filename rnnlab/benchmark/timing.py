@@ -37,6 +37,14 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def same_precision() -> Iterator[None]:
+    """Let cuDNN round float32 products only if `torch.set_float32_matmul_precision` lets all other products, too."""
+    is_rounded = torch.get_float32_matmul_precision() != "highest"
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=is_rounded):
+        yield
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -109,7 +117,7 @@ def first_use(candidate: Candidate, size: Size, settings: Settings) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="rnnlab-bench-") as cache:
         for name, backend in (("cold", settings.backend), ("cached", settings.backend), ("reference", "reference")):
             job = _job("first_use", candidate, size, settings, backend)
-            found[name] = _in_fresh_process(job, {"RNNLAB_CACHE": cache})
+            found[name] = _in_fresh_process(job, {"RNNLAB_CACHE": cache, "TRITON_CACHE_DIR": cache})
     return found
 
 

@@ -57,7 +57,9 @@ class Recurrent(nn.Module):
         return self._choice_for(self.cell.like)
 
     def _choice_for(self, like: Tensor) -> engine.Choice:
-        where = (id(self.cell), self.backend, like.device, like.dtype)
+        # On a GPU the choice depends on the precision of matrix products.
+        precision = engine.reference.precision(like.device, like.dtype)
+        where = (id(self.cell), self.backend, like.device, like.dtype, precision)
         if self._chosen is not None and self._chosen[0] == where:
             _, options, choice = self._chosen
             # A compiled step traces itself again when the cell changes.

@@ -28,7 +28,7 @@ def kernels(device, monkeypatch):
 
     ``kernels.columns`` is the number of columns of a program; 0 for all columns, None to choose as on a GPU.
     """
-    pytest.importorskip("triton", minversion="3.7")
+    pytest.importorskip("triton", minversion=None if device.type == "cuda" else "3.7")  # older ones cannot interpret
 
     class Kernels(Kernel):
         columns = 0

@@ -288,6 +288,19 @@ def test_recorded_launches_serve_every_number_of_steps(kernels, monkeypatch):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_launches_in_a_graph_of_the_user_leave_the_recorded_ones_alone(kernels, monkeypatch):
+    kernels.columns = 16
+    monkeypatch.setattr(graphs, "_RECORDER", {})
+    monkeypatch.setitem(graphs.RECORDERS, kernels.device.type, Again)
+    cell = cell_of("rnn", 20)
+    for _ in range(2):
+        cell_output(cell, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "recorder_of", lambda device: None)  # as while the user records
+        cell_output(cell, 2)
+    torch.testing.assert_close(cell_output(cell, 1), cell_output(cell, 1, reference.run))
+
+
 def cell_output(cell, steps, run=fused.run):
     torch.manual_seed(steps)
     return run(cell, torch.randn(steps, 5, 3), cell.initial_state(5))[0]

@@ -333,6 +333,19 @@ def test_a_learned_initial_state_begins_as_the_cells_own_and_is_saved():
     assert torch.equal(layer(inputs)[0], other(inputs)[0])
 
 
+def test_autocast_is_a_reason_to_choose_again(monkeypatch):
+    layer = Recurrent(cells.create("lstm", input_size=3, hidden_size=4))
+    chosen, inputs = [], torch.randn(5, 2, 3)
+    choose = engine.choose
+    monkeypatch.setattr(engine, "choose", lambda cell, backend: chosen.append(backend) or choose(cell, backend))
+    layer(inputs)
+    assert chosen == []
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(inputs)
+        layer(inputs)
+    assert chosen == ["auto"]
+
+
 def test_the_choice_says_what_runs_and_why(monkeypatch):
     monkeypatch.setenv("RNNLAB_GEMM", "blas")
 

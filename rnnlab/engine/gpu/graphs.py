@@ -177,7 +177,10 @@ class Chunks:
             table = torch.empty(self.size, dtype=torch.int64, device=self.device)
             fill(table)
             self.launch(table, steps)
-            self.table = self.table if recorder is None else table  # a graph of the user keeps its own
+            if (
+                recorder is not None
+            ):  # another table: the next call may come while these launches wait on another stream
+                self.table = torch.empty_like(table)
             return
         with recorder.alone():
             fill(self.table)
