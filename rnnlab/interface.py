@@ -92,7 +92,7 @@ class Batch:
     source_lengths: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``; the host does not wait for the copies."""
+        """The same batch on ``device``; the host does not wait for copies to a GPU."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {name: _moved(tensor, device) for name, tensor in given.items() if tensor is not None}
         for name in moved.keys() & {"lengths", "target_lengths", "source_lengths"}:
@@ -141,10 +141,10 @@ def places_of(lengths: Tensor, num_steps: int, first: int = 0) -> Tensor:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``, copied without waiting; a GPU copies at once only from pinned memory."""
+    """The tensor on ``device``; the host does not wait for a copy to a GPU, which needs pinned memory for that."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def _num_steps(sequences: Tensor | None, lengths: Tensor | None) -> int:

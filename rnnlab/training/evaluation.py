@@ -57,6 +57,9 @@ def evaluate(model: Model, task: Task, split: str, device: torch.device, autocas
     Metrics of the outputs are computed under teacher forcing. If ``task.steps_to_write(split)`` is positive, the model
     also generates a sequence for each example of the split, and ``task.judge`` scores the sequences. The model is in
     evaluation mode during the call; its mode is restored afterwards.
+
+    The host waits for a GPU once, at the end of the pass; generation also waits once for each step, since values are
+    drawn on the CPU, and so does a task that reads the outputs of a batch on the host.
     """
     was_training = model.training
     model.eval()
