@@ -107,7 +107,8 @@ class Recurrent(nn.Module):
         Args:
             inputs: ``[T, B, input_size]``.
             state: the state before the first step; None for `initial_state`.
-            lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None if all are T.
+            lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None if all are T. To check
+                lengths on a GPU, the host waits for it, unless `rnnlab.interface.Batch.to` has copied them there.
             context: additional arguments of the cell's ``prepare``, by name.
 
         Returns:

@@ -119,9 +119,10 @@ def exponential(A: Tensor) -> Tensor:
     if A.device.type == "cpu":
         norm = float(norm)
         halvings = ceil(log2(norm / near)) if isfinite(norm) and norm > near else 0
-    else:  # stays on the device: the host would wait for the number
+        A = A / 2**halvings
+    else:  # the number stays on the device: the host would wait for it
         halvings = (norm / near).log2().ceil().nan_to_num(0).clamp(0, _MOST + 1).long()
-    A = A / (1 << halvings if isinstance(halvings, int) else torch.ones_like(halvings) << halvings)
+        A = A / (torch.ones_like(halvings) << halvings)  # a power of floats could be inexact
     A_2 = A @ A
     A_3, A_4 = A_2 @ A, A_2 @ A_2
     powers = (torch.eye(len(A), dtype=A.dtype, device=A.device), A, A_2, A_3)
