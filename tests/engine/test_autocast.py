@@ -10,7 +10,7 @@ from copy import deepcopy
 import pytest
 import tiers
 import torch
-from naive.rounding import RoundedProduct
+from rounding import RoundedProduct
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 

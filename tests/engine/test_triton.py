@@ -9,8 +9,8 @@ import re
 import pytest
 import tiers
 import torch
-from naive.rounding import RoundedProduct
 from outside.shapes import Highway, LayerNormLSTM, Regularised
+from rounding import RoundedProduct
 from torch.nn.functional import linear
 
 from rnnlab import cells
