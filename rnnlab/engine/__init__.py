@@ -3,9 +3,9 @@
 =============  =====================================================================================
 ``reference``  plain loop over the steps with autograd; runs any cell in any dtype; defines the correct results
 ``fused``      one autograd function for the whole sequence, with a derived backward step; compiled to C or Triton
-``scan``       cells linear in their state: like ``fused`` on a CPU with a compiler, otherwise a parallel scan in blocks
+``scan``       cells linear in their state: like ``fused`` if the step is compiled, otherwise a parallel scan in blocks
 ``native``     ``torch.nn``'s own kernels (oneDNN, cuDNN): RNN, LSTM and GRU
-``auto``       the backend that was measured to be fastest for the cell, the device and the call
+``auto``       the backend that was measured, or on a GPU is estimated, to be fastest for the cell and the call
 =============  =====================================================================================
 
 A backend is a function ``run(cell, inputs, state, lengths, **context) -> (outputs, state)``.

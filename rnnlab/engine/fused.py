@@ -1,8 +1,8 @@
 """One autograd function for the whole sequence: the traced step forward, its derived step backward.
 
-On a CPU with a C compiler both steps are compiled (`rnnlab.engine.cpu`); elsewhere they run in Python, one operation at
-a time (`rnnlab.engine.gpu`). Autograd records nothing while the loop runs. The gradient of a weight is computed after
-the loop, by one matrix product over all steps instead of one product per step.
+On a CPU with a C compiler both steps are compiled to C (`rnnlab.engine.cpu`), on a GPU to Triton (`rnnlab.engine.gpu`).
+Where they cannot be compiled, they run in Python, one operation at a time. Autograd records nothing while the loop runs.
+The gradient of a weight is computed after the loop, by one matrix product over all steps instead of one per step.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ _PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 
 def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bool) -> tuple[Tensor, State]:
-    """Run a planned call in C or in Python.
+    """Run a planned call, compiled or in Python.
 
     Args:
         plan: the call.
@@ -197,7 +197,7 @@ def _forward(
 
 
 class _Compiled(torch.autograd.Function):
-    """Compute outputs and final state from constants, prepared inputs and initial state, in C."""
+    """Compute outputs and final state from constants, prepared inputs and initial state, by compiled code."""
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

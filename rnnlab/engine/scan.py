@@ -1,6 +1,6 @@
 """Cells that are linear in their state: h_t = a_t ⊙ h_{t-1} + b_t, where a and b do not depend on h.
 
-On a CPU with a compiler the recurrence is one compiled loop (`rnnlab.engine.fused`), which reads memory once.
+If the step can be compiled, the recurrence is one compiled loop (`rnnlab.engine.fused`), which reads memory once.
 Otherwise a and b of all steps are computed at once, and the recurrence runs in blocks of sqrt(T) steps (Blelloch, 1990,
 "Prefix sums and their applications", with two levels). That takes about 2 sqrt(T) sequential operations instead of T.
 A scan in log space is not offered: in single precision its gradients are wrong on long sequences.

@@ -1,8 +1,9 @@
-"""Run a derived step over a sequence without C: in Python, and on a GPU compiled and recorded as a CUDA graph.
+"""Record the kernels of many time steps as CUDA graphs, because launching a kernel takes longer than running it.
 
-On a GPU every operation of a step is a kernel, and launching a kernel takes longer than running it. So `torch.compile`
-fuses the step into few kernels, and the loop over time with all its kernels is recorded once as a CUDA graph, which is
-launched as a whole. If compiling or recording fails, one warning gives the reason, and the loop runs without it.
+`Chunks` records the Triton kernels of one time step, for the steps of any sequence. The rest of this module runs steps
+for which there are no Triton kernels: `torch.compile` fuses the operations of a step into few kernels, and the loop over
+time with all its kernels is recorded once for every length. If compiling or recording fails, one warning gives the
+reason, and the loop runs without it.
 """
 
 from __future__ import annotations
