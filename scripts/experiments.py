@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ def files(group: str) -> list[Path]:
     return sorted((ROOT / "conf" / "experiment" / group).glob("*.yaml"))
 
 
+@cache
 def read(group: str, name: str) -> dict[str, Any]:
-    """Return the section ``group`` of an experiment's file."""
+    """Return the section ``group`` of an experiment's file, which callers must not change."""
     return yaml.safe_load((ROOT / "conf" / "experiment" / group / f"{name}.yaml").read_text())[group]
 
 

@@ -1,5 +1,6 @@
 """What every test runs under."""
 
+import gc
 import os
 
 # One thread a process: the suite runs in parallel processes, and teams of threads that share two cores wait for
@@ -7,12 +8,28 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 
+import processes
 import pytest
 import torch
 
 torch.set_num_threads(1)
-if not torch.cuda.is_available():  # without a GPU, Triton's interpreter runs kernels; Triton reads this when imported
-    os.environ["TRITON_INTERPRET"] = "1"
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton's interpreter runs kernels; Triton reads this when it is imported
+    # PyTorch would note the stack of each call, for the day that CUDA is initialised.
+    torch.cuda.manual_seed_all = lambda seed: None
+gc.disable()  # until the tests are collected: nothing of what is made for that is garbage
+
+
+def pytest_configure():
+    processes.programs()  # before pytest-xdist starts its workers, which share them; it costs nothing until first used
+
+
+def pytest_collection_finish():
+    """Collect garbage rarely, and never look at what is there before the first test: a tenth of all time otherwise."""
+    gc.enable()
+    gc.set_threshold(10_000, 20, 20)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(

@@ -27,6 +27,8 @@ from functools import cache
 from pathlib import Path
 
 HERE = str(Path(__file__).parent)
+SHARED = "RNNLAB_TEST_PROGRAMS"
+"""Variable by which processes of a test run find the folder of the programs: one serves all of them."""
 SHIM = """#!{python} -IS
 import sys
 sys.path.append({here!r})
@@ -37,8 +39,11 @@ sys.exit(ask({address!r}, {kind!r}))
 
 @cache
 def programs() -> Path:
-    """The folder of ``python`` and ``rnnlab``; the process behind them ends with this one."""
+    """The folder of ``python`` and ``rnnlab``; the process behind them ends with the one that first asked for it."""
+    if folder := os.environ.get(SHARED):
+        return Path(folder)
     folder = Path(tempfile.mkdtemp())
+    os.environ[SHARED] = str(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     address = str(folder / "socket")
     server = subprocess.Popen(
@@ -68,9 +73,13 @@ def _serve(address: str) -> dict:
     listener.bind(address)
     listener.listen(16)
     print("ready", flush=True)
+    is_first = True
     while True:
         if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
             os._exit(0)
+        if is_first:
+            _import()
+            is_first = False
         connection, _ = listener.accept()
         if os.fork():
             connection.close()
@@ -93,6 +102,19 @@ def _serve(address: str) -> dict:
             os.dup2(stream, number)
             os.close(stream)
         return data
+
+
+def _import() -> None:
+    """Import what every command imports."""
+    import torch
+
+    from rnnlab import config
+
+    torch.set_num_threads(1)
+    config.compose([])  # loads Hydra
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the rest of what torch imports, on first use
+    gc.collect()
+    gc.freeze()  # children share these pages; to look at them is to copy them
 
 
 def _kill_with(connection: socket.socket, child: int) -> None:
@@ -176,13 +198,4 @@ def _end(run, *arguments) -> None:
 if __name__ == "__main__":
     sys.path.remove(HERE)
     os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    from rnnlab import config
-
-    torch.set_num_threads(1)
-    config.compose([])  # loads Hydra
-    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the rest of what torch imports, on first use
-    gc.collect()
-    gc.freeze()  # children share these pages; to look at them is to copy them
     _end(_execute, _serve(sys.argv[1]))

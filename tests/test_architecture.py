@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 import rnnlab
 from rnnlab import cells, lookup, tasks
 
@@ -59,23 +57,24 @@ def _imports(path, package="rnnlab"):
                 yield name.removeprefix(f"{package}.").split(".")[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down(path):
-    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if here == "__init__":
-        assert not list(_imports(path)), "the package itself imports nothing, so that the command starts at once"
-        return
-    for there in _imports(path):
-        if there not in ("__version__", here):
-            assert FLOOR[there] < FLOOR[here], f"{here} imports {there}, which is not below it"
+def _upwards(folder, package, floor):
+    """(file, the floor that it is on, a floor that it imports and that is not below) of every such import."""
+    return [
+        (str(path.relative_to(folder)), here, there)
+        for path in sorted(folder.rglob("*.py"))
+        for here in [path.relative_to(folder).parts[0].removesuffix(".py")]
+        for there in _imports(path, package)
+        if there not in ("__version__", here) and floor[there] >= floor[here]
+    ]
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "engine").rglob("*.py")), ids=lambda path: path.stem)
-def test_imports_within_the_engine_point_down(path):
-    here = path.relative_to(PACKAGE / "engine").parts[0].removesuffix(".py")
-    for there in _imports(path, "rnnlab.engine"):
-        if there != here:
-            assert ENGINE_FLOOR[there] < ENGINE_FLOOR[here], f"{here} imports {there}, which is not below it"
+def test_imports_point_down():
+    assert not list(_imports(PACKAGE / "__init__.py")), "it imports nothing, so that the command starts at once"
+    assert not _upwards(PACKAGE, "rnnlab", FLOOR)
+
+
+def test_imports_within_the_engine_point_down():
+    assert not _upwards(PACKAGE / "engine", "rnnlab.engine", ENGINE_FLOOR)
 
 
 def test_only_the_configuration_uses_hydra():

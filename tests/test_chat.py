@@ -25,9 +25,9 @@ def trained(folder, *options):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A small model of the default corpus that has learned to spell."""
+    """A small model of the default corpus, hardly trained."""
     options = ["task.eval_size=5", "model.hidden_size=32", "model.embedding_size=16", "optimizer.lr=0.02"]
-    lengths = ["task.batch_size=16", "task.longest_output=20", "trainer.steps=60", "trainer.eval_every=60"]
+    lengths = ["task.batch_size=16", "task.longest_output=20", "trainer.steps=30", "trainer.eval_every=30"]
     return trained(tmp_path_factory.mktemp("chat") / "run", "task=conversation", *options, *lengths)
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,11 +33,20 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a finished run of the hello task."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(config.compose([*TINY, "logger.tensorboard=false", "run_dir=done"]))
+    return folder
+
+
 @pytest.fixture
-def run(here):
-    """A finished run of the hello task."""
-    train(config.compose([*TINY, "logger.tensorboard=false", "run_dir=done"]))
-    return here / "done"
+def run(trained, here):
+    """A finished run, which the test may change."""
+    return shutil.copytree(trained / "done", here / "done")
 
 
 def content(folder):
@@ -68,7 +78,7 @@ def mistake(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     tiers.every(
-        2,
+        3,
         [
             (["model.hiden_size=3"], "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'?"),
             (["+model.hiden_size=3"], "unknown option 'model.hiden_size'; did you mean 'model.hidden_size'?"),
@@ -137,7 +147,7 @@ def mistake(capsys, *arguments):
             (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1.0"),
             (["task.seq_len=0"], "task.seq_len=0"),
             (["task.corpus=none.txt"], "task.corpus='none.txt' is neither a file"),
-            (["trainer.precision=fp8"], "trainer.precision='fp8' is not one of fp32, bf16"),
+            (["trainer.precision=fp8"], "trainer.precision='fp8' is not one of fp32, tf32, bf16"),
             (["trainer.device=tpu"], "device='tpu' is not one of auto, cpu, cuda, cuda:N"),
             (["trainer.init_from=none.pt"], "there is no checkpoint none.pt"),
             (["cell=nowhere:Cell"], "needs the module 'nowhere', which is not on the Python path"),
@@ -360,10 +370,10 @@ def test_a_mistake_of_rnnlab_itself_is_not_put_on_the_user(here, monkeypatch):
 
 
 def test_traceback_shows_all_to_who_wants_it(here):
-    done = _command("train", "model.hidden_size=0", "--traceback")
+    done = _command("train", *TINY, "model.hidden_size=0", "--traceback")
     assert "Traceback" in done.stderr
     assert "hidden_size=0 must be" in done.stderr
-    assert "Traceback" not in _command("train", "model.hidden_size=0").stderr
+    assert "Traceback" not in _command("train", *TINY, "model.hidden_size=0").stderr
 
 
 def test_a_mistake_in_a_sweep_does_not_stop_the_others(here):

@@ -23,6 +23,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rnnlab.config.compose import explained, normalise, resolve
+from rnnlab.config.repository import remember
 from rnnlab.interface import InputError
 from rnnlab.training.sweep import Job
 
@@ -149,6 +150,7 @@ def opened(request: Namespace) -> Iterator[Hydra]:
         before = SearchPathQuery(provider="schema")
         search_path.prepend(provider="command-line", path=f"file://{request.config_dir}", anchor=before)
     own = Hydra.create_main_hydra2("rnnlab", search_path)
+    remember(own.config_loader)
     try:
         yield own
     finally:

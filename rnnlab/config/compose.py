@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from rnnlab import lookup, models
 from rnnlab.config import schema
+from rnnlab.config.repository import remember
 from rnnlab.config.suggest import choice_hint, word_hint
 from rnnlab.interface import InputError
 from rnnlab.training import budget
@@ -32,6 +34,7 @@ OF_EXPERIMENTS = ("acceptance", "results", "runs")
 def compose(overrides: list[str], root: str = "runs") -> dict[str, Any]:
     """The resolved configuration for the ``overrides`` of a command line; see `resolve`."""
     with hydra.initialize_config_module("rnnlab.conf", version_base="1.3"), explained():
+        remember(GlobalHydra.instance().config_loader())
         composed = hydra.compose("config", normalise(overrides))
         return resolve(composed, root, overrides)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, field, is_dataclass, make_dataclass
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,8 +43,9 @@ def _group(group: str, given: Any, known: Sequence[str]) -> dict[str, Any]:
     return {**names, **_typed(schema(find(group, name)), options, f"{group}.", known)}
 
 
+@cache
 def schema(function: Callable) -> DictConfig:
-    """The options of a class or function as a typed OmegaConf node."""
+    """The options of a class or function as a typed OmegaConf node, which callers must not change."""
     fields = []
     for name, parameter in lookup.options(function).items():
         default = parameter.default

@@ -49,15 +49,21 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast context for ``fp32`` or ``bf16``; for ``fp32`` it is disabled.
+    """The autocast context for ``bf16``; for ``fp32`` and ``tf32`` it is disabled.
+
+    On CUDA this also sets, for the whole process, whether factors of float32 products are rounded to TF32: for ``tf32``
+    only. On other devices ``tf32`` is the same as ``fp32``.
 
     Raises:
         InputError: the precision is unknown, or the device does not support it.
     """
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"trainer.precision={precision!r} is not one of fp32, bf16")
+    if precision not in ("fp32", "tf32", "bf16"):
+        raise InputError(f"trainer.precision={precision!r} is not one of fp32, tf32, bf16")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise InputError(f"trainer.precision=bf16 is not supported by {torch.cuda.get_device_name(device)}; use fp32")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -83,7 +83,7 @@ class Trainer:
         checkpoint_every: training steps between two checkpoints; each evaluation and each stop also saves one.
         clip_norm: largest gradient norm (Pascanu et al., 2013); 0 disables clipping.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``tf32`` (factors of products are rounded on CUDA) or ``bf16`` (`torch.autocast`).
         init_from: checkpoint of another run to continue from, with its weights, optimizer state and step.
         lr_factors: factors on the learning rate, ``{recurrent: 0.1}``; each applies to the parameters whose name in
             ``model.named_parameters()`` contains the key.

@@ -12,6 +12,7 @@ from math import inf, nan
 import browser
 import numpy as np
 import pytest
+import tiers
 import yaml
 
 from rnnlab import __main__, analysis, config
@@ -386,7 +387,7 @@ def test_damaged_runs_are_reported_by_name(folder):
         assert re.search(f"- .*{place.name}.*{re.escape(sentence)}", told), (sentence, told)
 
 
-@pytest.mark.parametrize("bad", [None, "x", [1], {"a": 1}, nan, True, -1], ids=str)
+@pytest.mark.parametrize("bad", tiers.every(2, [None, True, "x", -1, {"a": 1}, [1], nan]), ids=str)
 def test_a_summary_with_invalid_values_is_read(folder, bad):
     """A report is written for any value of a part of a summary, and invalid values are reported."""
     make(folder, "gru", 1)
@@ -621,10 +622,10 @@ def test_thousands_of_runs_take_seconds(folder):
 def test_compare_and_status_do_not_import_pytorch(folder):
     """Importing PyTorch takes longer than the rest of these commands."""
     make(folder, "gru", 0)
-    script = "import sys; from rnnlab.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
-    for arguments in (["compare", "runs"], ["status", "runs"]):
-        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == "False", done.stderr
+    script = "import sys; from rnnlab.__main__ import main; print(main(['status', 'runs']), main(['compare', 'runs']))"
+    script += "; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["0 0", "False"], done.stderr
 
 
 @pytest.mark.slow

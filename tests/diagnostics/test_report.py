@@ -153,15 +153,12 @@ def test_the_page_names_missing_gates_and_zero_gradients():
     assert "is zero" in shown
 
 
-def command(*arguments, cwd):
-    return processes.rnnlab("diagnose", *arguments, cwd=cwd)
-
-
-def test_the_command_writes_a_page_and_does_not_overwrite(run, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_the_command_writes_a_page_and_does_not_overwrite(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "look").mkdir()
-    done = command(f"run={run}", "out=look", "steps=16", "sequences=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Written: look-2/page.html" in done.stdout
+    assert __main__.main(["diagnose", f"run={run}", "out=look", "steps=16", "sequences=1"]) == 0
+    assert "Written: look-2/page.html" in capsys.readouterr().out
     assert not list((tmp_path / "look").iterdir())
     files = {path.name for path in (tmp_path / "look-2").iterdir()}
     assert {"page.html", "diagnostics.json", "gradients.png", "gradients.svg", "saturation.svg"} <= files

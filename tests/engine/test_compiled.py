@@ -14,6 +14,7 @@ from copy import deepcopy
 from unittest.mock import Mock
 
 import pytest
+import tiers
 import torch
 from torch import distributed, nn
 from torch.nn import functional as F
@@ -272,8 +273,14 @@ def odd(name):
     return Odd(STEPS.get(name) or TWO_STATES[name], states=1 + (name in TWO_STATES))
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["whole", "lengths"])
-@pytest.mark.parametrize("name", [*STEPS, *TWO_STATES, *PREPARED])
+ODD = [*STEPS, *TWO_STATES, *PREPARED]
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [*((name, LENGTHS) for name in ODD), *tiers.every(3, ((name, None) for name in ODD))],
+    ids=lambda given: given if isinstance(given, str) else "whole" if given is None else "lengths",
+)
 def test_odd_steps(name, lengths):
     agree(odd(name), lengths=lengths, in_c=name not in ("stack", "one number a row, flat"))
 
@@ -395,7 +402,7 @@ def test_a_long_step_compiles_in_bounded_time(texts):
     assert time.perf_counter() - start < 20
 
 
-@pytest.mark.parametrize("count", [300, 1000])
+@pytest.mark.parametrize("count", tiers.quick_if([300, 1000], lambda count: count == 1000))
 def test_a_step_too_deep_to_compile_runs_and_says_so_once(count, caplog):
     def step(x, h, U, V, b):
         for _ in range(count):
@@ -805,8 +812,6 @@ def only_new_objects():
     """The garbage collector looks at what is made from here on: at a small part of all there is."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def _tensors():

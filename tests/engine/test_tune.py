@@ -112,7 +112,12 @@ def test_of_two_processes_at_once_the_first_decides(folder, monkeypatch):
 
 
 def test_many_processes_agree(folder):
-    code = "import torch; from rnnlab.engine.cpu import tune; print(tune._stored_speedups(torch.float32))"
+    """Each measures something else, and takes its time; all use what one of them measured."""
+    code = (
+        "import random, time, torch; from rnnlab.engine.cpu import tune; "
+        "tune.measure = lambda dtype: time.sleep(0.1) or {'step': random.random(), 'sequence': random.random()}; "
+        "print(tune._stored_speedups(torch.float32))"
+    )
 
     def run(_):
         return subprocess.run(

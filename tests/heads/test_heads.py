@@ -58,7 +58,7 @@ def test_densities_are_normalised(head):
         points, volume = torch.tensor(list(product((0.0, 1.0), repeat=head.size)), dtype=torch.float64), 1.0
     else:
         has_pen = getattr(head, "pen", False)
-        points, volume = grid(head.size - has_pen, {1: 4001, 2: 901, 3: 141}[head.size - has_pen])
+        points, volume = grid(head.size - has_pen, {1: 4001, 2: 301, 3: 121}[head.size - has_pen])
         if has_pen:
             points = torch.cat([torch.cat([points, torch.full_like(points[:, :1], bit)], 1) for bit in (0.0, 1.0)])
     total = head.log_density(outputs.expand(len(points), -1), points).exp().sum() * volume

@@ -382,13 +382,16 @@ FACTORS = "trainer.lr_factors={readout: 0.5, encoder: 0.1}"
 
 @pytest.mark.parametrize(
     ("old", "new", "fits"),
-    [
-        ("trainer.lr_factors=null", FACTORS, False),
-        (FACTORS, "trainer.lr_factors=null", False),
-        (FACTORS, "trainer.lr_factors={readout: 0.5}", False),
-        (FACTORS, "trainer.lr_factors={encoder: 0.1, readout: 0.5}", False),
-        (FACTORS, "trainer.lr_factors={readout: 0.2, encoder: 0.3}", True),
-    ],
+    tiers.every(
+        2,
+        [
+            ("trainer.lr_factors=null", FACTORS, False),
+            (FACTORS, "trainer.lr_factors=null", False),
+            (FACTORS, "trainer.lr_factors={encoder: 0.1, readout: 0.5}", False),
+            (FACTORS, "trainer.lr_factors={readout: 0.5}", False),
+            (FACTORS, "trainer.lr_factors={readout: 0.2, encoder: 0.3}", True),
+        ],
+    ),
 )
 def test_init_from_with_other_groups_of_parameters_is_refused(folder, old, new, fits):
     """The optimizer's state goes by groups; the factors themselves may change."""
@@ -499,8 +502,8 @@ def test_what_a_killed_save_left_is_removed(folder):
 
 
 def test_a_broken_file_of_a_run_is_named(folder):
-    directory = RunDirectory(folder / "broken")
-    with directory.claim(config.compose([])):
+    directory, settings = RunDirectory(folder / "broken"), config.compose(SMALL)
+    with directory.claim(settings):
         pass
     directory.summary_file.write_text('{"status": ')
     with pytest.raises(InputError, match=r"summary\.json is not JSON"):
@@ -508,4 +511,4 @@ def test_a_broken_file_of_a_run_is_named(folder):
     for damaged in (b"a: [", b"", b"\xff\xfe"):
         directory.config_file.write_bytes(damaged)
         with pytest.raises(InputError, match=r"config\.yaml is damaged; restore it"):
-            directory.check(config.compose([]))
+            directory.check(settings)

@@ -208,7 +208,9 @@ def test_divergence_in_the_very_first_step():
 
 def test_a_sample_of_a_diverging_model_is_left_out(folder):
     """After the last step with a finite loss the outputs may already be infinite: nothing can be drawn from them."""
-    options = ["task.batch_size=2", "task.seq_len=8", "model.hidden_size=4", "optimizer=sgd", "optimizer.lr=1e38"]
+    (folder / "corpus.txt").write_text("to be or not to be, that is the question\n" * 20)
+    options = ["task.corpus=corpus.txt", "task.batch_size=2", "task.seq_len=8", "model.hidden_size=4"]
+    options += ["optimizer=sgd", "optimizer.lr=1e38"]
     every = ["trainer.eval_every=1", "trainer.steps=1", "trainer.clip_norm=0", "logger.tensorboard=false"]
     summary = train(config.compose([*options, *every, "run_dir=c"]))
     assert summary["status"] == "finished"
