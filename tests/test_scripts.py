@@ -357,7 +357,7 @@ def test_the_check_of_a_gpu_runs_without_one(tmp_path):
         assert least < row["gradient error"] < most
         assert row["training"] > 0 < row["inference"]
     assert "\n0 failures\n" in done.stdout
-    assert done.stdout.count(" tokens a second, test loss ") == 2
+    assert done.stdout.count(" tokens a second, test loss ") == 3
     verdicts = [
         line.split()[0] for line in done.stdout.splitlines() if line.startswith(("pass", "FAIL", "not measured"))
     ]
