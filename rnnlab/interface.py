@@ -92,9 +92,13 @@ class Batch:
     source_lengths: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in moved.items() if v is not None})
+        """The same batch on ``device``; the host does not wait for copies to a GPU."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: _moved(tensor, device) for name, tensor in given.items() if tensor is not None}
+        for name in moved.keys() & {"lengths", "target_lengths", "source_lengths"}:
+            if given[name].device.type == "cpu" and device.type != "cpu":
+                moved[name].on_host = given[name]
+        return replace(self, **moved)
 
     @property
     def batch_size(self) -> int:
@@ -107,10 +111,46 @@ class Batch:
         return _num_steps(self.inputs, self.lengths) + _num_steps(self.source, self.source_lengths)
 
 
+def on_host(lengths: Tensor) -> Tensor:
+    """The lengths of a batch on the CPU.
+
+    If `Batch.to` has copied them to another device, these are the original lengths, since copying them back would stop
+    the host until the device has finished all its work. So never change the lengths of a batch in place.
+    """
+    known = getattr(lengths, "on_host", None)
+    return lengths.cpu() if known is None else known
+
+
+def places_of(lengths: Tensor, num_steps: int, first: int = 0) -> Tensor:
+    """Indices of the valid steps of padded sequences ``[num_steps, B, ...]``, whose first two axes are flattened.
+
+    A boolean mask as an index would make the host wait for the device, because it needs the number of steps.
+
+    Args:
+        lengths: number of steps of each sequence, int64 ``[B]``.
+        num_steps: number of steps including padding.
+        first: number of steps to leave out at the beginning.
+
+    Returns:
+        int64 ``[number of valid steps]`` on the device of ``lengths``, in ascending order.
+    """
+    known = on_host(lengths)
+    numbers = known.new_ones(num_steps).cumsum(0).unsqueeze(1)  # 1 to T
+    valid = ((numbers > first) & (numbers <= known)).flatten().nonzero().squeeze(1)
+    return _moved(valid, lengths.device)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``; the host does not wait for a copy to a GPU, which needs pinned memory for that."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
 def _num_steps(sequences: Tensor | None, lengths: Tensor | None) -> int:
     if sequences is None:
         return 0
-    return sequences.shape[0] * sequences.shape[1] if lengths is None else int(lengths.sum())
+    return sequences.shape[0] * sequences.shape[1] if lengths is None else int(on_host(lengths).sum())
 
 
 class Sample(NamedTuple):

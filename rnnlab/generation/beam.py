@@ -82,12 +82,12 @@ def beam_search(
         if not len(origins):
             break
         outputs, state = _picked(outputs, state, origins, device)
-        outputs, state = model.step(tokens.to(device), state)
+        outputs, state = model.step(tokens.to(device, non_blocking=True), state)
     return search.results()
 
 
 def _picked(outputs: Tensor, state: State, rows: Tensor, device: torch.device) -> tuple[Tensor, State]:
-    rows = rows.to(device)
+    rows = rows.to(device, non_blocking=True)
     return outputs[rows], map_state(lambda tensor: tensor[rows], state)
 
 

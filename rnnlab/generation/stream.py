@@ -30,7 +30,7 @@ class Stream:
         advance: computes the inputs of the next step from the current inputs and the drawn values; None if the drawn
             values are the inputs.
 
-    inputs: inputs of the last step, ``[B]`` or ``[B, F]``; None before the first step.
+    inputs: inputs of the last step as given, ``[B]`` or ``[B, F]``; None before the first step.
     state: current state of the model.
     outputs: outputs of the last step, ``[B, features]``; None before the first step.
     device: device of the model.
@@ -58,9 +58,9 @@ class Stream:
     @torch.inference_mode()
     def read(self, inputs: Tensor) -> None:
         """Read ``inputs`` step by step: tokens ``[T, B]`` or vectors ``[T, B, F]``."""
-        for one in inputs.to(self.device):
+        for given, one in zip(inputs, inputs.to(self.device, non_blocking=True), strict=True):
             self.outputs, self.state = self.model.step(one, self.state)
-            self.inputs = one
+            self.inputs = given
 
     def write(self) -> Tensor:
         """Draw the inputs of the next step, read them, and return them on the CPU; see `draw`."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from rnnlab.heads.base import Head, check_size, drawable, precise
-from rnnlab.interface import InputError, Mean
+from rnnlab.interface import InputError, Mean, on_host
 
 
 class CTC(Head):
@@ -33,9 +33,9 @@ class CTC(Head):
         The loss is infinite if a sequence has fewer steps than its labels require.
         """
         steps, batch_size = outputs.shape[:2]
-        lengths = targets.new_full((batch_size,), steps) if lengths is None else lengths
-        if target_lengths is None:
-            target_lengths = targets.new_full((batch_size,), len(targets))
+        # PyTorch reads the lengths on the CPU.
+        lengths = torch.full((batch_size,), steps) if lengths is None else on_host(lengths)
+        target_lengths = torch.full((batch_size,), len(targets)) if target_lengths is None else on_host(target_lengths)
         log_probabilities = precise(outputs).log_softmax(-1)
         total = ctc_loss(log_probabilities, targets.t(), lengths, target_lengths, blank=self.blank, reduction="sum")
         return Mean(total, target_lengths.sum())
@@ -52,10 +52,10 @@ class CTC(Head):
             lengths: number of outputs of each sequence, int64 ``[B]``; None if all are T.
 
         Returns:
-            one tensor of labels for each sequence, int64 ``[number of labels]``.
+            one tensor of labels for each sequence, int64 ``[number of labels]``, on the CPU.
         """
-        paths = outputs.argmax(-1).t()
-        steps = [len(outputs)] * len(paths) if lengths is None else lengths.tolist()
+        paths = outputs.argmax(-1).t().cpu()
+        steps = [len(outputs)] * len(paths) if lengths is None else on_host(lengths).tolist()
         merged = (path[:count].unique_consecutive() for path, count in zip(paths, steps, strict=True))
         return [labels[labels != self.blank] for labels in merged]
 
@@ -80,7 +80,7 @@ class CTC(Head):
         if beam_size < 1:
             raise InputError(f"beam_size={beam_size} must be at least 1")
         probabilities = drawable(outputs).double().softmax(-1).transpose(0, 1)
-        steps = [len(outputs)] * len(probabilities) if lengths is None else lengths.tolist()
+        steps = [len(outputs)] * len(probabilities) if lengths is None else on_host(lengths).tolist()
         found = (self._search(one[:count].tolist(), beam_size) for one, count in zip(probabilities, steps, strict=True))
         return [torch.tensor(labels, dtype=torch.int64) for labels in found]
 

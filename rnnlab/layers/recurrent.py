@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rnnlab import engine
 from rnnlab.cells.base import Cell, check_choice
-from rnnlab.interface import InputError
+from rnnlab.interface import InputError, on_host
 from rnnlab.trees import State, map_state, tensors_of
 
 
@@ -109,7 +109,8 @@ class Recurrent(nn.Module):
         Args:
             inputs: ``[T, B, input_size]``.
             state: the state before the first step; None for `initial_state`.
-            lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None if all are T.
+            lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None if all are T. To check
+                lengths on a GPU, the host waits for it, unless `rnnlab.interface.Batch.to` has copied them there.
             context: additional arguments of the cell's ``prepare``, by name.
 
         Returns:
@@ -173,11 +174,10 @@ class Recurrent(nn.Module):
             raise InputError(f"lengths must be a tensor of integers [{batch_size}], not {type(lengths).__name__}")
         if lengths.shape != (batch_size,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise InputError(f"lengths are {lengths.dtype} {list(lengths.shape)}; they must be integers [{batch_size}]")
-        lengths = lengths.to(torch.int64)  # torch cannot compare unsigned integers
-        low, high = map(int, torch.aminmax(lengths)) if batch_size else (1, 1)
+        low, high = map(int, torch.aminmax(on_host(lengths).to(torch.int64))) if batch_size else (1, 1)
         if low < 1 or high > num_steps:
             raise InputError(f"lengths range from {low} to {high}; they must be between 1 and {num_steps} steps")
-        return lengths
+        return lengths.to(torch.int64)  # torch cannot compare unsigned integers
 
 
 def _words(kinds: list[Any]) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
 from rnnlab.cells.base import check_choice
-from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
+from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors, places_of
 from rnnlab.layers import Linear, Stack
 from rnnlab.layers.stack import Bidirectional
 from rnnlab.models._attention import Attention
@@ -228,9 +228,11 @@ class EncoderDecoder(Model):
         """The features ``[S, B, embedding_size]`` of the frames of videos; zero for padding, which is not computed."""
         if lengths is None:
             return self.pictures(frames.flatten(0, 1))[1].unflatten(0, frames.shape[:2])
-        present = torch.arange(len(frames), device=frames.device).unsqueeze(1) < lengths.to(frames.device)
-        found = self.pictures(frames[present])[1]
-        return found.new_zeros(*frames.shape[:2], found.shape[-1]).masked_scatter(present.unsqueeze(-1), found)
+        places = places_of(lengths, len(frames)).to(frames.device)
+        every = frames.flatten(0, 1)
+        found = self.pictures(every[places])[1]
+        features = found.new_zeros(len(every), found.shape[-1]).index_copy(0, places, found)
+        return features.unflatten(0, frames.shape[:2])
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
         if state is None:
@@ -292,12 +294,14 @@ class EncoderDecoder(Model):
     @torch.no_grad()
     def _mixed(self, inputs: Tensor, state: State) -> Tensor:
         """Replace inputs by tokens drawn from the model's own distribution, with the current probability."""
-        risen = min(1.0, int(self.updates) / self.sampling_steps) if self.sampling_steps else 1.0
+        risen = (self.updates.double() / self.sampling_steps).clamp(max=1) if self.sampling_steps else 1.0
         self.updates += 1
         mixed = [inputs[0]]
         for target in inputs[1:]:
             outputs, state = self.step(mixed[-1], state)
-            drawn = torch.multinomial(outputs.float().softmax(-1), 1).squeeze(-1)
+            probabilities = outputs.float().softmax(-1)
+            # As torch.multinomial, without its checks, which would make the host wait for a GPU at each step.
+            drawn = (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
             replaced = torch.rand(drawn.shape, device=drawn.device) < self.scheduled_sampling * risen
             mixed.append(torch.where(replaced, drawn, target))
         return torch.stack(mixed)

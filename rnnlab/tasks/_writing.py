@@ -44,7 +44,8 @@ class Writer:
 def started(model: nn.Module, count: int, source: dict[str, Tensor]) -> dict[str, Tensor]:
     """The arguments with which a model begins to write ``count`` sequences, on its device: START and the source."""
     given = {"prompt": torch.full((1, count), START), **source}
-    return {name: tensor.to(next(model.parameters()).device) for name, tensor in given.items()}
+    device = next(model.parameters()).device
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in given.items()}
 
 
 def teacher_forced(targets: Sequence[Tensor], **source: Tensor) -> Batch:

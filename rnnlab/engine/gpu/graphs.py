@@ -177,9 +177,7 @@ class Chunks:
             table = torch.empty(self.size, dtype=torch.int64, device=self.device)
             fill(table)
             self.launch(table, steps)
-            if (
-                recorder is not None
-            ):  # another table: the next call may come while these launches wait on another stream
+            if recorder is not None:  # another table: the next call may come while these launches wait elsewhere
                 self.table = torch.empty_like(table)
             return
         with recorder.alone():

@@ -58,7 +58,7 @@ class Pen(Mixture):
 
     def _parts(self, outputs: Tensor) -> Any:
         parts = super()._parts(outputs)
-        start = [part.to(outputs) for part in self.start]
+        start = [part.to(outputs, non_blocking=True) for part in self.start]
         changed = type(parts)(*(part + change for part, change in zip(start, parts, strict=True)))
         return changed._replace(mean=start[1] + start[2].exp() * parts.mean)
 

@@ -16,7 +16,7 @@ from rnnlab.formats.midi import KEYS, LOWEST
 from rnnlab.generation import generate
 from rnnlab.heads import Bernoulli
 from rnnlab.heads.base import precise
-from rnnlab.interface import Batch, InputError, Mean, Metric, Sample, Vectors
+from rnnlab.interface import Batch, InputError, Mean, Metric, Sample, Vectors, places_of
 from rnnlab.tasks.base import Finite, check_least
 from rnnlab.tasks.music import _chorales, _corpora, _show
 from rnnlab.tasks.music._corpora import PUBLIC
@@ -133,7 +133,9 @@ class PolyphonicMusic(Finite):
         truth = targets.nan_to_num(0.0).to(outputs.dtype)
         nats = -self.head.log_density(outputs, truth) * scored
         later, lengths = nats[1:].sum(0), scored[1:].sum(0)
-        y, p = truth[1:][scored[1:]], outputs[1:][scored[1:]].sigmoid()  # [frames, 88]
+        places = places_of(batch.lengths, len(outputs), first=1)
+        y, p = (tensor.flatten(0, 1)[places] for tensor in (truth, outputs))  # [frames, 88]
+        p = p.sigmoid()
         return {
             "loss_all": Mean(nats.sum(), scored.sum()),
             "loss_piece": Mean((later / lengths.clamp(min=1)).sum(), (lengths > 0).sum()),

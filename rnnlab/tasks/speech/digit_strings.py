@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnlab.heads import CTC
-from rnnlab.interface import Batch, InputError, Mean, Metric
+from rnnlab.interface import Batch, InputError, Mean, Metric, on_host
 from rnnlab.tasks.base import check_least
 from rnnlab.tasks.speech._corpora import Recording
 from rnnlab.tasks.speech._edit import edit_distance
@@ -187,8 +187,9 @@ class DigitStrings(Speech):
         return torch.tensor([len(one.rows) for one in self.chosen(split, step)])
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:  # noqa: D102
-        columns = zip(batch.targets.T, batch.target_lengths.tolist(), strict=True)
-        references = [_words(labels[:count]) for labels, count in columns]
+        outputs = outputs.cpu()
+        columns = zip(batch.targets.T.tolist(), on_host(batch.target_lengths).tolist(), strict=True)
+        references = [_text(labels[:count]) for labels, count in columns]
         found = error_rates(self.texts(outputs, batch.lengths, 1), references)
         beam = error_rates(self.texts(outputs, batch.lengths, self.beam_size), references)
         return found | {"wer_beam": beam["wer"]}
