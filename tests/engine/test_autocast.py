@@ -10,6 +10,7 @@ from copy import deepcopy
 import pytest
 import tiers
 import torch
+from rounding import RoundedProduct
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
@@ -67,24 +68,6 @@ def distance(found, expected):
 
 
 # The rounding
-
-
-def rounded(tensor):
-    return tensor.to(torch.bfloat16).to(tensor.dtype)
-
-
-class RoundedProduct(torch.autograd.Function):
-    """``rows @ weight.t()`` of rounded factors; likewise the rows' gradient, but not the weight's."""
-
-    @staticmethod
-    def forward(ctx, rows, weight):
-        ctx.save_for_backward(rows, weight)
-        return rounded(rows) @ rounded(weight).t()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        rows, weight = ctx.saved_tensors
-        return rounded(gradient) @ rounded(weight), gradient.t() @ rows
 
 
 def lstm(cell, x, h, c):

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
+from outside.shapes import Pointwise
 from torch.nn.functional import logsigmoid, softplus
 
-from rnnlab.cells import Cell
 from rnnlab.engine.cpu import compiler as engine_compiler
 from rnnlab.layers import Recurrent
 
@@ -14,21 +14,6 @@ WIDE = torch.cat(
     [torch.linspace(-110, 110, 100_001), torch.logspace(-44, 38.5, 20_000), -torch.logspace(-44, 2, 10_000)]
 )
 SPECIAL = torch.tensor([0.0, 1.0, -1.0, torch.inf, -torch.inf, torch.nan, 1e-45, 1.2e-38, 88.7, 89.5, -104.5])
-
-
-class Pointwise(Cell):
-    """A function of the input; the state only makes it a step."""
-
-    def __init__(self, input_size, hidden_size, *, function):
-        super().__init__(input_size, hidden_size)
-        self.function = function
-        self.scale = torch.nn.Parameter(torch.ones(1))
-
-    def prepare(self, inputs):
-        return (), inputs
-
-    def step(self, constants, x, state):
-        return self.function(x), state
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import tiers
 import torch
 from outside.shapes import Highway, LayerNormLSTM, Regularised
+from rounding import RoundedProduct
 from torch.nn.functional import linear
 
 from rnnlab import cells
@@ -156,24 +157,6 @@ def test_sizes_that_are_no_powers_of_two(kernels, name, width, columns, steps, r
     check(kernels, cell_of(name, width), steps, rows, True)
 
 
-def bfloat16(tensor):
-    return tensor.to(torch.bfloat16).float()
-
-
-class _RoundedProduct(torch.autograd.Function):
-    """A product of factors rounded to bfloat16, also of the gradient of its rows; the weight's gradient is exact."""
-
-    @staticmethod
-    def forward(ctx, rows, weight):
-        ctx.save_for_backward(rows, weight)
-        return bfloat16(rows) @ bfloat16(weight).t()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        rows, weight = ctx.saved_tensors
-        return bfloat16(gradient) @ bfloat16(weight), gradient.t() @ rows
-
-
 @pytest.mark.parametrize("columns", [0, 16])
 def test_products_of_bfloat16(kernels, columns, monkeypatch):
     """Against a transcription that rounds the same factors; float32 is what everything else is computed in."""
@@ -187,7 +170,7 @@ def test_products_of_bfloat16(kernels, columns, monkeypatch):
         (U, *others), prepared = cell.prepare(inputs)
         bias, h, outputs = sum(others), state[0], []
         for x in prepared:
-            h = torch.tanh(x + bias + _RoundedProduct.apply(h, U))
+            h = torch.tanh(x + bias + RoundedProduct.apply(h, U))
             outputs.append(h)
         return torch.stack(outputs), (h,)
 

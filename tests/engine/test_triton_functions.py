@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from outside.shapes import Pointwise
 from torch.nn.functional import gelu, logsigmoid, softplus
 
-from rnnlab.cells import Cell
 from rnnlab.layers import Recurrent
 
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow):RuntimeWarning")
@@ -33,21 +33,6 @@ FUNCTIONS = [
     logsigmoid,
     gelu,
 ]
-
-
-class Pointwise(Cell):
-    """A function of the input; the state only makes it a step."""
-
-    def __init__(self, input_size, hidden_size, *, function):
-        super().__init__(input_size, hidden_size)
-        self.function = function
-        self.scale = torch.nn.Parameter(torch.ones(1))
-
-    def prepare(self, inputs):
-        return (), inputs
-
-    def step(self, constants, x, state):
-        return self.function(x), state
 
 
 def computed(kernels, function, x):

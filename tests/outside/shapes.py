@@ -187,3 +187,18 @@ class Elementwise(Cell):
     def step(self, v: Tensor, x: Tensor, state: State) -> tuple[Tensor, State]:
         h = self.function(x, state[0], v)
         return h, (h,)
+
+
+class Pointwise(Cell):
+    """A function of the input; the state only makes it a step."""
+
+    def __init__(self, input_size: int, hidden_size: int, *, function: Callable) -> None:
+        super().__init__(input_size, hidden_size)
+        self.function = function
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:
+        return (), inputs
+
+    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return self.function(x), state
