@@ -306,8 +306,8 @@ def in_processes(work: Callable[[Any], None], jobs: list[Any], workers: int, eac
 
 
 def train_all(device: str, steps: str) -> None:
-    """Run the default training in both precisions, and print tokens a second."""
-    for precision in ("fp32", "bf16"):
+    """Run the default training in every precision, and print tokens a second."""
+    for precision in ("fp32", "tf32", "bf16"):
         with tempfile.TemporaryDirectory() as folder:
             options = {"trainer.device": device, "trainer.precision": precision, "trainer.steps": steps}
             options |= {"trainer.eval_every": steps, "logger.progress": "false", "run_dir": f"{folder}/run"}

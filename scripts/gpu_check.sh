@@ -36,12 +36,12 @@ check() { local name=$1 limit=$2; shift 2
 case " $PARTS " in *" compile "* | *" measure "*) rm -f "$OUT/results.jsonl" ;; esac
 [ "$DEVICE" != cuda ] || nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,memory.total --format=csv,noheader
 check compile "${COMPILE_LIMIT:-110}"
-check measure "${MEASURE_LIMIT:-165}"
-check train 45
+check measure "${MEASURE_LIMIT:-155}"
+check train 60
 # torch.compile takes half a minute a cell, so tests of every cell do without it; `tests` has those of compiling.
 every=(tests/test_contracts.py tests/engine/test_triton.py)
 pytests() { local name=$1 limit=$2; shift 2; part "$name" "$limit" python3 -m pytest -m gpu -q -p no:cacheprovider "$@"; }
-TORCHDYNAMO_DISABLE=1 pytests contracts 150 -n 14 --dist worksteal "${every[@]}"
+TORCHDYNAMO_DISABLE=1 pytests contracts 145 -n 14 --dist worksteal "${every[@]}"
 pytests tests 50 -n 8 tests "${every[@]/#/--ignore=}"
 check report 20
 for name in contracts tests train; do [ ! -e "$OUT/$name.txt" ] || { echo; tail -n 8 "$OUT/$name.txt" | cut -c1-300; }; done

@@ -357,7 +357,7 @@ def test_the_check_of_a_gpu_runs_without_one(tmp_path):
         assert least < row["gradient error"] < most
         assert row["training"] > 0 < row["inference"]
     assert "\n0 failures\n" in done.stdout
-    assert done.stdout.count(" tokens a second, test loss ") == 2
+    assert done.stdout.count(" tokens a second, test loss ") == 3
     verdicts = [
         line.split()[0] for line in done.stdout.splitlines() if line.startswith(("pass", "FAIL", "not measured"))
     ]
@@ -366,3 +366,38 @@ def test_the_check_of_a_gpu_runs_without_one(tmp_path):
         *(f"{name}.txt" for name in environment["PARTS"].split()),
         "results.jsonl",
     }
+
+
+def test_the_report_of_a_gpu_says_which_goals_are_met(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import gpu_report
+
+    def row(cell, size, precision, way, auto, time, **more):
+        found = {"part": "measure", "cell": cell, "size": size, "precision": precision, "way": way, "auto": auto}
+        numbers = {"inference": time, "training": 2 * time, "peak": 1, "output error": 1e-7, "gradient error": 1e-6}
+        return {**found, **numbers, **more}
+
+    rows = [
+        row("lstm", "256x64x64", "tf32", "torch.nn", "whole", 3),
+        row("lstm", "256x64x64", "tf32", "whole", "whole", 2),
+        row("peephole", "256x64x64", "tf32", "whole", "whole", 3.5),  # 1.75 times the time of the LSTM
+        row("gru", "256x64x512", "ieee", "torch.nn", "per step", 9),
+        row("gru", "256x64x512", "ieee", "per step", "per step", 4, training=5),  # 2.25 and 3.6 times as fast
+        row("gru", "256x64x512", "ieee", "recorded", "-", 7, training=20),  # 1.75 and 4 times the time
+        {"part": "measure", "cell": "rnn", "size": "256x64x512", "precision": "bf16", "way": "whole", "auto": "whole"}
+        | {"problem": "RuntimeError: an illegal memory access"},
+        {"part": "compile", "cell": "lstm", "size": "256x64x64", "way": "auto", "took": 4.0},
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    gpu_report.report(tmp_path / "results.jsonl", "cpu")
+    said = capsys.readouterr().out
+    verdicts = [line.split(None, 1) for line in said.splitlines() if line.startswith(("pass", "FAIL", "not measured"))]
+    assert [(verdict, text.partition(":")[0], text.rpartition(": ")[2]) for verdict, text in verdicts] == [
+        ("pass", "whole, LSTM where auto chooses it", "2 of 2 cases"),
+        ("FAIL", "whole, other cells", "0 of 2 cases"),
+        ("pass", "per step, float32, widths 256 to 1024", "2 of 2 cases"),
+        ("FAIL", "any cell", "1 of 2 cases"),
+        ("pass", "first use", "1 of 1 cases"),
+    ]
+    assert "least 1.75, demanded 2.00: gru 256x64x512 ieee per step inference" in said
+    assert "1 failures\n  measure rnn 256x64x512 bf16 whole: RuntimeError: an illegal memory access" in said
