@@ -1,8 +1,8 @@
 """One autograd function for the whole sequence: the traced step forward, its derived step backward.
 
 On a CPU with a C compiler both steps are compiled to C (`rnnlab.engine.cpu`), on a GPU to Triton (`rnnlab.engine.gpu`).
-Where they cannot be compiled, they run in Python, one operation at a time. Autograd records nothing while the loop runs.
-The gradient of a weight is computed after the loop, by one matrix product over all steps instead of one per step.
+Where they cannot be compiled, they run in Python, one operation at a time. Autograd records nothing while the loop
+runs. The gradient of a weight is computed after the loop, by one matrix product over all steps instead of one per step.
 """
 
 from __future__ import annotations

@@ -245,6 +245,9 @@ class Again:
     def alone(self):
         yield
 
+    def wait(self):
+        pass
+
 
 def test_recorded_launches_serve_every_number_of_steps(kernels, monkeypatch):
     kernels.columns = 16
@@ -282,6 +285,21 @@ def test_launches_in_a_graph_of_the_user_leave_the_recorded_ones_alone(kernels, 
         patch.setattr(graphs, "recorder_of", lambda device: None)  # as while the user records
         cell_output(cell, 2)
     torch.testing.assert_close(cell_output(cell, 1), cell_output(cell, 1, reference.run))
+
+
+def test_recorded_launches_of_many_batch_sizes_are_dropped(kernels, monkeypatch):
+    kernels.columns = 16
+    monkeypatch.setattr(graphs, "_RECORDER", {})
+    monkeypatch.setattr(graphs, "GRAPHS", 3)
+    monkeypatch.setitem(graphs.RECORDERS, kernels.device.type, Again)
+    cell, counts = cell_of("rnn", 20), []
+    with torch.no_grad():
+        for rows in (1, 2, 3, 4, 5, 6, 7):
+            inputs = torch.ones(2, rows, 3)
+            found = fused.run(cell, inputs, cell.initial_state(rows))
+            torch.testing.assert_close(found, reference.run(cell, inputs, cell.initial_state(rows)))
+            counts.append(len(fused.traced_for(cell, *cell(inputs), cell.initial_state(rows)).kernel.recorded))
+    assert counts == [1, 1, 2, 3, 1, 2, 3]  # a batch of one sequence has its own trace
 
 
 def cell_output(cell, steps, run=fused.run):

@@ -1,8 +1,8 @@
 """Record the kernels of many time steps as CUDA graphs, because launching a kernel takes longer than running it.
 
 `Chunks` records the Triton kernels of one time step, for the steps of any sequence. The rest of this module runs steps
-for which there are no Triton kernels: `torch.compile` fuses the operations of a step into few kernels, and the loop over
-time with all its kernels is recorded once for every length. If compiling or recording fails, one warning gives the
+for which there are no Triton kernels: `torch.compile` fuses the operations of a step into few kernels, and the loop
+over time with all its kernels is recorded once for every length. If compiling or recording fails, one warning gives the
 reason, and the loop runs without it.
 """
 
@@ -148,6 +148,14 @@ def recorder_of(device: torch.device) -> Any:
     if device not in _RECORDER:
         _RECORDER[device] = RECORDERS[device.type](device)
     return _RECORDER[device]
+
+
+def make_room(recorded: dict[Any, Chunks], device: torch.device) -> None:
+    """Drop all recorded launches if there are too many, for example of batches of many sizes."""
+    recorder = recorder_of(device)
+    if recorder is not None and len(recorded) >= GRAPHS:
+        recorder.wait()
+        recorded.clear()
 
 
 class Chunks:

@@ -8,7 +8,6 @@ read their arguments from a table in memory, see `functions.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -115,20 +114,23 @@ class Kernel:
         self, source: Source, tensors: tuple[Tensor, ...], steps: int, rows: int, grid: tuple[int, int], options: tuple
     ) -> None:
         """Launch the kernels of every time step."""
-        first, last = len(tensors), steps - 1  # the place of the first time step in the table
+        place, first = (
+            len(tensors),
+            steps - 1 if source.backward else 0,
+        )  # the first time step, and its place in the table
 
         def launch(table: Tensor, count: int) -> None:
             for step in range(count):
                 for name in source.kernels:
                     self.launch(source, name, grid, table, step, rows, *options, num_warps=4, num_stages=4)
-            self.launch(source, "advance", (1,), table, first, -count if source.backward else count)
+            self.launch(source, "advance", (1,), table, place, -count if source.backward else count)
 
         with graphs.LOCK:
             key = (source, rows, options)
             if key not in self.recorded:
-                self.recorded[key] = graphs.Chunks(launch, first + 1, self.device)
-            fill = partial(self.launch, source, "fill", (1,))
-            self.recorded[key].run(lambda table: fill(table, tensors, last if source.backward else 0), steps)
+                graphs.make_room(self.recorded, self.device)
+                self.recorded[key] = graphs.Chunks(launch, place + 1, self.device)
+            self.recorded[key].run(lambda table: self.launch(source, "fill", (1,), table, tensors, first), steps)
 
     def sums(self, batch_size: int, steps: int) -> Memory:
         """Return zeros for the gradients of constants, which every program adds up on its own."""
