@@ -114,10 +114,8 @@ class Kernel:
         self, source: Source, tensors: tuple[Tensor, ...], steps: int, rows: int, grid: tuple[int, int], options: tuple
     ) -> None:
         """Launch the kernels of every time step."""
-        place, first = (
-            len(tensors),
-            steps - 1 if source.backward else 0,
-        )  # the first time step, and its place in the table
+        # The first time step, and where it is in the table.
+        first, place = steps - 1 if source.backward else 0, len(tensors)
 
         def launch(table: Tensor, count: int) -> None:
             for step in range(count):
