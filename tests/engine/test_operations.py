@@ -183,6 +183,12 @@ OPERATIONS = {  # each in a step h = f(x, h, v), v a vector parameter
     "select": lambda x, h, v: h[:, 1].unsqueeze(-1) * v + x,
     "select-last": lambda x, h, v: h[..., -1, None] * v + x,
     "select-number": lambda x, h, v: h * v[0] + x / v[-1],
+    "view": lambda x, h, v: (
+        (h.view(h.shape[0], 2, 2) * x.unflatten(1, (2, 2)).sum(-1, keepdim=True)).flatten(1) * v + x
+    ),
+    "view-inferred": lambda x, h, v: h.view(-1, 4, 1).view(h.shape[0], 2, -1).reshape(h.shape[0], 4) * v + x,
+    "view-copied": lambda x, h, v: h.unsqueeze(1).expand(-1, 2, -1).reshape(h.shape[0], 8)[:, 2:6] * v + x,
+    "view-vector": lambda x, h, v: h * v + h.sum(-1).view(-1, 1).view(-1).view(-1, 1, 1).flatten(1) * x,
     "unsqueeze": lambda x, h, v: (h.unsqueeze(-1) * 0.5).squeeze(-1) * v + x,
     "squeeze": lambda x, h, v: h.narrow(-1, 2, 1).squeeze(1).unsqueeze(1) * v + x,
     "expand": lambda x, h, v: h.expand(-1, 4) * v + x,

@@ -116,6 +116,10 @@ def _call(node: Node) -> str:
     if node.operation == "expand":
         sizes = [f"{first}.shape[{i - len(rest[0])}]" if n == -1 else str(n) for i, n in enumerate(rest[0])]
         return f"{first}.expand(*{first}.shape[: -{len(rest[0])}], {', '.join(sizes)})"
+    if node.operation == "flatten":
+        return f"{first}.flatten({1 - len(first.shape)})"
+    if node.operation == "unflatten":
+        return f"{first}.unflatten(-1, {rest[0]})"
     if node.operation == "as_number":
         return f"{first}.to(dtype)"
     if node.operation == "softplus":  # torch's own is the identity above 20

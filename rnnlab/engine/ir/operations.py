@@ -131,6 +131,8 @@ OPERATIONS: dict[str, Operation] = {
     "sum_to": Operation(_none),
     "squeeze": Operation(lambda b, n, g: [b.unsqueeze(g, n.arguments[1])]),
     "unsqueeze": Operation(lambda b, n, g: [b.squeeze(g, n.arguments[1])]),
+    "flatten": Operation(lambda b, n, g: [b.unflatten(g, n.arguments[0].shape[1:])]),
+    "unflatten": Operation(lambda b, n, g: [b.flatten(g)]),
     "cat": Operation(_cat),
     "split": Operation(_none),  # derive concatenates the gradients of its results
     "mm": Operation(_none),  # see derive
@@ -319,6 +321,20 @@ def _stack(b: Builder, pieces: list[Value], dim: int = 0) -> Value:
     return b.cat([b.unsqueeze(piece, dim) for piece in pieces], dim % (len(pieces[0].shape) + 1))
 
 
+def _view(b: Builder, x: Value, shape: list[int]) -> Value:
+    """Another shape of the axes after the batch axis, as for the heads of a cell."""
+    known = prod(size for size in shape if size != -1)
+    shape = [prod(x.shape) // known if size == -1 else size for size in shape]
+    if list(x.shape) == shape:
+        return x
+    if not shape or not x.shape or shape[0] != x.shape[0]:
+        raise Unsupported("view over the sequences of a batch")
+    flat = b.unsqueeze(x, 1) if len(x.shape) == 1 else x if len(x.shape) == 2 else b.flatten(x)
+    if len(shape) == 1:
+        return b.squeeze(flat, 1)
+    return flat if len(shape) == 2 else b.unflatten(flat, shape[1:])
+
+
 def _scaled(b: Builder, y: Any, alpha: float) -> Any:
     return y if alpha == 1 else b.mul(y, alpha)
 
@@ -376,6 +392,8 @@ EXPANSIONS: dict[str, Callable[..., Value | tuple[Value, ...]]] = {
     "stack": _stack,
     "permute": _transposed,
     "transpose": _transposed,
+    "view": _view,
+    "_unsafe_view": _view,
     "alias": lambda b, x: x,
     "clone": lambda b, x, *, memory_format=None: x,
     "abs": lambda b, x: b.abs(x),

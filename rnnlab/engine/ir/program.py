@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from math import prod
 from typing import Any
 
 
@@ -120,6 +121,14 @@ class Builder:
         """Concatenate along an axis."""
         size = sum(piece.shape[dim] for piece in pieces)
         return self.node("cat", (list(pieces), dim), _at(pieces[0].shape, dim, size))[0]
+
+    def flatten(self, x: Value) -> Value:
+        """Merge all axes after the batch axis."""
+        return self.node("flatten", (x,), (x.shape[0], prod(x.shape[1:])))[0]
+
+    def unflatten(self, x: Value, sizes: list[int]) -> Value:
+        """Replace the second of two axes by several axes."""
+        return self.node("unflatten", (x, list(sizes)), (x.shape[0], *sizes))[0]
 
     def t(self, x: Value) -> Value:
         """Transpose a matrix."""
