@@ -12,7 +12,7 @@ from rnnlab.trees import State
 
 
 class ShortConvolution(Cell):
-    """Causal depthwise convolution with SiLU, as in H3 (Fu et al., 2022, arXiv:2212.14052) and Mamba (arXiv:2312.00752).
+    """Causal depthwise convolution with SiLU (Gu and Dao, 2023, arXiv:2312.00752, section 3.4).
 
         y_t = SiLU(w_0 ⊙ x_t + w_1 ⊙ x_{t-1} + ... + w_{K-1} ⊙ x_{t-K+1})
 
@@ -20,6 +20,7 @@ class ShortConvolution(Cell):
     tail of each sequence of a padded batch.
 
     Shapes: x [B, width]; states x_{t-1} to x_{t-K+1}, [B, width] each; output [B, width].
+    Differs from the paper's code: no bias.
 
     Args:
         width: number of features.

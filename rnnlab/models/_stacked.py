@@ -23,7 +23,7 @@ class OneHot(Fixed):
         """The one-hot vectors of all tokens, ``[size, size]``."""
         return {"rows": torch.eye(self.size)}
 
-    def forward(self, tokens: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, tokens: Tensor) -> Tensor:
         return self.rows[tokens]
 
 
@@ -31,7 +31,7 @@ def encoder_of(input: Tokens | Vectors | Images, name: str, embedding_size: int)
     """Return the encoder of the inputs, and the width of its outputs."""
     check_choice("encoder", name, ("embedding", "one_hot"))
     if isinstance(input, Images):
-        raise InputError("the sequence model accepts tokens or vectors, not images; choose another model")
+        raise InputError("this model accepts tokens or vectors, not images; choose another model")
     if isinstance(input, Vectors):
         return nn.Identity(), input.size
     if name == "one_hot":
@@ -49,25 +49,23 @@ class Stacked(Model):
 
     carries = True
 
-    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
+    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:
         if state is not None:
             self.check_carrying()
         hidden, state = self.stack(self.encoder(batch.inputs), state, batch.lengths)
         return self.readout(hidden), state
 
-    def begin(  # noqa: D102
-        self, source: Tensor | None = None, source_lengths: Tensor | None = None, batch_size: int = 1
-    ) -> State:
+    def begin(self, source: Tensor | None = None, source_lengths: Tensor | None = None, batch_size: int = 1) -> State:
         return self.stack.initial_state(batch_size)
 
-    def check_carrying(self) -> None:  # noqa: D102
+    def check_carrying(self) -> None:
         if not self.carries:
             raise InputError(
                 "a bidirectional model reads whole sequences and can neither continue a stream nor generate; "
                 "use model.bidirectional=none, or a task without streams"
             )
 
-    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         self.check_carrying()
         hidden, state = self.stack(self.encoder(inputs.unsqueeze(0)), state)
         return self.readout(hidden[0]), state
