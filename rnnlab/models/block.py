@@ -33,8 +33,14 @@ class BlockModel(Stacked):
         zero_init: whether each block starts as the identity.
         initial_state: ``zero`` or ``learned``, for the cells.
         readout_bias: whether the readout has a bias.
-        input_dropout, recurrent_dropout, output_dropout, zoneout, weight_drop, recurrent_init, gate_init,
-            memory_length: options of the cells, as for the sequence model.
+        input_dropout, recurrent_dropout, output_dropout: dropout rates with one mask per sequence; see
+            `rnnlab.layers.VariationalDropout`.
+        zoneout: probability that a unit of a cell's state keeps its value, one rate for all states or one for each; see
+            `rnnlab.layers.Zoneout`.
+        weight_drop: dropout rate of the recurrent weights; see `rnnlab.layers.WeightDrop`.
+        recurrent_init, gate_init: initialisation of the recurrent weights, and of the biases of gates that control
+            memory; empty: the cell's default. See `rnnlab.layers.initialise`.
+        memory_length: maximum time dependency for ``gate_init=chrono``, in steps.
 
     Raises:
         InputError: an option is not valid.
