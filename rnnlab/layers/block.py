@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import dropout, gelu, silu
+from torch.nn.functional import dropout, gelu
 
 from rnnlab.cells.base import Cell, check_choice
 from rnnlab.interface import InputError
 from rnnlab.layers.convolution import ShortConvolution
+from rnnlab.layers.gate import gated
 from rnnlab.layers.linear import Linear
 from rnnlab.layers.norms import NORMS
 from rnnlab.layers.recurrent import Recurrent
@@ -39,7 +40,7 @@ class MLP(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map ``[..., width]`` to ``[..., width]``."""
         up = self.up(inputs)
-        return self.down(gelu(up) if self.gate is None else silu(self.gate(inputs)) * up)
+        return self.down(gelu(up) if self.gate is None else gated(self.gate(inputs), up))
 
 
 class Block(nn.Module):
@@ -119,7 +120,7 @@ class Block(nn.Module):
         normed = self.norm(inputs)
         hidden, state = self.recurrence(normed, state, lengths, **context)
         if self.gate is not None:
-            hidden = silu(self.gate(normed)) * hidden
+            hidden = gated(self.gate(normed), hidden)
         outputs = inputs + dropout(self.project(hidden), self.dropout, self.training)
         if self.mlp is not None:
             outputs = outputs + dropout(self.mlp(self.mlp_norm(outputs)), self.dropout, self.training)

@@ -13,6 +13,7 @@ from rnnlab.__main__ import main
 from rnnlab.contracts import check_model
 from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
 from rnnlab.layers import Block, Recurrent, ShortConvolution, Stack, to_torch
+from rnnlab.layers.gate import gated
 from rnnlab.layers.norms import RMSNorm
 from rnnlab.models.block import BlockModel
 from rnnlab.training import evaluate_run, train
@@ -185,6 +186,18 @@ def test_the_norm_is_that_of_torch():
     ours.double()
     assert torch.autograd.gradcheck(ours, leaf)
     assert torch.autograd.gradgradcheck(ours, leaf)
+
+
+def test_the_gate_is_that_of_torch():
+    gate, values, gradient = torch.randn(3, T, B, H, dtype=torch.double)
+    found = []
+    for product in (gated, lambda gate, values: silu(gate) * values):
+        leaves = [tensor.clone().requires_grad_() for tensor in (gate, values)]
+        outputs = product(*leaves)
+        outputs.backward(gradient)
+        found.append((outputs, *(leaf.grad for leaf in leaves)))
+    torch.testing.assert_close(*found, **DOUBLE)
+    assert torch.autograd.gradgradcheck(gated, [tensor[:1].clone().requires_grad_() for tensor in (gate, values)])
 
 
 def test_a_block_that_starts_at_zero_is_the_identity():

@@ -1,0 +1,38 @@
+"""The gate of blocks and of SwiGLU: the product of SiLU and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from rnnlab.engine import reference
+from rnnlab.engine.cpu import memory
+
+
+def gated(gate: Tensor, values: Tensor) -> Tensor:
+    """Return ``SiLU(gate) ⊙ values``, both of the same shape; on a CPU in pooled memory, and SiLU is not stored."""
+    is_plain = all(type(t) is Tensor and t.device.type == "cpu" and t.is_contiguous() for t in (gate, values))
+    if is_plain and gate.dtype == values.dtype and gate.shape == values.shape and reference.observer(gate) is None:
+        return _Gated.apply(gate, values)
+    return silu(gate) * values
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, values)
+        outputs = memory.take(gate.shape, gate.dtype)
+        return torch.ops.aten.silu.out(gate, out=outputs).mul_(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gate, values = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: autograd does not record operations into given memory
+            return torch.autograd.grad(silu(gate) * values, (gate, values), gradient, create_graph=True)
+        of_gate, of_values = (memory.take(gate.shape, gate.dtype) for _ in range(2))
+        torch.mul(gradient, values, out=of_gate)
+        torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
+        return of_gate, torch.ops.aten.silu.out(gate, out=of_values).mul_(gradient)
