@@ -140,13 +140,13 @@ def test_sequences_of_a_padded_batch_are_each_alone():
 
 def test_the_gradients_are_those_of_finite_differences():
     torch.manual_seed(0)
-    block = Block(cells.create("gru", input_size=3, hidden_size=3), convolution=3).double()
-    inputs = torch.randn(4, 2, 3, dtype=torch.double, requires_grad=True)
+    block = Block(cells.create("gru", input_size=2, hidden_size=2), convolution=3).double()
+    inputs = torch.randn(3, 2, 2, dtype=torch.double, requires_grad=True)
     names, parameters = zip(*block.named_parameters(), strict=True)
 
     def run(inputs, *given):
         values = dict(zip(names, given, strict=True))
-        outputs, state = torch.func.functional_call(block, values, (inputs, None, torch.tensor([4, 2])))
+        outputs, state = torch.func.functional_call(block, values, (inputs, None, torch.tensor([3, 1])))
         return outputs, *tensors_of(state)
 
     assert torch.autograd.gradcheck(run, (inputs, *parameters))

@@ -67,14 +67,14 @@ def test_every_cell_can_be_given_a_budget(cell):
     ],
 )
 def test_the_width_is_the_nearest_to_the_state_size(options, size):
-    found = solved(*options, "budget.state_size=1500")
+    found = solved(*options, "budget.state_size=290")
     width, multiple = found["model"]["hidden_size"], 4 if "cell=mlstm" in options else 1
-    assert width == min(range(multiple, 1600, multiple), key=lambda width: abs(size(width) - 1500))
+    assert width == min(range(multiple, 400, multiple), key=lambda width: abs(size(width) - 290))
     assert deviation(found) == {
         "of": "state_size",
-        "goal": 1500,
+        "goal": 290,
         "found": size(width),
-        "deviation": size(width) / 1500 - 1,
+        "deviation": size(width) / 290 - 1,
     }
     state = build(found)[1].begin(batch_size=3)
     assert sum(tensor.numel() for tensor in tensors_of(state)) == 3 * size(width)
@@ -88,7 +88,8 @@ def test_a_state_size_that_no_width_has():
 
 def test_the_memory_of_attention_is_not_in_the_state_size():
     """It grows with the source. Counted are the layers: of the encoder in both directions, and of the decoder."""
-    found = config.compose(["task=translation", "cell=lstm", "model.num_layers=2", "model.hidden_size=8"])
+    options = ["task=outside.reversal:Reversal", "model=encoder_decoder", "cell=lstm"]
+    found = config.compose([*options, "model.num_layers=2", "model.hidden_size=8"])
     assert budget.measure(found, build(found)[0]).state_size == 2 * 3 * 2 * 8
 
 
