@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,21 @@ from torch.nn.functional import silu
 
 from rnnlab.engine import reference
 from rnnlab.engine.cpu import memory
+
+
+def recorded(ctx: Any, outputs: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the first inputs of an autograd function, recorded by autograd; None where not needed.
+
+    Args:
+        ctx: context of the function.
+        outputs: results of the function, computed again from ``inputs``.
+        inputs: saved inputs of the function.
+        gradient: gradient of the outputs.
+    """
+    needed = ctx.needs_input_grad[: len(inputs)]
+    wanted = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed]
+    found = iter(torch.autograd.grad(outputs, wanted, gradient, create_graph=True))
+    return tuple(next(found) if is_needed else None for is_needed in needed)
 
 
 def gated(gate: Tensor, values: Tensor) -> Tensor:
@@ -31,7 +47,7 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         gate, values = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: autograd does not record operations into given memory
-            return torch.autograd.grad(silu(gate) * values, (gate, values), gradient, create_graph=True)
+            return recorded(ctx, silu(gate) * values, (gate, values), gradient)
         of_gate, of_values = (memory.take(gate.shape, gate.dtype) for _ in range(2))
         torch.mul(gradient, values, out=of_gate)
         torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)

@@ -10,6 +10,7 @@ from torch.nn.functional import rms_norm
 
 from rnnlab.engine import reference
 from rnnlab.engine.cpu import memory
+from rnnlab.layers.gate import recorded
 
 
 class RMSNorm(nn.RMSNorm):
@@ -41,7 +42,7 @@ class _RMSNorm(torch.autograd.Function):
         inputs, weight, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: autograd needs the operations of the backward pass
             outputs = rms_norm(inputs, weight.shape, weight, ctx.eps)
-            return *torch.autograd.grad(outputs, (inputs, weight), gradient, create_graph=True), None
+            return *recorded(ctx, outputs, (inputs, weight), gradient), None
         # The kernel of layer norm, with a mean of zero, also removes the mean of w ⊙ g; the last line adds it again.
         mean, wanted = torch.zeros_like(scale), [True, True, False]
         of_inputs, of_weight, _ = torch.ops.aten.native_layer_norm_backward(

@@ -182,10 +182,12 @@ def test_the_norm_is_that_of_torch():
             outputs.backward(gradient)
             found.append((outputs, leaf.grad, norm.weight.grad))
         torch.testing.assert_close(*found, **close)
-    leaf = inputs.double().requires_grad_()
+    leaf = inputs[:2].double().requires_grad_()
     ours.double()
-    assert torch.autograd.gradcheck(ours, leaf)
-    assert torch.autograd.gradgradcheck(ours, leaf)
+    for is_learned in (True, False):
+        ours.requires_grad_(is_learned)
+        assert torch.autograd.gradcheck(ours, leaf)
+        assert torch.autograd.gradgradcheck(ours, leaf)
 
 
 def test_the_gate_is_that_of_torch():
@@ -197,7 +199,11 @@ def test_the_gate_is_that_of_torch():
         outputs.backward(gradient)
         found.append((outputs, *(leaf.grad for leaf in leaves)))
     torch.testing.assert_close(*found, **DOUBLE)
-    assert torch.autograd.gradgradcheck(gated, [tensor[:1].clone().requires_grad_() for tensor in (gate, values)])
+    for learned in ((True, True), (True, False), (False, True)):
+        leaves = [
+            tensor[:1].clone().requires_grad_(needs) for tensor, needs in zip((gate, values), learned, strict=True)
+        ]
+        assert torch.autograd.gradgradcheck(gated, leaves)
 
 
 def test_a_block_that_starts_at_zero_is_the_identity():
