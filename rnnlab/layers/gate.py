@@ -30,10 +30,14 @@ def recorded(ctx: Any, outputs: Tensor, inputs: Sequence[Tensor], gradient: Tens
 
 def gated(gate: Tensor, values: Tensor) -> Tensor:
     """Return ``SiLU(gate) ⊙ values``, both of the same shape; on a CPU in pooled memory, and SiLU is not stored."""
-    is_plain = all(type(t) is Tensor and t.device.type == "cpu" and t.is_contiguous() for t in (gate, values))
-    if is_plain and gate.dtype == values.dtype and gate.shape == values.shape and reference.observer(gate) is None:
+    if reference.observer(gate) is None and _is_plain(gate, values):
         return _Gated.apply(gate, values)
     return silu(gate) * values
+
+
+def _is_plain(gate: Tensor, values: Tensor) -> bool:
+    is_of_cpu = all(type(t) is Tensor and t.device.type == "cpu" and t.is_contiguous() for t in (gate, values))
+    return is_of_cpu and gate.dtype == values.dtype and gate.shape == values.shape
 
 
 class _Gated(torch.autograd.Function):

@@ -158,6 +158,13 @@ def test_a_model_without_numbers_is_counted_as_one_with_numbers(cell):
         assert size.flops_per_token == round(3 * counter.get_total_flops() / 20)  # 5 steps of 4 sequences
 
 
+def test_the_products_of_blocks_count():
+    """The encoder reads 2 inputs. A block: gate and projection, 3 gates of 2 products, and 3 products of the MLP."""
+    found = solved("cell=gru", "model=block", "model.hidden_size=16", "model.num_layers=3")
+    weights = 2 * 16 + 3 * (2 + 3 * 2 + 3 * 2) * 16**2 + 16
+    assert budget.measure(found, build(found)[0]).flops_per_token == 3 * 2 * weights
+
+
 def test_source_attention_and_padding_count():
     """An encoder-decoder: strings of up to S symbols are read, up to S + 1 are written, all of them with padding."""
     H, V = 8, 9
