@@ -38,6 +38,16 @@ def test_the_loop_is_compared_for_the_three_cells():
     assert all(float(row[3]) > 0 for row in rows)
 
 
+@pytest.mark.slow
+def test_blocks_are_compared_with_blocks_of_torch():
+    """The script itself checks that both have the same outputs."""
+    for options in ([], ["norm=layer", "convolution=0"]):
+        table = _script("benchmark_block.py", "rounds=1", "sizes=4x2x8,5x3x16", *options).splitlines()
+        rows = [line.split() for line in table[2:]]
+        assert [(row[0], row[1]) for row in rows] == [(c, s) for c in ("gru", "lstm") for s in ("4x2x8", "5x3x16")]
+        assert all(float(number) > 0 for row in rows for number in row[2:])
+
+
 def test_drawing_data_is_compared_with_a_step():
     table = _script("benchmark_data.py", "steps=2", "tasks=hello,adding").splitlines()
     rows = [line.split() for line in table[2:]]

@@ -22,9 +22,9 @@ from rnnlab.analysis.statistics import FEWEST_FOR_TEST
 from rnnlab.analysis.verdict import and_, in_words, pairs_are, runs_of, verdict
 from rnnlab.report import Cell, Page, number
 
-COLUMNS = ("runs", "diverged", "solved", "mean", "median", "IQM", "95% interval", "best", "parameters", "off budget")
-COLUMNS += ("seconds",)
-_WHERE_KNOWN = ("solved", "off budget")
+COLUMNS = ("runs", "diverged", "solved", "mean", "median", "IQM", "95% interval", "best", "parameters", "state size")
+COLUMNS += ("off budget", "seconds")
+_WHERE_KNOWN = ("solved", "state size", "off budget")
 """Columns that are shown only if at least one group has a value."""
 
 
@@ -168,7 +168,7 @@ def _summary_row(group: Group) -> list[tuple[str, Any]]:
         ("–" if solved is None else f"{solved} of {count}", -1 if solved is None else solved),
         *((number(value), value) for value in (group.mean, group.median, group.iqm)),
         (f"{number(within.low)} to {number(within.high)}" if within else "–", within.low if within else nan),
-        *((number(value), value) for value in (best, group.typical("parameters"))),
+        *((number(value), value) for value in (best, group.typical("parameters"), group.typical("state_size"))),
         ("–" if off is None else f"{off:+.2%}".replace("-", "−"), nan if off is None else off),
         (number(group.typical("seconds")), group.typical("seconds")),
     ]
@@ -346,8 +346,9 @@ def tables(comparison: Comparison) -> dict[str, list[list[Any]]]:
     """Return the CSV tables ``groups``, ``runs``, ``pairs`` and ``baselines`` by name, each with a header row."""
     groups: list[list[Any]] = [["task", "data", "metric", "unit", "better", "group", "runs", "unfinished", "diverged"]]
     groups[0] += ["solved", "mean", "median", "iqm", "iqm_low", "iqm_high", "parameters", "off_budget", "seconds"]
+    groups[0] += ["state_size"]
     runs: list[list[Any]] = [["task", "data", "group", "seed", "status", "metric", "score", "valid", "steps", "tokens"]]
-    runs[0] += ["seconds", "parameters", "flops_per_token", "path"]
+    runs[0] += ["seconds", "parameters", "flops_per_token", "state_size", "path"]
     pairs: list[list[Any]] = [
         ["task", "data", "first", "second", "pairs", "wins", "difference", "low", "high", "effect"]
     ]
@@ -359,11 +360,11 @@ def tables(comparison: Comparison) -> dict[str, list[list[Any]]]:
             within = group.interval or (None, None)
             about = [section.name, section.metric.unit, section.metric.better, group.label]
             counts = [len(group.runs), len(group.unfinished), group.diverged, group.solved]
-            costs = [group.typical("parameters"), group.off_budget, group.typical("seconds")]
+            costs = [group.typical("parameters"), group.off_budget, *map(group.typical, ("seconds", "state_size"))]
             groups.append([*where, *about, *counts, group.mean, group.median, group.iqm, *within, *costs])
             for run in [*group.runs, *group.unfinished]:
                 values = [run.score(section.name), run.selection(section.name)]
-                keys = ("steps", "tokens", "seconds", "parameters", "flops_per_token")
+                keys = ("steps", "tokens", "seconds", "parameters", "flops_per_token", "state_size")
                 rest = [run.summary.get(key) for key in keys]
                 runs.append([*where, group.label, run.seed, run.status, section.name, *values, *rest, str(run.path)])
         for split in dict.fromkeys(["valid", *section.splits]):

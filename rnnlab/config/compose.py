@@ -55,7 +55,7 @@ def resolve(composed: DictConfig, root: str = "runs", overrides: Sequence[str] =
         if key.partition(".")[0] in OF_EXPERIMENTS:
             raise InputError(f"{key} is not an option of a run; it is only allowed in an experiment file")
     config = _checked(composed)
-    is_solved = any(config["budget"][key] for key in ("parameters", "flops_per_step"))
+    is_solved = any(config["budget"][key] for key in budget.KINDS)
     if is_solved:
         _check_width_is_free(config, overrides)
     config = budget.solve(config, _follows_width(composed) if is_solved else None)

@@ -1,6 +1,8 @@
 """Layers, stacks of layers, regularisers and initialisers of cells, and conversion from and to ``torch.nn``."""
 
+from rnnlab.layers.block import Block
 from rnnlab.layers.convert import from_torch, to_torch
+from rnnlab.layers.convolution import ShortConvolution
 from rnnlab.layers.initialisers import initialise
 from rnnlab.layers.linear import Linear
 from rnnlab.layers.recurrent import Recurrent
@@ -9,8 +11,10 @@ from rnnlab.layers.stack import Bidirectional, Stack
 
 __all__ = [
     "Bidirectional",
+    "Block",
     "Linear",
     "Recurrent",
+    "ShortConvolution",
     "Stack",
     "VariationalDropout",
     "WeightDrop",

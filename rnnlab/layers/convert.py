@@ -7,7 +7,7 @@ from torch import nn
 from rnnlab import cells
 from rnnlab.interface import InputError
 from rnnlab.layers.recurrent import Recurrent
-from rnnlab.layers.stack import Bidirectional, Stack
+from rnnlab.layers.stack import Stack
 
 _TORCH = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
 _CELLS = {
@@ -28,8 +28,10 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     """
     if stack.connections or any(not isinstance(norm, nn.Identity) for norm in stack.norms):
         raise InputError("torch.nn has no norm and no connection between layers; use norm=none, connection=none")
-    if any(isinstance(layer, Bidirectional) or layer.reverse for layer in stack.layers):
-        raise InputError("only forward layers can be converted to torch.nn, not bidirectional or reversed layers")
+    if any(not isinstance(layer, Recurrent) or layer.reverse for layer in stack.layers):
+        raise InputError(
+            "only forward layers can be converted to torch.nn, not bidirectional layers, reversed layers or blocks"
+        )
     natives = [layer.cell.native() for layer in stack.layers]
     # All layers of a torch.nn module share these: mode, biases, width.
     kinds = {

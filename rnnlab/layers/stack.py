@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -88,7 +88,8 @@ class Stack(nn.Module):
     dropout and layer.
 
     Args:
-        layers: the layers, from the lowest to the highest.
+        layers: the layers, from the lowest to the highest: each a `Recurrent`, a `Bidirectional` or another module with
+            their interface, such as `rnnlab.layers.Block`.
         dropout: dropout rate between layers in training (Zaremba, Sutskever and Vinyals, 2014,
             arXiv:1409.2329); the outputs of the highest layer are not dropped.
         norm: normalisation of the inputs of each layer but the lowest: ``none``, ``layer`` (Ba, Kiros and Hinton, 2016,
@@ -101,7 +102,7 @@ class Stack(nn.Module):
 
     def __init__(
         self,
-        layers: list[Recurrent | Bidirectional],
+        layers: Sequence[nn.Module],
         dropout: float = 0.0,
         norm: str = "none",
         connection: str = "none",

@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-
-from rnnlab.cells.base import Fixed, check_choice
-from rnnlab.interface import Batch, Images, InputError, Tokens, Vectors
+from rnnlab.interface import Images, Tokens, Vectors
 from rnnlab.layers import Linear, Stack
-from rnnlab.models.base import CellFactory, Model, customised
-from rnnlab.trees import State
+from rnnlab.models._stacked import Stacked, encoder_of
+from rnnlab.models.base import CellFactory, customised
 
 
-class OneHot(Fixed):
-    """One-hot encoding of tokens: int64 ``[T, B]`` to ``[T, B, size]`` in the model's dtype."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.register_fixed(persistent=False)
-
-    def fixed(self) -> dict[str, Tensor]:
-        """The one-hot vectors of all tokens, ``[size, size]``."""
-        return {"rows": torch.eye(self.size)}
-
-    def forward(self, tokens: Tensor) -> Tensor:  # noqa: D102
-        return self.rows[tokens]
-
-
-def _encoder(input: Tokens | Vectors | Images, name: str, embedding_size: int) -> tuple[nn.Module, int]:
-    """Return the encoder of the inputs, and the width of its outputs."""
-    check_choice("encoder", name, ("embedding", "one_hot"))
-    if isinstance(input, Images):
-        raise InputError("the sequence model accepts tokens or vectors, not images; choose another model")
-    if isinstance(input, Vectors):
-        return nn.Identity(), input.size
-    if name == "one_hot":
-        return OneHot(input.size), input.size
-    if embedding_size < 1:
-        raise InputError(f"model.embedding_size={embedding_size} must be at least 1")
-    return nn.Embedding(input.size, embedding_size), embedding_size
-
-
-class SequenceModel(Model):
+class SequenceModel(Stacked):
     """Encoder, stack, readout: ``y_t = W_hy h_t + b_y`` over a stack of recurrent layers.
 
     ``model=rnn``, ``stacked_rnn``, ``lstm`` and ``gru`` are presets of this class with a depth and a default cell.
@@ -103,7 +69,7 @@ class SequenceModel(Model):
         memory_length: int = 100,
     ) -> None:
         super().__init__(input, output_size, cell, backend)
-        self.encoder, width = _encoder(input, encoder, embedding_size)
+        self.encoder, width = encoder_of(input, encoder, embedding_size)
 
         self.stack = Stack.build(
             customised(
@@ -129,26 +95,3 @@ class SequenceModel(Model):
         )
         self.carries = bidirectional == "none"
         self.readout = Linear(self.stack.output_size, output_size, bias=readout_bias)
-
-    def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
-        if state is not None:
-            self.check_carrying()
-        hidden, state = self.stack(self.encoder(batch.inputs), state, batch.lengths)
-        return self.readout(hidden), state
-
-    def begin(  # noqa: D102
-        self, source: Tensor | None = None, source_lengths: Tensor | None = None, batch_size: int = 1
-    ) -> State:
-        return self.stack.initial_state(batch_size)
-
-    def check_carrying(self) -> None:  # noqa: D102
-        if not self.carries:
-            raise InputError(
-                "a bidirectional model reads whole sequences and can neither continue a stream nor generate; "
-                "use model.bidirectional=none, or a task without streams"
-            )
-
-    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        self.check_carrying()
-        hidden, state = self.stack(self.encoder(inputs.unsqueeze(0)), state)
-        return self.readout(hidden[0]), state

@@ -1,8 +1,9 @@
-"""Budgets: solve for the width at which a model has a given number of parameters or operations.
+"""Budgets: solve for the width at which a model has a given number of parameters, operations or state numbers.
 
 Cells of equal width can differ in size by a factor of several. For a fair comparison, the width of each model is solved
-for its budget. Parameters and operations are not estimated from a formula: the model is built, and they are counted. It
-is built on the meta device, where tensors have a shape but no data, so a large width takes neither time nor memory.
+for its budget. Nothing is estimated from a formula: the model is built, and its parameters, operations or the numbers
+of its state are counted. It is built on the meta device, where tensors have a shape but no data, so a large width takes
+neither time nor memory.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab import cells, lookup
 from rnnlab.interface import Batch, InputError
+from rnnlab.layers import Recurrent
 from rnnlab.layers.regularisers import as_trained
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import flops
 from rnnlab.training.build import Config, build_model, build_task
+from rnnlab.trees import tensors_of
+
+KINDS = ("parameters", "flops_per_step", "state_size")
+"""Budgets for which the width is solved: options of ``budget`` and fields of `Size`."""
 
 LARGEST_WIDTH = 65536
 """Largest width that is tried."""
@@ -38,16 +44,32 @@ class Size(NamedTuple):
         if the state is a matrix (`rnnlab.training.flops`). Operations on padding are included.
     flops_per_token: these operations per step of a sequence that the model reads
         (`rnnlab.interface.Batch.num_tokens`).
+    state_size: numbers that the model carries from step to step for each sequence, in all layers, counters included;
+        None if the model has no `begin`. See `count_state`.
     """
 
     parameters: int
     flops_per_step: int
     flops_per_token: int
+    state_size: int | None
 
 
 def count_parameters(model: Model) -> int:
     """The number of trained parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def count_state(model: Model) -> int:
+    """The numbers of the state of a model for each sequence.
+
+    For a model that reads a source, these are the states of its recurrent layers. The encoded source that attention
+    reads is not included, because its size depends on the length of the source.
+    """
+    if model.source is None:
+        state = model.begin(batch_size=1)
+    else:
+        state = tuple(layer.initial_state(1) for layer in model.modules() if isinstance(layer, Recurrent))
+    return sum(tensor.numel() for tensor in tensors_of(state))
 
 
 def measure(config: Config, task: Task) -> Size:
@@ -58,20 +80,25 @@ def measure(config: Config, task: Task) -> Size:
         task: task of the configuration.
     """
     batch = task.batch("train", 0)
-    operations = _counted(config, task, batch)
-    return Size(_counted(config, task, None), operations, round(operations / batch.num_tokens))
+    operations = _counted(config, task, "flops_per_step", batch)
+    try:
+        state_size = _counted(config, task, "state_size", batch)
+    except NotImplementedError:
+        state_size = None
+    parameters = _counted(config, task, "parameters", batch)
+    return Size(parameters, operations, round(operations / batch.num_tokens), state_size)
 
 
-def _counted(config: Config, task: Task, batch: Batch | None) -> int:
-    """The number of operations of a training step of the model on ``batch``; without a batch, of its parameters."""
+def _counted(config: Config, task: Task, kind: str, batch: Batch | None) -> int:
+    """The quantity ``kind``, one of `KINDS`, of a configuration's model; operations are counted on ``batch``."""
     plain = {**config, "engine": {"backend": "reference"}}  # its operations can be counted
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"), _NormalLeftOut(), as_trained():
-                return _count(build_model(plain, task), batch, "meta")
+                return _count(build_model(plain, task), kind, batch, "meta")
         except Exception:  # the model may read values of tensors; any other error is raised again on the CPU
             with as_trained():  # options of dropout are checked when the model is built for training
-                return _count(build_model(plain, task), batch, "cpu")
+                return _count(build_model(plain, task), kind, batch, "cpu")
 
 
 class _NormalLeftOut(TorchFunctionMode):
@@ -86,10 +113,10 @@ class _NormalLeftOut(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _count(model: Model, batch: Batch | None, device: str) -> int:
-    """The operations of a training step on ``batch``, or the number of parameters."""
-    if batch is None:
-        return count_parameters(model)
+def _count(model: Model, kind: str, batch: Batch | None, device: str) -> int:
+    """The quantity ``kind`` of a model on ``device``."""
+    if kind != "flops_per_step":
+        return count_parameters(model) if kind == "parameters" else count_state(model)
     # First without lengths, because their values cannot be read on the meta device. Some models need them.
     names = ("lengths", "target_lengths", "source_lengths")
     lengths = {name: getattr(batch, name) for name in names}
@@ -105,22 +132,23 @@ def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Co
     Args:
         config: resolved configuration; ``budget.parameters`` is the number of trained parameters,
             ``budget.flops_per_step`` the number of floating-point operations of a training step on the first batch,
-            counted as for `Size.flops_per_token`.
+            ``budget.state_size`` the numbers of the state of a sequence; see `Size`.
         at_width: function from a width to the configuration with this width; needed if other options depend on it.
 
     Raises:
         InputError: the relative deviation from the budget exceeds ``budget.tolerance`` at every width up to
-            `LARGEST_WIDTH`, or both budgets are set.
+            `LARGEST_WIDTH`, or several of these budgets are set.
     """
     for key, value in config["budget"].items():
         if value is not None and not (value >= 0 if key == "tolerance" else value > 0):
             allowed = "at least 0" if key == "tolerance" else "positive, or null for no limit"
             raise InputError(f"budget.{key}={value} must be {allowed}")
-    goals = {key: config["budget"][key] for key in ("parameters", "flops_per_step") if config["budget"][key]}
+    goals = {key: config["budget"][key] for key in KINDS if config["budget"][key]}
     if not goals:
         return config
     if len(goals) > 1:
-        raise InputError("budget.parameters and budget.flops_per_step are both set; set only one of them")
+        one, other = list(goals)[:2]
+        raise InputError(f"budget.{one} and budget.{other} are both set; set only one of them")
     (kind, goal), tolerance = next(iter(goals.items())), config["budget"]["tolerance"]
     configured = at_width or (lambda width: with_width(config, width))
     first_task = build_task(config)
@@ -131,7 +159,7 @@ def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Co
         if units not in found:
             wide = configured(units * multiple)
             task = first_task if wide["task"] == config["task"] else build_task(wide)
-            found[units] = _counted(wide, task, None if kind == "parameters" else task.batch("train", 0))
+            found[units] = _counted(wide, task, kind, task.batch("train", 0) if kind == "flops_per_step" else None)
         return found[units]
 
     low, high = _bracket(cost, goal, LARGEST_WIDTH // multiple)
@@ -171,7 +199,7 @@ def deviation(goals: dict[str, Any], size: Size) -> dict[str, Any] | None:
         goals: section ``budget`` of the configuration.
         size: cost of the run's model.
     """
-    for kind in ("parameters", "flops_per_step"):
+    for kind in KINDS:
         if goal := goals[kind]:
             found = getattr(size, kind)
             return {"of": kind, "goal": goal, "found": found, "deviation": found / goal - 1}

@@ -211,6 +211,7 @@ def _described(trainer: Trainer, identity: dict[str, Any]) -> dict[str, Any]:
         "seed": config["seed"],
         "config": config,
         "parameters": size.parameters,
+        "state_size": size.state_size,
         "flops_per_token": size.flops_per_token,
         "budget": budget.deviation(config["budget"], size),
         "backend": "+".join(sorted({choice.name for choice in _choices(trainer.model)})),

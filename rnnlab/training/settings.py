@@ -48,6 +48,7 @@ class Budget:
 
     parameters: number of trained parameters; ``model.hidden_size`` is solved for it. See `rnnlab.training.budget`.
     flops_per_step: floating-point operations of a training step; ``model.hidden_size`` is solved for it.
+    state_size: numbers of the state of a sequence; ``model.hidden_size`` is solved for it.
     seconds: training time in seconds, without evaluations, after which the run ends; the final step varies between
         repetitions.
     tolerance: largest relative deviation from the budget.
@@ -55,6 +56,7 @@ class Budget:
 
     parameters: int | None = None
     flops_per_step: float | None = None
+    state_size: int | None = None
     seconds: float | None = None
     tolerance: float = 0.02
 

@@ -562,11 +562,25 @@ def test_the_budget_and_the_deviation_from_it(folder):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_run_without_a_state_size_is_compared_with_others(folder):
+    """Summaries of earlier versions do not have it."""
+    make(folder, "gru", 0)
+    make(folder, "lstm", 0, state_size=512)
+    out = analysis.write(compared(), "out")
+    assert ">state size<" in (out / "index.html").read_text()
+    table = [line.split(",") for line in (out / "groups.csv").read_text().splitlines()]
+    sizes = {row[table[0].index("group")]: row[table[0].index("state_size")] for row in table[1:]}
+    assert float(sizes["lstm"]) == 512
+    assert sizes["gru"] in ("", "nan")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_empty_columns_are_left_out(folder):
     make(folder, "gru", 0)
     make(folder, "lstm", 0)
     page = (analysis.write(compared(), "out") / "index.html").read_text()
     assert ">off budget<" not in page
+    assert ">state size<" not in page
     assert ">solved<" not in page
 
 

@@ -5,7 +5,7 @@ import torch
 
 from rnnlab import cells
 from rnnlab.layers import Recurrent
-from rnnlab.models.sequence_model import OneHot
+from rnnlab.models._stacked import OneHot
 
 T, B, F, H = 5, 2, 3, 8
 

@@ -55,6 +55,44 @@ def test_every_cell_can_be_given_a_budget(cell):
     assert abs(count / 3000 - 1) <= 0.1
 
 
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        (["cell=gru"], lambda h: h),
+        (["cell=lstm", "model.num_layers=3"], lambda h: 3 * 2 * h),
+        (["cell=rnn", "model.bidirectional=sum"], lambda h: 2 * h),
+        (["cell=mlstm", "cell.heads=4"], lambda h: 4 * ((h // 4) ** 2 + h // 4 + 1)),
+        (["cell=s4d", "cell.state_size=16"], lambda h: 16 * h),  # 8 complex numbers
+        (["cell=lstm", "model=block", "model.num_layers=2", "model.convolution=3"], lambda h: 2 * (2 * h + 2 * h)),
+    ],
+)
+def test_the_width_is_the_nearest_to_the_state_size(options, size):
+    found = solved(*options, "budget.state_size=290")
+    width, multiple = found["model"]["hidden_size"], 4 if "cell=mlstm" in options else 1
+    assert width == min(range(multiple, 400, multiple), key=lambda width: abs(size(width) - 290))
+    assert deviation(found) == {
+        "of": "state_size",
+        "goal": 290,
+        "found": size(width),
+        "deviation": size(width) / 290 - 1,
+    }
+    state = build(found)[1].begin(batch_size=3)
+    assert sum(tensor.numel() for tensor in tensors_of(state)) == 3 * size(width)
+
+
+def test_a_state_size_that_no_width_has():
+    """A matrix of d by d, a vector of d and a scale: 91 numbers for d = 9, 111 for d = 10."""
+    with pytest.raises(InputError, match=r"state_size=100 .* mlstm .* 91 \(width 9\) or 111 \(width 10\)"):
+        solved("cell=mlstm", "cell.heads=1", "budget.state_size=100")
+
+
+def test_the_memory_of_attention_is_not_in_the_state_size():
+    """It grows with the source. Counted are the layers: of the encoder in both directions, and of the decoder."""
+    options = ["task=outside.reversal:Reversal", "model=encoder_decoder", "cell=lstm"]
+    found = config.compose([*options, "model.num_layers=2", "model.hidden_size=8"])
+    assert budget.measure(found, build(found)[0]).state_size == 2 * 3 * 2 * 8
+
+
 def test_depth_and_options_count():
     shallow = solved("cell=lstm", "budget.parameters=20000")
     deep = solved("cell=lstm", "model.num_layers=3", "budget.parameters=20000")
@@ -120,6 +158,13 @@ def test_a_model_without_numbers_is_counted_as_one_with_numbers(cell):
         assert size.flops_per_token == round(3 * counter.get_total_flops() / 20)  # 5 steps of 4 sequences
 
 
+def test_the_products_of_blocks_count():
+    """The encoder reads 2 inputs. A block: gate and projection, 3 gates of 2 products, and 3 products of the MLP."""
+    found = solved("cell=gru", "model=block", "model.hidden_size=16", "model.num_layers=3")
+    weights = 2 * 16 + 3 * (2 + 3 * 2 + 3 * 2) * 16**2 + 16
+    assert budget.measure(found, build(found)[0]).flops_per_token == 3 * 2 * weights
+
+
 def test_source_attention_and_padding_count():
     """An encoder-decoder: strings of up to S symbols are read, up to S + 1 are written, all of them with padding."""
     H, V = 8, 9
@@ -146,7 +191,7 @@ def test_counting_does_not_import_the_compiler():
     assert done.stdout == "False\n"
 
 
-@pytest.mark.parametrize(("kind", "goal"), [("parameters", 10**9), ("flops_per_step", 1e12)])
+@pytest.mark.parametrize(("kind", "goal"), [("parameters", 10**9), ("flops_per_step", 1e12), ("state_size", 10**5)])
 def test_large_budgets_take_neither_time_nor_memory(kind, goal, monkeypatch):
     counted = []
     count = budget._count
@@ -220,7 +265,9 @@ def test_what_cannot_be_met_names_the_nearest():
         solved("cell=lstm", "budget.parameters=30")
 
 
-@pytest.mark.parametrize("option", ["parameters=-5", "parameters=0", "flops_per_step=-1", "seconds=0", "tolerance=-1"])
+@pytest.mark.parametrize(
+    "option", ["parameters=-5", "parameters=0", "flops_per_step=-1", "state_size=0", "seconds=0", "tolerance=-1"]
+)
 def test_budgets_are_positive(option):
     with pytest.raises(InputError, match=rf"budget.{option.partition('=')[0]}=.* must be (positive|at least 0)"):
         solved(f"budget.{option}")
@@ -233,7 +280,8 @@ def test_budgets_are_positive(option):
         (["model.hidden_size=256"], r"hidden_size=256 and a budget are both set"),
         (["+model.hidden_size=256"], "hidden_size=256 and a budget are both set"),
         (["experiment=acceptance/adding"], "~model.hidden_size removes"),
-        (["budget.flops_per_step=1e6"], "both set"),
+        (["budget.flops_per_step=1e6"], "budget.parameters and budget.flops_per_step are both set"),
+        (["budget.state_size=100"], "budget.parameters and budget.state_size are both set"),
     ],
 )
 def test_contradictions_are_refused(options, message):
@@ -259,6 +307,7 @@ def test_a_run_says_what_it_costs(tmp_path, monkeypatch):
     width = summary["config"]["model"]["hidden_size"]
     assert summary["parameters"] == by_formula("lstm", width) == summary["budget"]["found"]
     assert summary["budget"]["deviation"] == pytest.approx(summary["parameters"] / 2000 - 1)
+    assert summary["state_size"] == 2 * width
     assert summary["flops_per_token"] == 3 * (8 * width * (2 + width) + 2 * width)
     assert train(config.compose([*RUN, "cell=lstm", "budget.parameters=2000"])) == summary, "the same command goes on"
 

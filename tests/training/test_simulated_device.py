@@ -185,6 +185,7 @@ def test_every_cell(sim, monkeypatch, caplog, cell, backend):
 MORE = {
     "regularisers": ["task=parity", "model.zoneout=[0.2]", "model.recurrent_dropout=0.2", "model.weight_drop=0.2"],
     "learned state and layers": ["task=parity", "model=stacked_rnn", "model.initial_state=learned", "model.norm=rms"],
+    "blocks": ["task=parity", "model=block"],
     "bidirectional": ["task=a_n_b_n", "model.bidirectional=sum"],
     "streams": ["task=char_lm", "task.seq_len=8"],
     "sgd": ["task=parity", "optimizer=sgd", "optimizer.momentum=0.9", "scheduler=constant"],
