@@ -209,9 +209,9 @@ def _read(folder: Path) -> Run | str:
 
 
 _KINDS: dict[type, tuple[str, ...]] = {
-    str: ("status", "data_digest", "monitor", "length_metric"),
+    str: ("status", "data_digest", "monitor", "length_metric", "length_name"),
     dict: ("config", "metrics", "best", "test", "budget", "versions", "machine", "baselines"),
-    float: ("steps", "tokens", "seconds", "parameters", "flops_per_token", "solved"),
+    float: ("steps", "tokens", "seconds", "parameters", "flops_per_token", "solved", "state_size"),
 }
 """Types of the entries of a summary that are present and not null."""
 
