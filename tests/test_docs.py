@@ -29,7 +29,7 @@ def _run(command, folder):
 
 # The tests of these commands and tasks have the parts.
 LONG = ("benchmark", "resuming", "compare", "diagnose", "sweeps")
-LONG += ("own_text", "tasks", "layers")
+LONG += ("own_text", "tasks", "layers", "recall")
 LONG += ("captions", "conversation", "question_answering", "translate")
 LONG += ("speech", "music", "images", "strokes", "motion")
 

@@ -24,7 +24,7 @@ def repeated(streams: Tensor, training: Tensor, length: int, most: int) -> Tenso
     """Whether each character ends an n-gram that occurred earlier in its stream and is rare in the training text.
 
     Args:
-        streams: tokens, int64 ``[T, B]``; each column is a text.
+        streams: tokens, int64 ``[T, B]``, at least 0; each column is a text.
         training: tokens of the training text in the same form, ``[S, B']``.
         length: number of characters of an n-gram, at least 1.
         most: largest number of occurrences of a rare n-gram in the training text.

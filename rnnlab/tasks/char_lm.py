@@ -167,10 +167,11 @@ class CharLM(Task):
             InputError: no n-gram of the split is repeated.
         """
         if split not in self._repeated:
-            texts = [
-                torch.cat([inputs[:1], targets]) for inputs, targets in (self.streams[split], self.streams["train"])
-            ]
-            found = repeated(*texts, self.recall_length, self.recall_count)[1:] & (self.streams[split][1] != IGNORE)
+            scored = self.streams[split][1] != IGNORE
+            found = repeated(
+                self._texts(split), self._texts("train"), length=self.recall_length, most=self.recall_count
+            )[1:]
+            found &= scored
             if not found.any():
                 raise InputError(
                     f"the {split} part of corpus {self.corpus!r} repeats no n-gram of task.recall_length="
@@ -179,6 +180,11 @@ class CharLM(Task):
                 )
             self._repeated[split] = found
         return self._repeated[split]
+
+    def _texts(self, split: str) -> Tensor:
+        """The characters of each stream, ``[T + 1, B]``; padding is a token of its own."""
+        inputs, targets = self.streams[split]
+        return torch.cat([inputs[:1], targets.masked_fill(targets == IGNORE, len(self.vocabulary))])
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
         """With ``recall_length``, the losses of characters that end a repeated n-gram and of all others."""
