@@ -135,7 +135,7 @@ def test_the_metric_is_drawn_against_the_state_size(folder):
 
 def test_without_lengths_there_is_a_curve_for_each_cell(folder):
     for cell, size, score in (("gru", 8, 3.0), ("gru", 16, 2.0), ("lstm", 16, 1.0)):
-        make(folder, cell, score=score, state_size=size)
+        make(folder, cell, score=score, state_size=size, lr=size * 1e-5)
     (section,) = compared(by=["cell.name"]).sections
     (axes,) = figures.figures(section, figures.looks_of(compared(by=["cell.name"])))["state"][0].axes
     shown = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
