@@ -34,7 +34,6 @@ CASES = [
     ("noisy_recall", {}),
     ("noisy_recall", {"noise": 0.0, "noise_vocab": 0}),
     ("noisy_recall", {"vocab": 4, "noise_vocab": 1, "noise": 0.9}),
-    ("compression", {}),
     ("memorization", {}),
     ("memorization", {"vocab": 5}),
 ]

@@ -243,6 +243,7 @@ def test_a_mixture_has_every_part():
                 assert targets == [known[word[step]] if step in queries else IGNORE for step in range(len(word))]
     fair(drawn, {(16, 4): 0.6, (24, 2): 0.2, (20, 4): 0.2})
     assert make("mqar", mixture=[[16, 4], [24, 4]]).lengths("valid", 0) is None
+    assert make("mqar", vocab=6, mixture=[[8, 2]]).batch("train", 0).inputs.max() == 5
     digests = {make("mqar", **options).data_digest() for options in ({}, {"mixture": [[64, 4]]}, MIXTURE)}
     assert len(digests) == 3
 

@@ -67,7 +67,7 @@ class MQAR(Generated, Labelling):
     ) -> None:
         check_least(1, pairs=pairs)
         _check_mixtures(mixture, test_mixture, {"pairs": pairs, **shared})
-        most = max([pairs] + [part[1] for part in (mixture or []) + (test_mixture or [])])
+        most = pairs if mixture is None else max(part[1] for part in [*mixture, *(test_mixture or [])])
         if vocab % 2 or vocab // 2 - 1 < most:
             raise InputError(f"task.vocab={vocab} must be even, and at least {2 * most + 2} for task.pairs={most}")
         if not 0 < power <= 1:
