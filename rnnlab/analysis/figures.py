@@ -23,6 +23,8 @@ MOST_NAMED = 8
 """Largest number of groups in a legend; further groups are drawn without an entry."""
 MOST_PANELS = 4
 """Largest number of sections in the overview; with more there is none."""
+MOST_TICKS = 6
+"""Largest number of state sizes that are all marked on their axis."""
 FEW_POINTS = 50
 """Lines with fewer points than this have markers."""
 
@@ -55,9 +57,13 @@ def overview(comparison: Comparison, looks: Looks) -> Figure | None:
         _draw_baseline(axes.axhline, section, "valid", label=None)
         handles |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=[_short(label) for label in looks].index)
-    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": report.INK, "fontsize": 9}
-    made.legend([handles[name] for name in names], names, **below)
+    _legend_below(made, {name: handles[name] for name in names})
     return made
+
+
+def _legend_below(made: Figure, handles: dict[str, Any]) -> None:
+    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": report.INK, "fontsize": 9}
+    made.legend(handles.values(), handles.keys(), **below)
 
 
 def _told(section: Section) -> str:
@@ -228,24 +234,28 @@ def _by_state(section: Section, groups: Sequence[Group], told: str) -> Figure | 
     if is_split:
         counted = _length_name(groups)
         panels = {
-            name: {f"{length} {counted}": _medians(sizes, section, length) for length in lengths}
+            name: {f"{counted} {length}": _medians(sizes, section, length) for length in lengths}
             for name, sizes in list(found.items())[:MOST_PANELS]
         }
     else:
         panels = {section.task: {name: _medians(sizes, section) for name, sizes in found.items()}}
     made, first = report.figure(max(5.0, 3.4 * len(panels)), 3.1)
     first.remove()
-    for axes, (title, curves) in zip(
-        made.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
-    ):
+    places = made.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    ticks = sorted({size for sizes in found.values() for size in sizes})
+    handles = {}
+    for axes, (title, curves) in zip(places, panels.items(), strict=True):
         report.dress(axes)
         axes.set(title=_short(title), xlabel="state size", xscale="log")
         for number, (label, points) in enumerate(curves.items()):
-            axes.plot(points.keys(), points.values(), label=_short(label), **report.style(number))
+            look = report.style(number)
+            (handles[_short(label)],) = axes.plot(points.keys(), points.values(), label=_short(label), **look)
         axes.xaxis.set_minor_formatter("")
+        if len(ticks) <= MOST_TICKS:
+            axes.set_xticks(ticks)
         _in_thousands(axes)
-    made.axes[0].set_ylabel(str(runs[0].summary.get("length_metric")) if is_split else told)
-    report.legend(made.axes[0])
+    places[0].set_ylabel(str(runs[0].summary.get("length_metric")) if is_split else told)
+    _legend_below(made, handles)
     return made
 
 

@@ -124,7 +124,7 @@ def test_the_metric_is_drawn_against_the_state_size(folder):
         for line in axes.lines
     }
     expected = {
-        (cell, f"{pairs} pairs"): {size: values[place] for (name, size), values in accuracies.items() if name == cell}
+        (cell, f"pairs {pairs}"): {size: values[place] for (name, size), values in accuracies.items() if name == cell}
         for cell in ("gru", "mlstm")
         for place, pairs in enumerate((4, 16))
     }
