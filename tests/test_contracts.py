@@ -147,7 +147,7 @@ def test_a_cell_from_outside_keeps_the_contract():
 
 
 LONG = {"babi", "conversation", "image_caption", "translation", "video_caption"}  # their own tests have small cases
-LONG |= {"pixels", "noisy_recall", "a_n_b_n_c_n"}  # like others that are here, and with tests of their own
+LONG |= {"pixels", "noisy_recall", "fuzzy_recall", "a_n_b_n_c_n"}  # like others here, and with tests of their own
 LONG |= {"binary_multiplication", "compute_sqrt", "modular_arithmetic", "solve_equation", "odds_first", "even_pairs"}
 LONG |= {"spoken_digits", "digit_strings", "polyphonic_music", "pixel_generation", "strokes", "motion"}
 

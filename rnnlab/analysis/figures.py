@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from rnnlab import report
 from rnnlab.analysis.comparison import Comparison, Group, Section
+from rnnlab.analysis.runs import Run
 from rnnlab.analysis.statistics import pareto
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ MOST_NAMED = 8
 """Largest number of groups in a legend; further groups are drawn without an entry."""
 MOST_PANELS = 4
 """Largest number of sections in the overview; with more there is none."""
+MOST_TICKS = 6
+"""Largest number of state sizes that are all marked on their axis."""
 FEW_POINTS = 50
 """Lines with fewer points than this have markers."""
 
@@ -53,9 +57,13 @@ def overview(comparison: Comparison, looks: Looks) -> Figure | None:
         _draw_baseline(axes.axhline, section, "valid", label=None)
         handles |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=[_short(label) for label in looks].index)
-    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": report.INK, "fontsize": 9}
-    made.legend([handles[name] for name in names], names, **below)
+    _legend_below(made, {name: handles[name] for name in names})
     return made
+
+
+def _legend_below(made: Figure, handles: dict[str, Any]) -> None:
+    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": report.INK, "fontsize": 9}
+    made.legend(handles.values(), handles.keys(), **below)
 
 
 def _told(section: Section) -> str:
@@ -93,7 +101,10 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
             )
     made = _by_length(groups, looks)
     if made:
-        drawn["length"] = (made, "Metric on test against length, median over runs.")
+        drawn["length"] = (made, f"Metric on test against {_length_name(groups)}, median over runs.")
+    made = _by_state(section, groups, told)
+    if made:
+        drawn["state"] = (made, "Metric on test against the numbers in the state of a sequence, median over runs.")
     return drawn
 
 
@@ -183,7 +194,7 @@ def _front(section: Section, groups: Sequence[Group], key: str, words: str, told
 
 def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
     name = next((run.summary.get("length_metric") for group in groups for run in group.runs), None)
-    made, axes = report.figure(xlabel="length", ylabel=str(name or "metric"))
+    made, axes = report.figure(xlabel=_length_name(groups), ylabel=str(name or "metric"))
     any_drawn = False
     for place, group in enumerate(groups[: 2 * MOST_NAMED]):
         tables = [(run.summary.get("test") or {}).get("by_length") for run in group.runs]
@@ -203,6 +214,75 @@ def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
         return None
     report.legend(axes)
     return made
+
+
+def _length_name(groups: Sequence[Group]) -> str:
+    return next((run.summary.get("length_name", "length") for group in groups for run in group.runs), "length")
+
+
+def _by_state(section: Section, groups: Sequence[Group], told: str) -> Figure | None:
+    """Plot the metric against the state size; None unless the runs of a model and cell have several sizes.
+
+    If the task reports lengths, there is one panel for each model and cell, with one curve for each length.
+    """
+    found = _by_name_and_state(groups)
+    if max(map(len, found.values()), default=0) < 2:
+        return None
+    runs = [run for sizes in found.values() for members in sizes.values() for run in members]
+    lengths = sorted({length for run in runs for length in _at_lengths(run)})
+    is_split = 2 <= len(lengths) <= MOST_NAMED
+    if is_split:
+        counted = _length_name(groups)
+        panels = {
+            name: {f"{counted} {length}": _medians(sizes, section, length) for length in lengths}
+            for name, sizes in list(found.items())[:MOST_PANELS]
+        }
+    else:
+        panels = {section.task: {name: _medians(sizes, section) for name, sizes in found.items()}}
+    made, first = report.figure(max(5.0, 3.4 * len(panels)), 3.1)
+    first.remove()
+    places = made.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    ticks = sorted({size for sizes in found.values() for size in sizes})
+    handles = {}
+    for axes, (title, curves) in zip(places, panels.items(), strict=True):
+        report.dress(axes)
+        axes.set(title=_short(title), xlabel="state size", xscale="log")
+        for number, (label, points) in enumerate(curves.items()):
+            look = report.style(number)
+            (handles[_short(label)],) = axes.plot(points.keys(), points.values(), label=_short(label), **look)
+        axes.xaxis.set_minor_formatter("")
+        if len(ticks) <= MOST_TICKS:
+            axes.set_xticks(ticks)
+        _in_thousands(axes)
+    places[0].set_ylabel(str(runs[0].summary.get("length_metric")) if is_split else told)
+    _legend_below(made, handles)
+    return made
+
+
+def _by_name_and_state(groups: Sequence[Group]) -> dict[str, dict[float, list[Run]]]:
+    """The runs of each cell by state size, in ascending order; of each model and cell if there are several models."""
+    runs = [run for group in groups for run in group.runs if "state_size" in run.summary]
+    keys = ["cell.name"] if len({run.config.get("model.name") for run in runs}) == 1 else ["model.name", "cell.name"]
+    found: dict[str, dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in sorted(runs, key=lambda run: run.summary["state_size"]):
+        found[", ".join(str(run.config.get(key)) for key in keys)][run.summary["state_size"]].append(run)
+    return found
+
+
+def _medians(sizes: dict[float, list[Run]], section: Section, length: int | None = None) -> dict[float, float]:
+    """The median over the runs of each size, at a length or over all; runs without a finite value do not count."""
+    found = {}
+    for size, runs in sizes.items():
+        values = [run.score(section.name) if length is None else _at_lengths(run).get(length, nan) for run in runs]
+        values = [value for value in values if isfinite(value)]
+        found[size] = float(np.median(values)) if values else nan
+    return found
+
+
+def _at_lengths(run: Run) -> dict[int, float]:
+    """The metric of a run on test for each length; empty if the task reports no lengths."""
+    table = (run.summary.get("test") or {}).get("by_length")
+    return {int(length): value for length, value in table.items()} if isinstance(table, dict) else {}
 
 
 def _in_thousands(axes: Axes) -> None:

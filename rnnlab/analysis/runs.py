@@ -209,7 +209,7 @@ def _read(folder: Path) -> Run | str:
 
 
 _KINDS: dict[type, tuple[str, ...]] = {
-    str: ("status", "data_digest", "monitor", "length_metric"),
+    str: ("status", "data_digest", "monitor", "length_metric", "length_name"),
     dict: ("config", "metrics", "best", "test", "budget", "versions", "machine", "baselines"),
     float: ("steps", "tokens", "seconds", "parameters", "state_size", "flops_per_token", "solved"),
 }

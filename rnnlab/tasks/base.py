@@ -62,7 +62,7 @@ class Task:
     splits: the available splits: ``train``, and optionally ``valid`` and ``test``.
     metrics: unit and direction of each number that `loss` (``"loss"``), `measure`, `derive` and `judge` report.
     monitor: metric that selects the best checkpoint.
-    length_metric: metric that is reported for each length, see `lengths`.
+    length_metric, length_name: metric that is reported for each length, see `lengths`, and what the lengths count.
     default_prompt: prompt of a `speaker` if the user gives none.
     end: token that ends a generated sequence, see `steps_to_write`; None if sequences have no end token.
     beam_size: beam size of generation during evaluation; 1 is greedy.
@@ -78,6 +78,7 @@ class Task:
     metrics: ClassVar[dict[str, Metric]] = {"loss": Metric("nats")}
     monitor: ClassVar[str] = "loss"
     length_metric: ClassVar[str | None] = None
+    length_name: str = "length"
     default_prompt: str = ""
     end: int | None = None
     beam_size: int = 1

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from rnnlab.data import BYTE_ORDER_MARK, PublicFile, locate, read_text
 from rnnlab.heads import IGNORE, Categorical
-from rnnlab.interface import Batch, InputError, Metric, Sample, Tokens
+from rnnlab.interface import Batch, InputError, Mean, Metric, Sample, Tokens
+from rnnlab.tasks._ngrams import MarkedBatch, repeated
 from rnnlab.tasks.base import Task, check_least, check_shares
 from rnnlab.text import Alphabet, Speaker
 
@@ -49,9 +50,14 @@ class CharLM(Task):
         split: fractions of train, valid and test, or of train and valid; they sum to 1.
         batch_size: number of streams.
         seq_len: number of steps per window, the truncation length of BPTT.
+        recall_length: length of the n-grams whose repetitions are scored separately in an evaluation, in characters; 0:
+            none. A character can be recalled from the context if it ends an n-gram that occurred earlier in its stream.
+            N-grams that are frequent in the training text do not count, because a model can store them in its weights.
+            Arora et al., 2023 (arXiv:2312.04927) measure recall in this way with bigrams of word pieces.
+        recall_count: largest number of occurrences of such an n-gram in the training text.
 
     Raises:
-        InputError: the corpus cannot be read or is too short, or the fractions do not sum to 1.
+        InputError: the corpus cannot be read or is too short, an option is not valid, or no n-gram is repeated.
     """
 
     metrics = {"loss": Metric("nats per character"), "bpc": Metric("bits per character")}
@@ -65,15 +71,25 @@ class CharLM(Task):
         split: list[float] = (0.9, 0.05, 0.05),
         batch_size: int = 32,
         seq_len: int = 64,
+        recall_length: int = 0,
+        recall_count: int = 2,
     ) -> None:
         super().__init__(seed, data_root)
         check_shares(split)
         check_least(1, batch_size=batch_size, seq_len=seq_len)
+        check_least(0, recall_length=recall_length, recall_count=recall_count)
         self.corpus = corpus
         self.split = list(split)
         self.splits = ("train", "valid", "test")[: len(split)]
         self.batch_size = batch_size
         self.seq_len = seq_len
+        self.recall_length, self.recall_count = recall_length, recall_count
+        if recall_length:
+            self.metrics = self.metrics | {
+                "loss_repeated": Metric("nats per character that ends a repeated n-gram"),
+                "loss_other": Metric("nats per other character"),
+            }
+        self._repeated: dict[str, Tensor] = {}
         self._has_marks = False
 
     @cached_property
@@ -140,7 +156,42 @@ class CharLM(Task):
         window = step % self.num_batches(split)
         steps = slice(window * self.seq_len, (window + 1) * self.seq_len)
         fresh = torch.full((self.batch_size,), window == 0)
-        return Batch(inputs[steps], targets[steps], fresh=fresh)
+        if not self.recall_length:
+            return Batch(inputs[steps], targets[steps], fresh=fresh)
+        return MarkedBatch(inputs[steps], targets[steps], fresh=fresh, repeated=self.repeated(split)[steps])
+
+    def repeated(self, split: str) -> Tensor:
+        """Whether each target of a split ends a repeated n-gram of ``recall_length`` characters, bool ``[T, B]``.
+
+        Raises:
+            InputError: no n-gram of the split is repeated.
+        """
+        if split not in self._repeated:
+            scored = self.streams[split][1] != IGNORE
+            found = repeated(
+                self._texts(split), self._texts("train"), length=self.recall_length, most=self.recall_count
+            )[1:]
+            found &= scored
+            if not found.any():
+                raise InputError(
+                    f"the {split} part of corpus {self.corpus!r} repeats no n-gram of task.recall_length="
+                    f"{self.recall_length} characters that occurs at most task.recall_count={self.recall_count} times "
+                    "in the training part; give a smaller length, a larger count or a longer text"
+                )
+            self._repeated[split] = found
+        return self._repeated[split]
+
+    def _texts(self, split: str) -> Tensor:
+        """The characters of each stream, ``[T + 1, B]``; padding is a token of its own."""
+        inputs, targets = self.streams[split]
+        return torch.cat([inputs[:1], targets.masked_fill(targets == IGNORE, len(self.vocabulary))])
+
+    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
+        """With ``recall_length``, the losses of characters that end a repeated n-gram and of all others."""
+        if not self.recall_length:
+            return {}
+        marks = {"loss_repeated": batch.repeated, "loss_other": ~batch.repeated}
+        return {name: self.head.loss(outputs, batch.targets.where(mask, IGNORE)) for name, mask in marks.items()}
 
     def derive(self, means: dict[str, float]) -> dict[str, float]:
         """Add bits per character, ``loss / ln 2``."""
@@ -150,9 +201,16 @@ class CharLM(Task):
         """``chance``: uniform over characters; ``unigram``: training frequencies with add-one smoothing."""
         size = len(self.vocabulary)
         counts = 1 + torch.bincount(self.streams["train"][1].flatten(), minlength=size).double()
+        nats = -(counts / counts.sum()).log()
         targets = self.streams[split][1]
-        unigram = -(counts / counts.sum()).log()[targets[targets != IGNORE]].mean()
-        return {"chance": self.derive({"loss": log(size)}), "unigram": self.derive({"loss": float(unigram)})}
+        scored = {"loss": targets != IGNORE}
+        if self.recall_length:
+            marks = self.repeated(split)
+            scored |= {"loss_repeated": marks, "loss_other": scored["loss"] & ~marks}
+        return {
+            "chance": self.derive(dict.fromkeys(scored, log(size))),
+            "unigram": self.derive({name: float(nats[targets[mask]].mean()) for name, mask in scored.items()}),
+        }
 
     def sample(self, model: nn.Module) -> Sample:
         """A text of `SAMPLE_LENGTH` characters, drawn at temperature 0.8."""

@@ -39,6 +39,7 @@ class Logger:
         directory: directory of the run.
         metrics: metrics of the task, for their units.
         length_metric: name of the metric that is plotted against sequence length, or None.
+        length_name: label of the lengths.
         tensorboard: whether to write TensorBoard events.
         progress: whether to show a progress bar if the output is a terminal.
         diagnostics: whether to diagnose the model at each evaluation, see `rnnlab.diagnostics`. This takes some seconds
@@ -50,6 +51,7 @@ class Logger:
         directory: RunDirectory,
         metrics: dict[str, Metric],
         length_metric: str | None = None,
+        length_name: str = "length",
         *,
         tensorboard: bool = True,
         progress: bool = True,
@@ -57,7 +59,7 @@ class Logger:
     ) -> None:
         self.directory = directory
         self.metrics = metrics
-        self.length_metric = length_metric
+        self.length_metric, self.length_name = length_metric, length_name
         self.progress = progress
         self.diagnostics = diagnostics
         self.lines = directory.metrics_file.open("a", encoding="utf-8")
@@ -88,7 +90,7 @@ class Logger:
         figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()
         axes.plot(by_length.keys(), by_length.values(), marker="." if len(by_length) < 50 else None)
-        axes.set(xlabel="length", ylabel=self.length_metric, title=f"{split}, step {step}")
+        axes.set(xlabel=self.length_name, ylabel=self.length_metric, title=f"{split}, step {step}")
         axes.grid(alpha=0.3)
         self.writer.add_figure(f"{split}/by_length", figure, step, close=False)
 

@@ -148,7 +148,7 @@ def _check_data(content: dict[str, Any], identity: dict[str, Any]) -> None:
 def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any], is_new: bool) -> dict[str, Any]:
     """Train in a locked directory, and write the summary."""
     task, model, at, config = trainer.task, trainer.model, trainer.progress, identity["config"]
-    logger = Logger(directory, task.metrics, task.length_metric, **config["logger"])
+    logger = Logger(directory, task.metrics, task.length_metric, task.length_name, **config["logger"])
     summary = _described(trainer, identity)
     console.info("run directory: %s", directory.path)
     for line in task.describe():
@@ -192,6 +192,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         "monitor": task.monitor,
         "metrics": {name: asdict(metric) for name, metric in task.metrics.items()},
         "length_metric": task.length_metric,
+        "length_name": task.length_name,
         "baselines": {split: task.baselines(split) for split in task.splits},
     }
     files.write_json(directory.summary_file, summary)

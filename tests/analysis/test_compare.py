@@ -101,6 +101,55 @@ def test_groups_and_their_statistics(folder):
     assert "unlikely to be chance" in verdict(section)
 
 
+def test_the_metric_is_drawn_against_the_state_size(folder):
+    accuracies = {
+        ("gru", 64): [0.5, 0.2],
+        ("gru", 128): [0.9, 0.4],
+        ("mlstm", 64): [1.0, 0.6],
+        ("mlstm", 256): [1, 0.8],
+    }
+    for (cell, size), values in accuracies.items():
+        for seed in range(3):
+            table = {str(pairs): value + 0.01 * (seed - 1) for pairs, value in zip((4, 16), values, strict=True)}
+            test = {"step": 30, "loss": 1.0, "by_length": table}
+            more = {"length_metric": "accuracy", "length_name": "pairs", "state_size": size, "lr": size * 1e-5}
+            make(folder, cell, seed, test=test, **more)
+    (section,) = compared().sections
+    drawn = figures.figures(section, figures.looks_of(compared()))
+    made, told = drawn["state"]
+    assert told == "Metric on test against the numbers in the state of a sequence, median over runs."
+    shown = {
+        (axes.get_title(), line.get_label()): dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for axes in made.axes
+        for line in axes.lines
+    }
+    expected = {
+        (cell, f"pairs {pairs}"): {size: values[place] for (name, size), values in accuracies.items() if name == cell}
+        for cell in ("gru", "mlstm")
+        for place, pairs in enumerate((4, 16))
+    }
+    assert shown == {key: pytest.approx(points) for key, points in expected.items()}
+    assert made.axes[0].get_ylabel() == "accuracy"
+    assert drawn["length"][1] == "Metric on test against pairs, median over runs."
+
+
+def test_without_lengths_there_is_a_curve_for_each_cell(folder):
+    for cell, size, score in (("gru", 8, 3.0), ("gru", 16, 2.0), ("lstm", 16, 1.0)):
+        make(folder, cell, score=score, state_size=size, lr=size * 1e-5)
+    (section,) = compared(by=["cell.name"]).sections
+    (axes,) = figures.figures(section, figures.looks_of(compared(by=["cell.name"])))["state"][0].axes
+    shown = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert shown == {"gru": ([8, 16], [3.0, 2.0]), "lstm": ([16], [1.0])}
+
+
+def test_one_state_size_or_none_is_not_drawn(folder):
+    make(folder, "gru", state_size=8)
+    make(folder, "lstm", state_size=16)
+    make(folder, "rnn")
+    (section,) = compared().sections
+    assert "state" not in figures.figures(section, figures.looks_of(compared()))
+
+
 CHANCE = {"chance": {"loss": 3.0, "mae": 0.9}, "mean": {"loss": 2.0}}
 BASELINES = {"valid": CHANCE, "test": CHANCE}
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rnnlab import data
+from rnnlab.contracts import check_task
 from rnnlab.interface import InputError
 from rnnlab.outputs import IGNORE
 from rnnlab.tasks.char_lm import TINY_SHAKESPEARE, CharLM
@@ -113,6 +114,68 @@ def test_a_model_that_was_trained_with_byte_order_marks_keeps_them(tmp_path):
     assert task.text == text
     assert task.data_digest() == hashlib.sha256(text.encode()).hexdigest()
     assert int(task.batch("train", 0).inputs[0, 0]) == task.vocabulary.characters.index(MARK)
+
+
+def walked(text, length, known):
+    """Whether each character but the first ends an n-gram that came before and of which ``known`` has at most two."""
+    seen, marks = set(), []
+    for end in range(1, len(text) + 1):
+        gram = text[end - length : end] if end >= length else None
+        marks.append(gram in seen and known.count(gram) <= 2)
+        seen.add(gram if gram else end)
+    return marks[1:]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8])
+def test_repeated_n_grams_are_those_of_a_walk_over_the_text(tmp_path, length):
+    generator = torch.Generator().manual_seed(length)
+    letters = "ab" if length == 8 else "abcdefghijklmnopqrstuvwxyz"[: 2 + 24 // length]
+    words = ["".join(letters[i] for i in torch.randint(len(letters), (3,), generator=generator)) for _ in range(40)]
+    body = "".join(words[i] for i in torch.randint(40, (500,), generator=generator))
+    text = body[:1000] + ("zyx" + body[1000:1400]).replace("a", "!")
+    task = make(tmp_path, text, batch_size=3, seq_len=7, split=[0.7, 0.15, 0.15], recall_length=length)
+
+    class Grams(list):
+        count = staticmethod(lambda gram: sum(text.startswith(gram, i) for text in trained for i in range(len(text))))
+
+    def texts(split):
+        inputs, targets = task.streams[split]
+        return ["".join(column).rstrip("-") for column in spell(task, torch.cat([inputs[:1], targets]))]
+
+    trained = texts("train")
+    for split in ("train", "valid", "test"):
+        expected = [walked(column, length, Grams()) for column in texts(split)]
+        if not any(map(any, expected)):
+            with pytest.raises(
+                InputError, match=rf"the {split} part .* repeats no n-gram of task.recall_length={length}"
+            ):
+                task.batch(split, 0)
+            continue
+        found = torch.cat([task.batch(split, step).repeated for step in range(task.num_batches(split))])
+        for column, marks in zip(found.t().tolist(), expected, strict=True):
+            assert column == marks + [False] * (len(column) - len(marks))
+
+
+def test_the_losses_of_repeated_and_other_characters_make_up_the_loss():
+    task = CharLM(recall_length=6)
+    batch = task.batch("valid", 3)
+    assert batch.to(torch.device("cpu")).repeated is batch.repeated
+    outputs = torch.randn(*batch.inputs.shape, task.output_size, generator=torch.Generator().manual_seed(0))
+    parts = task.measure(outputs, batch)
+    nats = -outputs.log_softmax(-1).gather(2, batch.targets[:, :, None])[:, :, 0]
+    assert int(parts["loss_repeated"].count) == int(batch.repeated.sum()) > 0
+    assert float(parts["loss_repeated"].total) == pytest.approx(float(nats[batch.repeated].sum()), rel=1e-5)
+    assert float(parts["loss_other"].total) == pytest.approx(float(nats[~batch.repeated].sum()), rel=1e-5)
+    assert parts.keys() | {"loss", "bpc"} == task.metrics.keys()
+    assert all(values.keys() == task.metrics.keys() for values in task.baselines("valid").values())
+    assert CharLM().metrics.keys() == {"loss", "bpc"}
+
+
+def test_a_corpus_whose_n_grams_are_scored_keeps_the_contract(tmp_path):
+    text = "".join(f"{n * n} is the square of {n}, " for n in range(300))
+    path = tmp_path / "squares.txt"
+    path.write_text(text)
+    check_task(CharLM, corpus=str(path), recall_length=3, recall_count=9, batch_size=2, seq_len=16)
 
 
 def test_what_was_read_is_told(tmp_path):

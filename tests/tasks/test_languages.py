@@ -302,7 +302,9 @@ def elements(group):
     return [p for p in sorted(even) if even[p] or group[0] == "S"]
 
 
-@pytest.mark.parametrize(("group", "order"), [("S3", 6), ("S5", 120), ("A5", 60), ("A4xZ5", 60), ("Z60", 60)])
+@pytest.mark.parametrize(
+    ("group", "order"), [("S3", 6), ("S4", 24), ("S5", 120), ("A5", 60), ("A4xZ5", 60), ("Z60", 60)]
+)
 @pytest.mark.parametrize("length", [1, 2, 3, 17, 100])
 def test_products_are_those_of_permutations(group, order, length):
     task, members = tasks.find("word_problem")(group=group, batch_size=8), elements(group)
@@ -333,6 +335,28 @@ def test_every_element_is_as_probable_as_any_other(group):
     for split in ("valid", "test"):
         found = accuracies(task, split, task.num_batches(split), lambda batch: batch.inputs)
         assert task.baselines(split)["last element"]["accuracy"] == pytest.approx(found, abs=0.01)
+
+
+def test_a_product_may_be_right_at_the_last_step_or_at_every_step():
+    task = tasks.find("word_problem")(group="S3", lengths=[1, 4], test_lengths=[5, 6], batch_size=500, by_length="last")
+    assert task.length_metric == "last"
+    sums = {split: {"last": 0.0, "whole": 0.0} for split in ("valid", "test")}
+    for split in sums:
+        for step in range(task.num_batches(split)):
+            batch = task.batch(split, step)
+            outputs = torch.nn.functional.one_hot(batch.inputs, 6).float()  # repeats the last element
+            pairs = zip(batch.inputs.t().tolist(), batch.targets.t().tolist(), strict=True)
+            rows = [[one == other for one, other in zip(*pair, strict=True)] for pair in pairs]
+            expected = {"accuracy": [sum(row) / len(row) for row in rows]}
+            expected |= {"last": [row[-1] for row in rows], "whole": [all(row) for row in rows]}
+            found = task.measure(outputs, batch)
+            assert {name: mean.total.tolist() for name, mean in found.items()} == {
+                name: pytest.approx(list(map(float, values))) for name, values in expected.items()
+            }
+            for name in sums[split]:
+                sums[split][name] += sum(expected[name]) / len(rows) / task.num_batches(split)
+        stated = task.baselines(split)["last element"]
+        assert sums[split] == {name: pytest.approx(stated[name], abs=0.03) for name in sums[split]}
 
 
 def test_the_baseline_of_the_stack_is_that_of_its_letters():
@@ -390,7 +414,8 @@ def test_what_cannot_be_is_refused(options, says):
         ("a_n_b_n_c_n", {"batch_size": 0}, "task.batch_size=0 must be at least 1"),
         ("dyck", {"types": 0}, "task.types=0 must be at least 1"),
         ("dyck", {"depth": 0}, "task.depth=0 must be at least 1, or null for unlimited depth"),
-        ("word_problem", {"group": "S4"}, "task.group='S4' must be one of S3, S5, A5, A4xZ5, Z60"),
+        ("word_problem", {"group": "Z7"}, "task.group='Z7' must be one of S3, S4, S5, A5, A4xZ5, Z60"),
+        ("word_problem", {"by_length": "loss"}, "task.by_length='loss' must be accuracy, last or whole"),
     ],
 )
 def test_what_one_task_cannot_do_is_refused(name, options, says):

@@ -21,6 +21,8 @@ SMALL = {  # options of the docstrings' examples, and what letters mean there
         {"vocab": 6, "noise_vocab": 3, "noise": 0.4},
         {letter: n for n, letter in enumerate("abcxyz", start=3)},
     ),
+    "compression": ({"alphabet": 3}, {letter: n for n, letter in enumerate("abc|")}),
+    "memorization": ({"vocab": 8}, {letter: n for n, letter in enumerate("abc|")}),
 }
 CASES = [
     *((name, options) for name, (options, _) in SMALL.items()),
@@ -30,8 +32,10 @@ CASES = [
     ("selective_copying", {}),
     ("selective_copying", {"alphabet": 2, "memorize": 1}),
     ("noisy_recall", {}),
-    ("noisy_recall", {"noise": 0.0}),
+    ("noisy_recall", {"noise": 0.0, "noise_vocab": 0}),
     ("noisy_recall", {"vocab": 4, "noise_vocab": 1, "noise": 0.9}),
+    ("memorization", {}),
+    ("memorization", {"vocab": 5}),
 ]
 
 
@@ -69,6 +73,15 @@ def noisy_recall(word, task):
     return answer
 
 
+def compression(word, task):
+    return word[:-1]
+
+
+def memorization(word, task):
+    known = task.mapping.tolist()
+    return [known[word[step - 1]] if symbol == task.keys else IGNORE for step, symbol in enumerate(word)]
+
+
 def check_copying(word, length, task):
     blanks, symbols = [task.alphabet], word[: task.memorize]
     assert max(symbols) < task.alphabet
@@ -103,6 +116,16 @@ def check_noisy_recall(word, length, task):
     assert last in ([last[0]], [last[0], known[last[0]]])
 
 
+def check_compression(word, length, task):
+    assert len(word) == length
+    assert max(word[:-1]) < task.alphabet == word[-1]
+
+
+def check_memorization(word, length, task):
+    assert len(word) == length
+    assert all((symbol == task.keys) == bool(step % 2) for step, symbol in enumerate(word))
+
+
 def draw(task, length, seed=0):
     batch = task.draw(torch.Generator().manual_seed(seed), length)
     return list(zip(batch.inputs.t().tolist(), batch.targets.t().tolist(), strict=True))
@@ -117,6 +140,8 @@ CHECKS = {
     "temporal_order": (check_temporal_order, temporal_order),
     "selective_copying": (check_selective_copying, selective_copying),
     "noisy_recall": (check_noisy_recall, noisy_recall),
+    "compression": (check_compression, compression),
+    "memorization": (check_memorization, memorization),
 }
 
 
@@ -199,6 +224,50 @@ def test_the_last_key_is_any_of_those_before():
     fair([word[6] for word in words], [2, 3])
 
 
+def test_a_key_has_the_same_value_everywhere():
+    known = {}
+    for seed, split in product(range(2), ("train", "valid", "test")):
+        batch = make("memorization", seed=seed, vocab=32).batch(split, seed)
+        for word, targets in zip(batch.inputs.t().tolist(), batch.targets.t().tolist(), strict=True):
+            for key, value in zip(word[::2], targets[1::2], strict=True):
+                assert known.setdefault(key, value) == value
+    assert sorted(known) == list(range(15))
+    assert len(set(known.values())) == 15
+    assert set(known.values()) <= set(range(16))
+
+
+def test_the_last_output_has_a_distribution_for_each_position():
+    task = make("compression", alphabet=4, lengths=[3, 6], test_lengths=[9, 9], batch_size=5)
+    assert task.output_size == 8 * 4
+    for step in range(task.num_batches("valid")):
+        batch = task.batch("valid", step)
+        outputs = torch.randn(len(batch.inputs), 5, task.output_size, generator=torch.Generator().manual_seed(step))
+        losses, rights = [], []
+        for column, targets in enumerate(batch.targets.t().tolist()):
+            for position, target in enumerate(targets):
+                logits = outputs[-1, column, 4 * position : 4 * position + 4]
+                losses.append(-float(logits.log_softmax(0)[target]))
+                rights.append(int(logits.argmax()) == target)
+        loss, accuracy = task.loss(outputs, batch), task.measure(outputs, batch)["accuracy"]
+        assert int(loss.count) == len(losses) == 5 * (len(batch.inputs) - 1)
+        assert float(loss.total) == pytest.approx(sum(losses), rel=1e-5)
+        assert float(accuracy.total.mean()) == pytest.approx(sum(rights) / len(rights))
+
+
+def test_a_finite_training_set_is_repeated_in_another_order():
+    task = make("selective_copying", batch_size=2, examples=12)
+    content = [tuple(task.batch("train", step).inputs.flatten().tolist()) for step in range(24)]
+    epochs = [content[start : start + 6] for start in range(0, 24, 6)]
+    assert len(set(content)) == 6
+    assert all(set(epoch) == set(content) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    other = make("selective_copying", batch_size=2, examples=12, seed=1)
+    assert not set(content) & {tuple(other.batch("train", step).inputs.flatten().tolist()) for step in range(6)}
+    endless = make("selective_copying", batch_size=2)
+    assert torch.equal(task.batch("valid", 3).inputs, endless.batch("valid", 3).inputs)
+    assert content[:6] != [tuple(endless.batch("train", step).inputs.flatten().tolist()) for step in range(6)]
+
+
 def test_recall_is_of_the_symbols_alone():
     task = make("copying")
     batch = task.batch("valid", 0)
@@ -274,6 +343,11 @@ def test_the_memoryless_write_blanks_and_then_guess(split):
         ("noisy_recall", {"vocab": 7}, r"task\.vocab=7 must be even"),
         ("noisy_recall", {"vocab": 2}, r"task\.vocab=2 must be even.* at least 4"),
         ("noisy_recall", {"noise_vocab": 0}, r"task\.noise_vocab=0 must be at least 1"),
+        ("noisy_recall", {"examples": 100}, r"task\.examples=100 must be a positive multiple of task.batch_size=128"),
+        ("memorization", {"examples": 0}, r"task\.examples=0 must be a positive multiple of .*=128, or null"),
+        ("memorization", {"vocab": 4}, r"task\.vocab=4 must be at least 5"),
+        ("compression", {"alphabet": 1}, r"task\.alphabet=1 must be at least 2"),
+        ("compression", {"lengths": [1, 9]}, r"task\.lengths is \[1, 9\]; the shortest length must be at least 2"),
         ("noisy_recall", {"noise": 1.0}, r"task\.noise=1\.0 must be at least 0 and below 1"),
         (
             "noisy_recall",

@@ -107,6 +107,7 @@ OWN = {
     "conversation": {"languages": ["english"]},
     "delayed_xor": {"lengths": [8, 9], "test_lengths": [8, 9]},
     "digit_strings": {"eval_size": 70, "digits": [1, 2], "batch_size": 70},
+    "fuzzy_recall": {"lengths": [11, 12], "test_lengths": [11, 12]},
     "mqar": {"lengths": [16, 18], "test_lengths": [16, 18]},
     "selective_copying": {"lengths": [16, 18], "test_lengths": [16, 18]},
     "temporal_order": {"lengths": [10, 11], "test_lengths": [10, 11]},

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnlab.interface import Batch, InputError, Tokens
+from rnnlab.interface import Batch, InputError, Mean, Metric, Tokens
 from rnnlab.tasks.base import Generated, Labelling
 
-GROUPS = ("S3", "S5", "A5", "A4xZ5", "Z60")
+GROUPS = ("S3", "S4", "S5", "A5", "A4xZ5", "Z60")
 
 
 class WordProblem(Generated, Labelling):
@@ -30,17 +30,33 @@ class WordProblem(Generated, Labelling):
     Merrill et al. train and test on words of the same length; here the test words are longer. Chance is one over the
     number of elements. The baseline that repeats the last element is also correct at the first step.
 
+    The accuracy is the mean over all steps. ``last`` is the accuracy at the last step, and ``whole`` the fraction of
+    words with the correct product at every step.
+
     Args:
-        group: name of the group: S3, S5, A5, A4xZ5 or Z60.
+        group: name of the group: S3, S4, S5, A5, A4xZ5 or Z60.
+        by_length: metric that is reported for each length: ``accuracy``, ``last`` or ``whole``. ``last`` at the length
+            n is the accuracy at the n-th position.
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of elements in a word.
 
     Raises:
-        InputError: the group is unknown.
+        InputError: an option is not valid.
     """
 
-    def __init__(self, seed: int = 0, data_root: str = "data", *, group: str = "S5", **shared: Any) -> None:
+    metrics = Labelling.metrics | {
+        "accuracy": Metric("of the steps right", "higher"),
+        "last": Metric("of the last steps right", "higher"),
+        "whole": Metric("of the words right at every step", "higher"),
+    }
+
+    def __init__(
+        self, seed: int = 0, data_root: str = "data", *, group: str = "S5", by_length: str = "accuracy", **shared: Any
+    ) -> None:
         super().__init__(seed, data_root, **shared)
+        if by_length not in ("accuracy", "last", "whole"):
+            raise InputError(f"task.by_length={by_length!r} must be accuracy, last or whole")
+        self.length_metric = by_length
         if group not in GROUPS:
             raise InputError(f"task.group={group!r} must be one of {', '.join(GROUPS)}")
         # Each row of the table is a permutation; argsort gives the factor from one product to the next.
@@ -63,12 +79,24 @@ class WordProblem(Generated, Labelling):
         before = torch.cat([torch.zeros_like(products[:1]), products[:-1]])  # 0 is the identity
         return Batch(self._quotients[before, products], products)
 
+    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Mean]:
+        """The accuracy of each word over all steps, at the last step, and whether all steps are right."""
+        right = (outputs.argmax(-1) == batch.targets).to(torch.float64)
+        values = {"accuracy": right.mean(0), "last": right[-1], "whole": right.amin(0)}
+        return {name: Mean(value, torch.ones_like(value)) for name, value in values.items()}
+
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``, and ``last element``: correct at the first step and after a product that is the identity."""
         lengths = self.ranges[split]
         guess = 1 / self.output_size
         right = sum(guess + (1 - guess) / length for length in lengths) / len(lengths)
-        return {**super().baselines(split), "last element": {"accuracy": right}}
+        last = guess + (1 - guess) * (1 in lengths) / len(lengths)
+        whole = sum(guess**length for length in lengths) / len(lengths)
+        (_, chance), *_ = super().baselines(split).items()
+        return {
+            "chance": {**chance, "last": guess, "whole": whole},
+            "last element": {"accuracy": right, "last": last, "whole": whole * self.output_size},
+        }
 
 
 def multiplication(group: str) -> Tensor:

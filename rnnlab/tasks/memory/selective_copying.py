@@ -9,10 +9,11 @@ import torch
 
 from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, Tokens
-from rnnlab.tasks.base import Generated, Labelling, check_least
+from rnnlab.tasks._repeated import Repeated
+from rnnlab.tasks.base import Labelling, check_least
 
 
-class SelectiveCopying(Generated, Labelling):
+class SelectiveCopying(Repeated, Labelling):
     """Repeat, in order, the symbols that are scattered among noise (Gu and Dao, 2023, arXiv:2312.00752, sections 3.1
     and 4.1.1; the denoising task of Jing et al., 2019, arXiv:1706.02761).
 
@@ -23,11 +24,14 @@ class SelectiveCopying(Generated, Labelling):
         targets  - - - - - - b a b        - is not scored
 
     The Mamba paper uses 16 symbols in 4096 steps and a total of 16 tokens, including noise and marker:
-    ``task.lengths=[4096,4096]`` with the other options at their defaults. Chance is 1 / alphabet.
+    ``task.lengths=[4096,4096]`` with the other options at their defaults. MAD (Poli et al., 2024, arXiv:2403.17844) has
+    16 symbols in 239 steps; its code has a single marker, followed by noise, and puts no noise after the last symbol.
+    Chance is 1 / alphabet.
 
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of steps before the first marker.
+        examples: see `Repeated`.
         alphabet: number of different symbols.
         memorize: number of symbols per sequence.
     """
