@@ -43,6 +43,34 @@ def sizes(S):
     return len(S), len(S[0]), len(S[0][0])
 
 
+# Beck et al., 2024 (arXiv:2405.04517), for every head:
+# C_t = f_t C_{t-1} + i_t v_t k_tᵀ                     (19)
+# n_t = f_t n_{t-1} + i_t k_t                          (20)
+# h_t = o_t ⊙ h̃_t, h̃_t = C_t q_t / max(|n_tᵀ q_t|, 1)  (21)
+# q_t = W_q x_t + b_q, k_t = W_k x_t / √d + b_k, v_t = W_v x_t + b_v          (22) to (24)
+# i_t = exp(w_iᵀ x_t + b_i), f_t = σ or exp(w_fᵀ x_t + b_f), o_t = σ(W_o x_t + b_o)   (25) to (27)
+# with C and n divided by exp(m_t), m_t = max(log f_t + m_{t-1}, log i_t)     (15) to (17)
+def mlstm(p, x, state):
+    C, n, m = state
+    heads, d = len(n), len(n[0])
+    H = heads * d
+    q, k, v, o = (add(times(gate(p.W, number, H), x), gate(p.b, number, H)) for number in range(4))
+    raw_i, raw_f = (add(times(gate(p.W_gates, g, heads), x), gate(p.b_gates, g, heads)) for g in range(2))
+    h, C_all, n_all, m_all = [], [], [], []
+    for a in range(heads):
+        f = sigmoid(raw_f[a]) if p.cell.forget_gate == "sigmoid" else math.exp(raw_f[a])
+        scale = max(math.log(f) + m[a], raw_i[a])
+        f, i = f * math.exp(m[a] - scale), math.exp(raw_i[a] - scale)
+        key = [b / math.sqrt(d) for b in gate(k, a, d)]
+        query, value = gate(q, a, d), gate(v, a, d)
+        memory = [[f * C[a][r][s] + i * value[r] * key[s] for s in range(d)] for r in range(d)]
+        norm = [f * n[a][s] + i * key[s] for s in range(d)]
+        divisor = max(abs(dot(norm, query)), math.exp(-scale))
+        h += [b / divisor for b in times(memory, query)]
+        C_all, n_all, m_all = [*C_all, memory], [*n_all, norm], [*m_all, scale]
+    return [sigmoid(a) * b for a, b in zip(o, h, strict=True)], [C_all, n_all, m_all]
+
+
 # Katharopoulos et al., 2020 (arXiv:2006.16236), for every head; γ = 1 in the paper:
 # φ(a) = elu(a) + 1                                     (7)
 # s_i = γ s_{i-1} + φ(x_i W_K) (x_i W_V)ᵀ               (18)
@@ -244,6 +272,39 @@ def rwkv7(p, x, state):
     return h, [S_all]
 
 
+# Sun et al., 2024 (arXiv:2407.04620), section 2, for every head:
+# W_t = W_{t-1} - η_t ∇ℓ(W_{t-1}; x_t), ℓ = ½ |f(θ_K x_t; W) - θ_V x_t|²
+# z_t = f(θ_Q x_t; W_t), f(x; W, b) = x + LN(x W + b)
+# with the Jacobian of the norm, ∂ẑ_i/∂z_j = (δ_ij - 1/d - ẑ_i ẑ_j / d) / s
+def ttt_linear(p, x, state):
+    heads, d, _ = sizes(state[0])
+    whole = times(p.W_qkv, x)
+    q, k, v, raw = (whole[i * heads * d : (i + 1) * heads * d] for i in range(4))
+    h, W_all, b_all = [], [], []
+
+    def normal(z):
+        mean = sum(z) / d
+        s = math.sqrt(sum((c - mean) ** 2 for c in z) / d + 1e-6)
+        return [(c - mean) / s for c in z], s
+
+    for a in range(heads):
+        query, key, value = gate(q, a, d), gate(k, a, d), gate(v, a, d)
+        W = [add(p.W_0[a][i], state[0][a][i]) for i in range(d)]
+        b = add(p.b_0[a], state[1][a])
+        z, s = normal(add(read(W, key), b))
+        error = [key[i] + p.gain[a][i] * z[i] + p.bias[a][i] - value[i] for i in range(d)]
+        jacobian = [[((i == j) - 1 / d - z[i] * z[j] / d) / s for j in range(d)] for i in range(d)]
+        slope = [sum(error[i] * p.gain[a][i] * jacobian[i][j] for i in range(d)) for j in range(d)]
+        eta = p.cell.learning_rate * sigmoid(raw[a] + p.b_eta[a]) / d
+        W = [[W[i][j] - eta * key[i] * slope[j] for j in range(d)] for i in range(d)]
+        b = [b[j] - eta * slope[j] for j in range(d)]
+        z, _ = normal(add(read(W, query), b))
+        h += [query[i] + p.gain[a][i] * z[i] + p.bias[a][i] for i in range(d)]
+        W_all.append([[W[i][j] - p.W_0[a][i][j] for j in range(d)] for i in range(d)])
+        b_all.append([b[j] - p.b_0[a][j] for j in range(d)])
+    return h, [W_all, b_all]
+
+
 def beta_up_to(largest, step):
     """The step with β = ``largest`` σ(w_β x)."""
 
@@ -257,6 +318,9 @@ def beta_up_to(largest, step):
 ONE, TWO = (lambda step: beta_up_to(1, step)), (lambda step: beta_up_to(2, step))
 NEGATIVE = {"negative_eigenvalues": True}
 CASES = {
+    "mlstm": ("mlstm", {}, mlstm),
+    "mlstm-heads": ("mlstm", {"heads": 2, "bias": False}, mlstm),
+    "mlstm-exp": ("mlstm", {"heads": 4, "forget_gate": "exp"}, mlstm),
     "linear_attention": ("linear_attention", {}, linear_attention),
     "linear_attention-decay": ("linear_attention", {"heads": 2, "key_size": 3, "decay": True}, linear_attention),
     "linear_attention-rms": (
@@ -285,4 +349,6 @@ CASES = {
     "deltaproduct-positive": ("deltaproduct", {"negative_eigenvalues": False}, ONE(deltaproduct)),
     "rwkv7": ("rwkv7", {"heads": 2, "key_size": 3, "rank": 2}, rwkv7),
     "rwkv7-plain": ("rwkv7", {"norm": False}, rwkv7),
+    "ttt_linear": ("ttt_linear", {"heads": 2}, ttt_linear),
+    "ttt_linear-rate": ("ttt_linear", {"learning_rate": 0.3}, ttt_linear),
 }

@@ -66,12 +66,12 @@ def read(S: Tensor, q: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Return x / sqrt(|x|² + 1e-6) over the last axis."""
-    return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
+    return x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt()  # the derivative of rsqrt overflows in float16
 
 
 def rms_norm(y: Tensor, gain: Tensor | None) -> Tensor:
     """Return ``gain`` ⊙ y / sqrt(mean(y²) + 1e-5) over the last axis, or y if ``gain`` is None."""
-    return y if gain is None else gain * y * (y.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+    return y if gain is None else gain * y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt()
 
 
 def joined(y: Tensor) -> Tensor:

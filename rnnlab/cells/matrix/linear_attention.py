@@ -28,8 +28,8 @@ class LinearAttention(MatrixCell):
 
     Shapes: x [B, input_size]; S [B, heads, key_size, hidden_size / heads]; z [B, heads, key_size], only with
     ``norm="sum"``; output h [B, hidden_size]. W stacks q, k, v.
-    Differs from the paper: the decay; 1e-6 is from the authors' code. Residual connection and feed-forward layer f_l are
-    left to the block.
+    Differs from the paper: the decay; 1e-6 is from the authors' code. The residual connection and the feed-forward
+    layer are left to the block.
 
     Args:
         input_size: features of x.

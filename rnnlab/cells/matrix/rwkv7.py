@@ -28,12 +28,12 @@ class RWKV7(MatrixCell):
 
     The layer norm is over the features of a head and has gain and bias. Without it (``norm=False``) y_t = S_tᵀ r_t.
 
-    Shapes: x [B, input_size]; S [B, heads, key_size, hidden_size / heads]; output h [B, hidden_size]. W stacks r, k', v;
-    U_w and U_a [rank, input_size]; xi, alpha, rho, b_w, b_a [heads * key_size]; gain, norm_bias [hidden_size].
+    Shapes: x [B, input_size]; S [B, heads, key_size, hidden_size / heads]; output h [B, hidden_size]. W stacks r, k',
+    v; U_w and U_a [rank, input_size]; xi, alpha, rho, b_w, b_a [heads * key_size]; gain, norm_bias [hidden_size].
     Differs from the paper: token shift, the gate g, the output projection, and the mixture of v with that of the first
-    layer are left to the block. The paper has square heads and a larger rank for w and a in wider models. The eps of the
-    norm, 1e-5 times the size of a head, and the initial values follow the authors' code, but b_w does not depend on the
-    layer.
+    layer are left to the block. The paper has square heads and a larger rank for w and a in wider models. The eps of
+    the norm, 1e-5 times the size of a head, follows the authors' code. The initial values are similar to those of that
+    code, which depend on the layer.
 
     Args:
         input_size: features of x.
@@ -92,5 +92,5 @@ class RWKV7(MatrixCell):
         if constants:
             gain, bias = constants
             y = y - y.mean(-1, keepdim=True)
-            y = gain * y * (y.square().mean(-1, keepdim=True) + 1e-5 * self.value_size).rsqrt() + bias
+            y = gain * y / (y.square().mean(-1, keepdim=True) + 1e-5 * self.value_size).sqrt() + bias
         return joined(y + bonus), (S,)
