@@ -96,8 +96,8 @@ def linear_attention(p, x, state):
 
 
 # Sun et al., 2023 (arXiv:2307.08621), in complex numbers, for every head:
-# S_n = γ e^{iθ} S_{n-1} + K_nᵀ V_n                     (1), (3), (6)
-# o_n = Re(Q_n conj(S_n))
+# S_n = γ e^{iθ} S_{n-1} + conj(K_n)ᵀ V_n               (1), (3), (6)
+# o_n = Re(Q_n S_n)
 # γ = 1 - 2^(-5 - head)                                 (8)
 def retnet(p, x, state):
     re, im = state
@@ -109,12 +109,12 @@ def retnet(p, x, state):
         S = []
         for i in range(K):
             turn = (1 - 2.0 ** (-5 - a)) * cmath.exp(1j * 10000 ** (-2 * i / (2 * K)))
-            new = complex(key[i], key[K + i]) / math.sqrt(2 * K)
-            S.append([turn * complex(re[a][i][j], im[a][i][j]) + new * value[j] for j in range(V)])
-        y = [sum((complex(query[i], query[K + i]) * S[i][j].conjugate()).real for i in range(K)) for j in range(V)]
+            new = complex(key[i], -key[K + i]) / math.sqrt(2 * K)
+            S.append([turn * complex(re[a][i][j], -im[a][i][j]) + new * value[j] for j in range(V)])
+        y = [sum((complex(query[i], query[K + i]) * S[i][j]).real for i in range(K)) for j in range(V)]
         h += rms(y, p.gain)
         re_all.append([[b.real for b in row] for row in S])
-        im_all.append([[b.imag for b in row] for row in S])
+        im_all.append([[-b.imag for b in row] for row in S])  # the cell carries conj(S)
     return h, [re_all, im_all]
 
 

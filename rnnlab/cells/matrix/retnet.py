@@ -16,13 +16,13 @@ class RetNet(MatrixCell):
 
         q_t = W_q x_t,  k_t = W_k x_t / sqrt(d_k),  v_t = W_v x_t
         γ = 1 - 2^(-5 - head)
-        S_t = γ exp(iθ) S_{t-1} + k_t v_tᵀ
+        S_t = γ exp(-iθ) S_{t-1} + k_t v_tᵀ
         y_t = Re(conj(S_t)ᵀ q_t)
         h_t = g ⊙ y_t / sqrt(mean(y_t²) + 1e-5)                           norm=True; without it h_t = y_t
 
     q and k are complex with half of the features as real and half as imaginary parts, and v is real. The parallel form
-    of the paper, equation 5, rotates q_t and k_t by exp(iθt) instead. That gives the same outputs, because they depend
-    on the angle between query and key only.
+    of the paper, equation 5, multiplies q_t and k_t by exp(iθt) instead. That gives the same outputs, because they
+    depend on the angle between query and key only.
 
     Shapes: x [B, input_size]; S is complex and carried as two real tensors, S_re and S_im [B, heads, key_size / 2,
     hidden_size / heads]; output h [B, hidden_size]. W stacks q, k, v; g [hidden_size / heads].
@@ -75,6 +75,6 @@ class RetNet(MatrixCell):
         cos, sin, gain = constants
         q_re, q_im, k_re, k_im, v = inputs
         re, im = state
-        re, im = cos * re - sin * im + outer(k_re, v), sin * re + cos * im + outer(k_im, v)
+        re, im = cos * re + sin * im + outer(k_re, v), cos * im - sin * re + outer(k_im, v)
         h = read(re, q_re) + read(im, q_im)
         return joined(rms_norm(h, gain)), (re, im)
