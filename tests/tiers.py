@@ -32,7 +32,7 @@ def every(stride: int, cases: Iterable[Any]) -> list[Any]:
 
 CORE = frozenset(
     {"rnn", "lstm", "gru", "indrnn", "mingru", "s4d", "mlstm", "orthogonal", "clockwork", "layernorm_lstm"}
-    | {"lif", "ltc", "qrnn", "slstm", "peephole", "lmu"}
+    | {"deltanet", "lif", "ltc", "qrnn", "slstm", "peephole", "lmu"}
 )
 """Cells of all kinds: plain, gated, element by element, linear, with matrix states, constrained, ticking, normalised,
 spiking, continuous in time."""
