@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from rnnlab import cells
+
 
 def _values(case: Any) -> tuple[Any, ...]:
     return case if isinstance(case, tuple) else (case,)
@@ -30,12 +32,16 @@ def every(stride: int, cases: Iterable[Any]) -> list[Any]:
 
 CORE = frozenset(
     {"rnn", "lstm", "gru", "indrnn", "mingru", "s4d", "mlstm", "orthogonal", "clockwork", "layernorm_lstm"}
-    | {"lif", "ltc", "qrnn", "slstm", "peephole", "lmu"}
+    | {"deltanet", "lif", "ltc", "qrnn", "slstm", "peephole", "lmu"}
 )
 """Cells of all kinds: plain, gated, element by element, linear, with matrix states, constrained, ticking, normalised,
 spiking, continuous in time."""
 
 
-def core(cells: Iterable[str]) -> list[Any]:
+MATRIX = frozenset(name for name in cells.available() if cells.describe(name).family == "matrix")
+"""Cells with matrix states, which are not compiled."""
+
+
+def core(names: Iterable[str]) -> list[Any]:
     """The names of cells as parameters, those that are not in `CORE` marked slow."""
-    return quick_if(cells, CORE.__contains__)
+    return quick_if(names, CORE.__contains__)

@@ -61,5 +61,5 @@ def _described_cells() -> list[tuple[str, str]]:
 
     The files are not imported: that would load PyTorch.
     """
-    modules = Path(str(files("rnnlab")), "cells").glob("*/[a-z]*.py")
+    modules = [file for file in Path(str(files("rnnlab")), "cells").glob("*/[a-z]*.py") if file.stem != "base"]
     return [(file.stem, file.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]) for file in modules]

@@ -8,6 +8,7 @@ A scan in log space is not offered: in single precision its gradients are wrong 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil, isqrt
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -77,9 +78,11 @@ def steps_of(step: fused.Traced) -> Steps:
         Unsupported: the cell is not linear in its state.
     """
     if step not in _STEPS:
-        check(step.program)
-        back = derive(step.program, {*step.program.constants, *step.program.inputs})
-        _STEPS[step] = emit(step.program, back)
+        program = step.program
+        check(program)
+        # Without the output: a gradient of 0 times an infinite input would be NaN.
+        unread = replace(program, output=Value("unread", program.output.shape))
+        _STEPS[step] = emit(program, derive(unread, {*program.constants, *program.inputs}))
     return _STEPS[step]
 
 

@@ -56,11 +56,18 @@ def test_gates_have_the_names_of_the_cell(name):
 
 NAMELESS = {  # number of sigmoids to which no block of the bias belongs
     "cfc": 1,  # its gate follows the backbone
+    "deltanet": 1,  # as of all cells with matrix states: a gate has one value per head or per key feature
+    "deltaproduct": 2,
     "dsgu": 1,  # the activation of the new value
+    "gated_deltanet": 1,
+    "gla": 1,
+    "hgrn2": 2,  # f and 1 - f
     "mlstm": 1,  # its gates i and f have one value per head, not per unit
     "mogrifier": 5,  # the gates of its rounds
     "nas": 1,  # a sigmoid of the sum e
+    "rwkv7": 2,
     "scrn": 1,  # no gate; the sigmoid is the activation of h
+    "ttt_linear": 1,
 }
 
 

@@ -1,5 +1,7 @@
 """Cells that are linear in their state: recognised as such, and run in blocks with the reference's numbers."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from outside.shapes import MinGRU
@@ -180,3 +182,27 @@ def test_without_a_compiler_auto_scans(monkeypatch):
 
     monkeypatch.setattr(compiler, "compiler", missing)
     assert Recurrent(MinGRU(2, 3)).choice[::2] == ("scan", "it is linear in its state")
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(2, "scan"), (3, "reference")])
+def test_auto_scans_small_states_only(monkeypatch, batch, expected):
+    """A head of 64 has 4,096 numbers."""
+    ran = []
+    for name in ("reference", "scan"):
+        module = import_module(f"rnnlab.engine.{name}")
+        monkeypatch.setattr(module, "run", lambda *given, n=name, run=module.run: ran.append(n) or run(*given))
+    layer = Recurrent(cells.create("hgrn2", input_size=3, hidden_size=64))
+    assert layer(torch.randn(6, batch, 3))[0].shape == (6, batch, 64)
+    assert ran == [expected]
+
+
+def test_an_infinite_query_does_not_reach_the_state():
+    torch.manual_seed(0)
+    cell = cells.create("linear_attention", input_size=3, hidden_size=4, norm="none")
+    cell.W.data[:4, 0], cell.W.data[4:, 0] = 10, 0  # the first input reaches the query only
+    inputs = torch.randn(7, 2, 3)
+    inputs[2, 0, 0] = 3e38
+    (found, (S,)), (expected, (wanted,)) = (Recurrent(cell, name)(inputs) for name in ("scan", "reference"))
+    assert S.isfinite().all()
+    torch.testing.assert_close(S, wanted)
+    torch.testing.assert_close(found, expected, equal_nan=True)

@@ -28,7 +28,7 @@ from rnnlab.trees import map_state, tensors_of
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow):RuntimeWarning")
 
 choose = importlib.import_module("rnnlab.engine.choose")  # the package has a function of this name
-NOT_LOWERED = {"mlstm", "s4d"}  # states of matrices, and of complex numbers
+NOT_LOWERED = tiers.MATRIX | {"s4d"}  # states of matrices, and of complex numbers
 CELLS = [name for name in cells.available() if name not in NOT_LOWERED]
 
 

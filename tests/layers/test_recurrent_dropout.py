@@ -17,9 +17,9 @@ from rnnlab.trees import tensors_of
 
 T, B, F, H = 7, 3, 5, 4
 EXACT = {"rtol": 1e-11, "atol": 1e-11}
-ELEMENTWISE = {"brc", "indrnn", "mingru", "minlstm", "mlstm", "qrnn", "rglru", "s4d", "sru", "sru_v1", "tgru", "tlstm"}
+ELEMENTWISE = {"brc", "indrnn", "mingru", "minlstm", "qrnn", "rglru", "s4d", "sru", "sru_v1", "tgru", "tlstm"}
 # Two have one in their readout; that of lif reads the spikes, which the second state makes.
-NO_RECURRENT_MATRIX = ELEMENTWISE | {"trnn", "unicornn", "hgrn", "lru", "lif"}
+NO_RECURRENT_MATRIX = ELEMENTWISE | tiers.MATRIX | {"trnn", "unicornn", "hgrn", "lru", "lif"}
 MUST_KEEP_NORM = {"orthogonal"}
 
 

@@ -185,34 +185,6 @@ def typed(p, x, last, H):
     return z, sigmoids(f), tanh(o)
 
 
-# Beck et al., 2024 (arXiv:2405.04517), for every head:
-# C_t = f_t C_{t-1} + i_t v_t k_tᵀ                     (19)
-# n_t = f_t n_{t-1} + i_t k_t                          (20)
-# h_t = o_t ⊙ h̃_t, h̃_t = C_t q_t / max(|n_tᵀ q_t|, 1)  (21)
-# q_t = W_q x_t + b_q, k_t = W_k x_t / √d + b_k, v_t = W_v x_t + b_v          (22) to (24)
-# i_t = exp(w_iᵀ x_t + b_i), f_t = σ or exp(w_fᵀ x_t + b_f), o_t = σ(W_o x_t + b_o)   (25) to (27)
-# with C and n divided by exp(m_t), m_t = max(log f_t + m_{t-1}, log i_t)     (15) to (17)
-def mlstm(p, x, state):
-    C, n, m = state
-    heads, d = len(n), len(n[0])
-    H = heads * d
-    q, k, v, o = (add(times(gate(p.W, number, H), x), gate(p.b, number, H)) for number in range(4))
-    raw_i, raw_f = (add(times(gate(p.W_gates, g, heads), x), gate(p.b_gates, g, heads)) for g in range(2))
-    h, C_all, n_all, m_all = [], [], [], []
-    for a in range(heads):
-        f = sigmoid(raw_f[a]) if p.cell.forget_gate == "sigmoid" else math.exp(raw_f[a])
-        scale = max(math.log(f) + m[a], raw_i[a])
-        f, i = f * math.exp(m[a] - scale), math.exp(raw_i[a] - scale)
-        key = [b / math.sqrt(d) for b in gate(k, a, d)]
-        query, value = gate(q, a, d), gate(v, a, d)
-        memory = [[f * C[a][r][s] + i * value[r] * key[s] for s in range(d)] for r in range(d)]
-        norm = [f * n[a][s] + i * key[s] for s in range(d)]
-        divisor = max(abs(dot(norm, query)), math.exp(-scale))
-        h += [b / divisor for b in times(memory, query)]
-        C_all, n_all, m_all = [*C_all, memory], [*n_all, norm], [*m_all, scale]
-    return weighted(sigmoids(o), h), [C_all, n_all, m_all]
-
-
 # Gu et al., 2022 (arXiv:2206.11893), section 2 and 3, in complex numbers, B = 1, one state of each conjugate pair:
 # x' = A x + B u, y = 2 Re(C x) + D u, and with the zero-order hold:
 # x_t = exp(ΔA) x_{t-1} + A⁻¹ (exp(ΔA) - 1) B u_t
@@ -272,9 +244,6 @@ CASES = {
     "tgru-no-bias": ("tgru", {"bias": False}, tgru),
     "tlstm": ("tlstm", {}, tlstm),
     "tlstm-no-bias": ("tlstm", {"bias": False}, tlstm),
-    "mlstm": ("mlstm", {}, mlstm),
-    "mlstm-heads": ("mlstm", {"heads": 2, "bias": False}, mlstm),
-    "mlstm-exp": ("mlstm", {"heads": 4, "forget_gate": "exp"}, mlstm),
     "s4d": ("s4d", {}, s4d),
     "s4d-inv": ("s4d", {"state_size": 6, "init": "inv", "dt_min": 0.1, "dt_max": 0.5}, s4d),
 }

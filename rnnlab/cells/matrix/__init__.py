@@ -1,0 +1,1 @@
+"""Cells whose state is a matrix that is written by key and read by query."""
