@@ -76,7 +76,7 @@ def rms_norm(y: Tensor, gain: Tensor | None) -> Tensor:
 
 def joined(y: Tensor) -> Tensor:
     """Return the heads of ``y [B, heads, size]`` side by side, ``[B, heads * size]``."""
-    return torch.cat(y.unbind(1), dim=-1)
+    return y.flatten(1)
 
 
 def decay_parameters(heads: int, slowest: float) -> tuple[nn.Parameter, nn.Parameter]:
