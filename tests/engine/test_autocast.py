@@ -168,7 +168,8 @@ def test_every_cell_is_as_near_to_float64_as_the_plain_loop(name):
     exact = in_double(layer, inputs)
     compiled, plain = everything(layer, inputs), everything(Recurrent(layer.cell, "reference"), inputs)
     assert {tensor.dtype for tensor in (*compiled[0], *plain[0])} == {torch.float32}
-    assert (compiled[0][0].grad_fn.name() == "_CompiledBackward") == (name not in ("mlstm", "s4d"))
+    kind = {"mlstm": "_HeadsBackward", "s4d": "_EagerBackward"}.get(name, "_CompiledBackward")
+    assert compiled[0][0].grad_fn.name() in (kind, *(["StackBackward0"] if name == "s4d" else []))
     for ours, theirs, expected, bound in zip(compiled, plain, exact, (0.01, 0.025), strict=True):
         assert distance(ours, expected) < max(bound, 1.2 * distance(theirs, expected))
 
