@@ -131,9 +131,9 @@ def _error(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
 @contextlib.contextmanager
 def _as_python() -> Iterator[None]:
     """Run traced steps in Python, because compiling all of them would take most of the time."""
-    compiles = fused.Traced.lowered
-    fused.Traced.lowered = None
+    compiles = fused.Traced.lowered, fused.Traced.heads
+    fused.Traced.lowered = fused.Traced.heads = None
     try:
         yield
     finally:
-        fused.Traced.lowered = compiles
+        fused.Traced.lowered, fused.Traced.heads = compiles

@@ -125,8 +125,10 @@ def _measured(cell: Cell) -> Choice:
         return Choice("reference", reference.run, f"no faster backend is known on {like.device.type}")
     is_usual = like.dtype in (torch.float32, torch.float64)
     obstacle = _obstacle(cell)
-    if obstacle is None and (not is_usual or fused.traced(cell).lowered is None):
-        obstacle = "its step is not compiled"
+    if obstacle is None:
+        step = fused.traced(cell)
+        if not is_usual or (step.heads is None and step.lowered is None):
+            obstacle = "its step is not compiled"
     if obstacle is None:
         if kernel and kernel.mode == "LSTM":
             few = " on few sequences" if _is_wide(cell) else ""

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
 from rnnlab.engine import arrays, reference
+from rnnlab.engine.cpu.head_kernel import interval
 from rnnlab.engine.cpu.linear import reusing
 from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
@@ -85,9 +86,10 @@ def run_or(
     word = precision(inputs.device, step.dtype)
     if _needs_loop(step, word):
         return reference.loop(cell, constants, prepared, state, live)
-    if step.kernel is None and uncompiled is not None:
+    is_compiled = step.kernel is not None or step.heads is not None
+    if not is_compiled and uncompiled is not None:
         return uncompiled(step, constants, prepared, state, live)
-    if step.kernel is None and not training and inputs.device.type not in graphs.RECORDERS:
+    if not is_compiled and not training and inputs.device.type not in graphs.RECORDERS:
         return reference.loop(cell, constants, prepared, state, live)  # without gradients the trace has no advantage
     free: list[bool] = []
     if training and step.kernel is not None and step.kernel.lowered.overwrites:
@@ -103,6 +105,8 @@ def run_or(
 
 def _needs_loop(step: Traced, word: str) -> bool:
     """Whether autocast has a dtype that a step is not compiled for, so that only the plain loop honours it."""
+    if step.heads is not None:
+        return False  # it has no products
     if step.kernel is None:
         return reference.autocast_dtype(step.device) is not None
     if step.device.type == "cpu" and word == "fp16":
@@ -173,8 +177,10 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
     tensors = [t if learns else t.detach() for t, learns in zip((*parts[0], *parts[1]), step.learns, strict=True)]
     tensors += parts[2]
     if training:
-        function = _Eager if step.kernel is None else _Compiled
+        function = _Heads if step.heads is not None else _Eager if step.kernel is None else _Compiled
         outputs, *final = function.apply(plan, inputs, *tensors)
+    elif step.heads is not None:
+        outputs, final, _ = step.heads.forward(*plan.parts(tensors), plan.lengths, 0)
     elif step.kernel is None:
         outputs, final = graphs.inference(step.python, *plan.parts(tensors), plan.live)
     else:
@@ -231,6 +237,29 @@ class _Compiled(torch.autograd.Function):
         kernel.call("backward", memory, constants, plan.steps, plan.lengths, plan.precision)
         found = arrays.gradients(kernel, memory, constants, plan.shapes, plan.step.repeated, plan.precision)
         return None, None, *found, *arrays.state_gradients(kernel, memory, tensors_of(plan.state))
+
+
+class _Heads(torch.autograd.Function):
+    """Compute outputs and final state from constants, prepared inputs and initial state, compiled head by head."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.plan, ctx.every = plan, interval(plan.steps)
+        outputs, final, checkpoints = plan.step.heads.forward(*plan.parts(tensors), plan.lengths, ctx.every)
+        ctx.save_for_backward(inputs, checkpoints, *tensors)
+        return outputs, *final
+
+    @staticmethod
+    def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
+        plan, (inputs, checkpoints, *tensors) = ctx.plan, ctx.saved_tensors
+        constants, prepared, state = plan.parts(tensors)
+        gradients = (output_gradients, *state_gradients)
+        if is_observed_backward(*gradients):
+            return None, None, *through_reference(plan, inputs, constants, state, gradients)
+        found = plan.step.heads.backward(
+            constants, prepared, state, checkpoints, output_gradients, state_gradients, plan.lengths, ctx.every
+        )
+        return None, None, *found
 
 
 class _Eager(torch.autograd.Function):

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
 from rnnlab.engine.cache import NoCompiler
+from rnnlab.engine.cpu import compiler
 from rnnlab.engine.cpu.emit import Source
+from rnnlab.engine.cpu.head_kernel import DTYPES, HeadKernel
+from rnnlab.engine.cpu.heads import HeadSource
 from rnnlab.engine.cpu.kernel import Kernel as CpuKernel
 from rnnlab.engine.gpu.emit import Source as TritonSource
 from rnnlab.engine.gpu.kernel import Kernel as GpuKernel
@@ -89,10 +92,17 @@ class Traced:
         """Print the forward and the backward step as C.
 
         Raises:
-            Unsupported: the steps cannot be written as loops over rows and columns.
+            Unsupported: the steps cannot be written as loops over rows and columns, nor head by head.
         """
-        names = ("forward", "backward", "inference")
-        return Source(lower(self.program, self.back, self.batch_size), self.dtype != torch.float64, names).text
+        names, single = ("forward", "backward", "inference"), self.dtype != torch.float64
+        if self.has_heads:
+            return HeadSource(self.program, self.back, self.batch_size, single).text
+        return Source(lower(self.program, self.back, self.batch_size), single, names).text
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether a state is a matrix or a tensor with more axes for each sequence."""
+        return any(len(value.shape) > 3 for value in self.program.state)
 
     def triton(self, columns: int | None = None) -> str:
         """Print the forward and the backward step as Triton.
@@ -111,10 +121,12 @@ class Traced:
     def lowered(self) -> Lowered | None:
         """The forward and the backward step as loops; None if they cannot be compiled. A warning gives the reason."""
         kind = KERNELS.get(self.device.type)
-        if kind is None or self.dtype not in kind.dtypes or not self.real:
+        if kind is None or self.dtype not in kind.dtypes or not self.real or self.heads is not None:
             return None
         try:
             kind.check()
+            if self.has_heads and self.device.type == "cpu":
+                self.c()  # whose error is more specific
             return lower(self.program, self.back, self.batch_size, kind.overlays)
         except RecursionError:
             warn_once(f"{self.name} runs {kind.slower}: its step has too many consecutive operations")
@@ -123,6 +135,17 @@ class Traced:
         except NoCompiler as error:
             warn_once(f"fused cells run {kind.slower}: {error}")
         return None
+
+    @once
+    def heads(self) -> HeadKernel | None:
+        """The step compiled head by head; None if it has no matrix states or cannot be compiled this way."""
+        if not self.has_heads or self.device.type != "cpu" or self.dtype not in DTYPES or not self.real:
+            return None
+        try:
+            compiler.compiler()
+            return HeadKernel(self.program, self.back, self.batch_size, self.dtype)
+        except (Unsupported, NoCompiler, RecursionError):
+            return None  # `lowered` warns
 
     @once
     def repeated(self) -> set[int]:

@@ -171,7 +171,7 @@ def test_the_backward_step_computes_nothing_that_nobody_asks_for():
 
 
 def test_explain_says_where_there_is_no_c(capsys):
-    assert __main__.main(["explain", "cell=mlstm"]) == 0
+    assert __main__.main(["explain", "cell=s4d"]) == 0
     said = capsys.readouterr().out
     assert "def backward(" in said
     assert "# No C code: the step uses a tensor of shape [B, " in said

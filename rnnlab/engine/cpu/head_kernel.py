@@ -1,0 +1,184 @@
+"""Run a compiled step with heads: allocate its arrays, divide the heads among threads, and call C."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from math import isqrt
+
+import torch
+from torch import Tensor
+
+from rnnlab.engine.cpu import compiler, threads
+from rnnlab.engine.cpu.heads import HeadSource
+from rnnlab.engine.cpu.memory import take
+from rnnlab.engine.ir.derive import Backward
+from rnnlab.engine.ir.program import Program
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class HeadKernel:
+    """A step with heads as compiled C functions.
+
+    Args:
+        program: the step.
+        back: its backward step.
+        batch_size: the number of sequences that the step was traced with.
+        dtype: float32 or float64.
+
+    Raises:
+        Unsupported: the step combines heads, or uses operations that are not compiled for heads.
+        NoCompiler: there is no compiler, or it fails.
+    """
+
+    def __init__(self, program: Program, back: Backward, batch_size: int, dtype: torch.dtype) -> None:
+        self.program, self.back, self.dtype = program, back, dtype
+        self.source = HeadSource(program, back, batch_size, dtype == torch.float32)
+        compiler.blas()  # whose threads run the functions
+        defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
+        library = compiler.load(self.source.text, *defines)
+        self.functions = {name: getattr(library, name) for name in ("forward", "backward")}
+        for function in self.functions.values():
+            function.argtypes, function.restype = [ctypes.c_void_p], None
+
+    def forward(
+        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor],
+        lengths: Tensor | None, every: int,
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:  # fmt: skip
+        """Run all time steps.
+
+        Args:
+            constants: the constants.
+            inputs: the prepared inputs, ``[T, B, ...]``.
+            state: the initial state, ``[B, heads, ...]`` each.
+            lengths: int64 ``[B]`` or None.
+            every: the number of steps between two checkpoints; 0 to store none.
+
+        Returns:
+            outputs ``[T, B, ...]``, the final state, and the checkpoints, ``[T / every, B, heads, record]``.
+        """
+        steps, rows = inputs[0].shape[:2]
+        record = (rows, self.source.heads, self.source.record)
+        outputs = take((steps, rows, *self.program.output.shape[1:]), self.dtype)
+        checkpoints = take((-(-steps // every) if every else 0, *record), self.dtype)
+        first, last = self._packed(state, rows), take(record, self.dtype)
+        tensors = [*self._read(inputs, constants), outputs, checkpoints, first, last]
+        scratch = self.source.scratch + 2 * self.source.record
+        self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
+        return outputs, self._unpacked(last, state), checkpoints if every else None
+
+    def backward(
+        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], checkpoints: Tensor,
+        output_gradients: Tensor, state_gradients: Sequence[Tensor], lengths: Tensor | None, every: int,
+    ) -> list[Tensor | None]:  # fmt: skip
+        """Return the gradients of constants, inputs and initial state; None for a tensor without a gradient.
+
+        Args:
+            constants: the constants.
+            inputs: the prepared inputs, ``[T, B, ...]``.
+            state: the initial state.
+            checkpoints: from `forward`.
+            output_gradients: gradients of the outputs, ``[T, B, ...]``.
+            state_gradients: gradients of the final state.
+            lengths: int64 ``[B]`` or None.
+            every: as for `forward`.
+        """
+        steps, rows = inputs[0].shape[:2]
+        last = self._packed(state_gradients, rows)
+        first = torch.empty_like(last)
+        leaves = dict(zip((*self.program.inputs, *self.program.constants), (*inputs, *constants), strict=True))
+        own = {v: take(leaves[v].shape, self.dtype) for v in self.source.learned if v in self.program.inputs}
+        shares = len(self._parts(rows))
+        sums = {
+            v: torch.zeros((shares, leaves[v].numel()), dtype=torch.float64, device="cpu")
+            for v in self.source.learned
+            if v in self.program.constants
+        }
+        (upstream,) = self._read([output_gradients], [])
+        tensors = [*self._read(inputs, constants), upstream, checkpoints, first, last, *own.values()]
+        scratch = self.source.scratch + (every + 3) * self.source.record
+        self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
+        found: list[Tensor | None] = []
+        for value, tensor in zip(self.program.constants, constants, strict=True):
+            found.append(sums[value].sum(0).to(tensor.dtype).reshape(tensor.shape) if value in sums else None)
+        found += [own.get(value) for value in self.program.inputs]
+        gradients = self._unpacked(first, state)
+        return found + [g if s.requires_grad else None for g, s in zip(gradients, state, strict=True)]
+
+    def _read(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
+        """Return tensors in the dtype of the step; the axes after the batch are contiguous, constants altogether."""
+        found = []
+        for tensor in inputs:
+            tensor = tensor.to(self.dtype).resolve_neg()
+            found.append(tensor if tensor.is_contiguous() or _has_rows(tensor) else tensor.contiguous())
+        return found + [tensor.to(self.dtype).resolve_neg().contiguous() for tensor in constants]
+
+    def _packed(self, state: Sequence[Tensor], rows: int) -> Tensor:
+        """Return states as one record for each head, ``[B, heads, record]``."""
+        record = torch.zeros((rows, self.source.heads, self.source.record), dtype=self.dtype, device="cpu")
+        for tensor, (offset, size) in zip(state, self.source.offsets, strict=True):
+            record[:, :, offset : offset + size] = tensor.reshape(rows, self.source.heads, size)
+        return record
+
+    def _unpacked(self, record: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
+        pairs = zip(self.source.offsets, state, strict=True)
+        return [record[:, :, start : start + size].reshape(one.shape).clone() for (start, size), one in pairs]
+
+    def _parts(self, rows: int) -> list[tuple[int, int]]:
+        """Return the share of each thread: its first and last head, the last exclusive."""
+        items = rows * self.source.heads
+        shares = max(1, min(torch.get_num_threads(), items))
+        return [(items * n // shares, items * (n + 1) // shares) for n in range(shares)]
+
+    def _call(
+        self, name: str, tensors: list[Tensor], sums: tuple[Tensor, ...], scratch: int, steps: int, rows: int,
+        lengths: Tensor | None, every: int,
+    ) -> None:  # fmt: skip
+        """Call a C function; its arrays are ``tensors`` and ``sums`` in the order of the source, and scratch memory."""
+        count = len(self.program.inputs) + len(self.program.constants)
+        over_time = [n < len(self.program.inputs) or n >= count for n in range(len(tensors))]
+        numbers = [_described(tensor, wide) for tensor, wide in zip(tensors, over_time, strict=True)]
+        places = {key: n for n, key in enumerate(key for key in self.source.arrays[name] if key in self._of_time(name))}
+        parts = self._parts(rows)
+        memory = take((len(parts), -(-scratch // 16) * 16), self.dtype)
+        sizes, calls = array("q", [every]), []
+        for part, (first, last) in enumerate(parts):
+            described = array("q")
+            own, total = iter(numbers), iter(sums)
+            for key in self.source.arrays[name]:
+                if key == "scratch":
+                    described.extend((memory[part].data_ptr(), 0, 0, 0, 0))
+                elif key in places:
+                    described.extend(next(own))
+                else:
+                    described.extend((0, 0, 0, 0, next(total)[part].data_ptr()))
+            ends = 0 if lengths is None else lengths.data_ptr()
+            pointers = [pointer.buffer_info()[0] for pointer in (sizes, described)]
+            arguments = array("q", [steps, first, last, ends, *pointers, 0, 0, 0, 0, 0, 0])
+            calls.append((arguments, described))
+        pointers = [arguments.buffer_info()[0] for arguments, _ in calls]
+        threads.run(self.functions[name], pointers, (tensors, sums, memory, sizes, calls))
+
+    def _of_time(self, name: str) -> set[str]:
+        """Return the arrays of a function other than sums and scratch memory."""
+        sums = {f"gradient of {value}" for value in self.program.constants}
+        return {key for key in self.source.arrays[name] if key not in sums and key != "scratch"}
+
+
+def interval(steps: int) -> int:
+    """Return the number of steps between two checkpoints, with the smallest memory for checkpoints and states."""
+    return max(1, isqrt(steps))
+
+
+def _has_rows(tensor: Tensor) -> bool:
+    """Whether each row of a tensor ``[T, B, ...]`` is contiguous."""
+    return tensor.numel() > 0 and tensor[0, 0].is_contiguous()
+
+
+def _described(tensor: Tensor, over_time: bool) -> tuple[int, ...]:
+    """Return address, strides of steps and rows, and step mask of an array: a ``struct array`` of ``c/step.h``."""
+    if not over_time or tensor.dim() < 2:
+        return tensor.data_ptr(), 0, 0, 0, 0
+    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1), -1, 0

@@ -1,0 +1,237 @@
+"""Print the step of a cell with matrix states as C: functions ``forward`` and ``backward``.
+
+A thread runs all time steps of one head of one sequence, whose state stays in its cache. The forward pass stores the
+state of every K-th step, a checkpoint. The backward pass computes the states between two checkpoints again, then the
+other values of each step from the state before it. All states of a head are one record, in which each of them starts
+at a multiple of 16 elements.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from rnnlab.engine.cpu.layout import Layout
+from rnnlab.engine.cpu.nests import ALIGNED, Body, needed
+from rnnlab.engine.ir.derive import Backward
+from rnnlab.engine.ir.program import Program, Unsupported, Value
+
+FOLDED = """/* The sum of 16 numbers. */
+inlined real folded(const real *x) {
+  real a[8], b[4];
+  for (long j = 0; j < 8; j++) a[j] = x[j] + x[j + 8];
+  for (long j = 0; j < 4; j++) b[j] = a[j] + a[j + 4];
+  return (b[0] + b[2]) + (b[1] + b[3]);
+}"""
+
+SHARE = """static void {name}_share(const struct call *call) {{
+  const struct array *const a = call->arrays;
+  const long every = call->sizes[0];
+  real *const scratch = a[{scratch}].at;
+  for (long item = call->first; item < call->last; item++) {{
+    const long b = item / HEADS, h = item % HEADS;
+    const long steps = call->lengths && call->lengths[b] < call->T ? call->lengths[b] : call->T;
+{body}
+  }}
+}}
+
+void {name}(struct team *team) {{ together(team, {name}_share); }}"""
+
+FORWARD = """    real *now = scratch, *next = now{swap};
+    memcpy(now, a[{first}].at + item * RECORD, RECORD * sizeof(real));
+    for (long t = 0; t < steps; t++) {{
+      if (every && t % every == 0)
+        memcpy(a[{checkpoints}].at + t / every * a[{checkpoints}].step + item * RECORD, now, RECORD * sizeof(real));
+      forward_step(call, t, b, h, now, next, scratch + 2 * RECORD);
+      real *const before = now;
+      now = next, next = before;
+    }}
+    memcpy(a[{last}].at + item * RECORD, now, RECORD * sizeof(real));"""
+
+BACKWARD = """    const unsigned long mode = flush();
+    real *g_now = scratch, *g_next = g_now{swap};
+    real *const states = scratch + 2 * RECORD, *const others = states + (every + 1) * RECORD;
+    memcpy(g_now, a[{last}].at + item * RECORD, RECORD * sizeof(real));
+    for (long end = steps; end > 0;) {{
+      const long start = (end - 1) / every * every;
+      const real *const stored = a[{checkpoints}].at + start / every * a[{checkpoints}].step + item * RECORD;
+      memcpy(states, stored, RECORD * sizeof(real));
+      restore(mode);
+      for (long t = start; t < end; t++)
+        advance(call, t, b, h, states + (t - start) * RECORD, states + (t - start + 1) * RECORD, others);
+      for (long t = end - 1; t >= start; t--) {{
+        const real *const before = states + (t - start) * RECORD;
+        backward_step(call, t, b, h, before, before + RECORD, g_now, g_next, others, mode);
+        real *const done = g_now;
+        g_now = g_next, g_next = done;
+      }}
+      end = start;
+    }}
+    memcpy(a[{first}].at + item * RECORD, g_now, RECORD * sizeof(real));
+    restore(mode);"""
+
+
+class HeadSource:
+    """The C code of a step with heads, and the meaning of its arguments.
+
+    Args:
+        program: the step.
+        back: its backward step.
+        batch_size: the number of sequences that the step was traced with.
+        single: whether the precision is single; otherwise it is double.
+
+    Attributes:
+        text: the C code.
+        heads: the number of heads.
+        offsets: for every state, its first element in the record and its number of elements.
+        record: the number of elements of a record.
+        scratch: the number of elements that a thread needs besides records.
+        learned: the inputs and constants that get gradients.
+        arrays: for each function, the names of its arrays in the order of its arguments.
+
+    Raises:
+        Unsupported: the states have no common head axis, or the step combines heads.
+    """
+
+    def __init__(self, program: Program, back: Backward, batch_size: int, single: bool) -> None:
+        if back.products:
+            raise Unsupported("mm in a step with heads")
+        self.program, self.back, self.single = program, back, single
+        self.layout = layout = Layout(program, batch_size)
+        for node in program.nodes:
+            layout.add(node)
+        layout.leaves([back.output_gradient, *back.state_gradients])
+        for node in back.nodes:
+            layout.add(node)
+        self.heads, self.record, self.offsets = layout.heads, 0, []
+        for value in program.state:
+            size = self.size(value)
+            self.offsets.append((self.record, size))
+            self.record += -(-size // ALIGNED) * ALIGNED
+        leaves = [*program.inputs, *program.constants]
+        self.learned = [value for value in leaves if value in back.gradients]
+        inputs = [str(value) for value in leaves]
+        learned = [f"gradient of {value}" for value in self.learned]
+        self.arrays = {
+            "forward": [*inputs, "output", "checkpoints", "first", "last", "scratch"],
+            "backward": [*inputs, "upstream", "checkpoints", "first", "last", *learned, "scratch"],
+        }
+        self.scratch = 0
+        sizes = f"enum {{ HEADS = {self.heads}, RECORD = {self.record} }};"
+        self.text = "\n\n".join(['#include "step.h"', sizes, FOLDED, self._forward(), self._backward(), ""])
+
+    def size(self, value: Value) -> int:
+        """Return the number of elements of a head of an input, a state, a constant, the output or a gradient."""
+        if value in self.layout.constants:
+            return prod(value.shape) // (self.heads if self.layout.by_head.get(value) else 1)
+        return prod(self.layout.inner(value))
+
+    def _element(self, array: int, value: Value) -> str:
+        return f"at(&a[{array}], t) + b * a[{array}].row + h * {self.size(value)}"
+
+    def _inputs(self) -> tuple[list[str], dict[Value, str]]:
+        """Return declarations of pointers to inputs and constants, and the pointers."""
+        lines = [f"const real *const {x}_at = {self._element(n, x)};" for n, x in enumerate(self.program.inputs)]
+        for n, value in enumerate(self.program.constants, len(self.program.inputs)):
+            head = f" + h * {self.size(value)}" if self.layout.by_head.get(value) else ""
+            lines.append(f"const real *const {value}_at = a[{n}].at{head};")
+        return lines, {value: f"{value}_at" for value in (*self.program.inputs, *self.program.constants)}
+
+    def _records(self, record: str, names: list[str], kind: str = "const real") -> list[str]:
+        pairs = zip(names, self.offsets, strict=True)
+        return [f"{kind} *const {name} = {record} + {offset};" for name, (offset, _) in pairs]
+
+    def _function(self, name: str, arguments: str, pointers: list[str], body: Body) -> str:
+        """Print a step; declarations of pointers that it does not use are left out."""
+        self.scratch = max(self.scratch, body.scratch)
+        code = "\n".join(body.lines)
+        used = [line for line in pointers if f"{line.split('const ')[-1].split(' = ')[0]}[" in code]
+        lines = [f"  {line}" if not line.startswith("#") else line for line in (*used, *body.lines)]
+        start = f"static void {name}(const struct call *call, long t, long b, long h, {arguments}, real *scratch"
+        start += ", unsigned long mode) {" if name == "backward_step" else ") {"
+        return "\n".join([start, "  const struct array *const a = call->arrays;", *lines, "}"])
+
+    def _stepped(self, name: str, has_output: bool) -> tuple[str, Body]:
+        """Print the forward step, or the part of it that computes the new state."""
+        program = self.program
+        lines, leaves = self._inputs()
+        before, after = [f"{s}_at" for s in program.state], [f"{s}_new" for s in program.state]
+        leaves |= dict(zip(program.state, before, strict=True))
+        targets = list(zip(program.new_state, after, strict=True))
+        if has_output:
+            n = self.arrays["forward"].index("output")
+            lines.append(f"real *const y_at = {self._element(n, program.output)};")
+            targets.append((program.output, "y_at"))
+        nodes = needed(self.layout, program.nodes, [value for value, _ in targets], leaves)
+        body = Body(self.layout, [nodes], leaves, targets, self.single)
+        lines += [*self._records("before", before), *self._records("after", after, "real")]
+        return self._function(name, "const real *before, real *after", lines, body), body
+
+    def _swap(self, body: Body, before: list[Value], after: list[Value | None], pointers: list[str]) -> str:
+        """Return where the next record starts: at the previous one if a step can overwrite it."""
+        triples = zip(before, after, pointers, strict=True)
+        return "" if all(new and body.is_in_place(old, new, place) for old, new, place in triples) else " + RECORD"
+
+    def _forward(self) -> str:
+        code, body = self._stepped("forward_step", True)
+        swap = self._swap(body, self.program.state, self.program.new_state, [f"{s}_new" for s in self.program.state])
+        places = {name: n for n, name in enumerate(self.arrays["forward"])}
+        share = FORWARD.format(swap=swap, **{key: places[key] for key in ("first", "last", "checkpoints")})
+        share += self._ended([(places["output"], self.program.output)])
+        return f"{code}\n\n{SHARE.format(name='forward', scratch=places['scratch'], body=share)}"
+
+    def _ended(self, cleared: list[tuple[int, Value]]) -> str:
+        """Print the zeros after the end of a sequence."""
+        lines = [f"memset({self._element(n, v)}, 0, {self.size(v)} * sizeof(real));" for n, v in cleared]
+        return "".join(f"\n    for (long t = steps; t < call->T; t++) {line}" for line in lines)
+
+    def _backward(self) -> str:
+        program, back = self.program, self.back
+        places = {name: n for n, name in enumerate(self.arrays["backward"])}
+        lines, leaves = self._inputs()
+        states, news = [f"{s}_at" for s in program.state], [f"{s}_new" for s in program.state]
+        gradients, results = [f"{g}_at" for g in back.state_gradients], [f"{s}_gradient" for s in program.state]
+        # The new state is in memory, unless it is only a view of another value.
+        for value, pointer in zip(program.new_state, news, strict=True):
+            if self.layout.views[value].base is value:
+                leaves[value] = pointer
+        leaves |= dict(zip((*program.state, *back.state_gradients), (*states, *gradients), strict=True))
+        leaves[back.output_gradient] = "y_gradient"
+        n = places["upstream"]
+        lines.append(f"const real *const y_gradient = {self._element(n, program.output)};")
+        targets, cleared, zeros = [], [], []
+        for value in self.learned:
+            n = places[f"gradient of {value}"]
+            if value in self.layout.constants:
+                head = f" + h * {self.size(value)}" if self.layout.by_head.get(value) else ""
+                lines.append(f"double *const total_{value} = a[{n}].total{head};")
+                targets.append((back.gradients[value], f"total_{value}"))
+            else:
+                lines.append(f"real *const {value}_gradient = {self._element(n, value)};")
+                targets.append((back.gradients[value], f"{value}_gradient"))
+                cleared.append((n, value))
+        for value, pointer, (_, size) in zip(program.state, results, self.offsets, strict=True):
+            if value in back.gradients:
+                targets.append((back.gradients[value], pointer))
+            else:
+                zeros.append(f"for (long i = 0; i < {size}; i++) {pointer}[i] = 0;")
+        wanted = [value for value, _ in targets]
+        nodes = needed(self.layout, [*program.nodes, *back.nodes], wanted, leaves)
+        of_forward = set(program.nodes)
+        phases = [[node for node in nodes if (node in of_forward) == first] for first in (True, False)]
+        body = Body(self.layout, phases, leaves, targets, self.single, "flush();")
+        body.lines = ["restore(mode);", *body.lines, *zeros]
+        for record, names, kind in (
+            ("before", states, "const real"),
+            ("after", news, "const real"),
+            ("g_now", gradients, "const real"),
+            ("g_next", results, "real"),
+        ):
+            lines += self._records(record, names, kind)
+        arguments = "const real *before, const real *after, const real *g_now, real *g_next"
+        code = self._function("backward_step", arguments, lines, body)
+        after = [back.gradients.get(value) for value in program.state]
+        swap = self._swap(body, back.state_gradients, after, results)
+        share = BACKWARD.format(swap=swap, **{key: places[key] for key in ("first", "last", "checkpoints")})
+        share += self._ended(cleared)
+        shared = SHARE.format(name="backward", scratch=places["scratch"], body=share)
+        return "\n\n".join([self._stepped("advance", False)[0], code, shared])

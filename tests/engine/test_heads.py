@@ -1,0 +1,242 @@
+"""Steps with matrix states, compiled head by head, give what the plain loop gives."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+from rnnlab import __main__, cells, contracts
+from rnnlab.cells import Cell
+from rnnlab.engine import fused, once, reference
+from rnnlab.engine.choose import choose
+from rnnlab.engine.cpu import head_kernel
+from rnnlab.trees import map_state, tensors_of
+
+B, N = 3, 4
+
+
+class Delta(Cell):
+    """The delta rule; the read-out is divided by its root mean square and multiplied by a gain."""
+
+    states = ("S",)
+
+    def __init__(self, heads=2, d_k=3, d_v=5):
+        super().__init__(N, heads * d_v)
+        self.sizes = [heads * d_k, heads * d_k, heads * d_v, heads]
+        self.shape = (heads, d_k, d_v)
+        self.W = nn.Parameter(torch.randn(sum(self.sizes), N) / 2)
+        self.gain = nn.Parameter(torch.randn(d_v))
+
+    def initial_state(self, batch_size):
+        return (self.W.new_zeros(batch_size, *self.shape),)
+
+    def prepare(self, inputs):
+        heads, d_k, d_v = self.shape
+        q, k, v, beta = linear(inputs, self.W).split(self.sizes, dim=-1)
+        q, k = q.unflatten(-1, (heads, d_k)), k.unflatten(-1, (heads, d_k))
+        k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        return (self.gain,), (q, k, v.unflatten(-1, (heads, d_v)), beta.sigmoid().unsqueeze(-1))
+
+    def step(self, constants, inputs, state):
+        (gain,), (q, k, v, beta), (S,) = constants, inputs, state
+        S = 0.9 * S
+        S = S + k.unsqueeze(-1) * (beta * (v - (S * k.unsqueeze(-1)).sum(-2))).unsqueeze(-2)
+        y = (S * q.unsqueeze(-1)).sum(-2)
+        y = gain * y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return y.flatten(1), (S,)
+
+
+class Decaying(Cell):
+    """A decay for each head and a bias for each output; the two states exchange places in every step."""
+
+    states = ("S", "R")
+
+    def __init__(self, heads=3, size=4):
+        super().__init__(N, heads * size)
+        self.heads, self.size = heads, size
+        self.W = nn.Parameter(torch.randn(3 * heads * size, N) / 2)
+        self.decay = nn.Parameter(torch.randn(heads, 1, 1))
+        self.b = nn.Parameter(torch.randn(heads * size))
+
+    def initial_state(self, batch_size):
+        shape = (batch_size, self.heads, self.size, self.size)
+        return self.W.new_zeros(shape), self.W.new_ones(shape)
+
+    def prepare(self, inputs):
+        parts = linear(inputs, self.W).unflatten(-1, (3, self.heads, self.size)).unbind(2)
+        return (self.decay, self.b), parts
+
+    def step(self, constants, inputs, state):
+        (decay, b), (q, k, v), (S, R) = constants, inputs, state
+        S = (S * decay).tanh() + k.unsqueeze(-1) * v.unsqueeze(-2)
+        y = (S * q.unsqueeze(-1)).sum(-2) + (R * k.unsqueeze(-2)).sum(-1)
+        weights = (S.sum(-1) / 10).softmax(-1)
+        return (y * weights).flatten(1) * b + b, (R, S)
+
+
+def mlstm(heads, size=4, **options):
+    return cells.create("mlstm", input_size=N, hidden_size=heads * size, heads=heads, **options)
+
+
+def everything(run, cell, T, lengths=None, state=None):
+    """Outputs and final state with and without gradients, and all gradients."""
+    draw = torch.Generator().manual_seed(1)
+
+    def random(tensor):
+        return torch.randn(tensor.shape, generator=draw, dtype=torch.float64).to(tensor.dtype)
+
+    like = cell.W
+    inputs = random(like.new_empty(T, B, N)).requires_grad_()
+    state = map_state(lambda s: (0.3 * random(s)).requires_grad_(), cell.initial_state(B))
+    outputs, final = run(cell, inputs, state, lengths)
+    results = [outputs, *tensors_of(final)]
+    loss = torch.stack([(result * random(result)).sum() for result in results]).sum()
+    wanted = [inputs, *tensors_of(state), *cell.parameters()]
+    gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+    with torch.no_grad():
+        again = [run(cell, inputs, state, lengths)]
+    return [tensor for tensor in [*results, *tensors_of(again), *gradients] if tensor is not None]
+
+
+def distance(found, expected):
+    """The largest error relative to the largest magnitude of a tensor."""
+    pairs = [(a.detach(), b.detach()) for a, b in zip(found, expected, strict=True)]
+    return max(float((a - b).abs().max() / (b.abs().max() + 1e-30)) for a, b in pairs)
+
+
+def check(cell, T, lengths=None):
+    cell = cell.double()
+    found, expected = (everything(run, cell, T, lengths) for run in (fused.run, reference.run))
+    assert found[0].grad_fn.name() == "_HeadsBackward"
+    assert distance(found, expected) < 1e-11
+
+
+CELLS = {
+    "mlstm": lambda: mlstm(1),
+    "mlstm-2": lambda: mlstm(2, 5, forget_gate="exp"),
+    "mlstm-3": lambda: mlstm(3),
+    "mlstm-of-numbers": lambda: mlstm(3, 1),
+    "delta": Delta,
+    "delta-1": lambda: Delta(1, 8, 2),
+    "decaying": Decaying,
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_it_computes_what_the_plain_loop_computes(name, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    cell = CELLS[name]()
+    for T, lengths in ((1, None), (5, None), (11, torch.tensor([3, 11, 1]))):
+        check(cell, T, lengths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CELLS)
+def test_long_sequences(name):
+    check(CELLS[name](), 200, torch.tensor([200, 7, 130]))
+
+
+def test_other_steps_run_as_python(caplog, monkeypatch):
+    class Halves(Delta):
+        def step(self, constants, inputs, state):
+            output, (S,) = super().step(constants, inputs, state)
+            return output, (torch.cat(S.split([1, 2], 2), 2),)
+
+    monkeypatch.setattr(once, "_WARNED", set())
+    cell = Halves().double()
+    with caplog.at_level(logging.WARNING):
+        found = everything(fused.run, cell, 5)
+    assert found[0].grad_fn.name() == "_EagerBackward"
+    assert [record.message for record in caplog.records] == [
+        "Halves runs as Python instead of C, much slower: its step uses split in a step with heads"
+    ]
+    assert distance(found, everything(reference.run, cell, 5)) < 1e-11
+    assert choose(Delta()).name == "fused"
+    assert choose(Halves()).name == "reference"
+
+
+def test_gradients_can_be_differentiated_and_computed_twice():
+    cell = Delta(1, 2, 2).double()
+    inputs = torch.randn(3, 2, N, dtype=torch.float64, requires_grad=True)
+    found = []
+    for run in (fused.run, reference.run):
+        loss = run(cell, inputs, cell.initial_state(2))[0].square().sum()
+        first = torch.autograd.grad(loss, cell.W, retain_graph=True)[0]
+        assert torch.equal(torch.autograd.grad(loss, cell.W, retain_graph=True)[0], first)
+        (gradient,) = torch.autograd.grad(loss, cell.W, create_graph=True)
+        found.append([first, *torch.autograd.grad(gradient.square().sum(), (cell.W, inputs))])
+    assert distance(*found) < 1e-9
+
+    def rerun(inputs):
+        return fused.run(cell, inputs, cell.initial_state(2))[0]
+
+    loss = checkpoint(rerun, inputs, use_reentrant=False).square().sum()
+    assert distance(torch.autograd.grad(loss, [cell.W]), found[1][:1]) < 1e-11
+
+
+def test_numbers_that_are_not_finite_spread_as_in_the_plain_loop():
+    cell = mlstm(2).double()
+    inputs = torch.randn(6, B, N, dtype=torch.float64)
+    inputs[2, 0, 0], inputs[3, 1, 1] = torch.nan, torch.inf
+    results = []
+    for run in (fused.run, reference.run):
+        outputs, final = run(cell, inputs, cell.initial_state(B))
+        results.append([outputs, *tensors_of(final), *torch.autograd.grad(outputs[:, 2].sum(), [cell.b])])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_autocast_changes_nothing_in_the_step():
+    cell = Delta()
+    inputs = torch.randn(5, B, N)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = (run(cell, inputs, cell.initial_state(B))[0] for run in (fused.run, reference.run))
+    assert found.grad_fn.name() == "_HeadsBackward"
+    assert distance([found], [expected]) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda: mlstm(2, 16), lambda: Delta(2, 8, 16), Decaying])
+def test_single_precision_stays_near_double(make):
+    single = make()
+    found = everything(fused.run, single, 512)
+    plain = everything(reference.run, single, 512)
+    exact = everything(reference.run, single.double(), 512)
+    assert {tensor.dtype for tensor in found} == {torch.float32}
+    bound = 2 * distance(plain, exact)  # mlstm divides by sums that may cancel
+    assert distance(found, exact) < max(1e-5, bound)
+
+
+def test_a_training_step_keeps_a_small_part_of_the_states(monkeypatch):
+    taken = []
+    take = head_kernel.take
+
+    def counted(shape, dtype):
+        taken.append(take(shape, dtype))
+        return taken[-1]
+
+    monkeypatch.setattr(head_kernel, "take", counted)
+    T, cell = 1024, mlstm(2, 8)
+    outputs, _ = fused.run(cell, torch.randn(T, B, N), cell.initial_state(B))
+    outputs.sum().backward()
+    # The arrays with T entries are the outputs and the gradients of the inputs; the others hold states.
+    held = sum(tensor.numel() for tensor in taken if len(tensor) != T)
+    every_state = T * sum(tensor.numel() for tensor in tensors_of(cell.initial_state(B)))
+    assert every_state / 100 < held < every_state / 10
+
+
+def test_explain_prints_the_step_of_a_head(capsys):
+    assert __main__.main(["explain", "cell=mlstm"]) == 0
+    printed = capsys.readouterr().out
+    assert "def backward(" in printed
+    assert "enum { HEADS = 1, RECORD = 48 };" in printed
+
+
+@pytest.mark.slow
+def test_the_contract_of_a_cell_holds():
+    contracts.check_cell("mlstm")
+    contracts.check_cell("mlstm", heads=2)
