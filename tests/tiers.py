@@ -39,7 +39,7 @@ spiking, continuous in time."""
 
 
 MATRIX = frozenset(name for name in cells.available() if cells.describe(name).family == "matrix")
-"""Cells with matrix states, which are not compiled."""
+"""Cells with matrix states."""
 
 
 def core(names: Iterable[str]) -> list[Any]:
