@@ -57,9 +57,9 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference without autocast runs as
     ``torch.nn.LSTM``, unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough
     sequences for all threads. A cell that is linear in its state, but not compiled, runs in a scan up to `SCANNED`
-    numbers. On CUDA ``auto`` follows estimates (docs/gpu.md): it selects ``fused`` if Triton compiles
-    the step, except for cells of ``torch.nn`` up to `PERSISTENT` hidden units whose weights do not fit on the chip. On
-    other devices it selects ``scan`` for a cell that is linear in its state, and otherwise ``reference``.
+    numbers. On CUDA ``auto`` follows estimates (docs/gpu.md): it selects ``fused`` if Triton compiles the step, except
+    for cells of ``torch.nn`` up to `PERSISTENT` hidden units whose weights do not fit on the chip. On other devices it
+    selects ``scan`` for a cell that is linear in its state, and otherwise ``reference``.
 
     Args:
         cell: the cell.

@@ -86,7 +86,7 @@ class CTC(Head):
 
     def _search(self, steps: list[list[float]], beam_size: int) -> tuple[int, ...]:
         """The most probable labels given the probabilities ``[T][features]`` of one sequence."""
-        # For each prefix: the probability of its paths that end in a blank, and of those that end in its last label.
+        # For each prefix, the probability of its paths that end in a blank, and of its paths that end in a label.
         beam: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
         for probabilities in steps:
             blank = probabilities[self.blank]

@@ -26,7 +26,7 @@ ALIGNED = 16
 
 
 def needed(layout: Layout, nodes: list[Node], wanted: Iterable[Value], leaves: Collection[Value]) -> list[Node]:
-    """Return the nodes that compute ``wanted`` from ``leaves``, without those that are views only."""
+    """Return the nodes that compute ``wanted`` from ``leaves``, without views."""
     missing = {layout.views[value].base for value in wanted}
     kept = []
     for node in reversed(nodes):

@@ -352,7 +352,8 @@ class _Kernel:
         for (column, width), start in zip(columns, before, strict=True):
             terms = [start] if start else []
             for name, first, inner in rows:
-                weight = self.weight(number, product, first, self.span(block(inner)), inner, column, width)
+                size = block(inner)
+                weight = self.weight(number, product, first, self.span(size), inner % size, column, width)
                 terms.append(f"times({name}, {self.define(f'w{number}_{first}_{column}', weight)}, PRODUCTS)")
             found.append(self.assign(product.result.array.name, " + ".join(terms)))
         return found
@@ -367,20 +368,21 @@ class _Kernel:
             totals.append(self.assign(product.result.array.name, f"{zeros} + {start}" if start else zeros))
         chunk = min(CHUNK, block(inner))
         span, base = self.span(chunk), self.pointer(array, product.rows.shift)
-        limit = "inside" if inner % chunk == 0 else f"inside & (k + {span} < {inner})[None, :]"
+        bound = inner if inner % chunk else 0
+        limit = f"inside & (k + {span} < {bound})[None, :]" if bound else "inside"
         load = self.load(f"{base} + rows * {array.width} + ({product.rows.offset} + k + {span})[None, :]", limit)
         self.body += [f"for k in range(0, {inner}, {chunk}):", f"    part = {load}"]
         for name, (column, width) in zip(totals, columns, strict=True):
-            weight = self.weight(number, product, "k", f"k + {span}", inner if inner % chunk else chunk, column, width)
+            weight = self.weight(number, product, 0, f"(k + {span})", bound, column, width)
             self.body.append(f"    {name} += times(part, {weight}, PRODUCTS)")
         return totals
 
-    def weight(self, number: int, product: Multiply, first: Any, span: str, inner: int, column: int, width: int) -> str:
-        """Return the load of a tile of a weight: ``[inner, outer]``, or ``[outer, inner]`` if it is transposed."""
-        columns, streamed = self.columns(width), first == "k"
-        k, n = f"({span})" if streamed else _plus(first, span), _plus(column, columns)
+    def weight(self, number: int, product: Multiply, first: int, span: str, bound: int, column: int, width: int) -> str:
+        """Return the load of a tile of a weight; ``bound`` is the first number of ``span`` without a row, or 0."""
+        columns = self.columns(width)
+        k, n = _plus(first, span), _plus(column, columns)
         row, step = ("", f" * {product.inner}") if product.transposed else (f" * {product.outer}", "")
-        limits = [f"({span} < {inner})[:, None]"] if inner != (CHUNK if streamed else block(inner)) else []
+        limits = [f"({span} < {bound})[:, None]"] if bound else []
         if width == 1 or self.size(width) * self.source.tiles != width:
             limits.append(f"({columns} < {width})[None, :]")
         self.once.add(f"w{number}")
@@ -420,7 +422,7 @@ class _Kernel:
         return "\n".join([decorator, f"def {name}({', '.join(arguments)}):", *_indent(lines)])
 
     def moves(self) -> tuple[list[str], list[str]]:
-        """Return the lines that load the carried pieces before the loop over time, and those that end a time step."""
+        """Return the lines that load the carried pieces before the loop over time, and the last lines of a step."""
         before, after = [], []
         for (array, column), (name, width) in self.carries.items():
             carry, at = array.kind == "carry", self.offsets(array, column, width)

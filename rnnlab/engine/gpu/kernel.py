@@ -61,7 +61,7 @@ class Kernel:
         self.recorded: dict[Any, graphs.Chunks] = {}
 
     def source(self, name: str, precision: str) -> Source:
-        """Return the kernels of a function: those that run every time step if the weights fit on the chip."""
+        """Return the kernels of a function. They run every time step if the weights fit on the chip."""
         columns = self.columns or None
         if self.columns is None and not fits(self.sources[name, None], precision, self.device):
             columns = COLUMNS
