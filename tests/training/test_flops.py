@@ -6,10 +6,30 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rnnlab import cells
+from rnnlab.cells import Cell
 from rnnlab.layers import Recurrent
 from rnnlab.training.flops import cost_of
 
 F, H = 6, 12
+
+
+class Decaying(Cell):
+    """h = exp(w) h + x: an operation on weights alone, whose first axis is not the batch."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.w = torch.nn.Parameter(torch.zeros(hidden_size))
+
+    def prepare(self, inputs):
+        return (self.w,), inputs
+
+    def step(self, constants, x, state):
+        h = constants[0].exp() * state[0] + x
+        return h, (h,)
+
+
+def test_operations_on_weights_count_once():
+    assert cost_of(Decaying(H, H)) == (H, 0, 3 * H)
 
 
 @pytest.mark.parametrize(
