@@ -1,22 +1,23 @@
 """Measure a training step of the cells at equal state size, relative to a reference cell with the same state size.
 
-python scripts/benchmark_zoo.py [state_size=1024] [cells=NAME,NAME] [reference=lstm] [size=64x32x128] [rounds=10]
+python scripts/benchmark_zoo.py [state_size=1024] [cells=NAME,NAME] [reference=lstm] [size=64x32x128] [rounds=4]
                                 [cell.OPTION=VALUE ...]
 
 The width of each cell is the one that `budget.state_size` selects, whatever its deviation. size is steps x sequences x
-input features. A cell and the reference alternate in one process, so that the load of the machine affects both; the
-fastest round of each counts. The rows are those of the table in docs/cells.md: width, numbers of state, operations of a
-time step in matrix products and others, in thousands, and the time of a training step divided by the reference's.
-cell.OPTION=VALUE applies to all cells, such as cell.heads=4 with cells=gla,mlstm.
+input features. A cell and the reference alternate in one process, on one thread, and the least CPU time of each counts,
+which the load of the machine hardly affects. The rows are those of the table in docs/cells.md: width, numbers of state,
+operations of a time step in matrix products and others, in thousands, and the time of a training step divided by the
+reference's. cell.OPTION=VALUE applies to all cells, such as cell.heads=4 with cells=gla,mlstm.
 """
 
 import sys
+from time import process_time
 
 import torch
 
 from rnnlab import cells, config, lookup
 from rnnlab.benchmark.contenders import Contender, Work, of_layer
-from rnnlab.benchmark.timing import threads, time_of
+from rnnlab.benchmark.timing import threads
 from rnnlab.cells import Cell
 from rnnlab.layers import Recurrent
 from rnnlab.training.flops import cost_of
@@ -37,20 +38,29 @@ def contender(cell: Cell, steps: int, sequences: int) -> tuple[Contender, Work]:
     return of_layer("ours", Recurrent(cell, "auto"), work), work
 
 
+def seconds(one: Contender, work: Work) -> float:
+    """Return the CPU time of a training step; clearing gradients is not timed."""
+    work.inputs.grad = None
+    one.module.zero_grad()
+    started = process_time()
+    one.training()
+    return process_time() - started
+
+
 def ratio(cell: Cell, reference: Cell, steps: int, sequences: int, rounds: int) -> tuple[float, float]:
     """Return the least seconds of a training step of both cells; the first call of each is not counted.
 
     In each round, the cell repeats its step for as long as one step of the reference takes.
     """
-    (ours, work), (other, other_work) = (contender(one, steps, sequences) for one in (cell, reference))
-    for one, its in ((ours, work), (other, other_work)):
-        time_of(one, "training", its.inputs)
+    ours, other = (contender(one, steps, sequences) for one in (cell, reference))
+    for one in (ours, other):
+        seconds(*one)
     least = other_least = float("inf")
     for _ in range(rounds):
-        left = taken = time_of(other, "training", other_work.inputs)
+        left = taken = seconds(*other)
         other_least = min(other_least, taken)
         while left > 0:
-            taken = time_of(ours, "training", work.inputs)
+            taken = seconds(*ours)
             least, left = min(least, taken), left - taken
     return least, other_least
 
@@ -61,7 +71,7 @@ def main() -> None:
         raise SystemExit(__doc__)
     own = dict(argument.split("=", 1) for argument in sys.argv[1:] if not argument.startswith("cell."))
     options = [argument for argument in sys.argv[1:] if argument.startswith("cell.")]
-    state_size, rounds = int(own.get("state_size", 1024)), int(own.get("rounds", 10))
+    state_size, rounds = int(own.get("state_size", 1024)), int(own.get("rounds", 4))
     steps, sequences, features = map(int, own.get("size", "64x32x128").split("x"))
     torch.manual_seed(0)
     reference = sized(own.get("reference", "lstm"), state_size, features, [])
