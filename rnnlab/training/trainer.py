@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from inspect import Parameter, signature
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -38,6 +39,7 @@ class Progress:
     seconds: training time in seconds, without evaluations, including the time before the run was resumed.
     solved: training step at which the target was reached; None before.
     best: best evaluation so far, ``{"step", metrics…, "by_length"}``.
+    improved: for each evaluation, whether it was the best so far.
     final: latest evaluation, in the same form.
     window: loss and gradient norm of each training step since the training metrics were last recorded.
     window_tokens: value of ``tokens`` when the training metrics were last recorded.
@@ -49,14 +51,21 @@ class Progress:
     seconds: float = 0.0
     solved: int | None = None
     best: dict[str, Any] | None = None
+    improved: list[bool] = field(default_factory=list)
     final: dict[str, Any] | None = None
     window: list[list[float]] = field(default_factory=list)
     window_tokens: int = 0
     window_seconds: float = 0.0
 
     def forget_evaluations(self) -> None:
-        """Reset ``best``, ``final`` and ``solved``."""
+        """Reset ``best``, ``improved``, ``final`` and ``solved``."""
         self.best = self.final = self.solved = None
+        self.improved = []
+
+    @property
+    def stale(self) -> int:
+        """Number of evaluations since the best one; the first evaluation counts as an improvement."""
+        return len(self.improved) if True not in self.improved else self.improved[::-1].index(True)
 
 
 class Diverged(Exception):
@@ -74,10 +83,12 @@ class Trainer:
         task: the task.
         model: the model.
         optimizer: function from parameter groups to an optimizer.
-        schedule: function ``(step, steps) -> factor``; the factor multiplies the learning rate.
+        schedule: function ``(step, steps) -> factor``, or ``(step, steps, improved) -> factor``; the factor multiplies
+            the learning rate. See `rnnlab.training.schedulers`.
         seconds: training time in seconds after which the run ends; None for no limit.
         steps: number of training steps of the whole run.
         target: value of ``task.monitor`` at which the run ends; None to train for all steps.
+        patience: number of evaluations in a row without improvement after which the run ends; None for no limit.
         log_every: training steps between two records of the training metrics.
         eval_every: training steps between two evaluations on the valid split, or on train if the task has no valid.
         checkpoint_every: training steps between two checkpoints; each evaluation and each stop also saves one.
@@ -103,6 +114,7 @@ class Trainer:
         *,
         steps: int = 1500,
         target: float | None = None,
+        patience: int | None = None,
         log_every: int = 20,
         eval_every: int = 300,
         checkpoint_every: int = 100,
@@ -117,6 +129,8 @@ class Trainer:
         for name, value in {"steps": steps, **counts}.items():
             if value < 1:
                 raise InputError(f"trainer.{name}={value} must be at least 1")
+        if patience is not None and patience < 1:
+            raise InputError(f"trainer.patience={patience} must be at least 1, or null for no limit")
         if clip_norm < 0:
             raise InputError(f"trainer.clip_norm={clip_norm} must be positive, or 0 to disable clipping")
         self.device = pick_device(device)
@@ -130,9 +144,11 @@ class Trainer:
             raise InputError(f"optimizer: {error}") from error
         self.base_lr = [group["lr"] * group.get("lr_factor", 1.0) for group in self.optimizer.param_groups]
         self.schedule = schedule
+        self.follows_evaluations = _positional(schedule) > 2
         self.steps = steps
         self.seconds = seconds
         self.target = target
+        self.patience = patience
         self.log_every = log_every
         self.eval_every = eval_every
         self.checkpoint_every = checkpoint_every
@@ -199,16 +215,19 @@ class Trainer:
 
     @property
     def ended(self) -> str | None:
-        """The reason why training has ended: ``target``, ``steps`` or ``seconds``; None if it has not ended."""
+        """The reason why training has ended: ``target``, ``patience``, ``steps`` or ``seconds``; None if it has not."""
         if self.progress.solved is not None:
             return "target"
+        if self.patience is not None and self.progress.stale >= self.patience:
+            return "patience"
         if self.progress.step >= self.steps:
             return "steps"
         return "seconds" if self.seconds and self.progress.seconds >= self.seconds else None
 
     def set_learning_rate(self) -> None:
         """Set the learning rate of the next step from the schedule."""
-        factor = self.schedule(self.progress.step, self.steps)
+        at = self.progress
+        factor = self.schedule(at.step, self.steps, *([at.improved] if self.follows_evaluations else []))
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
 
@@ -255,6 +274,7 @@ class Trainer:
         at.final = {"step": at.step, **report.record()}
         value, better = values[task.monitor], task.metrics[task.monitor].improves
         is_best = isfinite(value) and (at.best is None or better(value, at.best[task.monitor]))
+        at.improved.append(is_best)
         if is_best:
             at.best = at.final
         if self.target is not None and isfinite(value) and not better(self.target, value):
@@ -331,6 +351,12 @@ class Trainer:
         return [list(map(id, group)) for group in groups] == [
             list(map(id, group["params"])) for group in self.optimizer.param_groups
         ]
+
+
+def _positional(function: Callable) -> int:
+    """Number of positional parameters of a function."""
+    kinds = [parameter.kind for parameter in signature(function).parameters.values()]
+    return sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
 
 
 def load_weights(model: Model, content: dict[str, Any]) -> None:
