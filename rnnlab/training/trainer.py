@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from inspect import Parameter, signature
 from math import isfinite
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from rnnlab import diagnostics
-from rnnlab.interface import InputError, samples_of
+from rnnlab.interface import Batch, InputError, samples_of
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import checkpoint
@@ -26,46 +26,9 @@ from rnnlab.training.directory import RunDirectory
 from rnnlab.training.evaluation import carry, evaluate, store
 from rnnlab.training.lean import without_compiler
 from rnnlab.training.logger import Logger
+from rnnlab.training.progress import Progress
 from rnnlab.training.signals import stop_signals
 from rnnlab.trees import State, map_state
-
-
-@dataclass
-class Progress:
-    """Progress of a run, stored in each checkpoint.
-
-    step: number of training steps done.
-    tokens: number of time steps trained on, over all sequences.
-    seconds: training time in seconds, without evaluations, including the time before the run was resumed.
-    solved: training step at which the target was reached; None before.
-    best: best evaluation so far, ``{"step", metrics…, "by_length"}``.
-    improved: for each evaluation, whether it was the best so far.
-    final: latest evaluation, in the same form.
-    window: loss and gradient norm of each training step since the training metrics were last recorded.
-    window_tokens: value of ``tokens`` when the training metrics were last recorded.
-    window_seconds: value of ``seconds`` when the training metrics were last recorded.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    solved: int | None = None
-    best: dict[str, Any] | None = None
-    improved: list[bool] = field(default_factory=list)
-    final: dict[str, Any] | None = None
-    window: list[list[float]] = field(default_factory=list)
-    window_tokens: int = 0
-    window_seconds: float = 0.0
-
-    def forget_evaluations(self) -> None:
-        """Reset ``best``, ``improved``, ``final`` and ``solved``."""
-        self.best = self.final = self.solved = None
-        self.improved = []
-
-    @property
-    def stale(self) -> int:
-        """Number of evaluations since the best one; the first evaluation counts as an improvement."""
-        return len(self.improved) if True not in self.improved else self.improved[::-1].index(True)
 
 
 class Diverged(Exception):
@@ -92,6 +55,7 @@ class Trainer:
         log_every: training steps between two records of the training metrics.
         eval_every: training steps between two evaluations on the valid split, or on train if the task has no valid.
         checkpoint_every: training steps between two checkpoints; each evaluation and each stop also saves one.
+        accumulate: number of batches whose gradients are averaged in each training step.
         clip_norm: largest gradient norm (Pascanu et al., 2013); 0 disables clipping.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32``, ``tf32`` (factors of products are rounded on CUDA) or ``bf16`` (`torch.autocast`).
@@ -118,6 +82,7 @@ class Trainer:
         log_every: int = 20,
         eval_every: int = 300,
         checkpoint_every: int = 100,
+        accumulate: int = 1,
         clip_norm: float = 1.0,
         device: str = "auto",
         precision: str = "fp32",
@@ -126,7 +91,7 @@ class Trainer:
         prefetch: bool = True,
     ) -> None:
         counts = {"log_every": log_every, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
-        for name, value in {"steps": steps, **counts}.items():
+        for name, value in {"steps": steps, "accumulate": accumulate, **counts}.items():
             if value < 1:
                 raise InputError(f"trainer.{name}={value} must be at least 1")
         if patience is not None and patience < 1:
@@ -152,6 +117,7 @@ class Trainer:
         self.log_every = log_every
         self.eval_every = eval_every
         self.checkpoint_every = checkpoint_every
+        self.accumulate = accumulate
         self.clip_norm = clip_norm or float("inf")
         self.init_from = init_from
         self.prefetch = prefetch
@@ -177,25 +143,22 @@ class Trainer:
             Diverged: the loss or a gradient is no longer finite; the checkpoints of earlier steps remain.
         """
         task, model, at = self.task, self.model.train(), self.progress
-        next_batch = ahead(partial(task.batch, "train"), self.steps, self.prefetch)
+        next_batch = ahead(partial(task.batch, "train"), self.steps * self.accumulate, self.prefetch)
         with stop_signals() as caught, logger.bar(at.step, self.steps) as bar, next_batch as get_batch:
             while not self.ended:
                 started = perf_counter()
-                batch = get_batch(at.step).to(self.device)
-                with self.autocast:
-                    outputs, self.state = model(batch, carry(model, self.state, batch.fresh))
-                total, count = task.loss(outputs, batch)
-                loss = total / count
                 with without_compiler():
                     self.optimizer.zero_grad()
-                    loss.backward()
+                first = at.step * self.accumulate
+                losses = [self.backward(get_batch(first + part)) for part in range(self.accumulate)]
+                loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+                with without_compiler():
                     norm = clip_grad_norm_(model.parameters(), self.clip_norm)
                     self.set_learning_rate()
                     self.optimizer.step()
 
-                self.pending.append(torch.stack([loss.detach(), norm]))
+                self.pending.append(torch.stack([loss, norm]))
                 at.step += 1
-                at.tokens += batch.num_tokens
                 at.seconds += perf_counter() - started
                 bar.update()
 
@@ -212,6 +175,18 @@ class Trainer:
                     self.signal = caught[0]
                     return "stopped"
         return "finished"
+
+    def backward(self, batch: Batch) -> Tensor:
+        """Add the gradient of a batch, divided by ``accumulate``, and return its loss."""
+        batch = batch.to(self.device)
+        with self.autocast:
+            outputs, self.state = self.model(batch, carry(self.model, self.state, batch.fresh))
+        total, count = self.task.loss(outputs, batch)
+        loss = total / count
+        with without_compiler():
+            (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+        self.progress.tokens += batch.num_tokens
+        return loss.detach()
 
     @property
     def ended(self) -> str | None:

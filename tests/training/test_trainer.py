@@ -230,6 +230,28 @@ def test_optimizers_train(name):
     assert run(f"optimizer={name}", "optimizer.lr=0.01")["status"] == "finished"
 
 
+def test_accumulated_gradients_are_the_mean_over_batches():
+    options = ["optimizer=sgd", "optimizer.lr=0.5", "scheduler=constant", "trainer.steps=2", "trainer.clip_norm=0"]
+    options += ["trainer.accumulate=3", "trainer.log_every=1"]
+    chosen = settings(*options)
+    torch.manual_seed(chosen["seed"])
+    task, model = build(chosen)
+    losses = []
+    for step in range(2):
+        batches = [task.batch("train", 3 * step + part) for part in range(3)]
+        mean = sum((model(batch)[0] - batch.targets).square().mean() for batch in batches) / 3
+        losses.append(mean.item())
+        gradients = torch.autograd.grad(mean, list(model.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= 0.5 * gradient
+    summary = train(chosen)
+    found = weights()
+    assert all(torch.allclose(found[name], weight, atol=1e-6) for name, weight in model.state_dict().items())
+    assert [record["loss"] for record in records("train")] == pytest.approx(losses, rel=1e-5)
+    assert summary["tokens"] == 2 * 3 * 5 * 4
+
+
 def first_step(clip_norm):
     """How far one step of plain gradient descent goes, and the gradient norm it records."""
     options = ["optimizer=sgd", "optimizer.lr=1.0", "scheduler=constant", "trainer.steps=1", "trainer.log_every=1"]
@@ -520,6 +542,7 @@ def test_cuda_where_there_is_none_is_refused():
         "trainer.log_every=0",
         "trainer.log_every=-5",
         "trainer.patience=0",
+        "trainer.accumulate=0",
         "optimizer.lr=-1",
     ],
 )
