@@ -3,6 +3,9 @@
 The states of such a step have a head axis after the batch axis, and the step combines no two heads. A value
 ``[B, heads, ...]`` has the axes after the head axis; ``[B, heads * d]`` is ``[B, heads, d]`` in memory. Operations that
 only change the shape are views of other values.
+
+All heads share a value ``[B, 1, ...]``. Each head computes it, and its own part of the gradient: the sum of the parts
+is the gradient. As a gradient is a linear function of others, everything computed from parts is a part as well.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from rnnlab.engine.ir.derive import Backward
 from rnnlab.engine.ir.operations import OPERATIONS
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value, values_of
 
@@ -57,6 +61,7 @@ class Layout:
         operands: the arguments of every node that computes something, as views and numbers.
         domains: the shape over which every such node is computed.
         by_head: for every constant, whether its first axis is the heads.
+        shared: the values that all heads share.
 
     Raises:
         Unsupported: the states have no common head axis.
@@ -73,6 +78,8 @@ class Layout:
         self.operands: dict[Node, list[Any]] = {}
         self.domains: dict[Node, Shape] = {}
         self.by_head: dict[Value, bool] = {}
+        self.shared: set[Value] = set()
+        self.parts: set[Value] = set()  # gradients of shared values, of one head
         self.of_constant: set[Value] = set()  # gradients of constants, which have no batch axis
         self.leaves([*program.inputs, *program.state])
 
@@ -86,6 +93,9 @@ class Layout:
         """Return the shape of a value of one head."""
         shape = value.shape
         if 2 <= len(shape) <= 4 and shape[0] == self.batch_size and 0 not in shape:
+            if shape[1] == 1 < self.heads:
+                self.shared.add(value)
+                return tuple(shape[2:])
             if len(shape) == 2 and shape[1] % self.heads == 0:
                 return () if shape[1] == self.heads else (shape[1] // self.heads,)
             if len(shape) > 2 and shape[1] == self.heads:
@@ -118,6 +128,7 @@ class Layout:
                 raise Unsupported(f"{op} over the heads or over a constant")
             self.operands[node], self.domains[node] = [self.views[x]], self.views[x].shape
             self.leaves([result])
+            self._follow(result, [x])
         elif op == "sum_to":
             x, like = node.arguments
             self.operands[node], self.domains[node] = [self.views[x]], self.views[x].shape
@@ -127,6 +138,8 @@ class Layout:
                 self.views[result] = View(result, shape, natural(shape))
             elif len(like.shape) == len(x.shape):
                 self.leaves([result])
+                if result in self.shared:
+                    self.parts.add(result)
             else:
                 raise Unsupported("a gradient that is summed over the heads")
         elif OPERATIONS[op].c is not None:
@@ -146,10 +159,18 @@ class Layout:
         if x not in self.views or x in self.of_constant:
             raise Unsupported(f"{op} of a constant in a step with heads")
         view, shape = self.views[x], self.inner(result)
+        self._follow(result, [x])
         if op in RESHAPES:
             return _reshaped(view, shape)
         pairs = zip(view.shape, view.strides, shape, strict=True)
         return View(view.base, shape, tuple(stride if size == wanted else 0 for size, stride, wanted in pairs))
+
+    def _follow(self, result: Value, values: list[Value]) -> None:
+        """Note that a result is computed from parts of a gradient, if any of the values is one."""
+        if self.parts.intersection(values):
+            if result not in self.shared:
+                raise Unsupported("a gradient that is summed over the heads")
+            self.parts.add(result)
 
     def _elementwise(self, node: Node, result: Value) -> None:
         values = values_of(node.arguments)
@@ -162,6 +183,7 @@ class Layout:
             self.views[result] = View(result, self.views[values[0]].shape, self.views[values[0]].strides)
         else:
             self.leaves([result])
+            self._follow(result, values)
         known = [value for value in values if value not in self.constants]
         if any(len(value.shape) != len(result.shape) for value in known):
             raise Unsupported("operands with different numbers of axes in a step with heads")
@@ -176,8 +198,34 @@ class Layout:
         ]
 
 
+def laid_out(program: Program, back: Backward, batch_size: int) -> Layout:
+    """Return the layout of a step and its backward step.
+
+    Args:
+        program: the step.
+        back: its backward step.
+        batch_size: the number of sequences that the step was traced with.
+
+    Raises:
+        Unsupported: the states have no common head axis, or the step combines heads.
+    """
+    if back.products:
+        raise Unsupported("mm in a step with heads")
+    layout = Layout(program, batch_size)
+    for node in program.nodes:
+        layout.add(node)
+    if program.output in layout.shared:
+        raise Unsupported("an output that all heads share")
+    layout.leaves([back.output_gradient, *back.state_gradients])
+    for node in back.nodes:
+        layout.add(node)
+    return layout
+
+
 def _reshaped(view: View, shape: Shape) -> View:
     """Return a view with another shape and the same number of elements."""
+    if prod(view.shape) != prod(shape):
+        raise Unsupported("another shape of a value that all heads share")
     strides = [stride for size, stride in zip(view.shape, view.strides, strict=True) if size > 1]
     if [size for size in view.shape if size > 1] == [size for size in shape if size > 1]:
         remaining = iter(strides)
