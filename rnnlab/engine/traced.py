@@ -116,11 +116,11 @@ class Traced:
         single, reason = self.dtype != torch.float64, None
         for recurrence, rest in splits(self.program):
             try:
-                readout = None if rest is None else Readout(rest, self.program, self.unwanted, self.batch_size)
-                back = derive(recurrence, self.unwanted)
-                return HeadSource(recurrence, back, self.batch_size, single), readout
+                source = HeadSource(recurrence, derive(recurrence, self.unwanted), self.batch_size, single)
             except Unsupported as error:
-                reason = reason or error
+                reason = error
+                continue
+            return source, rest and Readout(rest, self.program, self.unwanted, self.batch_size)
         raise reason
 
     @property

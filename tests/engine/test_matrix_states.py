@@ -1,8 +1,11 @@
 """Steps with matrix states, compiled head by head, give what the plain loop gives."""
 
 import logging
+from functools import partial
+from itertools import product
 
 import pytest
+import tiers
 import torch
 from torch import nn
 from torch.nn.functional import linear
@@ -77,8 +80,54 @@ class Decaying(Cell):
         return (y * weights).flatten(1) * b + b, (R, S)
 
 
+class Shared(Cell):
+    """All heads share query, key and decay; the output is normalised over all heads, gated and projected."""
+
+    states = ("S",)
+
+    def __init__(self, heads=2, d_k=3, d_v=4):
+        super().__init__(N, heads * d_v)
+        self.sizes = [d_k, d_k, heads * d_v, heads * d_v, 1, 1]
+        self.shape = (heads, d_k, d_v)
+        self.W = nn.Parameter(torch.randn(sum(self.sizes), N) / 2)
+        self.gain = nn.Parameter(torch.randn(d_k))
+        self.b = nn.Parameter(torch.randn(heads * d_v))
+        self.U = nn.Parameter(torch.randn(heads * d_v, heads * d_v) / 2)
+
+    def initial_state(self, batch_size):
+        return (self.W.new_zeros(batch_size, *self.shape),)
+
+    def prepare(self, inputs):
+        q, k, v, g, scale, decay = linear(inputs, self.W).split(self.sizes, dim=-1)
+        decay = decay.sigmoid()[..., None, None]
+        return (self.gain, self.b, self.U), (q.unsqueeze(-2), k.unsqueeze(-2), v, g, scale, decay)
+
+    def step(self, constants, inputs, state):
+        (gain, b, U), (q, k, v, g, scale, decay), (S,) = constants, inputs, state
+        k = gain * k / (k.square().sum(-1, keepdim=True) + 0.1).sqrt()
+        v = (v * g.sigmoid()).unflatten(-1, (self.shape[0], self.shape[2]))
+        S = decay * S + k.unsqueeze(-1) * v.unsqueeze(-2)
+        y = (S * q.unsqueeze(-1)).sum(-2).flatten(1) * scale + b
+        y = b * y / (y.square().mean(-1, keepdim=True) + 0.1).sqrt()
+        return linear(y * g.tanh(), U), self.after(S, y)
+
+    def after(self, S, y):
+        return (S,)
+
+
+class Fed(Shared):
+    """The normalised output is added to the state."""
+
+    def after(self, S, y):
+        return (S + y.unflatten(-1, (self.shape[0], 1, self.shape[2])),)
+
+
 def mlstm(heads, size=4, **options):
     return cells.create("mlstm", input_size=N, hidden_size=heads * size, heads=heads, **options)
+
+
+def wide(name, size=16):
+    return cells.create(name, input_size=N, hidden_size=2 * size, heads=2)
 
 
 def everything(run, cell, T, lengths=None, state=None):
@@ -122,10 +171,17 @@ CELLS = {
     "delta": Delta,
     "delta-1": lambda: Delta(1, 8, 2),
     "decaying": Decaying,
+    "shared": Shared,
+    "shared-1": lambda: Shared(1),
+    "shared-4": lambda: Shared(4, 2, 2),
 }
+for _name, _heads in product(("hgrn2", "mamba2"), (1, 2, 4)):
+    _options = {"input_size": N, "hidden_size": 3 * _heads, "heads": _heads, "key_size": 2 + _heads}
+    CELLS[f"{_name}-{_heads}"] = partial(cells.create, _name, **_options)
+QUICK = {"mlstm", "mlstm-2", "mlstm-3", "mlstm-of-numbers", "delta", "delta-1", "decaying", "shared", "mamba2-2"}
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers.quick_if(CELLS, QUICK.__contains__))
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_computes_what_the_plain_loop_computes(name, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -138,6 +194,16 @@ def test_it_computes_what_the_plain_loop_computes(name, threads, monkeypatch):
 @pytest.mark.parametrize("name", CELLS)
 def test_long_sequences(name):
     check(CELLS[name](), 200, torch.tensor([200, 7, 130]))
+
+
+def test_an_output_that_a_state_reads_is_no_readout(caplog, monkeypatch):
+    monkeypatch.setattr(once, "_WARNED", set())
+    cell = Fed().double()
+    with caplog.at_level(logging.WARNING):
+        found = everything(fused.run, cell, 5)
+    assert found[0].grad_fn.name() == "_EagerBackward"
+    assert "its step uses sum over the heads or over a constant" in caplog.text
+    assert distance(found, everything(reference.run, cell, 5)) < 1e-11
 
 
 def test_other_steps_run_as_python(caplog, monkeypatch):
@@ -200,7 +266,10 @@ def test_autocast_changes_nothing_in_the_step():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [lambda: mlstm(2, 16), lambda: Delta(2, 8, 16), Decaying])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: mlstm(2, 16), lambda: Delta(2, 8, 16), Decaying, *(partial(wide, name) for name in ("hgrn2", "mamba2"))],
+)
 def test_single_precision_stays_near_double(make):
     single = make()
     found = everything(fused.run, single, 512)
@@ -211,7 +280,8 @@ def test_single_precision_stays_near_double(make):
     assert distance(found, exact) < max(1e-5, bound)
 
 
-def test_a_training_step_keeps_a_small_part_of_the_states(monkeypatch):
+@pytest.mark.parametrize("name", tiers.quick_if(["mlstm", "hgrn2", "mamba2"], "mlstm".__eq__))
+def test_a_training_step_keeps_a_small_part_of_the_states(name, monkeypatch):
     taken = []
     take = head_kernel.take
 
@@ -220,7 +290,7 @@ def test_a_training_step_keeps_a_small_part_of_the_states(monkeypatch):
         return taken[-1]
 
     monkeypatch.setattr(head_kernel, "take", counted)
-    T, cell = 1024, mlstm(2, 8)
+    T, cell = 1024, wide(name, 8)
     outputs, _ = fused.run(cell, torch.randn(T, B, N), cell.initial_state(B))
     outputs.sum().backward()
     # The arrays with T entries are the outputs and the gradients of the inputs; the others hold states.
@@ -236,7 +306,17 @@ def test_explain_prints_the_step_of_a_head(capsys):
     assert "enum { HEADS = 1, RECORD = 48 };" in printed
 
 
+def test_explain_prints_the_readout(capsys):
+    for name in ("hgrn2", "mamba2"):
+        assert __main__.main(["explain", f"cell={name}", "hidden_size=8", "cell.heads=2"]) == 0
+        recurrence, readout = capsys.readouterr().out.split("/* The readout, ")
+        assert "static void forward_step(" in recurrence
+        assert "sqrt_" not in recurrence.partition("step.h")[2]  # the norm is in the readout
+        assert "sqrt_" in readout
+
+
 @pytest.mark.slow
-def test_the_contract_of_a_cell_holds():
-    contracts.check_cell("mlstm")
-    contracts.check_cell("mlstm", heads=2)
+@pytest.mark.parametrize("name", ["mlstm", "hgrn2", "mamba2"])
+def test_the_contract_of_a_cell_holds(name):
+    contracts.check_cell(name)
+    contracts.check_cell(name, heads=2)

@@ -99,7 +99,8 @@ class HeadKernel:
         self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
         found: list[Tensor | None] = []
         for value, tensor in zip(self.program.constants, constants, strict=True):
-            found.append(sums[value].sum(0).to(tensor.dtype).reshape(tensor.shape) if value in sums else None)
+            total = sums.pop(value, None)  # a constant that a cell returns twice gets its gradient once
+            found.append(None if total is None else total.sum(0).to(tensor.dtype).reshape(tensor.shape))
         own |= {value: own[value].sum(2, keepdim=True) for value in self.source.shared.intersection(own)}
         found += [own.get(value) for value in self.program.inputs]
         gradients = self._unpacked(first, state)

@@ -103,7 +103,7 @@ class HeadSource:
             self.offsets.append((self.record, size))
             self.record += -(-size // ALIGNED) * ALIGNED
         leaves = [*program.inputs, *program.constants]
-        self.learned = [value for value in leaves if value in back.gradients]
+        self.learned = [value for value in dict.fromkeys(leaves) if value in back.gradients]
         inputs = [str(value) for value in leaves]
         learned = [f"gradient of {value}" for value in self.learned]
         self.arrays = {
@@ -128,7 +128,8 @@ class HeadSource:
         """Return declarations of pointers to inputs and constants, and the pointers."""
         elements = [self._element(n, x, x in self.shared) for n, x in enumerate(self.program.inputs)]
         lines = [f"const real *const {x}_at = {at};" for x, at in zip(self.program.inputs, elements, strict=True)]
-        for n, value in enumerate(self.program.constants, len(self.program.inputs)):
+        constants = {value: n for n, value in enumerate(self.program.constants, len(self.program.inputs))}
+        for value, n in constants.items():  # a cell may return a constant twice
             head = f" + h * {self.size(value)}" if self.layout.by_head.get(value) else ""
             lines.append(f"const real *const {value}_at = a[{n}].at{head};")
         return lines, {value: f"{value}_at" for value in (*self.program.inputs, *self.program.constants)}

@@ -4,8 +4,9 @@ The states of such a step have a head axis after the batch axis, and the step co
 ``[B, heads, ...]`` has the axes after the head axis; ``[B, heads * d]`` is ``[B, heads, d]`` in memory. Operations that
 only change the shape are views of other values.
 
-All heads share a value ``[B, 1, ...]``. Each head computes it, and its own part of the gradient: the sum of the parts
-is the gradient. As a gradient is a linear function of others, everything computed from parts is a part as well.
+All heads share a value ``[B, 1, ...]``. Each head computes it. Of its gradient each head computes a part, and the parts
+of all heads are summed after the last step. Until then they need not be complete, as a shared value depends on shared
+values only, and their gradients are linear functions of its gradient.
 """
 
 from __future__ import annotations
@@ -79,7 +80,6 @@ class Layout:
         self.domains: dict[Node, Shape] = {}
         self.by_head: dict[Value, bool] = {}
         self.shared: set[Value] = set()
-        self.parts: set[Value] = set()  # gradients of shared values, of one head
         self.of_constant: set[Value] = set()  # gradients of constants, which have no batch axis
         self.leaves([*program.inputs, *program.state])
 
@@ -128,7 +128,6 @@ class Layout:
                 raise Unsupported(f"{op} over the heads or over a constant")
             self.operands[node], self.domains[node] = [self.views[x]], self.views[x].shape
             self.leaves([result])
-            self._follow(result, [x])
         elif op == "sum_to":
             x, like = node.arguments
             self.operands[node], self.domains[node] = [self.views[x]], self.views[x].shape
@@ -138,8 +137,6 @@ class Layout:
                 self.views[result] = View(result, shape, natural(shape))
             elif len(like.shape) == len(x.shape):
                 self.leaves([result])
-                if result in self.shared:
-                    self.parts.add(result)
             else:
                 raise Unsupported("a gradient that is summed over the heads")
         elif OPERATIONS[op].c is not None:
@@ -159,18 +156,10 @@ class Layout:
         if x not in self.views or x in self.of_constant:
             raise Unsupported(f"{op} of a constant in a step with heads")
         view, shape = self.views[x], self.inner(result)
-        self._follow(result, [x])
         if op in RESHAPES:
             return _reshaped(view, shape)
         pairs = zip(view.shape, view.strides, shape, strict=True)
         return View(view.base, shape, tuple(stride if size == wanted else 0 for size, stride, wanted in pairs))
-
-    def _follow(self, result: Value, values: list[Value]) -> None:
-        """Note that a result is computed from parts of a gradient, if any of the values is one."""
-        if self.parts.intersection(values):
-            if result not in self.shared:
-                raise Unsupported("a gradient that is summed over the heads")
-            self.parts.add(result)
 
     def _elementwise(self, node: Node, result: Value) -> None:
         values = values_of(node.arguments)
@@ -183,7 +172,6 @@ class Layout:
             self.views[result] = View(result, self.views[values[0]].shape, self.views[values[0]].strides)
         else:
             self.leaves([result])
-            self._follow(result, values)
         known = [value for value in values if value not in self.constants]
         if any(len(value.shape) != len(result.shape) for value in known):
             raise Unsupported("operands with different numbers of axes in a step with heads")
