@@ -83,7 +83,8 @@ def run_or(
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
         warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: its step uses {error}")
         return reference.loop(cell, constants, prepared, state, live)
-    word = precision(inputs.device, step.dtype)
+    has_products = step.heads is None or (step.readout is not None and step.readout.has_products)
+    word = precision(inputs.device, step.dtype) if has_products else "ieee"
     if _needs_loop(step, word):
         return reference.loop(cell, constants, prepared, state, live)
     is_compiled = step.kernel is not None or step.heads is not None
@@ -105,10 +106,7 @@ def run_or(
 
 def _needs_loop(step: Traced, word: str) -> bool:
     """Whether autocast has a dtype that a step is not compiled for, so that only the plain loop honours it."""
-    kernel = step.readout and step.readout.kernel if step.heads is not None else step.kernel
-    if step.heads is not None and kernel is None:
-        return False  # it has no products
-    if kernel is None:
+    if step.heads is None and step.kernel is None:
         return reference.autocast_dtype(step.device) is not None
     if step.device.type == "cpu" and word == "fp16":
         warn_once(f"{step.name} runs in a plain loop under autocast, as float16 is not compiled on a CPU; use bfloat16")

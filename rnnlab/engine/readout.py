@@ -24,6 +24,9 @@ class Readout:
         unwanted: constants and inputs of the step that need no gradient.
         batch_size: the number of sequences that the step was traced with.
 
+    Attributes:
+        has_products: whether it multiplies with a weight.
+
     Raises:
         Unsupported: the readout cannot be written as loops.
     """
@@ -33,6 +36,7 @@ class Readout:
         self.lowered = lower(program, derive(program, unwanted), batch_size, overlays=False)
         self.constants = [step.constants.index(value) for value in program.constants]
         self.inputs = [step.inputs.index(value) for value in program.inputs[1:]]
+        self.has_products = any(node.operation == "mm" for node in program.nodes)
         self.kernel: Kernel | None = None
 
     def c(self, single: bool) -> str:

@@ -256,13 +256,25 @@ def test_numbers_that_are_not_finite_spread_as_in_the_plain_loop():
         torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-def test_autocast_changes_nothing_in_the_step():
-    cell = Delta()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [Delta, partial(wide, "hgrn2")])
+def test_autocast_changes_nothing_in_a_step_without_products(make, dtype):
+    cell = make()
     inputs = torch.randn(5, B, N)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         found, expected = (run(cell, inputs, cell.initial_state(B))[0] for run in (fused.run, reference.run))
     assert found.grad_fn.name() == "_HeadsBackward"
     assert distance([found], [expected]) < 1e-5
+
+
+def test_autocast_rounds_the_factors_of_the_readout():
+    cell, inputs = Shared(), torch.randn(5, B, N)
+    exact = reference.run(cell, inputs, cell.initial_state(B))[0]
+    for dtype, is_compiled in ((torch.bfloat16, True), (torch.float16, False)):
+        with torch.autocast("cpu", dtype):
+            outputs, _ = fused.run(cell, inputs, cell.initial_state(B))
+        assert (outputs.grad_fn.name() == "_HeadsBackward") == is_compiled
+        assert 1e-5 < distance([outputs], [exact]) < 0.05
 
 
 @pytest.mark.slow
