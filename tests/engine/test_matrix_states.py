@@ -15,7 +15,8 @@ from rnnlab import __main__, cells, contracts
 from rnnlab.cells import Cell
 from rnnlab.engine import fused, once, reference
 from rnnlab.engine.choose import choose
-from rnnlab.engine.cpu import head_kernel
+from rnnlab.engine.cpu import head_kernel, kernel
+from rnnlab.engine.cpu.memory import take
 from rnnlab.trees import map_state, tensors_of
 
 B, N = 3, 4
@@ -292,16 +293,22 @@ def test_single_precision_stays_near_double(make):
     assert distance(found, exact) < max(1e-5, bound)
 
 
-@pytest.mark.parametrize("name", tiers.quick_if(["mlstm", "hgrn2", "mamba2"], "mlstm".__eq__))
-def test_a_training_step_keeps_a_small_part_of_the_states(name, monkeypatch):
-    taken = []
-    take = head_kernel.take
+@pytest.fixture
+def taken(monkeypatch):
+    """The arrays that the engine allocates."""
+    arrays = []
 
     def counted(shape, dtype):
-        taken.append(take(shape, dtype))
-        return taken[-1]
+        arrays.append(take(shape, dtype))
+        return arrays[-1]
 
-    monkeypatch.setattr(head_kernel, "take", counted)
+    for module in (head_kernel, kernel):
+        monkeypatch.setattr(module, "take", counted)
+    return arrays
+
+
+@pytest.mark.parametrize("name", tiers.quick_if(["mlstm", "hgrn2", "mamba2"], "mlstm".__eq__))
+def test_a_training_step_keeps_a_small_part_of_the_states(name, taken):
     T, cell = 1024, wide(name, 8)
     outputs, _ = fused.run(cell, torch.randn(T, B, N), cell.initial_state(B))
     outputs.sum().backward()
@@ -309,6 +316,16 @@ def test_a_training_step_keeps_a_small_part_of_the_states(name, monkeypatch):
     held = sum(tensor.numel() for tensor in taken if len(tensor) != T)
     every_state = T * sum(tensor.numel() for tensor in tensors_of(cell.initial_state(B)))
     assert every_state / 100 < held < every_state / 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlstm", "hgrn2", "mamba2"])
+def test_all_arrays_of_a_training_step_are_small_beside_the_states(name, taken):
+    T, cell = 1024, wide(name, 64)
+    outputs, _ = fused.run(cell, torch.randn(T, B, N), cell.initial_state(B))
+    outputs.sum().backward()
+    every_state = T * sum(tensor.numel() for tensor in tensors_of(cell.initial_state(B)))
+    assert sum(tensor.numel() for tensor in taken) < 0.15 * every_state
 
 
 def test_explain_prints_the_step_of_a_head(capsys):
