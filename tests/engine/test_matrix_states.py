@@ -226,8 +226,9 @@ def test_other_steps_run_as_python(caplog, monkeypatch):
     assert choose(Halves()).name == "reference"
 
 
-def test_gradients_can_be_differentiated_and_computed_twice():
-    cell = Delta(1, 2, 2).double()
+@pytest.mark.parametrize("make", [Delta, pytest.param(Shared, marks=pytest.mark.slow)])
+def test_gradients_can_be_differentiated_and_computed_twice(make):
+    cell = make(1, 2, 2).double()
     inputs = torch.randn(3, 2, N, dtype=torch.float64, requires_grad=True)
     found = []
     for run in (fused.run, reference.run):
