@@ -30,7 +30,7 @@ ENGINE = [  # the same within the engine, where the modules of one floor do not 
     {"loops"},
     {"cpu", "gpu"},
     {"arrays"},
-    {"prove"},
+    {"prove", "readout"},
     {"traced"},
     {"plan"},
     {"fused", "native"},
