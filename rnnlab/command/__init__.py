@@ -16,6 +16,8 @@ from types import ModuleType
 NAMES = (
     "train",
     "status",
+    "runs",
+    "plot",
     "compare",
     "evaluate",
     "generate",
@@ -26,6 +28,7 @@ NAMES = (
     "cells",
     "explain",
     "bench",
+    "doctor",
 )
 """The commands, in the order of the help."""
 

@@ -34,9 +34,11 @@ def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
     group, _, word = name.rpartition(".")
     if same := [other for other in known if other != name and _last(other) == word]:
         return f"; did you mean {' or '.join(map(repr, same))}?"
-    if owners := _owners(group, word):
+    meant = WORDS.get(word.lower())
+    # Without a group, a common name is meant, even if a cell has an option of that name.
+    if (group or not meant) and (owners := _owners(group, word)):
         return f"; this option exists for {' and '.join(owners)}"
-    if meant := WORDS.get(word.lower()):
+    if meant:
         counted = "the length of a run is counted in training steps; " if meant == "trainer.steps" else ""
         return f"; {counted}did you mean {meant!r}?"
     if not group and not get_close_matches(name, here, n=1):

@@ -39,7 +39,7 @@ def forward_memory(
         free: for every input, whether its memory may be overwritten.
     """
     lowered, dtype = kernel.lowered, kernel.dtype
-    steps, rows = len(inputs[0]), state[0].shape[0]
+    steps, rows = len(inputs[0]), (state[0] if state else inputs[0][0]).shape[0]
     memory: Memory = {}
     for array, tensor in zip(lowered.inputs, inputs, strict=True):
         memory[array] = _rows(tensor, rows, dtype)
@@ -127,7 +127,6 @@ def gradients(
     memory: Memory,
     constants: Sequence[Tensor],
     shapes: Sequence[torch.Size],
-    repeated: set[int],
     precision: str,
 ) -> list[Tensor | None]:
     """Read the gradients of constants and prepared inputs after a backward pass.
@@ -137,7 +136,6 @@ def gradients(
         memory: from `add_backward_memory`.
         constants: the cell's constants.
         shapes: shapes of the prepared inputs.
-        repeated: indices of the inputs whose gradient shares memory with the gradient of another input.
         precision: the precision of the call.
 
     Returns:
@@ -159,7 +157,7 @@ def gradients(
         gradient = _columns(memory, place, steps, lowered.inputs[i].width)
         gradient = gradient if len(shape) == 3 else gradient.reshape(shape)
         # A copy, as autograd may add to a gradient in place.
-        found.append(gradient.clone() if i in repeated else gradient)
+        found.append(gradient.clone() if i in lowered.repeated else gradient)
     return found
 
 

@@ -83,7 +83,8 @@ def run_or(
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
         warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: its step uses {error}")
         return reference.loop(cell, constants, prepared, state, live)
-    word = precision(inputs.device, step.dtype)
+    has_products = step.heads is None or (step.readout is not None and step.readout.has_products)
+    word = precision(inputs.device, step.dtype) if has_products else "ieee"
     if _needs_loop(step, word):
         return reference.loop(cell, constants, prepared, state, live)
     is_compiled = step.kernel is not None or step.heads is not None
@@ -105,9 +106,7 @@ def run_or(
 
 def _needs_loop(step: Traced, word: str) -> bool:
     """Whether autocast has a dtype that a step is not compiled for, so that only the plain loop honours it."""
-    if step.heads is not None:
-        return False  # it has no products
-    if step.kernel is None:
+    if step.heads is None and step.kernel is None:
         return reference.autocast_dtype(step.device) is not None
     if step.device.type == "cpu" and word == "fp16":
         warn_once(f"{step.name} runs in a plain loop under autocast, as float16 is not compiled on a CPU; use bfloat16")
@@ -180,7 +179,7 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
         function = _Heads if step.heads is not None else _Eager if step.kernel is None else _Compiled
         outputs, *final = function.apply(plan, inputs, *tensors)
     elif step.heads is not None:
-        outputs, final, _ = step.heads.forward(*plan.parts(tensors), plan.lengths, 0)
+        outputs, final, _ = _by_head(plan, tensors, 0)
     elif step.kernel is None:
         outputs, final = graphs.inference(step.python, *plan.parts(tensors), plan.live)
     else:
@@ -235,8 +234,20 @@ class _Compiled(torch.autograd.Function):
             output_gradients = output_gradients.where(plan.live.unsqueeze(-1), 0)
         arrays.add_backward_memory(kernel, memory, read, output_gradients, state_gradients, keep=again)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths, plan.precision)
-        found = arrays.gradients(kernel, memory, constants, plan.shapes, plan.step.repeated, plan.precision)
+        found = arrays.gradients(kernel, memory, constants, plan.shapes, plan.precision)
         return None, None, *found, *arrays.state_gradients(kernel, memory, tensors_of(plan.state))
+
+
+def _by_head(plan: Plan, tensors: Sequence[Tensor], every: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Run a step with heads; return outputs, final state and, with ``every`` above 0, what the backward pass reads."""
+    constants, prepared, state = plan.parts(tensors)
+    read, final, checkpoints = plan.step.heads.forward(constants, prepared, state, plan.lengths, every)
+    readout = plan.step.readout
+    if readout is None:
+        return read, final, [checkpoints]
+    name = "forward" if every else "inference"
+    outputs, kept = readout.forward(name, constants, prepared, read, plan.lengths, plan.precision)
+    return outputs, final, [checkpoints, read, *kept]
 
 
 class _Heads(torch.autograd.Function):
@@ -245,20 +256,30 @@ class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.plan, ctx.every = plan, interval(plan.steps)
-        outputs, final, checkpoints = plan.step.heads.forward(*plan.parts(tensors), plan.lengths, ctx.every)
-        ctx.save_for_backward(inputs, checkpoints, *tensors)
+        outputs, final, kept = _by_head(plan, tensors, ctx.every)
+        ctx.save_for_backward(inputs, *tensors, *kept)
         return outputs, *final
 
     @staticmethod
     def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
-        plan, (inputs, checkpoints, *tensors) = ctx.plan, ctx.saved_tensors
-        constants, prepared, state = plan.parts(tensors)
+        plan, (inputs, *saved) = ctx.plan, ctx.saved_tensors
+        count = sum(plan.counts) + len(state_gradients)
+        constants, prepared, state = plan.parts(saved[:count])
+        checkpoints, *kept = saved[count:]
         gradients = (output_gradients, *state_gradients)
         if is_observed_backward(*gradients):
             return None, None, *through_reference(plan, inputs, constants, state, gradients)
+        others: list[Tensor | None] = []
+        if plan.step.readout is not None:
+            output_gradients, others = plan.step.readout.backward(
+                constants, prepared, *kept[:1], kept[1:], output_gradients, plan.lengths, plan.precision
+            )
         found = plan.step.heads.backward(
             constants, prepared, state, checkpoints, output_gradients, state_gradients, plan.lengths, ctx.every
         )
+        for i, other in enumerate(others):
+            if other is not None:
+                found[i] = other if found[i] is None else found[i] + other
         return None, None, *found
 
 

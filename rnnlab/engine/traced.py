@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
-from itertools import combinations, count
+from itertools import count
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,12 +29,14 @@ from rnnlab.engine.gpu.kernel import Kernel as GpuKernel
 from rnnlab.engine.ir.derive import derive
 from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Program, Unsupported
+from rnnlab.engine.ir.split import splits
 from rnnlab.engine.ir.trace import trace
 from rnnlab.engine.ir.verify import verify
 from rnnlab.engine.ir.watch import fingerprint, without_hooks
 from rnnlab.engine.loops.lower import Lowered, lower
 from rnnlab.engine.once import once, warn_once
 from rnnlab.engine.prove import prove
+from rnnlab.engine.readout import Readout
 from rnnlab.trees import State, map_state, tensors_of
 
 log = logging.getLogger(__name__)
@@ -65,16 +67,19 @@ class Traced:
             raise Unsupported("an assignment to an attribute of the cell")
         _check_rows(cell, self.program, (constants, inputs, state), training)
         leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
-        self.back = derive(self.program, {value for value, tensor in leaves if training and not tensor.requires_grad})
+        self.unwanted = {value for value, tensor in leaves if training and not tensor.requires_grad}
+        self.back = derive(self.program, self.unwanted)
         reached = {*self.back.gradients, *(product.weight for product in self.back.products)}
         self.learns = [leaf in reached for leaf in (*self.program.constants, *self.program.inputs)]
         self.training = training
+        self.names = ("forward", "backward") if training else ("inference",)
         states = tensors_of(state)
         self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device
         # Compiled code has one dtype, which is real.
         self.real = all(tensor.dtype == self.dtype for tensor in states)
         self.real &= not any(tensor.is_complex() for tensor in tensors_of((constants, inputs)))
         self.name = type(cell).__name__
+        self.obstacle: Exception | None = None  # why a step with heads is not compiled
         if states[0].is_cuda and torch.cuda.is_current_stream_capturing():
             return  # values cannot be compared while a CUDA graph is recorded
         precision = reference.precision(self.device, self.dtype)
@@ -95,9 +100,28 @@ class Traced:
             Unsupported: the steps cannot be written as loops over rows and columns, nor head by head.
         """
         names, single = ("forward", "backward", "inference"), self.dtype != torch.float64
-        if self.has_heads:
-            return HeadSource(self.program, self.back, self.batch_size, single).text
-        return Source(lower(self.program, self.back, self.batch_size), single, names).text
+        if not self.has_heads:
+            return Source(lower(self.program, self.back, self.batch_size), single, names).text
+        source, readout = self.divided
+        heading = "/* The readout, which runs for all time steps after the code above. */"
+        return source.text if readout is None else f"{source.text}\n\n{heading}\n{readout.c(single)}"
+
+    @once
+    def divided(self) -> tuple[HeadSource, Readout | None]:
+        """A step with heads as a recurrence, which combines no two heads, and a readout if it needs one.
+
+        Raises:
+            Unsupported: the recurrence combines heads, or the readout cannot be written as loops.
+        """
+        single, reason = self.dtype != torch.float64, None
+        for recurrence, rest in splits(self.program):
+            try:
+                source = HeadSource(recurrence, derive(recurrence, self.unwanted), self.batch_size, single)
+            except Unsupported as error:
+                reason = error
+                continue
+            return source, rest and Readout(rest, self.program, self.unwanted, self.batch_size)
+        raise reason
 
     @property
     def has_heads(self) -> bool:
@@ -125,8 +149,8 @@ class Traced:
             return None
         try:
             kind.check()
-            if self.has_heads and self.device.type == "cpu":
-                self.c()  # whose error is more specific
+            if self.obstacle is not None:
+                raise self.obstacle
             return lower(self.program, self.back, self.batch_size, kind.overlays)
         except RecursionError:
             warn_once(f"{self.name} runs {kind.slower}: its step has too many consecutive operations")
@@ -138,35 +162,30 @@ class Traced:
 
     @once
     def heads(self) -> HeadKernel | None:
-        """The step compiled head by head; None if it has no matrix states or cannot be compiled this way."""
+        """The recurrence compiled head by head; None if it has no matrix states or cannot be compiled this way."""
         if not self.has_heads or self.device.type != "cpu" or self.dtype not in DTYPES or not self.real:
             return None
         try:
             compiler.compiler()
-            return HeadKernel(self.program, self.back, self.batch_size, self.dtype)
-        except (Unsupported, NoCompiler, RecursionError):
-            return None  # `lowered` warns
+            source, readout = self.divided
+            if readout is not None:
+                readout.compile(self.dtype, self.names)
+            return HeadKernel(source, self.dtype)
+        except (Unsupported, NoCompiler, RecursionError) as error:
+            self.obstacle = error  # `lowered` warns
+            return None
 
-    @once
-    def repeated(self) -> set[int]:
-        """The indices of the inputs whose gradient shares memory with the gradient of an earlier input."""
-        widths = [array.width for array in self.lowered.inputs]
-        places = [(i, place, widths[i]) for i, place in enumerate(self.lowered.input_gradients) if place]
-        return {
-            i
-            for (_, one, width), (i, other, other_width) in combinations(places, 2)
-            if one.array is other.array
-            and one.offset < other.offset + other_width
-            and other.offset < one.offset + width
-        }
+    @property
+    def readout(self) -> Readout | None:
+        """The compiled readout of a step that is compiled head by head, if it has one."""
+        return None if self.heads is None else self.divided[1]
 
     @once
     def kernel(self) -> Any:
         """The compiled functions of the step; None if they cannot be compiled. A warning gives the reason."""
-        names = ("forward", "backward") if self.training else ("inference",)
         kind = KERNELS.get(self.device.type)
         try:
-            return self.lowered and kind(self.lowered, self.dtype, names, self.device)
+            return self.lowered and kind(self.lowered, self.dtype, self.names, self.device)
         except NoCompiler as error:
             warn_once(f"fused cells run {kind.slower}: {error}")
         return None

@@ -20,6 +20,46 @@ def adamw(
     return torch.optim.AdamW(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=True)
 
 
+def adam(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float = 4e-3,
+    betas: list[float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Adam (Kingma and Ba, 2015, arXiv:1412.6980); its weight decay is added to the gradient, unlike AdamW's."""
+    return torch.optim.Adam(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay, fused=True)
+
+
+def nadam(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float = 2e-3,
+    betas: list[float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Adam with Nesterov momentum (Dozat, 2016)."""
+    return torch.optim.NAdam(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+
+
+def radam(
+    parameters: Iterable[nn.Parameter],
+    *,
+    lr: float = 4e-3,
+    betas: list[float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """Rectified Adam (Liu et al., 2020, arXiv:1908.03265), which needs no warm-up."""
+    return torch.optim.RAdam(parameters, lr=lr, betas=tuple(betas), weight_decay=weight_decay)
+
+
+def adagrad(
+    parameters: Iterable[nn.Parameter], *, lr: float = 1e-2, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """Adagrad (Duchi, Hazan and Singer, 2011)."""
+    return torch.optim.Adagrad(parameters, lr=lr, weight_decay=weight_decay)
+
+
 def sgd(
     parameters: Iterable[nn.Parameter], *, lr: float = 1.0, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
+from inspect import Parameter, signature
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from rnnlab import diagnostics
-from rnnlab.interface import InputError, samples_of
+from rnnlab.interface import Batch, InputError, samples_of
 from rnnlab.models import Model
 from rnnlab.tasks import Task
 from rnnlab.training import checkpoint
@@ -25,38 +26,9 @@ from rnnlab.training.directory import RunDirectory
 from rnnlab.training.evaluation import carry, evaluate, store
 from rnnlab.training.lean import without_compiler
 from rnnlab.training.logger import Logger
+from rnnlab.training.progress import Progress
 from rnnlab.training.signals import stop_signals
 from rnnlab.trees import State, map_state
-
-
-@dataclass
-class Progress:
-    """Progress of a run, stored in each checkpoint.
-
-    step: number of training steps done.
-    tokens: number of time steps trained on, over all sequences.
-    seconds: training time in seconds, without evaluations, including the time before the run was resumed.
-    solved: training step at which the target was reached; None before.
-    best: best evaluation so far, ``{"step", metrics…, "by_length"}``.
-    final: latest evaluation, in the same form.
-    window: loss and gradient norm of each training step since the training metrics were last recorded.
-    window_tokens: value of ``tokens`` when the training metrics were last recorded.
-    window_seconds: value of ``seconds`` when the training metrics were last recorded.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    solved: int | None = None
-    best: dict[str, Any] | None = None
-    final: dict[str, Any] | None = None
-    window: list[list[float]] = field(default_factory=list)
-    window_tokens: int = 0
-    window_seconds: float = 0.0
-
-    def forget_evaluations(self) -> None:
-        """Reset ``best``, ``final`` and ``solved``."""
-        self.best = self.final = self.solved = None
 
 
 class Diverged(Exception):
@@ -74,13 +46,16 @@ class Trainer:
         task: the task.
         model: the model.
         optimizer: function from parameter groups to an optimizer.
-        schedule: function ``(step, steps) -> factor``; the factor multiplies the learning rate.
+        schedule: function ``(step, steps) -> factor``, or ``(step, steps, improved) -> factor``; the factor multiplies
+            the learning rate. See `rnnlab.training.schedulers`.
         seconds: training time in seconds after which the run ends; None for no limit.
         steps: number of training steps of the whole run.
         target: value of ``task.monitor`` at which the run ends; None to train for all steps.
+        patience: number of evaluations in a row without improvement after which the run ends; None for no limit.
         log_every: training steps between two records of the training metrics.
         eval_every: training steps between two evaluations on the valid split, or on train if the task has no valid.
         checkpoint_every: training steps between two checkpoints; each evaluation and each stop also saves one.
+        accumulate: number of batches whose gradients are averaged in each training step.
         clip_norm: largest gradient norm (Pascanu et al., 2013); 0 disables clipping.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32``, ``tf32`` (factors of products are rounded on CUDA) or ``bf16`` (`torch.autocast`).
@@ -103,9 +78,11 @@ class Trainer:
         *,
         steps: int = 1500,
         target: float | None = None,
+        patience: int | None = None,
         log_every: int = 20,
         eval_every: int = 300,
         checkpoint_every: int = 100,
+        accumulate: int = 1,
         clip_norm: float = 1.0,
         device: str = "auto",
         precision: str = "fp32",
@@ -114,9 +91,11 @@ class Trainer:
         prefetch: bool = True,
     ) -> None:
         counts = {"log_every": log_every, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
-        for name, value in {"steps": steps, **counts}.items():
+        for name, value in {"steps": steps, "accumulate": accumulate, **counts}.items():
             if value < 1:
                 raise InputError(f"trainer.{name}={value} must be at least 1")
+        if patience is not None and patience < 1:
+            raise InputError(f"trainer.patience={patience} must be at least 1, or null for no limit")
         if clip_norm < 0:
             raise InputError(f"trainer.clip_norm={clip_norm} must be positive, or 0 to disable clipping")
         self.device = pick_device(device)
@@ -130,12 +109,15 @@ class Trainer:
             raise InputError(f"optimizer: {error}") from error
         self.base_lr = [group["lr"] * group.get("lr_factor", 1.0) for group in self.optimizer.param_groups]
         self.schedule = schedule
+        self.follows_evaluations = _positional(schedule) > 2
         self.steps = steps
         self.seconds = seconds
         self.target = target
+        self.patience = patience
         self.log_every = log_every
         self.eval_every = eval_every
         self.checkpoint_every = checkpoint_every
+        self.accumulate = accumulate
         self.clip_norm = clip_norm or float("inf")
         self.init_from = init_from
         self.prefetch = prefetch
@@ -161,25 +143,22 @@ class Trainer:
             Diverged: the loss or a gradient is no longer finite; the checkpoints of earlier steps remain.
         """
         task, model, at = self.task, self.model.train(), self.progress
-        next_batch = ahead(partial(task.batch, "train"), self.steps, self.prefetch)
+        next_batch = ahead(partial(task.batch, "train"), self.steps * self.accumulate, self.prefetch)
         with stop_signals() as caught, logger.bar(at.step, self.steps) as bar, next_batch as get_batch:
             while not self.ended:
                 started = perf_counter()
-                batch = get_batch(at.step).to(self.device)
-                with self.autocast:
-                    outputs, self.state = model(batch, carry(model, self.state, batch.fresh))
-                total, count = task.loss(outputs, batch)
-                loss = total / count
                 with without_compiler():
                     self.optimizer.zero_grad()
-                    loss.backward()
+                first = at.step * self.accumulate
+                losses = [self.backward(get_batch(first + part)) for part in range(self.accumulate)]
+                loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+                with without_compiler():
                     norm = clip_grad_norm_(model.parameters(), self.clip_norm)
                     self.set_learning_rate()
                     self.optimizer.step()
 
-                self.pending.append(torch.stack([loss.detach(), norm]))
+                self.pending.append(torch.stack([loss, norm]))
                 at.step += 1
-                at.tokens += batch.num_tokens
                 at.seconds += perf_counter() - started
                 bar.update()
 
@@ -197,18 +176,33 @@ class Trainer:
                     return "stopped"
         return "finished"
 
+    def backward(self, batch: Batch) -> Tensor:
+        """Add the gradient of a batch, divided by ``accumulate``, and return its loss."""
+        batch = batch.to(self.device)
+        with self.autocast:
+            outputs, self.state = self.model(batch, carry(self.model, self.state, batch.fresh))
+        total, count = self.task.loss(outputs, batch)
+        loss = total / count
+        with without_compiler():
+            (loss if self.accumulate == 1 else loss / self.accumulate).backward()
+        self.progress.tokens += batch.num_tokens
+        return loss.detach()
+
     @property
     def ended(self) -> str | None:
-        """The reason why training has ended: ``target``, ``steps`` or ``seconds``; None if it has not ended."""
+        """The reason why training has ended: ``target``, ``patience``, ``steps`` or ``seconds``; None if it has not."""
         if self.progress.solved is not None:
             return "target"
+        if self.patience is not None and self.progress.stale >= self.patience:
+            return "patience"
         if self.progress.step >= self.steps:
             return "steps"
         return "seconds" if self.seconds and self.progress.seconds >= self.seconds else None
 
     def set_learning_rate(self) -> None:
         """Set the learning rate of the next step from the schedule."""
-        factor = self.schedule(self.progress.step, self.steps)
+        at = self.progress
+        factor = self.schedule(at.step, self.steps, *([at.improved] if self.follows_evaluations else []))
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
 
@@ -255,6 +249,7 @@ class Trainer:
         at.final = {"step": at.step, **report.record()}
         value, better = values[task.monitor], task.metrics[task.monitor].improves
         is_best = isfinite(value) and (at.best is None or better(value, at.best[task.monitor]))
+        at.improved.append(is_best)
         if is_best:
             at.best = at.final
         if self.target is not None and isfinite(value) and not better(self.target, value):
@@ -331,6 +326,12 @@ class Trainer:
         return [list(map(id, group)) for group in groups] == [
             list(map(id, group["params"])) for group in self.optimizer.param_groups
         ]
+
+
+def _positional(function: Callable) -> int:
+    """Number of positional parameters of a function."""
+    kinds = [parameter.kind for parameter in signature(function).parameters.values()]
+    return sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
 
 
 def load_weights(model: Model, content: dict[str, Any]) -> None:

@@ -168,9 +168,8 @@ def test_every_cell_is_as_near_to_float64_as_the_plain_loop(name):
     exact = in_double(layer, inputs)
     compiled, plain = everything(layer, inputs), everything(Recurrent(layer.cell, "reference"), inputs)
     assert {tensor.dtype for tensor in (*compiled[0], *plain[0])} == {torch.float32}
-    in_python = {"s4d", "mamba2", "hgrn2"}
-    kinds = ["_EagerBackward", "StackBackward0"] if name in in_python else ["_CompiledBackward"]
-    kinds = ["_HeadsBackward"] if name in tiers.MATRIX - in_python else kinds
+    kinds = ["_EagerBackward", "StackBackward0"] if name == "s4d" else ["_CompiledBackward"]
+    kinds = ["_HeadsBackward"] if name in tiers.MATRIX else kinds
     assert compiled[0][0].grad_fn.name() in kinds
     for ours, theirs, expected, bound in zip(compiled, plain, exact, (0.01, 0.025), strict=True):
         assert distance(ours, expected) < max(bound, 1.2 * distance(theirs, expected))

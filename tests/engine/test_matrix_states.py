@@ -1,8 +1,11 @@
 """Steps with matrix states, compiled head by head, give what the plain loop gives."""
 
 import logging
+from functools import partial
+from itertools import product
 
 import pytest
+import tiers
 import torch
 from torch import nn
 from torch.nn.functional import linear
@@ -12,7 +15,8 @@ from rnnlab import __main__, cells, contracts
 from rnnlab.cells import Cell
 from rnnlab.engine import fused, once, reference
 from rnnlab.engine.choose import choose
-from rnnlab.engine.cpu import head_kernel
+from rnnlab.engine.cpu import head_kernel, kernel
+from rnnlab.engine.cpu.memory import take
 from rnnlab.trees import map_state, tensors_of
 
 B, N = 3, 4
@@ -77,8 +81,67 @@ class Decaying(Cell):
         return (y * weights).flatten(1) * b + b, (R, S)
 
 
+class Twice(Decaying):
+    """The same constant is passed twice."""
+
+    def prepare(self, inputs):
+        (decay, b), parts = super().prepare(inputs)
+        return (decay, decay, b), parts
+
+    def step(self, constants, inputs, state):
+        decay, again, b = constants
+        output, (S, R) = super().step((decay, b), inputs, state)
+        return output, (S, R * again)
+
+
+class Shared(Cell):
+    """All heads share query, key and decay; the output is normalised over all heads, gated and projected."""
+
+    states = ("S",)
+
+    def __init__(self, heads=2, d_k=3, d_v=4):
+        super().__init__(N, heads * d_v)
+        self.sizes = [d_k, d_k, heads * d_v, heads * d_v, 1, 1]
+        self.shape = (heads, d_k, d_v)
+        self.W = nn.Parameter(torch.randn(sum(self.sizes), N) / 2)
+        self.gain = nn.Parameter(torch.randn(d_k))
+        self.b = nn.Parameter(torch.randn(heads * d_v))
+        self.U = nn.Parameter(torch.randn(heads * d_v, heads * d_v) / 2)
+
+    def initial_state(self, batch_size):
+        return (self.W.new_zeros(batch_size, *self.shape),)
+
+    def prepare(self, inputs):
+        q, k, v, g, scale, decay = linear(inputs, self.W).split(self.sizes, dim=-1)
+        decay = decay.sigmoid()[..., None, None]
+        return (self.gain, self.b, self.U), (q.unsqueeze(-2), k.unsqueeze(-2), v, g, scale, decay)
+
+    def step(self, constants, inputs, state):
+        (gain, b, U), (q, k, v, g, scale, decay), (S,) = constants, inputs, state
+        k = gain * k / (k.square().sum(-1, keepdim=True) + 0.1).sqrt()
+        v = (v * g.sigmoid()).unflatten(-1, (self.shape[0], self.shape[2]))
+        S = decay * S + k.unsqueeze(-1) * v.unsqueeze(-2)
+        y = (S * q.unsqueeze(-1)).sum(-2).flatten(1) * scale + b
+        y = b * y / (y.square().mean(-1, keepdim=True) + 0.1).sqrt()
+        return linear(y * g.tanh(), U), self.after(S, y)
+
+    def after(self, S, y):
+        return (S,)
+
+
+class Fed(Shared):
+    """The normalised output is added to the state."""
+
+    def after(self, S, y):
+        return (S + y.unflatten(-1, (self.shape[0], 1, self.shape[2])),)
+
+
 def mlstm(heads, size=4, **options):
     return cells.create("mlstm", input_size=N, hidden_size=heads * size, heads=heads, **options)
+
+
+def wide(name, size=16):
+    return cells.create(name, input_size=N, hidden_size=2 * size, heads=2)
 
 
 def everything(run, cell, T, lengths=None, state=None):
@@ -122,10 +185,18 @@ CELLS = {
     "delta": Delta,
     "delta-1": lambda: Delta(1, 8, 2),
     "decaying": Decaying,
+    "twice": Twice,
+    "shared": Shared,
+    "shared-1": lambda: Shared(1),
+    "shared-4": lambda: Shared(4, 2, 2),
 }
+for _name, _heads in product(("hgrn2", "mamba2"), (1, 2, 4)):
+    _options = {"input_size": N, "hidden_size": 3 * _heads, "heads": _heads, "key_size": 2 + _heads}
+    CELLS[f"{_name}-{_heads}"] = partial(cells.create, _name, **_options)
+QUICK = {"mlstm", "mlstm-2", "mlstm-3", "mlstm-of-numbers", "delta", "delta-1", "decaying", "shared", "mamba2-2"}
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", tiers.quick_if(CELLS, QUICK.__contains__))
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_computes_what_the_plain_loop_computes(name, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -138,6 +209,16 @@ def test_it_computes_what_the_plain_loop_computes(name, threads, monkeypatch):
 @pytest.mark.parametrize("name", CELLS)
 def test_long_sequences(name):
     check(CELLS[name](), 200, torch.tensor([200, 7, 130]))
+
+
+def test_an_output_that_a_state_reads_is_no_readout(caplog, monkeypatch):
+    monkeypatch.setattr(once, "_WARNED", set())
+    cell = Fed().double()
+    with caplog.at_level(logging.WARNING):
+        found = everything(fused.run, cell, 5)
+    assert found[0].grad_fn.name() == "_EagerBackward"
+    assert "its step uses sum over the heads or over a constant" in caplog.text
+    assert distance(found, everything(reference.run, cell, 5)) < 1e-11
 
 
 def test_other_steps_run_as_python(caplog, monkeypatch):
@@ -159,8 +240,9 @@ def test_other_steps_run_as_python(caplog, monkeypatch):
     assert choose(Halves()).name == "reference"
 
 
-def test_gradients_can_be_differentiated_and_computed_twice():
-    cell = Delta(1, 2, 2).double()
+@pytest.mark.parametrize("make", [Delta, pytest.param(Shared, marks=pytest.mark.slow)])
+def test_gradients_can_be_differentiated_and_computed_twice(make):
+    cell = make(1, 2, 2).double()
     inputs = torch.randn(3, 2, N, dtype=torch.float64, requires_grad=True)
     found = []
     for run in (fused.run, reference.run):
@@ -190,17 +272,32 @@ def test_numbers_that_are_not_finite_spread_as_in_the_plain_loop():
         torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-def test_autocast_changes_nothing_in_the_step():
-    cell = Delta()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [Delta, partial(wide, "hgrn2")])
+def test_autocast_changes_nothing_in_a_step_without_products(make, dtype):
+    cell = make()
     inputs = torch.randn(5, B, N)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         found, expected = (run(cell, inputs, cell.initial_state(B))[0] for run in (fused.run, reference.run))
     assert found.grad_fn.name() == "_HeadsBackward"
     assert distance([found], [expected]) < 1e-5
 
 
+def test_autocast_rounds_the_factors_of_the_readout():
+    cell, inputs = Shared(), torch.randn(5, B, N)
+    exact = reference.run(cell, inputs, cell.initial_state(B))[0]
+    for dtype, is_compiled in ((torch.bfloat16, True), (torch.float16, False)):
+        with torch.autocast("cpu", dtype):
+            outputs, _ = fused.run(cell, inputs, cell.initial_state(B))
+        assert (outputs.grad_fn.name() == "_HeadsBackward") == is_compiled
+        assert 1e-5 < distance([outputs], [exact]) < 0.05
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [lambda: mlstm(2, 16), lambda: Delta(2, 8, 16), Decaying])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: mlstm(2, 16), lambda: Delta(2, 8, 16), Decaying, *(partial(wide, name) for name in ("hgrn2", "mamba2"))],
+)
 def test_single_precision_stays_near_double(make):
     single = make()
     found = everything(fused.run, single, 512)
@@ -211,22 +308,39 @@ def test_single_precision_stays_near_double(make):
     assert distance(found, exact) < max(1e-5, bound)
 
 
-def test_a_training_step_keeps_a_small_part_of_the_states(monkeypatch):
-    taken = []
-    take = head_kernel.take
+@pytest.fixture
+def taken(monkeypatch):
+    """The arrays that the engine allocates."""
+    arrays = []
 
     def counted(shape, dtype):
-        taken.append(take(shape, dtype))
-        return taken[-1]
+        arrays.append(take(shape, dtype))
+        return arrays[-1]
 
-    monkeypatch.setattr(head_kernel, "take", counted)
-    T, cell = 1024, mlstm(2, 8)
+    for module in (head_kernel, kernel):
+        monkeypatch.setattr(module, "take", counted)
+    return arrays
+
+
+@pytest.mark.parametrize("name", tiers.quick_if(["mlstm", "hgrn2", "mamba2"], "mlstm".__eq__))
+def test_a_training_step_keeps_a_small_part_of_the_states(name, taken):
+    T, cell = 1024, wide(name, 8)
     outputs, _ = fused.run(cell, torch.randn(T, B, N), cell.initial_state(B))
     outputs.sum().backward()
     # The arrays with T entries are the outputs and the gradients of the inputs; the others hold states.
     held = sum(tensor.numel() for tensor in taken if len(tensor) != T)
     every_state = T * sum(tensor.numel() for tensor in tensors_of(cell.initial_state(B)))
     assert every_state / 100 < held < every_state / 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlstm", "hgrn2", "mamba2"])
+def test_all_arrays_of_a_training_step_are_small_beside_the_states(name, taken):
+    T, cell = 1024, wide(name, 64)
+    outputs, _ = fused.run(cell, torch.randn(T, B, N), cell.initial_state(B))
+    outputs.sum().backward()
+    every_state = T * sum(tensor.numel() for tensor in tensors_of(cell.initial_state(B)))
+    assert sum(tensor.numel() for tensor in taken) < 0.15 * every_state
 
 
 def test_explain_prints_the_step_of_a_head(capsys):
@@ -236,7 +350,17 @@ def test_explain_prints_the_step_of_a_head(capsys):
     assert "enum { HEADS = 1, RECORD = 48 };" in printed
 
 
+def test_explain_prints_the_readout(capsys):
+    for name in ("hgrn2", "mamba2"):
+        assert __main__.main(["explain", f"cell={name}", "hidden_size=8", "cell.heads=2"]) == 0
+        recurrence, readout = capsys.readouterr().out.split("/* The readout, ")
+        assert "static void forward_step(" in recurrence
+        assert "sqrt_" not in recurrence.partition("step.h")[2]  # the norm is in the readout
+        assert "sqrt_" in readout
+
+
 @pytest.mark.slow
-def test_the_contract_of_a_cell_holds():
-    contracts.check_cell("mlstm")
-    contracts.check_cell("mlstm", heads=2)
+@pytest.mark.parametrize("name", ["mlstm", "hgrn2", "mamba2"])
+def test_the_contract_of_a_cell_holds(name):
+    contracts.check_cell(name)
+    contracts.check_cell(name, heads=2)

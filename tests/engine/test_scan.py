@@ -176,16 +176,20 @@ def test_the_lecture_s_cells_are_not_linear():
     assert "scan" in engine.backends_of(MinGRU(2, 3))
 
 
-def test_without_a_compiler_auto_scans(monkeypatch):
+@pytest.fixture
+def no_compiler(monkeypatch):
     def missing():
         raise compiler.NoCompiler("none for this test")
 
     monkeypatch.setattr(compiler, "compiler", missing)
+
+
+def test_without_a_compiler_auto_scans(no_compiler):
     assert Recurrent(MinGRU(2, 3)).choice[::2] == ("scan", "it is linear in its state")
 
 
 @pytest.mark.parametrize(("batch", "expected"), [(2, "scan"), (3, "reference")])
-def test_auto_scans_small_states_only(monkeypatch, batch, expected):
+def test_auto_scans_small_states_only(monkeypatch, no_compiler, batch, expected):
     """A head of 64 has 4,096 numbers."""
     ran = []
     for name in ("reference", "scan"):

@@ -13,8 +13,7 @@ from torch import Tensor
 from rnnlab.engine.cpu import compiler, threads
 from rnnlab.engine.cpu.heads import HeadSource
 from rnnlab.engine.cpu.memory import take
-from rnnlab.engine.ir.derive import Backward
-from rnnlab.engine.ir.program import Program
+from rnnlab.engine.ir.program import Value
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -23,19 +22,15 @@ class HeadKernel:
     """A step with heads as compiled C functions.
 
     Args:
-        program: the step.
-        back: its backward step.
-        batch_size: the number of sequences that the step was traced with.
-        dtype: float32 or float64.
+        source: the step.
+        dtype: float32 or float64, as in the source.
 
     Raises:
-        Unsupported: the step combines heads, or uses operations that are not compiled for heads.
         NoCompiler: there is no compiler, or it fails.
     """
 
-    def __init__(self, program: Program, back: Backward, batch_size: int, dtype: torch.dtype) -> None:
-        self.program, self.back, self.dtype = program, back, dtype
-        self.source = HeadSource(program, back, batch_size, dtype == torch.float32)
+    def __init__(self, source: HeadSource, dtype: torch.dtype) -> None:
+        self.source, self.program, self.dtype = source, source.program, dtype
         compiler.blas()  # whose threads run the functions
         defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
         library = compiler.load(self.source.text, *defines)
@@ -89,7 +84,9 @@ class HeadKernel:
         last = self._packed(state_gradients, rows)
         first = torch.empty_like(last)
         leaves = dict(zip((*self.program.inputs, *self.program.constants), (*inputs, *constants), strict=True))
-        own = {v: take(leaves[v].shape, self.dtype) for v in self.source.learned if v in self.program.inputs}
+        own = {
+            v: take(self._by_head(v, leaves[v]), self.dtype) for v in self.source.learned if v in self.program.inputs
+        }
         shares = len(self._parts(rows))
         sums = {
             v: torch.zeros((shares, leaves[v].numel()), dtype=torch.float64, device="cpu")
@@ -102,10 +99,17 @@ class HeadKernel:
         self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
         found: list[Tensor | None] = []
         for value, tensor in zip(self.program.constants, constants, strict=True):
-            found.append(sums[value].sum(0).to(tensor.dtype).reshape(tensor.shape) if value in sums else None)
+            total = sums.pop(value, None)  # a constant that a cell returns twice gets its gradient once
+            found.append(None if total is None else total.sum(0).to(tensor.dtype).reshape(tensor.shape))
+        own |= {value: own[value].sum(2, keepdim=True) for value in self.source.shared.intersection(own)}
         found += [own.get(value) for value in self.program.inputs]
         gradients = self._unpacked(first, state)
         return found + [g if s.requires_grad else None for g, s in zip(gradients, state, strict=True)]
+
+    def _by_head(self, value: Value, tensor: Tensor) -> Sequence[int]:
+        """Return the shape of the gradient of an input, with a part for each head if all heads share the input."""
+        shape = tensor.shape
+        return (*shape[:2], self.source.heads, *shape[3:]) if value in self.source.shared else shape
 
     def _read(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
         """Return tensors in the dtype of the step; the axes after the batch are contiguous, constants altogether."""

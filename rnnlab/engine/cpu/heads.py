@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from math import prod
 
-from rnnlab.engine.cpu.layout import Layout
+from rnnlab.engine.cpu.layout import laid_out
 from rnnlab.engine.cpu.nests import ALIGNED, Body, needed
 from rnnlab.engine.ir.derive import Backward
-from rnnlab.engine.ir.program import Program, Unsupported, Value
+from rnnlab.engine.ir.program import Program, Value
 
 FOLDED = """/* The sum of 16 numbers. */
 inlined real folded(const real *x) {
@@ -86,6 +86,7 @@ class HeadSource:
         record: the number of elements of a record.
         scratch: the number of elements that a thread needs besides records.
         learned: the inputs and constants that get gradients.
+        shared: the inputs that all heads share.
         arrays: for each function, the names of its arrays in the order of its arguments.
 
     Raises:
@@ -93,22 +94,16 @@ class HeadSource:
     """
 
     def __init__(self, program: Program, back: Backward, batch_size: int, single: bool) -> None:
-        if back.products:
-            raise Unsupported("mm in a step with heads")
         self.program, self.back, self.single = program, back, single
-        self.layout = layout = Layout(program, batch_size)
-        for node in program.nodes:
-            layout.add(node)
-        layout.leaves([back.output_gradient, *back.state_gradients])
-        for node in back.nodes:
-            layout.add(node)
+        self.layout = layout = laid_out(program, back, batch_size)
+        self.shared = layout.shared.intersection(program.inputs)
         self.heads, self.record, self.offsets = layout.heads, 0, []
         for value in program.state:
             size = self.size(value)
             self.offsets.append((self.record, size))
             self.record += -(-size // ALIGNED) * ALIGNED
         leaves = [*program.inputs, *program.constants]
-        self.learned = [value for value in leaves if value in back.gradients]
+        self.learned = [value for value in dict.fromkeys(leaves) if value in back.gradients]
         inputs = [str(value) for value in leaves]
         learned = [f"gradient of {value}" for value in self.learned]
         self.arrays = {
@@ -125,13 +120,16 @@ class HeadSource:
             return prod(value.shape) // (self.heads if self.layout.by_head.get(value) else 1)
         return prod(self.layout.inner(value))
 
-    def _element(self, array: int, value: Value) -> str:
-        return f"at(&a[{array}], t) + b * a[{array}].row + h * {self.size(value)}"
+    def _element(self, array: int, value: Value, shared: bool = False) -> str:
+        head = "" if shared else f" + h * {self.size(value)}"
+        return f"at(&a[{array}], t) + b * a[{array}].row{head}"
 
     def _inputs(self) -> tuple[list[str], dict[Value, str]]:
         """Return declarations of pointers to inputs and constants, and the pointers."""
-        lines = [f"const real *const {x}_at = {self._element(n, x)};" for n, x in enumerate(self.program.inputs)]
-        for n, value in enumerate(self.program.constants, len(self.program.inputs)):
+        elements = [self._element(n, x, x in self.shared) for n, x in enumerate(self.program.inputs)]
+        lines = [f"const real *const {x}_at = {at};" for x, at in zip(self.program.inputs, elements, strict=True)]
+        constants = {value: n for n, value in enumerate(self.program.constants, len(self.program.inputs))}
+        for value, n in constants.items():  # a cell may return a constant twice
             head = f" + h * {self.size(value)}" if self.layout.by_head.get(value) else ""
             lines.append(f"const real *const {value}_at = a[{n}].at{head};")
         return lines, {value: f"{value}_at" for value in (*self.program.inputs, *self.program.constants)}

@@ -3,6 +3,10 @@
 The states of such a step have a head axis after the batch axis, and the step combines no two heads. A value
 ``[B, heads, ...]`` has the axes after the head axis; ``[B, heads * d]`` is ``[B, heads, d]`` in memory. Operations that
 only change the shape are views of other values.
+
+All heads share a value ``[B, 1, ...]``. Each head computes it. Of its gradient each head computes a part, and the parts
+of all heads are summed after the last step. Until then they need not be complete, as a shared value depends on shared
+values only, and their gradients are linear functions of its gradient.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from rnnlab.engine.ir.derive import Backward
 from rnnlab.engine.ir.operations import OPERATIONS
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value, values_of
 
@@ -57,6 +62,7 @@ class Layout:
         operands: the arguments of every node that computes something, as views and numbers.
         domains: the shape over which every such node is computed.
         by_head: for every constant, whether its first axis is the heads.
+        shared: the values that all heads share.
 
     Raises:
         Unsupported: the states have no common head axis.
@@ -73,6 +79,7 @@ class Layout:
         self.operands: dict[Node, list[Any]] = {}
         self.domains: dict[Node, Shape] = {}
         self.by_head: dict[Value, bool] = {}
+        self.shared: set[Value] = set()
         self.of_constant: set[Value] = set()  # gradients of constants, which have no batch axis
         self.leaves([*program.inputs, *program.state])
 
@@ -86,6 +93,9 @@ class Layout:
         """Return the shape of a value of one head."""
         shape = value.shape
         if 2 <= len(shape) <= 4 and shape[0] == self.batch_size and 0 not in shape:
+            if shape[1] == 1 < self.heads:
+                self.shared.add(value)
+                return tuple(shape[2:])
             if len(shape) == 2 and shape[1] % self.heads == 0:
                 return () if shape[1] == self.heads else (shape[1] // self.heads,)
             if len(shape) > 2 and shape[1] == self.heads:
@@ -176,8 +186,34 @@ class Layout:
         ]
 
 
+def laid_out(program: Program, back: Backward, batch_size: int) -> Layout:
+    """Return the layout of a step and its backward step.
+
+    Args:
+        program: the step.
+        back: its backward step.
+        batch_size: the number of sequences that the step was traced with.
+
+    Raises:
+        Unsupported: the states have no common head axis, or the step combines heads.
+    """
+    if back.products:
+        raise Unsupported("mm in a step with heads")
+    layout = Layout(program, batch_size)
+    for node in program.nodes:
+        layout.add(node)
+    if program.output in layout.shared:
+        raise Unsupported("an output that all heads share")
+    layout.leaves([back.output_gradient, *back.state_gradients])
+    for node in back.nodes:
+        layout.add(node)
+    return layout
+
+
 def _reshaped(view: View, shape: Shape) -> View:
     """Return a view with another shape and the same number of elements."""
+    if prod(view.shape) != prod(shape):
+        raise Unsupported("another shape of a value that all heads share")
     strides = [stride for size, stride in zip(view.shape, view.strides, strict=True) if size > 1]
     if [size for size in view.shape if size > 1] == [size for size in shape if size > 1]:
         remaining = iter(strides)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from rnnlab.engine.ir.operations import OPERATIONS
-from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, values_of
+from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, needed
 
 
 @dataclass
@@ -95,15 +95,6 @@ def derive(program: Program, unwanted: Collection[Value] = ()) -> Backward:
                     give(value, one)
     leaves = [*program.constants, *program.inputs, *program.state]
     back.gradients = {leaf: so_far[leaf] for leaf in leaves if leaf in so_far and leaf not in unwanted}
-    back.nodes = _needed(b.nodes, [*back.gradients.values(), *(product.gradient for product in back.products)])
+    # Rules also compute gradients that are not needed.
+    back.nodes = needed(b.nodes, [*back.gradients.values(), *(product.gradient for product in back.products)])
     return back
-
-
-def _needed(nodes: list[Node], results: list[Value]) -> list[Node]:
-    """Return the nodes that ``results`` depend on; rules also compute gradients that are not needed."""
-    wanted, kept = set(results), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.results):
-            wanted.update(values_of(node.arguments))
-            kept.append(node)
-    return kept[::-1]

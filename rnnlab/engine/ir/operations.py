@@ -386,8 +386,6 @@ EXPANSIONS: dict[str, Callable[..., Value | tuple[Value, ...]]] = {
     "select": _select,
     "expand": _expand,
     "cat": lambda b, pieces, dim=0: b.cat(pieces, dim % len(pieces[0].shape)),
-    "squeeze": lambda b, x, dim: b.squeeze(x, dim),
-    "unsqueeze": lambda b, x, dim: b.unsqueeze(x, dim),
     "unbind": _unbind,
     "stack": _stack,
     "permute": _transposed,
@@ -396,7 +394,6 @@ EXPANSIONS: dict[str, Callable[..., Value | tuple[Value, ...]]] = {
     "_unsafe_view": _view,
     "alias": lambda b, x: x,
     "clone": lambda b, x, *, memory_format=None: x,
-    "abs": lambda b, x: b.abs(x),
 }
 for _name in ("not", "and", "or", "xor"):  # on masks only; the trace refuses integers
     EXPANSIONS[f"bitwise_{_name}"] = EXPANSIONS[f"logical_{_name}"]

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from math import prod
@@ -144,6 +144,16 @@ def values_of(argument: Any) -> list[Value]:
     if isinstance(argument, list | tuple):
         return [value for item in argument for value in values_of(item)]
     return [argument] if isinstance(argument, Value) else []
+
+
+def needed(nodes: list[Node], results: Iterable[Value], known: Collection[Value] = ()) -> list[Node]:
+    """Return the nodes that ``results`` depend on, apart from those that only ``known`` values depend on."""
+    wanted, kept = set(results).difference(known), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.results):
+            wanted.update(value for value in values_of(node.arguments) if value not in known)
+            kept.append(node)
+    return kept[::-1]
 
 
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:

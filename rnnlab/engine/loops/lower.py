@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from rnnlab.engine.ir.derive import Backward, Product
@@ -57,6 +59,19 @@ class Lowered:
     by_row: set[Array]
     products: list[tuple[int, bool, Place, Place]]
     overwrites: dict[Array, int]
+
+    @cached_property
+    def repeated(self) -> set[int]:
+        """The indices of the inputs whose gradient shares memory with the gradient of an earlier input."""
+        widths = [array.width for array in self.inputs]
+        places = [(i, place, widths[i]) for i, place in enumerate(self.input_gradients) if place]
+        return {
+            i
+            for (_, one, width), (i, other, other_width) in combinations(places, 2)
+            if one.array is other.array
+            and one.offset < other.offset + other_width
+            and other.offset < one.offset + width
+        }
 
 
 def lower(program: Program, back: Backward, batch_size: int, overlays: bool = True) -> Lowered:

@@ -1,0 +1,80 @@
+"""The measurements of one run as a figure."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rnnlab import report
+from rnnlab.interface import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT, COLUMNS = 4.2, 2.8, 3
+"""Size of a panel in inches, and the largest number of panels side by side."""
+NOT_METRICS = ("step", "split", "tokens", "seconds", "by_length")
+FEW_POINTS = 50
+"""Lines with fewer points than this have markers."""
+
+Series = dict[str, tuple[list[float], list[float]]]
+"""Training steps and values, by split."""
+
+
+def read(run: Path) -> dict[str, Series]:
+    """Return the measurements of a run by metric and split; values that are not finite are left out.
+
+    Raises:
+        InputError: the run has no measurements.
+    """
+    file = run / "metrics.jsonl"
+    if not file.exists():
+        raise InputError(f"{run} has no metrics.jsonl; give the directory of a run that has been trained")
+    found: dict[str, Series] = defaultdict(lambda: defaultdict(lambda: ([], [])))
+    for line in file.read_text(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # a run that is being written
+            continue
+        for name, value in record.items():
+            if name not in NOT_METRICS and isinstance(value, int | float) and isfinite(value):
+                steps, values = found[name][record["split"]]
+                steps.append(record["step"])
+                values.append(value)
+    if not found:
+        raise InputError(f"{file} has no measurements yet")
+    return found
+
+
+def draw(measured: dict[str, Series], title: str) -> Figure:
+    """Plot every metric in a panel of its own, with one line for each split; a single point is a horizontal line.
+
+    Args:
+        measured: from `read`.
+        title: title of the figure.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    columns = min(COLUMNS, len(measured))
+    rows = -(-len(measured) // columns)
+    made, first = report.figure(WIDTH * columns, HEIGHT * rows + 0.4)
+    first.remove()
+    made.suptitle(title.replace("$", r"\$"), fontsize=11)
+    splits = list(dict.fromkeys(split for series in measured.values() for split in series))
+    for place, (name, series) in enumerate(measured.items(), 1):
+        axes = made.add_subplot(rows, columns, place)
+        report.dress(axes)
+        axes.set(title=name, xlabel="training steps" if place > len(measured) - columns else "")
+        for split, (steps, values) in series.items():
+            look = report.style(splits.index(split))
+            if len(values) == 1:
+                axes.axhline(values[0], color=look["color"], linestyle=":", label=f"{split}, step {steps[0]}")
+            else:
+                marker = look["marker"] if len(values) < FEW_POINTS else None
+                axes.plot(steps, values, **{**look, "marker": marker, "markersize": 3}, label=split)
+        report.legend(axes)
+    return made
