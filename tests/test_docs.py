@@ -13,6 +13,7 @@ import pytest
 import tiers
 
 from rnnlab import cells
+from rnnlab.training.flops import cost_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,6 +100,22 @@ def test_the_table_of_cells_is_that_of_the_code():
         cell, about = cells.create(name, input_size=3, hidden_size=4), cells.describe(name)
         assert shown.pop(name) == (about.family, about.paper, ", ".join(cell.states), cell.verified)
     assert not shown
+
+
+COST = re.compile(r"^\| `(\w+)` \| (\d+) \| ([\d,]+) \| ([\d,.]+) \| ([\d,.]+) \| [\d.]+ \|$", re.MULTILINE)
+COSTS = {name: shown for name, *shown in COST.findall((ROOT / "docs" / "cells.md").read_text())}
+
+
+def test_the_costs_of_all_cells_are_listed():
+    assert list(COSTS) == cells.available()
+
+
+@pytest.mark.parametrize("name", tiers.quick_if(COSTS, {"mlstm", "retnet", "tgru"}.__contains__))
+def test_the_cost_of_a_cell_is_that_of_the_code(name):
+    width, *shown = COSTS[name]
+    cost = cost_of(cells.create(name, input_size=128, hidden_size=int(width)))
+    assert shown == [f"{cost.state:,}", f"{cost.products / 1000:,.1f}", f"{cost.elements / 1000:,.1f}"]
+    assert cost.state == pytest.approx(1024, rel=0.05)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -31,6 +31,16 @@ def test_train_is_the_command():
 
 
 @pytest.mark.slow
+def test_cells_are_measured_at_equal_state_size():
+    """GLA with a width of 16 has two heads of 8 values and 4 keys, half as many."""
+    for options, widths in ([["cells=lstm,tgru"], ["32", "16"]], [["cells=gla", "cell.heads=2"], ["16"]]):
+        table = _script("benchmark_zoo.py", "state_size=64", "size=4x2x8", "rounds=1", *options).splitlines()
+        rows = [line.strip("| ").split(" | ") for line in table if line.startswith("| `")]
+        assert [row[1:3] for row in rows] == [[width, "64"] for width in widths]
+        assert all(float(row[5]) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_the_loop_is_compared_for_the_three_cells():
     table = _script("benchmark_loop.py", "rounds=1", "steps=2").splitlines()
     rows = [line.split() for line in table[2:]]

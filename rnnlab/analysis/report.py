@@ -23,8 +23,8 @@ from rnnlab.analysis.verdict import and_, in_words, pairs_are, runs_of, verdict
 from rnnlab.report import Cell, Page, number
 
 COLUMNS = ("runs", "diverged", "solved", "mean", "median", "IQM", "95% interval", "best", "parameters", "state size")
-COLUMNS += ("off budget", "seconds")
-_WHERE_KNOWN = ("solved", "state size", "off budget")
+COLUMNS += ("operations", "off budget", "seconds")
+_WHERE_KNOWN = ("solved", "state size", "operations", "off budget")
 """Columns that are shown only if at least one group has a value."""
 
 
@@ -168,7 +168,8 @@ def _summary_row(group: Group) -> list[tuple[str, Any]]:
         ("–" if solved is None else f"{solved} of {count}", -1 if solved is None else solved),
         *((number(value), value) for value in (group.mean, group.median, group.iqm)),
         (f"{number(within.low)} to {number(within.high)}" if within else "–", within.low if within else nan),
-        *((number(value), value) for value in (best, group.typical("parameters"), group.typical("state_size"))),
+        (number(best), best),
+        *((number(value), value) for value in map(group.typical, ("parameters", "state_size", "flops_per_token"))),
         ("–" if off is None else f"{off:+.2%}".replace("-", "−"), nan if off is None else off),
         (number(group.typical("seconds")), group.typical("seconds")),
     ]

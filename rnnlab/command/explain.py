@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 SYNOPSIS = (
-    ("explain cell=NAME", "print the step of a cell and its derived backward step, as Python and as C or Triton"),
+    (
+        "explain cell=NAME",
+        "print the step of a cell and its derived backward step, as Python and as C or Triton, and its cost",
+    ),
 )
 NOTES = (
     "NAME is a built-in cell, or my_module:MyCell. cell.OPTION=VALUE sets an option of the cell, as in rnnlab train. "
@@ -17,6 +20,7 @@ def run(arguments: list[str]) -> int:
     from rnnlab import cells as home
     from rnnlab import config, engine, lookup
     from rnnlab.engine.ir.program import Unsupported
+    from rnnlab.training.flops import cost_of
 
     own = {"device": "cpu", "hidden_size": "", "columns": "0"}
     own |= dict(one.split("=", 1) for one in arguments if one.partition("=")[0] in own and "=" in one)
@@ -32,6 +36,10 @@ def run(arguments: list[str]) -> int:
     except Unsupported as error:
         kind = "Triton" if on_gpu else "C"
         print(f"# No {kind} code: the step uses {error}; the Python code above is run instead.")
+    cost = cost_of(cell)
+    print(f"\n\nFor input_size={cell.input_size} and hidden_size={hidden_size}:", end=" ")
+    print(f"{cost.state:,} numbers of state for each sequence;", end=" ")
+    print(f"{cost.products:,} operations of matrix products and {cost.elements:,} others for each time step.")
     return 0
 
 

@@ -294,6 +294,18 @@ def on_trial(cell: Cell, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
     return trial(inputs, **context)
 
 
+def program_of(cell: Cell) -> Program:
+    """Return the forward step of ``cell`` for inference, traced on a few rows of zeros.
+
+    Raises:
+        Unsupported: the step cannot be traced; the message names the operation.
+    """
+    rows = _few(cell)
+    constants, prepared = _prepared(cell, rows)
+    first = map_state(lambda tensor: tensor[0], prepared)
+    return _program(cell, _copies(constants, first, cell.initial_state(rows), False), False)
+
+
 def traced(cell: Cell) -> Traced:
     """Return the step of ``cell``, traced on a few rows of zeros.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any, NamedTuple
 
 import torch
@@ -167,10 +167,12 @@ def solve(config: Config, at_width: Callable[[int], Config] | None = None) -> Co
     if abs(cost(best) / goal - 1) > tolerance:
         nearest = (low, high) if cost(high) >= goal else (high,)  # high is the largest width in the second case
         near = " or ".join(f"{cost(units):,.0f} (width {units * multiple})" for units in nearest)
-        limit = f"; the largest width tried is {LARGEST_WIDTH}" if cost(high) < goal else ""
+        least = ceil(1000 * abs(cost(best) / goal - 1)) / 1000
+        limit = f"; the largest width tried is {LARGEST_WIDTH}"
+        advice = f"; set budget.{kind} to such a value, or budget.tolerance to at least {least:g}"
         raise InputError(
             f"budget.{kind}={goal:,.0f} cannot be met by cell {config['cell']['name']} within "
-            f"budget.tolerance={tolerance}; the nearest value is {near}{limit}"
+            f"budget.tolerance={tolerance}; the nearest value is {near}{limit if cost(high) < goal else advice}"
         )
     return configured(best * multiple)
 

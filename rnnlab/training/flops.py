@@ -1,11 +1,11 @@
-"""Count the floating-point operations of the forward pass of a model, which can run on the meta device."""
+"""Count the floating-point operations of the forward pass of a model, on any device, and of a time step of a cell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from rnnlab.cells import Cell
+from rnnlab.engine.ir.count import operations as operations_of
 from rnnlab.engine.ir.program import broadcast
+from rnnlab.engine.traced import program_of
 from rnnlab.interface import Batch
 from rnnlab.layers import Recurrent
 from rnnlab.models import Model
@@ -26,7 +28,8 @@ VECTOR = 2
 class _Operations(TorchDispatchMode):
     """Counts the operations of matrix products, convolutions and attention, like PyTorch's FLOP counter.
 
-    total: operations counted so far; a multiply-add is two.
+    products: operations of products, convolutions and attention counted so far; a multiply-add is two.
+    elements: other operations counted so far.
     counts_elements: whether to also count point-wise operations and sums on tensors with more than `VECTOR` dimensions,
         one operation per element. They are most of the cost of a step if the state is a matrix, and a small part of it
         if the state is a vector.
@@ -34,8 +37,12 @@ class _Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.products = self.elements = 0
         self.counts_elements = False
+
+    @property
+    def total(self) -> int:
+        return self.products + self.elements
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -49,16 +56,16 @@ class _Operations(TorchDispatchMode):
         if result is None:
             result = function(*args, **kwargs)
         if packet in flop_registry:
-            self.total += flop_registry[packet](*args, **kwargs, out_val=result)
+            self.products += flop_registry[packet](*args, **kwargs, out_val=result)
         elif self.counts_elements:
-            is_sum = packet.__name__ in ("sum", "mean")
+            is_sum = packet.__name__ in ("sum", "mean", "linalg_vector_norm")
             if is_sum or torch.Tag.pointwise in function.tags:
                 counted = args[0] if is_sum else result
-                self.total += counted.numel() if counted.dim() > VECTOR else 0
+                self.elements += counted.numel() if counted.dim() > VECTOR else 0
         return result
 
     @contextmanager
-    def elements(self, counts: bool) -> Iterator[None]:
+    def counting(self, counts: bool) -> Iterator[None]:
         """Set ``counts_elements`` to ``counts`` inside the context."""
         before, self.counts_elements = self.counts_elements, counts
         try:
@@ -119,9 +126,43 @@ def _one_step(
 ) -> tuple[Tensor, State]:
     """Run only the first step of a cell, count it once for each step, and return its output for all steps."""
     constants, prepared = cell(inputs, **context)
-    before = operations.total
-    with operations.elements(any(tensor.dim() > VECTOR for tensor in tensors_of(state))):
+    before = operations.products, operations.elements
+    with operations.counting(any(tensor.dim() > VECTOR for tensor in tensors_of(state))):
         first = map_state(lambda tensor: tensor[0], prepared)
         output, state = cell.checked(cell.step(constants, first, state), state)
-    operations.total += (len(inputs) - 1) * (operations.total - before)
+    operations.products += (len(inputs) - 1) * (operations.products - before[0])
+    operations.elements += (len(inputs) - 1) * (operations.elements - before[1])
     return output.expand(len(inputs), *output.shape), state
+
+
+class Cost(NamedTuple):
+    """The cost of a cell for each sequence.
+
+    state: numbers of its state.
+    products: operations of the matrix products of a time step, input projections included; a multiply-add is two.
+    elements: other operations of a time step: one for each element of the result of an elementwise operation, such as a
+        sigmoid, and one for each element that is summed.
+    """
+
+    state: int
+    products: int
+    elements: int
+
+
+@torch.no_grad()
+def cost_of(cell: Cell) -> Cost:
+    """The state and the forward operations of a time step of ``cell``.
+
+    Operations that are done once for each sequence, whatever its length, are not counted.
+
+    Raises:
+        rnnlab.engine.ir.program.Unsupported: the step cannot be traced.
+    """
+    prepared = []
+    for steps in (1, 2):
+        with _Operations() as counter, counter.counting(True):
+            cell(cell.like.new_zeros(steps, 1, cell.input_size))
+        prepared.append((counter.products, counter.elements))
+    step = operations_of(program_of(cell))
+    state = sum(tensor.numel() for tensor in tensors_of(cell.initial_state(1)))
+    return Cost(state, *(two - one + more for one, two, more in zip(*prepared, step, strict=True)))

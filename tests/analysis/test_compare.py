@@ -616,7 +616,10 @@ def test_a_run_without_a_state_size_is_compared_with_others(folder):
     make(folder, "gru", 0)
     make(folder, "lstm", 0, state_size=512)
     out = analysis.write(compared(), "out")
-    assert ">state size<" in (out / "index.html").read_text()
+    page = (out / "index.html").read_text()
+    assert ">state size<" in page
+    assert ">operations<" in page
+    assert ">600<" in page
     table = [line.split(",") for line in (out / "groups.csv").read_text().splitlines()]
     sizes = {row[table[0].index("group")]: row[table[0].index("state_size")] for row in table[1:]}
     assert float(sizes["lstm"]) == 512
@@ -625,11 +628,12 @@ def test_a_run_without_a_state_size_is_compared_with_others(folder):
 
 @pytest.mark.usefixtures("undrawn")
 def test_empty_columns_are_left_out(folder):
-    make(folder, "gru", 0)
-    make(folder, "lstm", 0)
+    make(folder, "gru", 0, flops_per_token=None)
+    make(folder, "lstm", 0, flops_per_token=None)
     page = (analysis.write(compared(), "out") / "index.html").read_text()
     assert ">off budget<" not in page
     assert ">state size<" not in page
+    assert ">operations<" not in page
     assert ">solved<" not in page
 
 

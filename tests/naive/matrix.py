@@ -134,7 +134,7 @@ def gla(p, x, state):
     return h, [S_all]
 
 
-# Qin et al., 2024 (arXiv:2404.07904), section 3, for every head; o is q here, i is v:
+# Qin et al., 2024 (arXiv:2404.07904), for every head; o is q here, i is v:
 # h_t = Diag(f_t) h_{t-1} + (1 - f_t) i_tᵀ
 # y_t = h_tᵀ o_t
 def hgrn2(p, x, state):
@@ -234,7 +234,8 @@ def deltaproduct(p, x, state):
     return h, [S_all]
 
 
-# Peng et al., 2025 (arXiv:2503.14456), section 4, for every head, S with a row for every value feature:
+# Peng et al., 2025 (arXiv:2503.14456), equations 4 to 7, 11 to 13, 15 to 17, 20 and 21, for every
+# head, S with a row for every value feature:
 # w_t = exp(-e^{-0.5} σ(d_t)), d_t = tanh(x_t A_w) B_w + bias
 # a_t = σ(x_t A_a B_a + bias)
 # κ_t = k_t ⊙ ξ, k̃_t = k_t ⊙ lerp(1, a_t, α)
@@ -272,7 +273,7 @@ def rwkv7(p, x, state):
     return h, [S_all]
 
 
-# Sun et al., 2024 (arXiv:2407.04620), section 2, for every head:
+# Sun et al., 2024 (arXiv:2407.04620), equations 4 and 5 and section 2.7, for every head:
 # W_t = W_{t-1} - η_t ∇ℓ(W_{t-1}; x_t), ℓ = ½ |f(θ_K x_t; W) - θ_V x_t|²
 # z_t = f(θ_Q x_t; W_t), f(x; W, b) = x + LN(x W + b)
 # with the Jacobian of the norm, ∂ẑ_i/∂z_j = (δ_ij - 1/d - ẑ_i ẑ_j / d) / s

@@ -1,5 +1,6 @@
 """Budgets: the width for which a model has as many parameters, or costs as many operations, as was asked for."""
 
+import re
 import subprocess
 import sys
 from itertools import product
@@ -82,8 +83,27 @@ def test_the_width_is_the_nearest_to_the_state_size(options, size):
 
 def test_a_state_size_that_no_width_has():
     """A matrix of d by d, a vector of d and a scale: 91 numbers for d = 9, 111 for d = 10."""
-    with pytest.raises(InputError, match=r"state_size=100 .* mlstm .* 91 \(width 9\) or 111 \(width 10\)"):
+    near = r"state_size=100 .* mlstm .* 91 \(width 9\) or 111 \(width 10\)"
+    with pytest.raises(InputError, match=rf"{near}.* budget.tolerance to at least 0.09$"):
         solved("cell=mlstm", "cell.heads=1", "budget.state_size=100")
+
+
+@pytest.mark.parametrize(
+    ("cell", "heads"), tiers.quick_if(product(sorted(tiers.MATRIX), [1, 8]), lambda case: case == ("retnet", 1))
+)
+def test_matrix_states_of_about_4096_numbers(cell, heads):
+    """If no width is close enough, the message names two that are accepted, and a tolerance that accepts the nearer."""
+    options = [f"cell={cell}", f"cell.heads={heads}"]
+    try:
+        found = solved(*options, "budget.state_size=4096")
+        assert abs(deviation(found)["deviation"]) <= 0.02
+    except InputError as error:
+        sizes = [int(size.replace(",", "")) for size in re.findall(r"([\d,]+) \(width", str(error))]
+        assert sizes[0] < 4096 < sizes[1]
+        assert all(deviation(solved(*options, f"budget.state_size={size}"))["deviation"] == 0 for size in sizes)
+        tolerance = float(re.search(r"at least ([\d.]+)$", str(error)).group(1))
+        found = solved(*options, "budget.state_size=4096", f"budget.tolerance={tolerance}")
+        assert tolerance - 0.001 < abs(deviation(found)["deviation"]) <= tolerance
 
 
 def test_the_memory_of_attention_is_not_in_the_state_size():

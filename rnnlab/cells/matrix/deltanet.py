@@ -25,8 +25,8 @@ class DeltaNet(MatrixCell):
 
     Shapes: x [B, input_size]; S [B, heads, key_size, hidden_size / heads]; output h [B, hidden_size]. W stacks q, k, v,
     β; g [hidden_size / heads].
-    Differs from the paper: 1e-6 in `unit` is from flash-linear-attention, which also divides q by sqrt(key_size). The
-    short convolutions before silu and the output projection are left to the block.
+    Differs from the paper: silu in v and 1e-6 in `unit` are from flash-linear-attention, the authors' code, which also
+    divides q by sqrt(key_size). The short convolutions before silu and the output projection are left to the block.
 
     Args:
         input_size: features of x.

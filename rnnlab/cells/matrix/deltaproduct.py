@@ -22,7 +22,7 @@ from rnnlab.trees import State
 class DeltaProduct(MatrixCell):
     """DeltaProduct (Siems et al., 2025, arXiv:2502.10297).
 
-    The recurrence of section 3. Each time step applies n delta rules, j = 1 to n, each with its own key and value:
+    Each time step applies n delta rules, j = 1 to n, each with its own key and value:
 
         q_t = unit(silu(W_q x_t))
         k_tj = unit(silu(W_kj x_t)),  v_tj = silu(W_vj x_t),  β_tj = 2 σ(w_βj x_t)

@@ -21,7 +21,7 @@ from rnnlab.trees import State
 class GatedDeltaNet(MatrixCell):
     """Gated DeltaNet (Yang, Kautz and Hatamizadeh, 2024, arXiv:2412.06464).
 
-    The gated delta rule of section 3.1 with the decay of Mamba-2, for each head:
+    The gated delta rule, equation 10, with q, k and v of section 3.4 and the decay of Mamba-2, for each head:
 
         q_t = unit(silu(W_q x_t)),  k_t = unit(silu(W_k x_t)),  v_t = silu(W_v x_t)
         α_t = exp(-exp(log A) softplus(w_α x_t + b))
@@ -42,7 +42,7 @@ class GatedDeltaNet(MatrixCell):
         input_size: features of x.
         hidden_size: width of h, a multiple of ``heads``.
         heads: number of memories.
-        key_size: size of a key of one head; None for half of hidden_size / heads, as in the paper.
+        key_size: size of a key of one head; None for half of hidden_size / heads, as in flash-linear-attention.
         negative_eigenvalues: whether β is between 0 and 2 instead of 0 and 1.
         norm: whether the output of each head is normalised.
     """

@@ -12,7 +12,7 @@ from rnnlab.trees import State
 class HGRN2(MatrixCell):
     """HGRN2 (Qin et al., 2024, arXiv:2404.07904).
 
-    The recurrence of section 3. The forget gate f decays the rows of the state, and 1 - f is the key:
+    The forget gate f decays the rows of the state, and 1 - f is the key:
 
         q_t = silu(W_q x_t)
         f_t = γ + (1 - γ) ⊙ σ(W_f x_t)
@@ -27,8 +27,8 @@ class HGRN2(MatrixCell):
     g [hidden_size].
     Differs from the paper: γ is a fixed number, ``lower_bound``, as in the cell `hgrn`; the paper learns it for each
     layer, increasing with depth. The names are those of attention; the paper calls q the output gate o and v the input
-    i. The activation of q and the root mean square follow flash-linear-attention. The output projection is left to the
-    block.
+    i. The activations and the root mean square follow flash-linear-attention; the authors' hgru2-pytorch has σ for q,
+    silu for v, and layer norm. The output projection is left to the block.
 
     Args:
         input_size: features of x.

@@ -20,8 +20,8 @@ from rnnlab.trees import State
 class Mamba2(MatrixCell):
     """Mamba-2, state-space duality SSD (Dao and Gu, 2024, arXiv:2405.21060).
 
-    The recurrence of section 2 with the block's parameters of section 7. All heads share B and C; x' is the part of a
-    head:
+    Equation 2 with one decay per head, section 2.4, and the block's parameters of section 7. All heads share B and C;
+    x' is the part of a head:
 
         x'_t = silu(W_x x_t),  B_t = silu(W_B x_t),  C_t = silu(W_C x_t)
         Δ_t = softplus(W_Δ x_t + b_Δ)

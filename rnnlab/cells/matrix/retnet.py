@@ -32,7 +32,7 @@ class RetNet(MatrixCell):
 
     Args:
         input_size: features of x.
-        hidden_size: width of h, a multiple of ``heads``. The paper uses twice the width of the model.
+        hidden_size: width of h, a multiple of ``heads``. The paper uses twice the width of the model (section 3.1).
         heads: number of memories.
         key_size: size of a key of one head, even; None for about half of hidden_size / heads, as in the paper.
         norm: whether the output of each head is normalised.

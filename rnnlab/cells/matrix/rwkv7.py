@@ -15,7 +15,7 @@ from rnnlab.trees import State
 class RWKV7(MatrixCell):
     """Time mixing of RWKV-7 (Peng et al., 2025, arXiv:2503.14456).
 
-    The weight preparation and state evolution of section 4, for each head:
+    Equations 4 to 7, 11 to 13, 15 to 17, 20 and 21, for each head:
 
         r_t = W_r x_t,  k'_t = W_k x_t,  v_t = W_v x_t
         w_t = exp(-e^(-1/2) σ(V_w tanh(U_w x_t) + b_w))                    decay
@@ -31,9 +31,9 @@ class RWKV7(MatrixCell):
     Shapes: x [B, input_size]; S [B, heads, key_size, hidden_size / heads]; output h [B, hidden_size]. W stacks r, k',
     v; U_w and U_a [rank, input_size]; xi, alpha, rho, b_w, b_a [heads * key_size]; gain, norm_bias [hidden_size].
     Differs from the paper: token shift, the gate g, the output projection, and the mixture of v with that of the first
-    layer are left to the block. The paper has square heads and a larger rank for w and a in wider models. The eps of
-    the norm, 1e-5 times the size of a head, follows the authors' code. The initial values are similar to those of that
-    code, which depend on the layer.
+    layer are left to the block. The paper has square heads and a larger rank for w and a in wider models. |κ_t| is at
+    least 1e-6. The eps of the norm, 1e-5 times the size of a head, follows the authors' code. The initial values are
+    similar to those of that code, which depend on the layer.
 
     Args:
         input_size: features of x.

@@ -12,7 +12,7 @@ class TTTLinear(MatrixCell):
     """TTT-Linear, test-time training (Sun et al., 2024, arXiv:2407.04620).
 
     The state is a model f(x; W, b) = x + LN(xᵀ W + b). At each step it learns to map a key to a value by gradient
-    descent, section 2; a query reads it. For each head:
+    descent; a query reads it. Equations 4 and 5 with f and η of section 2.7, for each head:
 
         q_t = W_q x_t,  k_t = W_k x_t,  v_t = W_v x_t
         η_t = η σ(w_η x_t + b_η) / d,  d the width of a head
@@ -32,8 +32,9 @@ class TTTLinear(MatrixCell):
     Shapes: x [B, input_size]; W [B, heads, d, d]; b [B, heads, d]; output h [B, hidden_size]. W_qkv stacks q, k, v, η;
     W_0 [heads, d, d]; b_0, gain, bias [heads, d].
     Differs from the paper: gradients are taken after every step; the paper's experiments take the gradients of 16 steps
-    at the same W. Learning rate and residual form follow the authors' code. The short convolutions, the rotation of q
-    and k, the norm after the heads, the gate and the output projection are left to the block.
+    at the same W. The ½ of the loss, the division of η by d and the biases b and b_η are from the authors' code. The
+    short convolutions, the rotation of q and k, the norm after the heads, the gate and the output projection are left
+    to the block.
 
     Args:
         input_size: features of x.
