@@ -117,7 +117,7 @@ def test_acceptance_keeps_what_the_page_says_of_experiments_that_were_not_run_he
     )
     text = page.read_text()
     assert "old adding" not in text
-    assert "\n## parity\n\n| gru | old parity |\n\n## permuted_digits\n" in text
+    assert "\n## parity\n\n| gru | old parity |\n\n## parity_eigenvalues\n" in text
     assert "no_more" not in text
     assert "\nNot run yet with these settings: it takes an hour.\n" in text
     assert "\nFinding: the ordering of the source does not appear" in text
@@ -133,7 +133,7 @@ def test_acceptance_names_what_it_does_not_know(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert "unknown: subtracting; experiments: adding, " in done.stderr
+    assert "unknown: subtracting; experiments: a5_tracking, adding, " in done.stderr
 
 
 @pytest.mark.parametrize("name", ["benchmark_loop.py", "benchmark_data.py"])
