@@ -27,8 +27,14 @@ NUMBERS_A_THREAD = 2**18
 """Smallest number of elements for each thread if the columns are divided."""
 STEPS_TO_TRANSPOSE = 16
 """From this number of time steps on, the weights are copied transposed: products are then 1.1 to 1.6 times as fast."""
+MULTIPLICATIONS_TO_SHARE = 2**17
+"""Smallest number of multiplications of a time step for each thread that shares its columns with others; the threads
+wait for each other several times in a step."""
 ROWS_TO_PACK = 32
 """From this number of rows on, over all time steps, packing the weights for rnnlab's GEMM kernel saves time."""
+
+MEETING = 51 * 8
+"""Size of a ``struct meeting`` of ``c/team.h`` in bytes."""
 
 Memory = dict[Array, Any]
 
@@ -102,9 +108,12 @@ class Kernel:
         products = (self.blas.product[self.dtype], multiply, pairs, self.blas.set_threads)
         tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]
         widths = [product.inner for product in wanted if precision == "bf16"]
-        rounded = self.take((batch_size, max(widths))) if widths else None
-        calls = []
-        for part, (first, last, low, high) in enumerate(self.parts(name, batch_size, steps)):
+        parts = self.parts(name, batch_size, steps)
+        members = self.members(name, batch_size, size)
+        rounded = self.take((members * batch_size, max(widths))) if widths else None
+        meetings = [array("q", bytes(MEETING)) for _ in parts]
+        calls: dict[int, list[tuple[array, ...]]] = {count: [] for count in {members, 1}}
+        for part, (first, last, low, high) in enumerate(parts):
             described = array("q")
             for one, numbers in zip(arrays, tensors, strict=True):
                 if one.kind == "sum":
@@ -116,11 +125,15 @@ class Kernel:
             sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
             ends = 0 if lengths is None else lengths.data_ptr()
-            place = rounded[first:].data_ptr() if widths else 0
-            arguments = array("q", [steps, first, last, ends, *pointers, place, *products])
-            calls.append((arguments, described, sizes))
-        pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
-        threads.run(function, pointers, (memory, constants, weights, rounded, calls))
+            meeting = meetings[part].buffer_info()[0]
+            for count, found in calls.items():
+                for member in range(count):
+                    place = rounded[member * batch_size + first :].data_ptr() if widths else 0
+                    numbers = [steps, first, last, ends, *pointers, place, *products, member, count, meeting]
+                    found.append((array("q", numbers), described, sizes))
+        addresses = {count: [call.buffer_info()[0] for call, *_ in found] for count, found in calls.items()}
+        held = (memory, constants, weights, matrices, rounded, meetings, calls)
+        threads.run(function, addresses[members], held, addresses[1] if members > 1 else ())
 
     def take(self, shape: Sequence[int]) -> Tensor:
         """Return uninitialised memory for an array."""
@@ -146,6 +159,18 @@ class Kernel:
             for row in range(rows)
             for tile in range(tiles)
         ]
+
+    def members(self, name: str, batch_size: int, size: int) -> int:
+        """Return the number of threads that share the columns of the same rows.
+
+        Args:
+            name: the function.
+            batch_size: B.
+            size: the number of multiplications of a time step for one row.
+        """
+        rows = row_shares(batch_size)
+        is_shared = torch.get_num_threads() > rows and getattr(self.lowered, name).products
+        return max(1, min(torch.get_num_threads() // rows, size // MULTIPLICATIONS_TO_SHARE)) if is_shared else 1
 
     def sums(self, batch_size: int, steps: int) -> Memory:
         """Return zeros for the gradients of constants: for every thread, sums over one time step and over all steps."""

@@ -61,27 +61,30 @@ class OwnGemm:
     def _panels(self, inner: int, outer: int) -> Tensor:
         return torch.empty(-(-outer // self.width), inner, self.width, dtype=self.dtype, device="cpu")
 
-    def __call__(self, left: Tensor, right: Tensor, out: Tensor, add: bool, shares: int | None = None) -> None:
-        """Compute ``out [rows, outer] = left [rows, inner] @ right [inner, outer]``.
+    def __call__(
+        self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None, shares: int | None = None
+    ) -> None:
+        """Compute ``out [rows, outer] = left [rows, inner] @ right [inner, outer] + bias [outer]``.
 
         Args:
             left: left factor, with any strides.
             right: right factor, with any strides.
             out: tensor for the result, with contiguous rows.
-            add: whether the product is added to ``out``.
+            bias: contiguous vector that is added to every row; None for no bias.
             shares: number of threads; None to choose it from the amount of work.
         """
         (rows, inner), outer = left.shape, right.shape[1]
         if shares is None:
             worth = rows * inner * outer // MULTIPLICATIONS_A_THREAD
             shares = max(1, min(torch.get_num_threads(), worth, rows // 8))
+        start = 0 if bias is None else bias.data_ptr()
         calls, room = [], [self._panels(min(inner, self.depth), outer) for _ in range(shares)]
         for part, panels in enumerate(room):
             first, last = rows * part // shares, rows * (part + 1) // shares
             matrices = [(left[first:last], left), (right, right), (out[first:last], out)]
             described = [number for view, whole in matrices for number in (view.data_ptr(), *whole.stride())]
-            calls.append(array("q", [*described, last - first, inner, outer, add, panels.data_ptr()]))
-        threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, calls, room))
+            calls.append(array("q", [*described, last - first, inner, outer, start, panels.data_ptr()]))
+        threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, bias, calls, room))
 
 
 def source() -> str:

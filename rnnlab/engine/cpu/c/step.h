@@ -23,7 +23,10 @@ typedef void (*blas_gemm)(const char *, const char *, const int *, const int *, 
 typedef void (*own_gemm)(long, long, long, const real *, long, long, const real *, real *, long, int);
 
 /* One thread's share: rows first to last - 1 of the batch, over T time steps. Row b has lengths[b] steps, or T if
-   lengths is null. sizes: the numbers behind n0, n1, ... of the generated code. */
+   lengths is null. sizes: the numbers behind n0, n1, ... of the generated code.
+
+   If there are fewer rows than threads, `members` threads share the columns of the same rows, and wait for each other
+   at their `meeting` between loops and products. */
 struct call {
   long T, first, last;
   const long *lengths, *sizes;
@@ -34,7 +37,24 @@ struct call {
   own_gemm multiply;          /* the kernel of gemm.c; null if the BLAS was measured to be faster */
   long pairs;                 /* whether that kernel takes rows of bfloat16 numbers */
   int (*set_threads)(int);    /* sets the BLAS's threads for this thread; null if the BLAS has no such function */
+  long member, members;
+  struct meeting *meeting;
 };
+
+static inline void meet(const struct call *call) {
+  if (call->members > 1) wait_for(call->meeting, call->members);
+}
+
+/* The member's columns of an array are first_column to first_column of the next member. BLOCK columns are whole panels
+   of gemm.c and whole cache lines. */
+enum { BLOCK = 32 };
+static inline long first_column(const struct call *call, long member, long width) {
+  if (member == 0) return 0; /* most often there is one member, and a division takes time */
+  if (member == call->members) return width;
+  return (width + BLOCK - 1) / BLOCK * member / call->members * BLOCK;
+}
+static inline long from(const struct call *call, long width) { return first_column(call, call->member, width); }
+static inline long upto(const struct call *call, long width) { return first_column(call, call->member + 1, width); }
 
 /* In the backward pass denormal numbers are flushed to zero. Gradients that vanish over many steps become denormal, and
    an operation on a denormal takes a hundred times as long. */
@@ -83,14 +103,29 @@ static void round_rows(const float *from, long row, long rows, long width, int p
 }
 #endif
 
+/* Multiply by rnnlab's kernel, columns first to last - 1 of the result. Every other time step goes through the weight
+   backwards: what it read last is still in the cache. */
+static void multiply_own(const struct call *call, long t, long rows, long inner, const real *left, long row,
+                         const real *panels, real *result, long result_row, int add, long first, long last) {
+  enum { COLUMNS = 4 * BLOCK };
+  const long parts = (last - first + COLUMNS - 1) / COLUMNS;
+  for (long part = 0; part < parts; part++) {
+    const long j = first + (t % 2 ? parts - 1 - part : part) * COLUMNS;
+    call->multiply(rows, inner, last - j < COLUMNS ? last - j : COLUMNS, left, row, 1, panels + j * inner, result + j,
+                   result_row, add);
+  }
+}
+
 /* result [rows, outer] = rows [rows, inner] times weight; added to the result if add is 1. A BLAS is column-major, so
    the factors are swapped. */
-static void multiply(const struct call *call, const struct array *a, const real *rows, int weight,
+static void multiply(const struct call *call, long t, const struct array *a, const real *rows, int weight,
                      const struct array *c, real *result, long inner, long outer, real add) {
   const struct weight *w = &call->weights[weight];
-  const int m = outer, n = call->last - call->first, ld = w->ld, ldc = c->row;
+  const long first = from(call, outer), last = upto(call, outer);
+  const int m = last - first, n = call->last - call->first, ld = w->ld, ldc = c->row;
   const real one = 1;
   int k = inner, lda = a->row;
+  if (m <= 0) return;
   rows += call->first * lda, result += call->first * ldc;
 #ifdef SINGLE
   if (call->rounded) {
@@ -98,14 +133,15 @@ static void multiply(const struct call *call, const struct array *a, const real 
     rows = call->rounded, lda = k = call->pairs ? (inner + 1) / 2 : inner;
   }
 #endif
-  if (call->multiply) return call->multiply(n, k, m, rows, lda, 1, w->at, result, ldc, add != 0);
-  call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, w->at, &ld, rows, &lda, &add, result, &ldc);
+  if (call->multiply) return multiply_own(call, t, n, k, rows, lda, w->at, result, ldc, add != 0, first, last);
+  const real *at = w->at + first * (w->transposed ? ld : 1);
+  call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, at, &ld, rows, &lda, &add, result + first, &ldc);
 }
 
 /* For every sequence that has ended, copy the state from one time step to another. */
 static void copy_rows(const struct call *call, const struct array *a, long from, long to, long t, long width) {
   for (long b = call->first; b < call->last; b++)
-    if (t >= call->lengths[b])
+    if (t >= call->lengths[b] && !call->member)
       memcpy(at(a, to) + b * a->row, at(a, from) + b * a->row, width * sizeof(real));
 }
 
@@ -113,7 +149,7 @@ static void copy_rows(const struct call *call, const struct array *a, long from,
 static void add_up(const struct call *call, const struct array *a, long width) {
   const long rows = a->row ? call->last : call->first + 1;
   for (long b = call->first; b < rows; b++)
-    for (long j = 0; j < width; j++) {
+    for (long j = from(call, width); j < upto(call, width); j++) {
       real *sum = a->at + b * a->row + j;
       a->total[b * a->row + j] += *sum;
       *sum = 0;
