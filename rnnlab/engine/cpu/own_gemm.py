@@ -13,9 +13,14 @@ import torch
 from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
+from rnnlab.engine.cpu.memory import take
 
 MULTIPLICATIONS_A_THREAD = 2**21
 """Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
+
+PACKED = 2**19
+"""Largest number of elements of the right matrix that are packed at once, if they are more than ``depth`` rows. The
+packed elements are read for every group of rows and should stay in a cache."""
 
 
 class OwnGemm:
@@ -59,7 +64,7 @@ class OwnGemm:
         return panels
 
     def _panels(self, inner: int, outer: int) -> Tensor:
-        return torch.empty(-(-outer // self.width), inner, self.width, dtype=self.dtype, device="cpu")
+        return take((-(-outer // self.width), inner, self.width), self.dtype)
 
     def __call__(
         self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None, shares: int | None = None
@@ -78,12 +83,13 @@ class OwnGemm:
             worth = rows * inner * outer // MULTIPLICATIONS_A_THREAD
             shares = max(1, min(torch.get_num_threads(), worth, rows // 8))
         start = 0 if bias is None else bias.data_ptr()
-        calls, room = [], [self._panels(min(inner, self.depth), outer) for _ in range(shares)]
+        packed = min(inner, max(1, PACKED // (outer * self.depth)) * self.depth)
+        calls, room = [], [self._panels(packed, outer) for _ in range(shares)]
         for part, panels in enumerate(room):
             first, last = rows * part // shares, rows * (part + 1) // shares
             matrices = [(left[first:last], left), (right, right), (out[first:last], out)]
             described = [number for view, whole in matrices for number in (view.data_ptr(), *whole.stride())]
-            calls.append(array("q", [*described, last - first, inner, outer, start, panels.data_ptr()]))
+            calls.append(array("q", [*described, last - first, inner, outer, start, panels.data_ptr(), packed]))
         threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, bias, calls, room))
 
 

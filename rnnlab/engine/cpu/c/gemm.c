@@ -38,8 +38,14 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)),
 struct matrix { real *at; long row, column; };
 
 /* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. panels: memory for
-   DEPTH rows of the right matrix. */
-struct call { struct matrix left, right, result; long rows, inner, outer; const real *bias; real *panels; };
+   `packed` rows of the right matrix, a multiple of DEPTH or all. */
+struct call {
+  struct matrix left, right, result;
+  long rows, inner, outer;
+  const real *bias;
+  real *panels;
+  long packed;
+};
 
 long width(void) { return WIDTH; }
 long depth(void) { return DEPTH; }
@@ -174,26 +180,38 @@ void multiply(long rows, long inner, long outer, const factor *left, long row, l
 }
 
 #ifndef PAIRS
-static void share_of_rows(const struct call *call) {
-  const struct matrix *a = &call->left, *b = &call->right, *c = &call->result;
-  real packed[DEPTH * GROUP];
-  for (long k = 0; k < call->inner; k += DEPTH) {
-    const long inner = call->inner - k < DEPTH ? call->inner - k : DEPTH;
-    pack(b->at + k * b->row, b->row, b->column, inner, call->outer, call->panels);
-    for (long i = 0; i < call->rows; i += GROUP) {
-      const long rows = call->rows - i < GROUP ? call->rows - i : GROUP;
-      const real *left = a->at + i * a->row + k * a->column;
-      real *result = c->at + i * c->row;
-      long row = a->row, column = a->column;
-      if (column != 1) { /* otherwise every element of a row would be read from another page */
-        for (long d = 0; d < inner; d++)
-          for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
-        left = packed, row = 1, column = GROUP;
-      }
-      if (call->bias && !k)
-        for (long r = 0; r < rows; r++) memcpy(result + r * c->row, call->bias, call->outer * sizeof(real));
-      multiply(rows, inner, call->outer, left, row, column, call->panels, result, c->row, call->bias || k);
+/* Multiply the rows of one group by the packed rows k to end - 1 of the right matrix. */
+static void share_of_group(const struct call *call, long i, long k, long end) {
+  const struct matrix *a = &call->left, *c = &call->result;
+  const long rows = call->rows - i < GROUP ? call->rows - i : GROUP;
+  const real *panels = call->panels;
+  real *result = c->at + i * c->row, packed[DEPTH * GROUP];
+  if (call->bias && !k)
+    for (long r = 0; r < rows; r++) memcpy(result + r * c->row, call->bias, call->outer * sizeof(real));
+  for (long inner; k < end; k += inner, panels += inner * ((call->outer + WIDTH - 1) / WIDTH * WIDTH)) {
+    const real *left = a->at + i * a->row + k * a->column;
+    long row = a->row, column = a->column;
+    inner = end - k < DEPTH ? end - k : DEPTH;
+    if (column != 1) { /* otherwise every element of a row would be read from another page */
+      for (long d = 0; d < inner; d++)
+        for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
+      left = packed, row = 1, column = GROUP;
     }
+    multiply(rows, inner, call->outer, left, row, column, panels, result, c->row, call->bias || k);
+  }
+}
+
+static void share_of_rows(const struct call *call) {
+  const struct matrix *b = &call->right;
+  for (long first = 0, end; first < call->inner; first = end) {
+    real *panels = call->panels;
+    end = call->inner - first < call->packed ? call->inner : first + call->packed;
+    for (long k = first, inner; k < end; k += inner) {
+      inner = end - k < DEPTH ? end - k : DEPTH;
+      pack(b->at + k * b->row, b->row, b->column, inner, call->outer, panels);
+      panels += inner * ((call->outer + WIDTH - 1) / WIDTH * WIDTH);
+    }
+    for (long i = 0; i < call->rows; i += GROUP) share_of_group(call, i, first, end);
   }
 }
 
