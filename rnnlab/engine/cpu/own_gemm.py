@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from math import prod
 
 import torch
 from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
-from rnnlab.engine.cpu.memory import take
+from rnnlab.engine.cpu.memory import HUGE, take
 
 MULTIPLICATIONS_A_THREAD = 2**21
 """Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
@@ -64,7 +65,11 @@ class OwnGemm:
         return panels
 
     def _panels(self, inner: int, outer: int) -> Tensor:
-        return take((-(-outer // self.width), inner, self.width), self.dtype)
+        shape = (-(-outer // self.width), inner, self.width)
+        numbers, huge = prod(shape), HUGE // self.dtype.itemsize
+        if 2 * numbers < huge:
+            return torch.empty(shape, dtype=self.dtype, device="cpu")
+        return take((-(-numbers // huge) * huge,), self.dtype)[:numbers].view(shape)  # whole huge pages
 
     def __call__(
         self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None, shares: int | None = None
