@@ -17,10 +17,6 @@ from rnnlab.engine.loops.lower import Lowered
 from rnnlab.engine.loops.schedule import Function, Loop, Multiply
 
 
-MEET = "meet(call);"
-"""The statement by which threads that share the columns wait for each other."""
-
-
 class Source:
     """The C code of a cell, and the meaning of its arguments.
 
@@ -55,8 +51,9 @@ class Source:
         """Print one of the three functions."""
         backward = name == "backward"
         phases = self.phases(name, function)
+        part = "part" if function.products else "0"
         sums = [
-            f"add_up(call, &{self.struct(name, array)}, {self.size(array.width)});"
+            f"add_up(call, {part}, &{self.struct(name, array)}, {self.size(array.width)});"
             for array in self.arrays[name]
             if array.kind == "sum"
         ]
@@ -69,20 +66,22 @@ class Source:
         copies = [
             f"copy_rows(call, &{self.struct(name, a)}, {source}, {target}, t, {self.size(a.width)});" for a in carried
         ]
-        phases.append(["if (call->lengths) {", *_indent([*copies, MEET]), "}"])
-        body = [line for phase in phases[:-1] for line in (*phase, MEET)] + phases[-1]
-        if not function.products:
-            body = [line for line in body if line.strip() != MEET]
+        body = [line for phase in phases for line in self.shared(phase, function)]
+        body += [
+            "if (call->lengths) {",
+            *_indent(self.shared(_once(copies) if function.products else copies, function)),
+            "}",
+        ]
         text = "\n".join(body)
         used = [(number, symbol) for number, symbol in self.symbols.items() if f"{symbol}" in text]
         sizes = [f"const long {symbol} = call->sizes[{list(self.symbols).index(n)}];" for n, symbol in used]
         names = ", ".join(f"{i} {array.name}" for i, array in enumerate(self.arrays[name]))
-        start = f"inlined void {name}_step(const struct call *call, const struct array *a, long t) {{"
+        start = f"inlined void {name}_step(const struct call *call, const struct array *a, long t, long *phases) {{"
         loop = f"{'BACKWARD' if backward else 'FORWARD'}({name})"
         return "\n".join([f"/* arrays: {names} */", start, *_indent([*sizes, *body]), "}", "", loop, ""])
 
     def phases(self, name: str, function: Function) -> list[list[str]]:
-        """Print loops and products, in parts between which threads that share the columns wait for each other."""
+        """Print loops and products as phases: threads that share the columns finish one before they begin the next."""
         phases = []
         for stage in range(function.stages):
             loops = [loop for loop in function.loops if loop.stage == stage]
@@ -107,7 +106,7 @@ class Source:
         rows, result = (self.pointer(name, place) for place in (product.rows, product.result))
         rows_array, result_array = (self.struct(name, p.array) for p in (product.rows, product.result))
         sizes = f"{self.size(product.inner)}, {self.size(product.outer)}, {int(product.accumulate)}"
-        return f"multiply(call, t, &{rows_array}, {rows}, {number}, &{result_array}, {result}, {sizes});"
+        return f"multiply(call, t, part, &{rows_array}, {rows}, {number}, &{result_array}, {result}, {sizes});"
 
     def pointer(self, name: str, place: Place) -> str:
         """Return the C expression of the address of a place in row 0."""
@@ -128,13 +127,21 @@ class Source:
                     where = emitted.address(store.place)
                     dead.append(f"memset({where}, 0, {self.size(store.expr.width)} * sizeof(real));")
         ended = ["if (call->lengths && t >= call->lengths[b]) {", *_indent([*dead, "continue;"]), "}"]
-        over_rows = ["for (long b = call->first; b < call->last; b++) {", *_indent([*rows, *ended, *emitted.lines]), "}"]
+        over_rows = [
+            "for (long b = call->first; b < call->last; b++) {",
+            *_indent([*rows, *ended, *emitted.lines]),
+            "}",
+        ]
         if emitted.shared:
             width = self.size(loops[0].width)
-            starts += [f"const long low = from(call, {width}), high = upto(call, {width});"]
-        elif function.products:
-            over_rows = ["if (!call->member) {", *_indent(over_rows), "}"]
-        return ["{", *_indent([*starts, *over_rows]), "}"]
+            for bound, part in (("low", "part"), ("high", "part + 1")):
+                starts.append(f"const long {bound} = first_column(call, {part}, {width});")
+        lines = [*starts, *over_rows]
+        return ["{", *_indent(_once(lines) if function.products and not emitted.shared else lines), "}"]
+
+    def shared(self, phase: list[str], function: Function) -> list[str]:
+        """Print a phase, which threads that share the columns divide; they do so only if there are products."""
+        return ["PARTS {", *_indent(phase), "}"] if function.products else phase
 
     def number(self, value: Any) -> str:
         """Print a number."""
@@ -253,6 +260,11 @@ class _Row:
         if not index:
             return f"{pointer} + {offset}" if offset else pointer
         return f"{pointer}[{offset} + {index}]" if offset else f"{pointer}[{index}]"
+
+
+def _once(lines: list[str]) -> list[str]:
+    """Print a phase that cannot be divided: the thread that takes the first part runs it."""
+    return ["if (!part) {", *_indent(lines), "}"]
 
 
 def _simd(sums: Iterable[str]) -> str:

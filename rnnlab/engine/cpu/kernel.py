@@ -27,9 +27,11 @@ NUMBERS_A_THREAD = 2**18
 """Smallest number of elements for each thread if the columns are divided."""
 STEPS_TO_TRANSPOSE = 16
 """From this number of time steps on, the weights are copied transposed: products are then 1.1 to 1.6 times as fast."""
-MULTIPLICATIONS_TO_SHARE = 2**17
-"""Smallest number of multiplications of a time step for each thread that shares its columns with others; the threads
-wait for each other several times in a step."""
+MULTIPLICATIONS_TO_SHARE = 2**16
+"""Smallest number of multiplications of a time step for each thread that shares the columns with others. The threads
+wait for each other two to six times in a step, each time for about 0.2 microseconds."""
+MOST_MEMBERS = 31
+"""Largest number of threads that share the columns of the same rows (``take_part`` of ``c/team.h``)."""
 ROWS_TO_PACK = 32
 """From this number of rows on, over all time steps, packing the weights for rnnlab's GEMM kernel saves time."""
 
@@ -112,7 +114,7 @@ class Kernel:
         members = self.members(name, batch_size, size)
         rounded = self.take((members * batch_size, max(widths))) if widths else None
         meetings = [array("q", bytes(MEETING)) for _ in parts]
-        calls: dict[int, list[tuple[array, ...]]] = {count: [] for count in {members, 1}}
+        calls = []
         for part, (first, last, low, high) in enumerate(parts):
             described = array("q")
             for one, numbers in zip(arrays, tensors, strict=True):
@@ -126,14 +128,12 @@ class Kernel:
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
             ends = 0 if lengths is None else lengths.data_ptr()
             meeting = meetings[part].buffer_info()[0]
-            for count, found in calls.items():
-                for member in range(count):
-                    place = rounded[member * batch_size + first :].data_ptr() if widths else 0
-                    numbers = [steps, first, last, ends, *pointers, place, *products, member, count, meeting]
-                    found.append((array("q", numbers), described, sizes))
-        addresses = {count: [call.buffer_info()[0] for call, *_ in found] for count, found in calls.items()}
-        held = (memory, constants, weights, matrices, rounded, meetings, calls)
-        threads.run(function, addresses[members], held, addresses[1] if members > 1 else ())
+            for member in range(members):
+                place = rounded[member * batch_size + first :].data_ptr() if widths else 0
+                numbers = [steps, first, last, ends, *pointers, place, *products, member, members, meeting]
+                calls.append((array("q", numbers), described, sizes))
+        pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
+        threads.run(function, pointers, (memory, constants, weights, matrices, rounded, meetings, calls))
 
     def take(self, shape: Sequence[int]) -> Tensor:
         """Return uninitialised memory for an array."""
@@ -170,7 +170,11 @@ class Kernel:
         """
         rows = row_shares(batch_size)
         is_shared = torch.get_num_threads() > rows and getattr(self.lowered, name).products
-        return max(1, min(torch.get_num_threads() // rows, size // MULTIPLICATIONS_TO_SHARE)) if is_shared else 1
+        return (
+            max(1, min(torch.get_num_threads() // rows, MOST_MEMBERS, size // MULTIPLICATIONS_TO_SHARE))
+            if is_shared
+            else 1
+        )
 
     def sums(self, batch_size: int, steps: int) -> Memory:
         """Return zeros for the gradients of constants: for every thread, sums over one time step and over all steps."""

@@ -19,9 +19,9 @@ from rnnlab.engine.cpu.memory import HUGE, take
 MULTIPLICATIONS_A_THREAD = 2**21
 """Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
 
-PACKED = 2**19
-"""Largest number of elements of the right matrix that are packed at once, if they are more than ``depth`` rows. The
-packed elements are read for every group of rows and should stay in a cache."""
+PACKED = 2**17
+"""Largest number of elements of the right matrix that are packed at once, if they are more than ``depth`` rows. They
+are read for every group of rows and should stay in a cache of 1 MiB."""
 
 
 class OwnGemm:
@@ -95,7 +95,9 @@ class OwnGemm:
             matrices = [(left[first:last], left), (right, right), (out[first:last], out)]
             described = [number for view, whole in matrices for number in (view.data_ptr(), *whole.stride())]
             calls.append(array("q", [*described, last - first, inner, outer, start, panels.data_ptr(), packed]))
-        threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, bias, calls, room))
+        threads.run(
+            self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, bias, calls, room)
+        )
 
 
 def source() -> str:

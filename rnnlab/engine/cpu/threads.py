@@ -16,7 +16,7 @@ _FORKED: list[bool] = []  # a forked process has no worker threads, and OpenMP d
 os.register_at_fork(after_in_child=partial(_FORKED.append, True))
 
 
-def run(function: Any, calls: Sequence[int], held: tuple[Any, ...], alone: Sequence[int] = ()) -> None:
+def run(function: Any, calls: Sequence[int], held: tuple[Any, ...]) -> None:
     """Call a C function that takes a ``struct team`` (``c/team.h``).
 
     Args:
@@ -24,14 +24,10 @@ def run(function: Any, calls: Sequence[int], held: tuple[Any, ...], alone: Seque
         calls: for every share of the work, the address of its ``struct call``.
         held: the owners of all memory that the function reads and writes. They are kept alive until all threads are
             done, even if this thread is interrupted.
-        alone: if the shares wait for each other, the addresses of other shares that do not. These run if there are too
-            few threads.
     """
     openmp = [0, 0, 0] if _FORKED else compiler.blas().openmp
-    if not openmp[0] and alone:
-        calls, alone = alone, ()
     if openmp[0] or len(calls) == 1:
-        _team(function, openmp, calls, held, alone)
+        _team(function, openmp, calls, held)
     elif _FORKED:
         for call in calls:
             _team(function, openmp, [call], held)
@@ -39,12 +35,9 @@ def run(function: Any, calls: Sequence[int], held: tuple[Any, ...], alone: Seque
         _together([partial(_team, function, openmp, [call], held) for call in calls])
 
 
-def _team(
-    function: Any, openmp: list[int], calls: Sequence[int], held: tuple[Any, ...], alone: Sequence[int] = ()
-) -> None:
-    shares = [array("q", pointers) for pointers in (calls, alone)]
-    described = [number for pointers in shares for number in (pointers.buffer_info()[0], len(pointers))]
-    team = array("q", [*openmp, 0, *described])
+def _team(function: Any, openmp: list[int], calls: Sequence[int], held: tuple[Any, ...]) -> None:
+    pointers = array("q", calls)
+    team = array("q", [*openmp, 0, pointers.buffer_info()[0], len(calls)])
     function(team.buffer_info()[0])
 
 

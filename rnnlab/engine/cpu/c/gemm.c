@@ -193,8 +193,11 @@ static void share_of_group(const struct call *call, long i, long k, long end) {
     long row = a->row, column = a->column;
     inner = end - k < DEPTH ? end - k : DEPTH;
     if (column != 1) { /* otherwise every element of a row would be read from another page */
-      for (long d = 0; d < inner; d++)
-        for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
+      if (row == 1 && rows == GROUP)
+        for (long d = 0; d < inner; d++) memcpy(packed + d * GROUP, left + d * column, GROUP * sizeof(real));
+      else
+        for (long d = 0; d < inner; d++)
+          for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
       left = packed, row = 1, column = GROUP;
     }
     multiply(rows, inner, call->outer, left, row, column, panels, result, c->row, call->bias || k);

@@ -25,8 +25,8 @@ typedef void (*own_gemm)(long, long, long, const real *, long, long, const real 
 /* One thread's share: rows first to last - 1 of the batch, over T time steps. Row b has lengths[b] steps, or T if
    lengths is null. sizes: the numbers behind n0, n1, ... of the generated code.
 
-   If there are fewer rows than threads, `members` threads share the columns of the same rows, and wait for each other
-   at their `meeting` between loops and products. */
+   If there are too few rows for all threads, `members` threads share the columns of the same rows: they divide every
+   loop and every product into parts. */
 struct call {
   long T, first, last;
   const long *lengths, *sizes;
@@ -41,20 +41,23 @@ struct call {
   struct meeting *meeting;
 };
 
-static inline void meet(const struct call *call) {
-  if (call->members > 1) wait_for(call->meeting, call->members);
+/* Run a statement for the parts of a phase that fall to this thread; all threads count the phases alike. */
+static inline long next_part(const struct call *call, long phase, long part) {
+  if (call->members == 1) return part < 0 ? 0 : -1;
+  if (part >= 0) __atomic_add_fetch(&call->meeting->done, 1, __ATOMIC_ACQ_REL);
+  return take_part(call->meeting, phase, call->member, call->members);
 }
+#define PARTS \
+  for (long phase = (*phases)++, part = next_part(call, phase, -1); part >= 0; part = next_part(call, phase, part))
 
-/* The member's columns of an array are first_column to first_column of the next member. BLOCK columns are whole panels
-   of gemm.c and whole cache lines. */
+/* The columns of a part are first_column(part) to first_column(part + 1) - 1: whole panels of gemm.c and whole cache
+   lines. */
 enum { BLOCK = 32 };
-static inline long first_column(const struct call *call, long member, long width) {
-  if (member == 0) return 0; /* most often there is one member, and a division takes time */
-  if (member == call->members) return width;
-  return (width + BLOCK - 1) / BLOCK * member / call->members * BLOCK;
+static inline long first_column(const struct call *call, long part, long width) {
+  if (part == 0) return 0; /* most often there is one part, and a division takes time */
+  if (part == call->members) return width;
+  return (width + BLOCK - 1) / BLOCK * part / call->members * BLOCK;
 }
-static inline long from(const struct call *call, long width) { return first_column(call, call->member, width); }
-static inline long upto(const struct call *call, long width) { return first_column(call, call->member + 1, width); }
 
 /* In the backward pass denormal numbers are flushed to zero. Gradients that vanish over many steps become denormal, and
    an operation on a denormal takes a hundred times as long. */
@@ -116,12 +119,12 @@ static void multiply_own(const struct call *call, long t, long rows, long inner,
   }
 }
 
-/* result [rows, outer] = rows [rows, inner] times weight; added to the result if add is 1. A BLAS is column-major, so
+/* result [rows, outer] = rows [rows, inner] times weight, the columns of a part; added to the result if add is 1. A BLAS is column-major, so
    the factors are swapped. */
-static void multiply(const struct call *call, long t, const struct array *a, const real *rows, int weight,
+static void multiply(const struct call *call, long t, long part, const struct array *a, const real *rows, int weight,
                      const struct array *c, real *result, long inner, long outer, real add) {
   const struct weight *w = &call->weights[weight];
-  const long first = from(call, outer), last = upto(call, outer);
+  const long first = first_column(call, part, outer), last = first_column(call, part + 1, outer);
   const int m = last - first, n = call->last - call->first, ld = w->ld, ldc = c->row;
   const real one = 1;
   int k = inner, lda = a->row;
@@ -141,15 +144,16 @@ static void multiply(const struct call *call, long t, const struct array *a, con
 /* For every sequence that has ended, copy the state from one time step to another. */
 static void copy_rows(const struct call *call, const struct array *a, long from, long to, long t, long width) {
   for (long b = call->first; b < call->last; b++)
-    if (t >= call->lengths[b] && !call->member)
+    if (t >= call->lengths[b])
       memcpy(at(a, to) + b * a->row, at(a, from) + b * a->row, width * sizeof(real));
 }
 
 /* Accumulate the gradient of a constant: over the rows of a step in the array's precision, over the steps in double. */
-static void add_up(const struct call *call, const struct array *a, long width) {
+static void add_up(const struct call *call, long part, const struct array *a, long width) {
   const long rows = a->row ? call->last : call->first + 1;
+  const long first = first_column(call, part, width), last = first_column(call, part + 1, width);
   for (long b = call->first; b < rows; b++)
-    for (long j = from(call, width); j < upto(call, width); j++) {
+    for (long j = first; j < last; j++) {
       real *sum = a->at + b * a->row + j;
       a->total[b * a->row + j] += *sum;
       *sum = 0;
@@ -161,7 +165,8 @@ static void add_up(const struct call *call, const struct array *a, long width) {
 #define FORWARD(name)                                                               \
   static void name##_share(const struct call *call) {                               \
     const int threads = call->set_threads ? call->set_threads(1) : 0;               \
-    for (long t = 0; t < call->T; t++) name##_step(call, call->arrays, t);          \
+    for (long t = 0, phase = 0; t < call->T; t++)                                   \
+      name##_step(call, call->arrays, t, &phase);                                   \
     if (call->set_threads) call->set_threads(threads);                              \
   }                                                                                 \
   void name(struct team *team) { together(team, name##_share); }
@@ -170,7 +175,8 @@ static void add_up(const struct call *call, const struct array *a, long width) {
   static void name##_share(const struct call *call) {                               \
     const int threads = call->set_threads ? call->set_threads(1) : 0;               \
     const unsigned long mode = flush();                                             \
-    for (long t = call->T - 1; t >= 0; t--) name##_step(call, call->arrays, t);     \
+    for (long t = call->T - 1, phase = 0; t >= 0; t--)                              \
+      name##_step(call, call->arrays, t, &phase);                                   \
     restore(mode);                                                                  \
     if (call->set_threads) call->set_threads(threads);                              \
   }                                                                                 \

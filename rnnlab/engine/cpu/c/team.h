@@ -8,25 +8,18 @@
 struct call;
 
 /* parallel, number and size are GOMP_parallel, omp_get_thread_num and omp_get_num_threads of the OpenMP that torch uses,
-   or null. Separate threads would compete with torch's threads, which busy-wait for work.
-
-   calls: the shares of the work. If threads meet during the work, all shares must run at the same time. If there are
-   fewer threads, they run the shares `alone` instead, which are the same work without meetings. */
+   or null. Separate threads would compete with torch's threads, which busy-wait for work. */
 struct team {
   void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
   int (*number)(void), (*size)(void);
   void (*work)(const struct call *);
   const struct call *const *calls;
   long count;
-  const struct call *const *alone;
-  long alone_count; /* 0 if no threads meet */
 };
 
 static void share(void *pointer) {
   const struct team *team = pointer;
-  const int few = team->alone_count && team->size() < team->count;
-  const struct call *const *calls = few ? team->alone : team->calls;
-  for (long i = team->number(); i < (few ? team->alone_count : team->count); i += team->size()) team->work(calls[i]);
+  for (long i = team->number(); i < team->count; i += team->size()) team->work(team->calls[i]);
 }
 
 /* Run `work` for every call of the team, in parallel if there are several. */
@@ -38,31 +31,40 @@ static void together(struct team *team, void (*work)(const struct call *)) {
     work(team->calls[0]);
 }
 
-/* Where threads wait for each other. The two counters lie in cache lines of their own. */
+/* Where `members` threads divide one phase of the work after another into as many parts. claimed: the number of the
+   phase, and below it a bit for every part that a thread has taken; done: the number of completed parts of all phases.
+   Both lie in cache lines of their own. */
 struct meeting {
-  long before[16], arrived, between[16], round, after[16];
+  long before[16], claimed, between[16], done, after[16];
 };
 
-enum { SPINS = 2000 }; /* some microseconds, longer than the others need if each of them has a processor */
+enum { PHASE = 32, PATIENCE = 100, SPINS = 2000 }; /* some microseconds are hundreds of spins */
 
-/* Wait until all `members` threads have called this function. */
-static inline void wait_for(struct meeting *meeting, long members) {
-  const long round = __atomic_load_n(&meeting->round, __ATOMIC_RELAXED);
-  if (__atomic_add_fetch(&meeting->arrived, 1, __ATOMIC_ACQ_REL) == members) {
-    __atomic_store_n(&meeting->arrived, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&meeting->round, round + 1, __ATOMIC_RELEASE);
-    return;
-  }
-  for (long spins = 0; __atomic_load_n(&meeting->round, __ATOMIC_ACQUIRE) == round; spins++)
-    if (spins < SPINS) {
+/* Take a part of a phase; -1 if all parts are done. Every thread takes its own part, whose data are in its cache. If
+   another thread does not arrive, perhaps because it has no processor, its part is taken as well: threads wait only for
+   parts that are being computed. */
+static long take_part(struct meeting *meeting, long phase, long member, long members) {
+  const long all = (1L << members) - 1, mine = 1L << member;
+  for (long spins = 0;; spins++) {
+    long word = __atomic_load_n(&meeting->claimed, __ATOMIC_ACQUIRE);
+    if (word >> PHASE != phase) return -1;
+    const long left = all & ~word, wanted = left & mine ? mine : spins > PATIENCE ? left & -left : 0;
+    if (wanted) {
+      if (__atomic_compare_exchange_n(&meeting->claimed, &word, word | wanted, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        return __builtin_ctzl(wanted);
+    } else if (!left && __atomic_load_n(&meeting->done, __ATOMIC_ACQUIRE) == members * (phase + 1)) {
+      const long next = (phase + 1) << PHASE;
+      __atomic_compare_exchange_n(&meeting->claimed, &word, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    } else if (spins < SPINS) {
 #if defined(__SSE__)
       __builtin_ia32_pause();
 #elif defined(__aarch64__)
       __asm__ volatile("yield");
 #endif
     } else {
-      sched_yield(); /* another member may wait for this processor */
+      sched_yield(); /* the thread that is waited for may need this processor */
     }
+  }
 }
 
 #endif
