@@ -50,30 +50,52 @@ class Source:
     def function(self, name: str, function: Function) -> str:
         """Print one of the three functions."""
         backward = name == "backward"
-        body: list[str] = []
-        for stage in range(function.stages):
-            loops = [loop for loop in function.loops if loop.stage == stage]
-            if loops:
-                body += self.rows(name, function, loops)
-            for number, product in enumerate(function.products):
-                if product.stage == stage:
-                    body.append(self.product(name, product, number))
-        for array in self.arrays[name]:
-            if array.kind == "sum":
-                body.append(f"add_up(call, &{self.struct(name, array)}, {self.size(array.width)});")
+        phases = self.phases(name, function)
+        part = "part" if function.products else "0"
+        sums = [
+            f"add_up(call, {part}, &{self.struct(name, array)}, {self.size(array.width)});"
+            for array in self.arrays[name]
+            if array.kind == "sum"
+        ]
+        if sums and function.products and function.products[-1].stage == function.stages - 1:
+            phases[-1] += sums  # loops, not products, compute the terms
+        elif sums:
+            phases.append(sums)
         carried = [a for a in self.arrays[name] if a.kind == ("carry" if backward else "state")]
         source, target = ("t + 1", "t") if backward else ("t", "t + 1")
         copies = [
             f"copy_rows(call, &{self.struct(name, a)}, {source}, {target}, t, {self.size(a.width)});" for a in carried
         ]
-        body += ["if (call->lengths) {", *_indent(copies), "}"]
+        body = [line for phase in phases for line in self.shared(phase, function)]
+        body += [
+            "if (call->lengths) {",
+            *_indent(self.shared(_once(copies) if function.products else copies, function)),
+            "}",
+        ]
         text = "\n".join(body)
         used = [(number, symbol) for number, symbol in self.symbols.items() if f"{symbol}" in text]
         sizes = [f"const long {symbol} = call->sizes[{list(self.symbols).index(n)}];" for n, symbol in used]
         names = ", ".join(f"{i} {array.name}" for i, array in enumerate(self.arrays[name]))
-        start = f"inlined void {name}_step(const struct call *call, const struct array *a, long t) {{"
+        start = f"inlined void {name}_step(const struct call *call, const struct array *a, long t, long *phases) {{"
         loop = f"{'BACKWARD' if backward else 'FORWARD'}({name})"
         return "\n".join([f"/* arrays: {names} */", start, *_indent([*sizes, *body]), "}", "", loop, ""])
+
+    def phases(self, name: str, function: Function) -> list[list[str]]:
+        """Print loops and products as phases: threads that share the columns finish one before they begin the next."""
+        phases = []
+        for stage in range(function.stages):
+            loops = [loop for loop in function.loops if loop.stage == stage]
+            if loops:
+                phases.append(self.rows(name, function, loops))
+            results: set[Array] | None = None
+            for number, product in enumerate(function.products):
+                if product.stage == stage:
+                    if results is None or product.result.array in results:  # perhaps in other columns
+                        results = set()
+                        phases.append([])
+                    results.add(product.result.array)
+                    phases[-1].append(self.product(name, product, number))
+        return phases
 
     def struct(self, name: str, array: Array) -> str:
         """Return the C expression of the ``struct array`` of an array."""
@@ -84,7 +106,7 @@ class Source:
         rows, result = (self.pointer(name, place) for place in (product.rows, product.result))
         rows_array, result_array = (self.struct(name, p.array) for p in (product.rows, product.result))
         sizes = f"{self.size(product.inner)}, {self.size(product.outer)}, {int(product.accumulate)}"
-        return f"multiply(call, &{rows_array}, {rows}, {number}, &{result_array}, {result}, {sizes});"
+        return f"multiply(call, t, part, &{rows_array}, {rows}, {number}, &{result_array}, {result}, {sizes});"
 
     def pointer(self, name: str, place: Place) -> str:
         """Return the C expression of the address of a place in row 0."""
@@ -105,12 +127,21 @@ class Source:
                     where = emitted.address(store.place)
                     dead.append(f"memset({where}, 0, {self.size(store.expr.width)} * sizeof(real));")
         ended = ["if (call->lengths && t >= call->lengths[b]) {", *_indent([*dead, "continue;"]), "}"]
-        inside = [*rows, *ended, *emitted.lines]
-        return [
-            "{",
-            *_indent([*starts, "for (long b = call->first; b < call->last; b++) {", *_indent(inside), "}"]),
+        over_rows = [
+            "for (long b = call->first; b < call->last; b++) {",
+            *_indent([*rows, *ended, *emitted.lines]),
             "}",
         ]
+        if emitted.shared:
+            width = self.size(loops[0].width)
+            for bound, part in (("low", "part"), ("high", "part + 1")):
+                starts.append(f"const long {bound} = first_column(call, {part}, {width});")
+        lines = [*starts, *over_rows]
+        return ["{", *_indent(_once(lines) if function.products and not emitted.shared else lines), "}"]
+
+    def shared(self, phase: list[str], function: Function) -> list[str]:
+        """Print a phase, which threads that share the columns divide; they do so only if there are products."""
+        return ["PARTS {", *_indent(phase), "}"] if function.products else phase
 
     def number(self, value: Any) -> str:
         """Print a number."""
@@ -135,6 +166,8 @@ class _Row:
         self.taken = {array.name + later for array in function.arrays() for later in ("", "_next", "_now")}
         self.scalars: dict[Expr, str] = {}
         self.lines: list[str] = []
+        # Columns are independent in a single loop only: other loops read what it writes, or its sums.
+        self.shared = bool(function.products) and len(loops) == 1 and not loops[0].reductions and loops[0].width > 1
         for loop in loops:
             self.loop(loop)
 
@@ -177,7 +210,8 @@ class _Row:
                 inside.append(f"{self.address(store.place, 'j')} {sign} {self.operand(store.expr, local)};")
             if only_sums:
                 self.lines.append(_simd(kinds.values()))
-            self.lines += [f"for (long j = 0; j < {self.source.size(loop.width)}; j++) {{", *_indent(inside), "}"]
+            low, high = ("low", "high") if self.shared else ("0", self.source.size(loop.width))
+            self.lines += [f"for (long j = {low}; j < {high}; j++) {{", *_indent(inside), "}"]
         self.scalars |= kinds
 
     def sums(self, inside: list[str], taken: dict[str, str], width: str) -> None:
@@ -226,6 +260,11 @@ class _Row:
         if not index:
             return f"{pointer} + {offset}" if offset else pointer
         return f"{pointer}[{offset} + {index}]" if offset else f"{pointer}[{index}]"
+
+
+def _once(lines: list[str]) -> list[str]:
+    """Print a phase that cannot be divided: the thread that takes the first part runs it."""
+    return ["if (!part) {", *_indent(lines), "}"]
 
 
 def _simd(sums: Iterable[str]) -> str:

@@ -30,9 +30,7 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
         out = left.new_empty(left.shape[0], right.shape[1])
     if kernel is None:  # autocast ignores products into given memory
         return torch.mm(left, right, out=out) if bias is None else torch.addmm(bias, left, right, out=out)
-    if bias is not None:
-        out.copy_(bias)
-    kernel(left, right, out, bias is not None)
+    kernel(left, right, out, bias if bias is None else bias.contiguous())
     return out
 
 

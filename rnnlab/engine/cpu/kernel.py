@@ -27,8 +27,16 @@ NUMBERS_A_THREAD = 2**18
 """Smallest number of elements for each thread if the columns are divided."""
 STEPS_TO_TRANSPOSE = 16
 """From this number of time steps on, the weights are copied transposed: products are then 1.1 to 1.6 times as fast."""
+MULTIPLICATIONS_TO_SHARE = 2**16
+"""Smallest number of multiplications of a time step for each thread that shares the columns with others. The threads
+wait for each other two to six times in a step, each time for about 0.2 microseconds."""
+MOST_MEMBERS = 31
+"""Largest number of threads that share the columns of the same rows (``take_part`` of ``c/team.h``)."""
 ROWS_TO_PACK = 32
 """From this number of rows on, over all time steps, packing the weights for rnnlab's GEMM kernel saves time."""
+
+MEETING = 51 * 8
+"""Size of a ``struct meeting`` of ``c/team.h`` in bytes."""
 
 Memory = dict[Array, Any]
 
@@ -102,9 +110,12 @@ class Kernel:
         products = (self.blas.product[self.dtype], multiply, pairs, self.blas.set_threads)
         tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]
         widths = [product.inner for product in wanted if precision == "bf16"]
-        rounded = self.take((batch_size, max(widths))) if widths else None
+        parts = self.parts(name, batch_size, steps)
+        members = self.members(name, batch_size, size)
+        rounded = self.take((members * batch_size, max(widths))) if widths else None
+        meetings = [array("q", bytes(MEETING)) for _ in parts]
         calls = []
-        for part, (first, last, low, high) in enumerate(self.parts(name, batch_size, steps)):
+        for part, (first, last, low, high) in enumerate(parts):
             described = array("q")
             for one, numbers in zip(arrays, tensors, strict=True):
                 if one.kind == "sum":
@@ -116,11 +127,13 @@ class Kernel:
             sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
             ends = 0 if lengths is None else lengths.data_ptr()
-            place = rounded[first:].data_ptr() if widths else 0
-            arguments = array("q", [steps, first, last, ends, *pointers, place, *products])
-            calls.append((arguments, described, sizes))
+            meeting = meetings[part].buffer_info()[0]
+            for member in range(members):
+                place = rounded[member * batch_size + first :].data_ptr() if widths else 0
+                numbers = [steps, first, last, ends, *pointers, place, *products, member, members, meeting]
+                calls.append((array("q", numbers), described, sizes))
         pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
-        threads.run(function, pointers, (memory, constants, weights, rounded, calls))
+        threads.run(function, pointers, (memory, constants, weights, matrices, rounded, meetings, calls))
 
     def take(self, shape: Sequence[int]) -> Tensor:
         """Return uninitialised memory for an array."""
@@ -146,6 +159,22 @@ class Kernel:
             for row in range(rows)
             for tile in range(tiles)
         ]
+
+    def members(self, name: str, batch_size: int, size: int) -> int:
+        """Return the number of threads that share the columns of the same rows.
+
+        Args:
+            name: the function.
+            batch_size: B.
+            size: the number of multiplications of a time step for one row.
+        """
+        rows = row_shares(batch_size)
+        is_shared = torch.get_num_threads() > rows and getattr(self.lowered, name).products
+        return (
+            max(1, min(torch.get_num_threads() // rows, MOST_MEMBERS, size // MULTIPLICATIONS_TO_SHARE))
+            if is_shared
+            else 1
+        )
 
     def sums(self, batch_size: int, steps: int) -> Memory:
         """Return zeros for the gradients of constants: for every thread, sums over one time step and over all steps."""

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from math import prod
 
 import torch
 from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
+from rnnlab.engine.cpu.memory import HUGE, take
 
 MULTIPLICATIONS_A_THREAD = 2**21
 """Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
+
+PACKED = 2**17
+"""Largest number of elements of the right matrix that are packed at once, if they are more than ``depth`` rows. They
+are read for every group of rows and should stay in a cache of 1 MiB."""
 
 
 class OwnGemm:
@@ -59,29 +65,39 @@ class OwnGemm:
         return panels
 
     def _panels(self, inner: int, outer: int) -> Tensor:
-        return torch.empty(-(-outer // self.width), inner, self.width, dtype=self.dtype, device="cpu")
+        shape = (-(-outer // self.width), inner, self.width)
+        numbers, huge = prod(shape), HUGE // self.dtype.itemsize
+        if 2 * numbers < huge:
+            return torch.empty(shape, dtype=self.dtype, device="cpu")
+        return take((-(-numbers // huge) * huge,), self.dtype)[:numbers].view(shape)  # whole huge pages
 
-    def __call__(self, left: Tensor, right: Tensor, out: Tensor, add: bool, shares: int | None = None) -> None:
-        """Compute ``out [rows, outer] = left [rows, inner] @ right [inner, outer]``.
+    def __call__(
+        self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None, shares: int | None = None
+    ) -> None:
+        """Compute ``out [rows, outer] = left [rows, inner] @ right [inner, outer] + bias [outer]``.
 
         Args:
             left: left factor, with any strides.
             right: right factor, with any strides.
             out: tensor for the result, with contiguous rows.
-            add: whether the product is added to ``out``.
+            bias: contiguous vector that is added to every row; None for no bias.
             shares: number of threads; None to choose it from the amount of work.
         """
         (rows, inner), outer = left.shape, right.shape[1]
         if shares is None:
             worth = rows * inner * outer // MULTIPLICATIONS_A_THREAD
             shares = max(1, min(torch.get_num_threads(), worth, rows // 8))
-        calls, room = [], [self._panels(min(inner, self.depth), outer) for _ in range(shares)]
+        start = 0 if bias is None else bias.data_ptr()
+        packed = min(inner, max(1, PACKED // (outer * self.depth)) * self.depth)
+        calls, room = [], [self._panels(packed, outer) for _ in range(shares)]
         for part, panels in enumerate(room):
             first, last = rows * part // shares, rows * (part + 1) // shares
             matrices = [(left[first:last], left), (right, right), (out[first:last], out)]
             described = [number for view, whole in matrices for number in (view.data_ptr(), *whole.stride())]
-            calls.append(array("q", [*described, last - first, inner, outer, add, panels.data_ptr()]))
-        threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, calls, room))
+            calls.append(array("q", [*described, last - first, inner, outer, start, panels.data_ptr(), packed]))
+        threads.run(
+            self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, bias, calls, room)
+        )
 
 
 def source() -> str:

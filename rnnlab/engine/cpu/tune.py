@@ -157,7 +157,7 @@ def _contenders(
     left, weight = torch.ones(rows, inner, **like), torch.ones(outer, inner, **like)
     if use == "step":
         return _step(own, blas, left, weight.t())
-    mine, theirs = (lambda a, b, out: own(a, b, out, False, 1)), (lambda a, b, out: torch.mm(a, b, out=out))
+    mine, theirs = (lambda a, b, out: own(a, b, out, shares=1)), (lambda a, b, out: torch.mm(a, b, out=out))
     return _layer(mine, left, weight), _layer(theirs, left, weight)
 
 

@@ -20,25 +20,32 @@ typedef real factor;
 #endif
 
 /* A block of the result is ROWS x WIDTH, with a WIDTH of two vectors: the largest block that fits into the registers.
-   The rows are divided into groups of TALL, and the inner dimension into parts of DEPTH, so that the operands stay in
-   the caches: a panel is multiplied by one group of rows at a time. */
+   The inner dimension is divided into parts of DEPTH, and the rows into groups of GROUP, one cache line of a
+   column-major left matrix. A group stays in the L1 cache and is multiplied by one panel after the other, so that its
+   rows of the result are written from front to back. */
 #if defined(__AVX512F__)
 enum { BYTES = 64, ROWS = 8 };
 #elif defined(__AVX__)
-enum { BYTES = 32, ROWS = 4 };
+enum { BYTES = 32, ROWS = 6 };
 #else
-enum { BYTES = 16, ROWS = 4 };
+enum { BYTES = 16, ROWS = 6 };
 #endif
-enum { LANES = BYTES / sizeof(real), WIDTH = 2 * LANES, TALL = 128, DEPTH = 256 };
+enum { LANES = BYTES / sizeof(real), WIDTH = 2 * LANES, DEPTH = 256, GROUP = 64 / sizeof(real) };
 typedef real vector __attribute__((vector_size(BYTES)));
-typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real))));
+typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 /* Element [i, j] is at[i * row + j * column]. */
 struct matrix { real *at; long row, column; };
 
-/* result [rows, outer] = left [rows, inner] right [inner, outer], added to the result if add is 1. panels: memory for
-   DEPTH rows of the right matrix. */
-struct call { struct matrix left, right, result; long rows, inner, outer, add; real *panels; };
+/* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. panels: memory for
+   `packed` rows of the right matrix, a multiple of DEPTH or all. */
+struct call {
+  struct matrix left, right, result;
+  long rows, inner, outer;
+  const real *bias;
+  real *panels;
+  long packed;
+};
 
 long width(void) { return WIDTH; }
 long depth(void) { return DEPTH; }
@@ -61,10 +68,23 @@ void pack(const real *from, long row, long column, long inner, long outer, facto
       }
 }
 
-static inline vector add_product(vector sum, factor x, const factor *right) {
-  return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x), (__m512bh)_mm512_loadu_si512(right));
+static inline vector add_product(vector sum, factor x, vector y) {
+  return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x), (__m512bh)y);
 }
 #else
+typedef real quad __attribute__((vector_size(4 * sizeof(real)), aligned(sizeof(real))));
+#define mixed(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+
+/* Copy 4 x 4 numbers transposed; `from` and `to` are the distances of rows. */
+static inline void transpose(const real *source, long from, real *target, long to) {
+  const quad a = *(const quad *)source, b = *(const quad *)(source + from);
+  const quad c = *(const quad *)(source + 2 * from), d = *(const quad *)(source + 3 * from);
+  const quad e = mixed(a, b, 0, 4, 1, 5), f = mixed(a, b, 2, 6, 3, 7), g = mixed(c, d, 0, 4, 1, 5);
+  const quad h = mixed(c, d, 2, 6, 3, 7);
+  *(quad *)target = mixed(e, g, 0, 1, 4, 5), *(quad *)(target + to) = mixed(e, g, 2, 3, 6, 7);
+  *(quad *)(target + 2 * to) = mixed(f, h, 0, 1, 4, 5), *(quad *)(target + 3 * to) = mixed(f, h, 2, 3, 6, 7);
+}
+
 /* Pack a matrix [inner, outer] into panels [inner, WIDTH], one for every WIDTH columns; zeros pad the last panel. */
 void pack(const real *from, long row, long column, long inner, long outer, real *panels) {
   for (long j = 0; j < outer; j += WIDTH, from += WIDTH * column, panels += inner * WIDTH) {
@@ -72,60 +92,86 @@ void pack(const real *from, long row, long column, long inner, long outer, real 
     if (width < WIDTH) memset(panels, 0, inner * WIDTH * sizeof(real));
     if (column == 1)
       for (long k = 0; k < inner; k++) memcpy(panels + k * WIDTH, from + k * row, width * sizeof(real));
-    else
+    else {
+      const long whole = row == 1 && width == WIDTH ? inner / GROUP * GROUP : 0;
+      for (long first = 0; first < whole; first += GROUP) /* the width of a cache line, so that each is read once */
+        for (long i = 0; i < WIDTH; i += 4)
+          for (long k = first; k < first + GROUP; k += 4)
+            transpose(from + k + i * column, column, panels + k * WIDTH + i, WIDTH);
       for (long i = 0; i < width; i++)
-        for (long k = 0; k < inner; k++) panels[k * WIDTH + i] = from[k * row + i * column];
+        for (long k = whole; k < inner; k++) panels[k * WIDTH + i] = from[k * row + i * column];
+    }
   }
 }
 
-static inline vector add_product(vector sum, factor x, const factor *right) {
-  return sum + x * *(const unaligned *)right;
-}
+static inline vector add_product(vector sum, factor x, vector y) { return sum + x * y; }
 #endif
 
-/* Multiply `rows` rows by `panels` panels. Both are constants at every call, so that the loops are unrolled. */
-static inline __attribute__((always_inline)) void block(const int rows, const int panels, long inner,
-                                                        const factor *left, long row, long column,
-                                                        const factor *right, real *result,
-                                                        long result_row, int add) {
-  vector sum[ROWS][8];
-  for (int i = 0; i < rows; i++)
-    for (int v = 0; v < 2 * panels; v++) sum[i][v] = (vector){0};
-  for (long k = 0; k < inner; k++)
-    for (int i = 0; i < rows; i++) {
-      const factor x = left[i * row + k * column];
-      for (int v = 0; v < 2 * panels; v++)
-        sum[i][v] = add_product(sum[i][v], x, right + v / 2 * inner * WIDTH + k * WIDTH + v % 2 * LANES);
-    }
-  for (int i = 0; i < rows; i++)
-    for (int v = 0; v < 2 * panels; v++) {
-      unaligned *to = (unaligned *)(result + i * result_row + v * LANES);
-      *to = add ? *to + sum[i][v] : sum[i][v];
-    }
+/* Load a vector, which `rows` rows use. If registers are scarce, gcc would load it again for every row. */
+static inline __attribute__((always_inline)) vector load(const factor *from, const int rows) {
+  vector loaded = *(const unaligned *)from;
+#ifdef __SSE__
+  if (rows > 1) __asm__("" : "+v"(loaded));
+#endif
+  return loaded;
 }
+
+/* Define a function that multiplies HIGH rows by WIDE panels. Each has all registers for itself, as it is not inlined. */
+#define BLOCK(name, HIGH, WIDE)                                                                                   \
+  static __attribute__((noinline)) void name(long inner, const factor *left, long row, long column,               \
+                                             const factor *right, real *result, long result_row, int add) {      \
+    vector sum[HIGH][2 * WIDE];                                                                                   \
+    for (int i = 0; i < HIGH; i++)                                                                                \
+      for (int v = 0; v < 2 * WIDE; v++) sum[i][v] = (vector){0};                                                 \
+    for (long k = 0; k < inner; k++) {                                                                            \
+      vector y[2 * WIDE];                                                                                         \
+      for (int v = 0; v < 2 * WIDE; v++)                                                                          \
+        y[v] = load(right + v / 2 * inner * WIDTH + k * WIDTH + v % 2 * LANES, HIGH);                             \
+      for (int i = 0; i < HIGH; i++) {                                                                            \
+        const factor x = left[i * row + k * column];                                                              \
+        for (int v = 0; v < 2 * WIDE; v++) sum[i][v] = add_product(sum[i][v], x, y[v]);                           \
+      }                                                                                                           \
+    }                                                                                                             \
+    for (int i = 0; i < HIGH; i++)                                                                                \
+      for (int v = 0; v < 2 * WIDE; v++) {                                                                        \
+        unaligned *to = (unaligned *)(result + i * result_row + v * LANES);                                       \
+        *to = add ? (vector)*to + sum[i][v] : sum[i][v];                                                          \
+      }                                                                                                           \
+  }
+BLOCK(block, ROWS, 1)
+BLOCK(block_4, 4, 1)
+BLOCK(block_2, 2, 1)
+BLOCK(block_1, 1, 1)
+BLOCK(wide_2, 1, 2)
+BLOCK(wide_4, 1, 4)
 
 /* Multiply rows by panels. The terms of a sum are added in the same order for any number of rows. */
 void multiply(long rows, long inner, long outer, const factor *left, long row, long column, const factor *panels,
               real *result, long result_row, int add) {
   real rest[ROWS * WIDTH];
   long j = 0;
-  if (rows == 1) /* four panels at once: the additions of a single panel depend on each other */
+  if (rows == 1) { /* several panels at once: the additions of a single panel depend on each other */
     for (; j + 4 * WIDTH <= outer; j += 4 * WIDTH)
-      block(1, 4, inner, left, row, column, panels + j * inner, result + j, result_row, add);
+      wide_4(inner, left, row, column, panels + j * inner, result + j, result_row, add);
+    for (; j + 2 * WIDTH <= outer; j += 2 * WIDTH)
+      wide_2(inner, left, row, column, panels + j * inner, result + j, result_row, add);
+  }
   for (; j < outer; j += WIDTH) {
     const long width = outer - j;
     for (long i = 0, n; i < rows; i += n) {
-      n = rows - i >= ROWS ? ROWS : rows - i >= 4 ? 4 : 1;
+      n = rows - i >= ROWS ? ROWS : rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
       const factor *from = left + i * row, *right = panels + j * inner;
       real *there = result + i * result_row + j, *to = width < WIDTH ? rest : there;
       const long to_row = width < WIDTH ? WIDTH : result_row;
       const int to_add = width < WIDTH ? 0 : add;
       if (n == ROWS)
-        block(ROWS, 1, inner, from, row, column, right, to, to_row, to_add);
+        block(inner, from, row, column, right, to, to_row, to_add);
       else if (n == 4)
-        block(4, 1, inner, from, row, column, right, to, to_row, to_add);
+        block_4(inner, from, row, column, right, to, to_row, to_add);
+      else if (n == 2)
+        block_2(inner, from, row, column, right, to, to_row, to_add);
       else
-        block(1, 1, inner, from, row, column, right, to, to_row, to_add);
+        block_1(inner, from, row, column, right, to, to_row, to_add);
       for (long b = 0; b < n && width < WIDTH; b++)
         for (long c = 0; c < width; c++)
           there[b * result_row + c] = (add ? there[b * result_row + c] : 0) + rest[b * WIDTH + c];
@@ -134,14 +180,41 @@ void multiply(long rows, long inner, long outer, const factor *left, long row, l
 }
 
 #ifndef PAIRS
+/* Multiply the rows of one group by the packed rows k to end - 1 of the right matrix. */
+static void share_of_group(const struct call *call, long i, long k, long end) {
+  const struct matrix *a = &call->left, *c = &call->result;
+  const long rows = call->rows - i < GROUP ? call->rows - i : GROUP;
+  const real *panels = call->panels;
+  real *result = c->at + i * c->row, packed[DEPTH * GROUP];
+  if (call->bias && !k)
+    for (long r = 0; r < rows; r++) memcpy(result + r * c->row, call->bias, call->outer * sizeof(real));
+  for (long inner; k < end; k += inner, panels += inner * ((call->outer + WIDTH - 1) / WIDTH * WIDTH)) {
+    const real *left = a->at + i * a->row + k * a->column;
+    long row = a->row, column = a->column;
+    inner = end - k < DEPTH ? end - k : DEPTH;
+    if (column != 1) { /* otherwise every element of a row would be read from another page */
+      if (row == 1 && rows == GROUP)
+        for (long d = 0; d < inner; d++) memcpy(packed + d * GROUP, left + d * column, GROUP * sizeof(real));
+      else
+        for (long d = 0; d < inner; d++)
+          for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
+      left = packed, row = 1, column = GROUP;
+    }
+    multiply(rows, inner, call->outer, left, row, column, panels, result, c->row, call->bias || k);
+  }
+}
+
 static void share_of_rows(const struct call *call) {
-  const struct matrix *a = &call->left, *b = &call->right, *c = &call->result;
-  for (long k = 0; k < call->inner; k += DEPTH) {
-    const long inner = call->inner - k < DEPTH ? call->inner - k : DEPTH;
-    pack(b->at + k * b->row, b->row, b->column, inner, call->outer, call->panels);
-    for (long i = 0; i < call->rows; i += TALL)
-      multiply(call->rows - i < TALL ? call->rows - i : TALL, inner, call->outer, a->at + i * a->row + k * a->column,
-               a->row, a->column, call->panels, c->at + i * c->row, c->row, call->add || k);
+  const struct matrix *b = &call->right;
+  for (long first = 0, end; first < call->inner; first = end) {
+    real *panels = call->panels;
+    end = call->inner - first < call->packed ? call->inner : first + call->packed;
+    for (long k = first, inner; k < end; k += inner) {
+      inner = end - k < DEPTH ? end - k : DEPTH;
+      pack(b->at + k * b->row, b->row, b->column, inner, call->outer, panels);
+      panels += inner * ((call->outer + WIDTH - 1) / WIDTH * WIDTH);
+    }
+    for (long i = 0; i < call->rows; i += GROUP) share_of_group(call, i, first, end);
   }
 }
 

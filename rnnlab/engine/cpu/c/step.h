@@ -23,7 +23,10 @@ typedef void (*blas_gemm)(const char *, const char *, const int *, const int *, 
 typedef void (*own_gemm)(long, long, long, const real *, long, long, const real *, real *, long, int);
 
 /* One thread's share: rows first to last - 1 of the batch, over T time steps. Row b has lengths[b] steps, or T if
-   lengths is null. sizes: the numbers behind n0, n1, ... of the generated code. */
+   lengths is null. sizes: the numbers behind n0, n1, ... of the generated code.
+
+   If there are too few rows for all threads, `members` threads share the columns of the same rows: they divide every
+   loop and every product into parts. */
 struct call {
   long T, first, last;
   const long *lengths, *sizes;
@@ -34,7 +37,27 @@ struct call {
   own_gemm multiply;          /* the kernel of gemm.c; null if the BLAS was measured to be faster */
   long pairs;                 /* whether that kernel takes rows of bfloat16 numbers */
   int (*set_threads)(int);    /* sets the BLAS's threads for this thread; null if the BLAS has no such function */
+  long member, members;
+  struct meeting *meeting;
 };
+
+/* Run a statement for the parts of a phase that fall to this thread; all threads count the phases alike. */
+static inline long next_part(const struct call *call, long phase, long part) {
+  if (call->members == 1) return part < 0 ? 0 : -1;
+  if (part >= 0) __atomic_add_fetch(&call->meeting->done, 1, __ATOMIC_ACQ_REL);
+  return take_part(call->meeting, phase, call->member, call->members);
+}
+#define PARTS \
+  for (long phase = (*phases)++, part = next_part(call, phase, -1); part >= 0; part = next_part(call, phase, part))
+
+/* The columns of a part are first_column(part) to first_column(part + 1) - 1: whole panels of gemm.c and whole cache
+   lines. */
+enum { BLOCK = 32 };
+static inline long first_column(const struct call *call, long part, long width) {
+  if (part == 0) return 0; /* most often there is one part, and a division takes time */
+  if (part == call->members) return width;
+  return (width + BLOCK - 1) / BLOCK * part / call->members * BLOCK;
+}
 
 /* In the backward pass denormal numbers are flushed to zero. Gradients that vanish over many steps become denormal, and
    an operation on a denormal takes a hundred times as long. */
@@ -83,14 +106,29 @@ static void round_rows(const float *from, long row, long rows, long width, int p
 }
 #endif
 
-/* result [rows, outer] = rows [rows, inner] times weight; added to the result if add is 1. A BLAS is column-major, so
+/* Multiply by rnnlab's kernel, columns first to last - 1 of the result. Every other time step goes through the weight
+   backwards: what it read last is still in the cache. */
+static void multiply_own(const struct call *call, long t, long rows, long inner, const real *left, long row,
+                         const real *panels, real *result, long result_row, int add, long first, long last) {
+  enum { COLUMNS = 4 * BLOCK };
+  const long parts = (last - first + COLUMNS - 1) / COLUMNS;
+  for (long part = 0; part < parts; part++) {
+    const long j = first + (t % 2 ? parts - 1 - part : part) * COLUMNS;
+    call->multiply(rows, inner, last - j < COLUMNS ? last - j : COLUMNS, left, row, 1, panels + j * inner, result + j,
+                   result_row, add);
+  }
+}
+
+/* result [rows, outer] = rows [rows, inner] times weight, the columns of a part; added to the result if add is 1. A BLAS is column-major, so
    the factors are swapped. */
-static void multiply(const struct call *call, const struct array *a, const real *rows, int weight,
+static void multiply(const struct call *call, long t, long part, const struct array *a, const real *rows, int weight,
                      const struct array *c, real *result, long inner, long outer, real add) {
   const struct weight *w = &call->weights[weight];
-  const int m = outer, n = call->last - call->first, ld = w->ld, ldc = c->row;
+  const long first = first_column(call, part, outer), last = first_column(call, part + 1, outer);
+  const int m = last - first, n = call->last - call->first, ld = w->ld, ldc = c->row;
   const real one = 1;
   int k = inner, lda = a->row;
+  if (m <= 0) return;
   rows += call->first * lda, result += call->first * ldc;
 #ifdef SINGLE
   if (call->rounded) {
@@ -98,8 +136,9 @@ static void multiply(const struct call *call, const struct array *a, const real 
     rows = call->rounded, lda = k = call->pairs ? (inner + 1) / 2 : inner;
   }
 #endif
-  if (call->multiply) return call->multiply(n, k, m, rows, lda, 1, w->at, result, ldc, add != 0);
-  call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, w->at, &ld, rows, &lda, &add, result, &ldc);
+  if (call->multiply) return multiply_own(call, t, n, k, rows, lda, w->at, result, ldc, add != 0, first, last);
+  const real *at = w->at + first * (w->transposed ? ld : 1);
+  call->product(w->transposed ? "T" : "N", "N", &m, &n, &k, &one, at, &ld, rows, &lda, &add, result + first, &ldc);
 }
 
 /* For every sequence that has ended, copy the state from one time step to another. */
@@ -110,10 +149,11 @@ static void copy_rows(const struct call *call, const struct array *a, long from,
 }
 
 /* Accumulate the gradient of a constant: over the rows of a step in the array's precision, over the steps in double. */
-static void add_up(const struct call *call, const struct array *a, long width) {
+static void add_up(const struct call *call, long part, const struct array *a, long width) {
   const long rows = a->row ? call->last : call->first + 1;
+  const long first = first_column(call, part, width), last = first_column(call, part + 1, width);
   for (long b = call->first; b < rows; b++)
-    for (long j = 0; j < width; j++) {
+    for (long j = first; j < last; j++) {
       real *sum = a->at + b * a->row + j;
       a->total[b * a->row + j] += *sum;
       *sum = 0;
@@ -125,7 +165,8 @@ static void add_up(const struct call *call, const struct array *a, long width) {
 #define FORWARD(name)                                                               \
   static void name##_share(const struct call *call) {                               \
     const int threads = call->set_threads ? call->set_threads(1) : 0;               \
-    for (long t = 0; t < call->T; t++) name##_step(call, call->arrays, t);          \
+    for (long t = 0, phase = 0; t < call->T; t++)                                   \
+      name##_step(call, call->arrays, t, &phase);                                   \
     if (call->set_threads) call->set_threads(threads);                              \
   }                                                                                 \
   void name(struct team *team) { together(team, name##_share); }
@@ -134,7 +175,8 @@ static void add_up(const struct call *call, const struct array *a, long width) {
   static void name##_share(const struct call *call) {                               \
     const int threads = call->set_threads ? call->set_threads(1) : 0;               \
     const unsigned long mode = flush();                                             \
-    for (long t = call->T - 1; t >= 0; t--) name##_step(call, call->arrays, t);     \
+    for (long t = call->T - 1, phase = 0; t >= 0; t--)                              \
+      name##_step(call, call->arrays, t, &phase);                                   \
     restore(mode);                                                                  \
     if (call->set_threads) call->set_threads(threads);                              \
   }                                                                                 \
