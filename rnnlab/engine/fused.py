@@ -245,19 +245,20 @@ class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.plan, ctx.every = plan, interval(plan.steps)
-        outputs, final, checkpoints = plan.step.heads.forward(*plan.parts(tensors), plan.lengths, ctx.every)
-        ctx.save_for_backward(inputs, checkpoints, *tensors)
+        outputs, final, kept = plan.step.heads.forward(*plan.parts(tensors), plan.lengths, ctx.every)
+        ctx.save_for_backward(inputs, *kept, *tensors)
         return outputs, *final
 
     @staticmethod
     def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
-        plan, (inputs, checkpoints, *tensors) = ctx.plan, ctx.saved_tensors
+        plan, (inputs, *kept) = ctx.plan, ctx.saved_tensors
+        kept, tensors = kept[:2], kept[2:]
         constants, prepared, state = plan.parts(tensors)
         gradients = (output_gradients, *state_gradients)
         if is_observed_backward(*gradients):
             return None, None, *through_reference(plan, inputs, constants, state, gradients)
         found = plan.step.heads.backward(
-            constants, prepared, state, checkpoints, output_gradients, state_gradients, plan.lengths, ctx.every
+            constants, prepared, state, kept, output_gradients, state_gradients, plan.lengths, ctx.every
         )
         return None, None, *found
 

@@ -46,7 +46,7 @@ class HeadKernel:
     def forward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor],
         lengths: Tensor | None, every: int,
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
         """Run all time steps.
 
         Args:
@@ -57,20 +57,24 @@ class HeadKernel:
             every: the number of steps between two checkpoints; 0 to store none.
 
         Returns:
-            outputs ``[T, B, ...]``, the final state, and the checkpoints, ``[T / every, B, heads, record]``.
+            outputs ``[T, B, ...]``, the final state, and what `backward` needs: the sums, ``[T, B, heads, sums]``, and
+            the checkpoints, ``[T / every, B, heads, record]``; nothing if ``every`` is 0.
         """
         steps, rows = inputs[0].shape[:2]
         record = (rows, self.source.heads, self.source.record)
         outputs = take((steps, rows, *self.program.output.shape[1:]), self.dtype)
         checkpoints = take((-(-steps // every) if every else 0, *record), self.dtype)
+        # Without a backward pass all steps store their sums in the same place.
+        sums = take((steps if every else 1, rows, self.source.heads, self.source.sums), self.dtype)
         first, last = self._packed(state, rows), take(record, self.dtype)
-        tensors = [*self._read(inputs, constants), outputs, checkpoints, first, last]
+        tensors = [*self._read(inputs, constants), outputs, sums if every else sums.expand(steps, -1, -1, -1)]
+        tensors += [checkpoints, first, last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
-        return outputs, self._unpacked(last, state), checkpoints if every else None
+        return outputs, self._unpacked(last, state), [sums, checkpoints] if every else []
 
     def backward(
-        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], checkpoints: Tensor,
+        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
         output_gradients: Tensor, state_gradients: Sequence[Tensor], lengths: Tensor | None, every: int,
     ) -> list[Tensor | None]:  # fmt: skip
         """Return the gradients of constants, inputs and initial state; None for a tensor without a gradient.
@@ -79,7 +83,7 @@ class HeadKernel:
             constants: the constants.
             inputs: the prepared inputs, ``[T, B, ...]``.
             state: the initial state.
-            checkpoints: from `forward`.
+            kept: sums and checkpoints from `forward`.
             output_gradients: gradients of the outputs, ``[T, B, ...]``.
             state_gradients: gradients of the final state.
             lengths: int64 ``[B]`` or None.
@@ -97,7 +101,7 @@ class HeadKernel:
             if v in self.program.constants
         }
         (upstream,) = self._read([output_gradients], [])
-        tensors = [*self._read(inputs, constants), upstream, checkpoints, first, last, *own.values()]
+        tensors = [*self._read(inputs, constants), upstream, *kept, first, last, *own.values()]
         scratch = self.source.scratch + (every + 3) * self.source.record
         self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
         found: list[Tensor | None] = []
