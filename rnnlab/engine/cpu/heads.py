@@ -17,14 +17,6 @@ from rnnlab.engine.ir.derive import Backward
 from rnnlab.engine.ir.operations import OPERATIONS
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value
 
-FOLDED = """/* The sum of 16 numbers. */
-inlined real folded(const real *x) {
-  real a[8], b[4];
-  for (long j = 0; j < 8; j++) a[j] = x[j] + x[j + 8];
-  for (long j = 0; j < 4; j++) b[j] = a[j] + a[j + 4];
-  return (b[0] + b[2]) + (b[1] + b[3]);
-}"""
-
 SHARE = """static void {name}_share(const struct call *call) {{
   const struct array *const a = call->arrays;
   const long every = call->sizes[0];
@@ -121,7 +113,7 @@ class HeadSource:
         self.kept, self.sums = self._kept()
         self.scratch = 0
         sizes = f"enum {{ HEADS = {self.heads}, RECORD = {self.record} }};"
-        self.text = "\n\n".join(['#include "step.h"', sizes, FOLDED, self._forward(), self._backward(), ""])
+        self.text = "\n\n".join(['#include "step.h"\n#include "heads.h"', sizes, self._forward(), self._backward(), ""])
 
     def size(self, value: Value) -> int:
         """Return the number of elements of a head of an input, a state, a constant, the output or a gradient."""

@@ -321,8 +321,11 @@ class _Nest:
                 name, place = f"{value}_s{row}", self.body.places.get(value)
                 sums.append(name)
                 start.append(f"real {name}[{LANES}] = {{0}};" if by_lane else f"real {name} = {self._start(value)};")
-                total = f"folded({name})" if by_lane else name
-                after += [f"{place}[{_shift(index, row)}] = {total};"] if place else []
+                if by_lane and rows == ROWS:
+                    names = ", ".join(f"{value}_s{n}" for n in range(rows))
+                    after += [f"folded4({names}, {place} + {index});"] if place and not row else []
+                elif place:
+                    after += [f"{place}[{_shift(index, row)}] = {f'folded({name})' if by_lane else name};"]
             if is_matrix:
                 outer = self.levels[1]
                 block = _in_row(block, outer, row)
