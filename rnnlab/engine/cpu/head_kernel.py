@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
 from rnnlab.engine.cpu.heads import HeadSource
+from rnnlab.engine.cpu.linear import side_by_side
 from rnnlab.engine.cpu.memory import take
 from rnnlab.engine.ir.derive import Backward
 from rnnlab.engine.ir.program import Program
@@ -93,7 +94,8 @@ class HeadKernel:
         last = self._packed(state_gradients, rows)
         first = torch.empty_like(last)
         leaves = dict(zip((*self.program.inputs, *self.program.constants), (*inputs, *constants), strict=True))
-        own = {v: take(leaves[v].shape, self.dtype) for v in self.source.learned if v in self.program.inputs}
+        learned = [v for v in self.source.learned if v in self.program.inputs]
+        own = dict(zip(learned, side_by_side([leaves[v] for v in learned], self.dtype), strict=True))
         shares = len(self._parts(rows))
         sums = {
             v: torch.zeros((shares, leaves[v].numel()), dtype=torch.float64, device="cpu")
