@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
 from rnnlab.engine.cpu.heads import HeadSource
+from rnnlab.engine.cpu.linear import side_by_side
 from rnnlab.engine.cpu.memory import take
-from rnnlab.engine.ir.program import Value
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -41,7 +41,7 @@ class HeadKernel:
     def forward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor],
         lengths: Tensor | None, every: int,
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
         """Run all time steps.
 
         Args:
@@ -52,20 +52,24 @@ class HeadKernel:
             every: the number of steps between two checkpoints; 0 to store none.
 
         Returns:
-            outputs ``[T, B, ...]``, the final state, and the checkpoints, ``[T / every, B, heads, record]``.
+            outputs ``[T, B, ...]``, the final state, and what `backward` needs: the sums, ``[T, B, heads, sums]``, and
+            the checkpoints, ``[T / every, B, heads, record]``; nothing if ``every`` is 0.
         """
         steps, rows = inputs[0].shape[:2]
         record = (rows, self.source.heads, self.source.record)
         outputs = take((steps, rows, *self.program.output.shape[1:]), self.dtype)
         checkpoints = take((-(-steps // every) if every else 0, *record), self.dtype)
+        # Without a backward pass all steps store their sums in the same place.
+        sums = take((steps if every else 1, rows, self.source.heads, self.source.sums), self.dtype)
         first, last = self._packed(state, rows), take(record, self.dtype)
-        tensors = [*self._read(inputs, constants), outputs, checkpoints, first, last]
+        tensors = [*self._read(inputs, constants), outputs, sums if every else sums.expand(steps, -1, -1, -1)]
+        tensors += [checkpoints, first, last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
-        return outputs, self._unpacked(last, state), checkpoints if every else None
+        return outputs, self._unpacked(last, state), [sums, checkpoints] if every else []
 
     def backward(
-        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], checkpoints: Tensor,
+        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
         output_gradients: Tensor, state_gradients: Sequence[Tensor], lengths: Tensor | None, every: int,
     ) -> list[Tensor | None]:  # fmt: skip
         """Return the gradients of constants, inputs and initial state; None for a tensor without a gradient.
@@ -74,7 +78,7 @@ class HeadKernel:
             constants: the constants.
             inputs: the prepared inputs, ``[T, B, ...]``.
             state: the initial state.
-            checkpoints: from `forward`.
+            kept: sums and checkpoints from `forward`.
             output_gradients: gradients of the outputs, ``[T, B, ...]``.
             state_gradients: gradients of the final state.
             lengths: int64 ``[B]`` or None.
@@ -84,9 +88,10 @@ class HeadKernel:
         last = self._packed(state_gradients, rows)
         first = torch.empty_like(last)
         leaves = dict(zip((*self.program.inputs, *self.program.constants), (*inputs, *constants), strict=True))
-        own = {
-            v: take(self._by_head(v, leaves[v]), self.dtype) for v in self.source.learned if v in self.program.inputs
-        }
+        learned = [value for value in self.source.learned if value in self.program.inputs]
+        whole = [value for value in learned if value not in self.source.shared]
+        found_in = dict(zip(whole, side_by_side([leaves[v] for v in whole], self.dtype), strict=True))
+        own = {v: found_in[v] if v in found_in else take(self._by_head(leaves[v]), self.dtype) for v in learned}
         shares = len(self._parts(rows))
         sums = {
             v: torch.zeros((shares, leaves[v].numel()), dtype=torch.float64, device="cpu")
@@ -94,7 +99,7 @@ class HeadKernel:
             if v in self.program.constants
         }
         (upstream,) = self._read([output_gradients], [])
-        tensors = [*self._read(inputs, constants), upstream, checkpoints, first, last, *own.values()]
+        tensors = [*self._read(inputs, constants), upstream, *kept, first, last, *own.values()]
         scratch = self.source.scratch + (every + 3) * self.source.record
         self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
         found: list[Tensor | None] = []
@@ -106,10 +111,9 @@ class HeadKernel:
         gradients = self._unpacked(first, state)
         return found + [g if s.requires_grad else None for g, s in zip(gradients, state, strict=True)]
 
-    def _by_head(self, value: Value, tensor: Tensor) -> Sequence[int]:
-        """Return the shape of the gradient of an input, with a part for each head if all heads share the input."""
-        shape = tensor.shape
-        return (*shape[:2], self.source.heads, *shape[3:]) if value in self.source.shared else shape
+    def _by_head(self, tensor: Tensor) -> Sequence[int]:
+        """Return the shape of the gradient of an input that all heads share, with a part for each head."""
+        return (*tensor.shape[:2], self.source.heads, *tensor.shape[3:])
 
     def _read(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
         """Return tensors in the dtype of the step; the axes after the batch are contiguous, constants altogether."""
