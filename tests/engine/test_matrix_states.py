@@ -81,6 +81,19 @@ class Decaying(Cell):
         return (y * weights).flatten(1) * b + b, (R, S)
 
 
+class Twice(Decaying):
+    """The same constant is passed twice."""
+
+    def prepare(self, inputs):
+        (decay, b), parts = super().prepare(inputs)
+        return (decay, decay, b), parts
+
+    def step(self, constants, inputs, state):
+        decay, again, b = constants
+        output, (S, R) = super().step((decay, b), inputs, state)
+        return output, (S, R * again)
+
+
 class Shared(Cell):
     """All heads share query, key and decay; the output is normalised over all heads, gated and projected."""
 
@@ -172,6 +185,7 @@ CELLS = {
     "delta": Delta,
     "delta-1": lambda: Delta(1, 8, 2),
     "decaying": Decaying,
+    "twice": Twice,
     "shared": Shared,
     "shared-1": lambda: Shared(1),
     "shared-4": lambda: Shared(4, 2, 2),
