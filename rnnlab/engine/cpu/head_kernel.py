@@ -61,12 +61,13 @@ class HeadKernel:
         checkpoints = take((-(-steps // every) if every else 0, *record), self.dtype)
         # Without a backward pass all steps store their sums in the same place.
         sums = take((steps if every else 1, rows, self.source.heads, self.source.sums), self.dtype)
-        first, last = self._packed(state, rows), take(record, self.dtype)
-        tensors = [*self._read(inputs, constants), outputs, sums if every else sums.expand(steps, -1, -1, -1)]
-        tensors += [checkpoints, first, last]
+        first = [tensor.to(self.dtype).contiguous() for tensor in state]
+        last = [take(tensor.shape, self.dtype) for tensor in state]
+        of_steps = sums if every else sums.expand(steps, -1, -1, -1)
+        tensors = [*self._read(inputs, constants), *first, outputs, of_steps, checkpoints, *last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
-        return outputs, self._unpacked(last, state), [sums, checkpoints] if every else []
+        return outputs, last, [sums, checkpoints] if every else []
 
     def backward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
@@ -85,8 +86,8 @@ class HeadKernel:
             every: as for `forward`.
         """
         steps, rows = inputs[0].shape[:2]
-        last = self._packed(state_gradients, rows)
-        first = torch.empty_like(last)
+        last = [tensor.to(self.dtype).contiguous() for tensor in state_gradients]
+        first = [take(tensor.shape, self.dtype) for tensor in state]
         leaves = dict(zip((*self.program.inputs, *self.program.constants), (*inputs, *constants), strict=True))
         learned = [value for value in self.source.learned if value in self.program.inputs]
         whole = [value for value in learned if value not in self.source.shared]
@@ -99,7 +100,7 @@ class HeadKernel:
             if v in self.program.constants
         }
         (upstream,) = self._read([output_gradients], [])
-        tensors = [*self._read(inputs, constants), upstream, *kept, first, last, *own.values()]
+        tensors = [*self._read(inputs, constants), *last, upstream, *kept, *first, *own.values()]
         scratch = self.source.scratch + (every + 3) * self.source.record
         self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
         found: list[Tensor | None] = []
@@ -108,8 +109,7 @@ class HeadKernel:
             found.append(None if total is None else total.sum(0).to(tensor.dtype).reshape(tensor.shape))
         own |= {value: own[value].sum(2, keepdim=True) for value in self.source.shared.intersection(own)}
         found += [own.get(value) for value in self.program.inputs]
-        gradients = self._unpacked(first, state)
-        return found + [g if s.requires_grad else None for g, s in zip(gradients, state, strict=True)]
+        return found + [g if s.requires_grad else None for g, s in zip(first, state, strict=True)]
 
     def _by_head(self, tensor: Tensor) -> Sequence[int]:
         """Return the shape of the gradient of an input that all heads share, with a part for each head."""
@@ -123,17 +123,6 @@ class HeadKernel:
             found.append(tensor if tensor.is_contiguous() or _has_rows(tensor) else tensor.contiguous())
         return found + [tensor.to(self.dtype).resolve_neg().contiguous() for tensor in constants]
 
-    def _packed(self, state: Sequence[Tensor], rows: int) -> Tensor:
-        """Return states as one record for each head, ``[B, heads, record]``."""
-        record = torch.zeros((rows, self.source.heads, self.source.record), dtype=self.dtype, device="cpu")
-        for tensor, (offset, size) in zip(state, self.source.offsets, strict=True):
-            record[:, :, offset : offset + size] = tensor.reshape(rows, self.source.heads, size)
-        return record
-
-    def _unpacked(self, record: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
-        pairs = zip(self.source.offsets, state, strict=True)
-        return [record[:, :, start : start + size].reshape(one.shape).clone() for (start, size), one in pairs]
-
     def _parts(self, rows: int) -> list[tuple[int, int]]:
         """Return the share of each thread: its first and last head, the last exclusive."""
         items = rows * self.source.heads
@@ -145,34 +134,21 @@ class HeadKernel:
         lengths: Tensor | None, every: int,
     ) -> None:  # fmt: skip
         """Call a C function; its arrays are ``tensors`` and ``sums`` in the order of the source, and scratch memory."""
-        count = len(self.program.inputs) + len(self.program.constants)
-        over_time = [n < len(self.program.inputs) or n >= count for n in range(len(tensors))]
-        numbers = [_described(tensor, wide) for tensor, wide in zip(tensors, over_time, strict=True)]
-        places = {key: n for n, key in enumerate(key for key in self.source.arrays[name] if key in self._of_time(name))}
+        numbers = array("q", [number for tensor in tensors for number in _described(tensor)])
         parts = self._parts(rows)
-        memory = take((len(parts), -(-scratch // 16) * 16), self.dtype)
+        size = -(-scratch // 16) * 16
+        memory = take((len(parts), size), self.dtype)
+        ends = 0 if lengths is None else lengths.data_ptr()
         sizes, calls = array("q", [every]), []
         for part, (first, last) in enumerate(parts):
-            described = array("q")
-            own, total = iter(numbers), iter(sums)
-            for key in self.source.arrays[name]:
-                if key == "scratch":
-                    described.extend((memory[part].data_ptr(), 0, 0, 0, 0))
-                elif key in places:
-                    described.extend(next(own))
-                else:
-                    described.extend((0, 0, 0, 0, next(total)[part].data_ptr()))
-            ends = 0 if lengths is None else lengths.data_ptr()
+            described = numbers[:]
+            for total in sums:
+                described.extend((0, 0, 0, 0, total[part].data_ptr()))
+            described.extend((memory.data_ptr() + part * size * self.dtype.itemsize, 0, 0, 0, 0))
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described)]
-            arguments = array("q", [steps, first, last, ends, *pointers, 0, 0, 0, 0, 0, 0])
-            calls.append((arguments, described))
+            calls.append((array("q", [steps, first, last, ends, *pointers, 0, 0, 0, 0, 0, 0]), described))
         pointers = [arguments.buffer_info()[0] for arguments, _ in calls]
         threads.run(self.functions[name], pointers, (tensors, sums, memory, sizes, calls))
-
-    def _of_time(self, name: str) -> set[str]:
-        """Return the arrays of a function other than sums and scratch memory."""
-        sums = {f"gradient of {value}" for value in self.program.constants}
-        return {key for key in self.source.arrays[name] if key not in sums and key != "scratch"}
 
 
 def interval(steps: int) -> int:
@@ -185,8 +161,7 @@ def _has_rows(tensor: Tensor) -> bool:
     return tensor.numel() > 0 and tensor[0, 0].is_contiguous()
 
 
-def _described(tensor: Tensor, over_time: bool) -> tuple[int, ...]:
+def _described(tensor: Tensor) -> tuple[int, ...]:
     """Return address, strides of steps and rows, and step mask of an array: a ``struct array`` of ``c/step.h``."""
-    if not over_time or tensor.dim() < 2:
-        return tensor.data_ptr(), 0, 0, 0, 0
-    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1), -1, 0
+    step, row, *_ = (*tensor.stride(), 0, 0)
+    return tensor.data_ptr(), step, row, -1, 0

@@ -31,7 +31,7 @@ SHARE = """static void {name}_share(const struct call *call) {{
 void {name}(struct team *team) {{ together(team, {name}_share); }}"""
 
 FORWARD = """    real *now = scratch, *next = now{swap};
-    memcpy(now, a[{first}].at + item * RECORD, RECORD * sizeof(real));
+{load}
     for (long t = 0; t < steps; t++) {{
       if (every && t % every == 0)
         memcpy(a[{checkpoints}].at + t / every * a[{checkpoints}].step + item * RECORD, now, RECORD * sizeof(real));
@@ -39,12 +39,12 @@ FORWARD = """    real *now = scratch, *next = now{swap};
       real *const before = now;
       now = next, next = before;
     }}
-    memcpy(a[{last}].at + item * RECORD, now, RECORD * sizeof(real));"""
+{store}"""
 
 BACKWARD = """    const unsigned long mode = flush();
     real *g_now = scratch, *g_next = g_now{swap};
     real *const states = scratch + 2 * RECORD, *const others = states + (every + 1) * RECORD;
-    memcpy(g_now, a[{last}].at + item * RECORD, RECORD * sizeof(real));
+{load}
     for (long end = steps; end > 0;) {{
       const long start = (end - 1) / every * every;
       const real *const stored = a[{checkpoints}].at + start / every * a[{checkpoints}].step + item * RECORD;
@@ -60,7 +60,7 @@ BACKWARD = """    const unsigned long mode = flush();
       }}
       end = start;
     }}
-    memcpy(a[{first}].at + item * RECORD, g_now, RECORD * sizeof(real));
+{store}
     restore(mode);"""
 
 
@@ -101,9 +101,10 @@ class HeadSource:
         self.learned = [value for value in dict.fromkeys(leaves) if value in back.gradients]
         inputs = [str(value) for value in leaves]
         learned = [f"gradient of {value}" for value in self.learned]
+        first, last = ([f"{time} {value}" for value in program.state] for time in ("first", "last"))
         self.arrays = {
-            "forward": [*inputs, "output", "sums", "checkpoints", "first", "last", "scratch"],
-            "backward": [*inputs, "upstream", "sums", "checkpoints", "first", "last", *learned, "scratch"],
+            "forward": [*inputs, *first, "output", "sums", "checkpoints", *last, "scratch"],
+            "backward": [*inputs, *last, "upstream", "sums", "checkpoints", *first, *learned, "scratch"],
         }
         self.kept, self.sums = self._kept()
         self.scratch = 0
@@ -209,9 +210,24 @@ class HeadSource:
         code, body = self._stepped("forward_step", True)
         swap = self._swap(body, self.program.state, self.program.new_state, [f"{s}_new" for s in self.program.state])
         places = {name: n for n, name in enumerate(self.arrays["forward"])}
-        share = FORWARD.format(swap=swap, **{key: places[key] for key in ("first", "last", "checkpoints")})
+        share = FORWARD.format(
+            swap=swap, checkpoints=places["checkpoints"], **self._copies("forward", "now", "first", "last")
+        )
         share += self._ended([(places["output"], self.program.output)])
         return f"{code}\n\n{SHARE.format(name='forward', scratch=places['scratch'], body=share)}"
+
+    def _copies(self, function: str, record: str, before: str, after: str) -> dict[str, str]:
+        """Print how a record is filled with states or their gradients, and how they are stored at the end."""
+        lines: dict[str, str] = {}
+        for key, time in (("load", before), ("store", after)):
+            copies = []
+            for value, (offset, size) in zip(self.program.state, self.offsets, strict=True):
+                n = self.arrays[function].index(f"{time} {value}")
+                ends = (f"{record} + {offset}", f"a[{n}].at + item * {size}")
+                target, source = ends if key == "load" else ends[::-1]
+                copies.append(f"    memcpy({target}, {source}, {size} * sizeof(real));")
+            lines[key] = "\n".join(copies)
+        return lines
 
     def _ended(self, cleared: list[tuple[int, Value]]) -> str:
         """Print the zeros after the end of a sequence."""
@@ -267,7 +283,8 @@ class HeadSource:
         code = self._function("backward_step", arguments, lines, body)
         after = [back.gradients.get(value) for value in program.state]
         swap = self._swap(body, back.state_gradients, after, results)
-        share = BACKWARD.format(swap=swap, **{key: places[key] for key in ("first", "last", "checkpoints")})
+        copies = self._copies("backward", "g_now", "last", "first")
+        share = BACKWARD.format(swap=swap, checkpoints=places["checkpoints"], **copies)
         share += self._ended(cleared)
         shared = SHARE.format(name="backward", scratch=places["scratch"], body=share)
         return "\n\n".join([self._stepped("advance", False)[0], code, shared])
