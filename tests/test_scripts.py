@@ -58,6 +58,14 @@ def test_blocks_are_compared_with_blocks_of_torch():
         assert all(float(number) > 0 for row in rows for number in row[2:])
 
 
+@pytest.mark.slow
+def test_matrix_states_are_compared_with_chunks_and_the_loop():
+    """The script itself checks that all columns have the same outputs."""
+    table = _script("benchmark_heads.py", "rounds=1", "loop=1", "sizes=12x2x8", "heads=2", "chunks=3,5,12").splitlines()
+    names = [line.partition("over the layer: ")[2].split()[::2] for line in table[1:]]
+    assert names == [["loop", "chunk3", "chunk12", "products"], ["loop", "chunk1"]]
+
+
 def test_drawing_data_is_compared_with_a_step():
     table = _script("benchmark_data.py", "steps=2", "tasks=hello,adding").splitlines()
     rows = [line.split() for line in table[2:]]

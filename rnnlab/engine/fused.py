@@ -241,13 +241,13 @@ class _Compiled(torch.autograd.Function):
 def _by_head(plan: Plan, tensors: Sequence[Tensor], every: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run a step with heads; return outputs, final state and, with ``every`` above 0, what the backward pass reads."""
     constants, prepared, state = plan.parts(tensors)
-    read, final, checkpoints = plan.step.heads.forward(constants, prepared, state, plan.lengths, every)
+    read, final, of_heads = plan.step.heads.forward(constants, prepared, state, plan.lengths, every)
     readout = plan.step.readout
     if readout is None:
-        return read, final, [checkpoints]
+        return read, final, of_heads
     name = "forward" if every else "inference"
     outputs, kept = readout.forward(name, constants, prepared, read, plan.lengths, plan.precision)
-    return outputs, final, [checkpoints, read, *kept]
+    return outputs, final, [*of_heads, read, *kept]
 
 
 class _Heads(torch.autograd.Function):
@@ -265,17 +265,17 @@ class _Heads(torch.autograd.Function):
         plan, (inputs, *saved) = ctx.plan, ctx.saved_tensors
         count = sum(plan.counts) + len(state_gradients)
         constants, prepared, state = plan.parts(saved[:count])
-        checkpoints, *kept = saved[count:]
+        kept, of_readout = saved[count : count + 2], saved[count + 2 :]
         gradients = (output_gradients, *state_gradients)
         if is_observed_backward(*gradients):
             return None, None, *through_reference(plan, inputs, constants, state, gradients)
         others: list[Tensor | None] = []
         if plan.step.readout is not None:
             output_gradients, others = plan.step.readout.backward(
-                constants, prepared, *kept[:1], kept[1:], output_gradients, plan.lengths, plan.precision
+                constants, prepared, of_readout[0], of_readout[1:], output_gradients, plan.lengths, plan.precision
             )
         found = plan.step.heads.backward(
-            constants, prepared, state, checkpoints, output_gradients, state_gradients, plan.lengths, ctx.every
+            constants, prepared, state, kept, output_gradients, state_gradients, plan.lengths, ctx.every
         )
         for i, other in enumerate(others):
             if other is not None:

@@ -84,8 +84,8 @@ class MLSTM(Cell):
         q, k, v, o = linear(inputs, self.W, self.b).chunk(4, dim=-1)
         i, f = linear(inputs, self.W_gates, self.b_gates).chunk(2, dim=-1)
         size = self.hidden_size // self.heads
-        q, k, v = (part.unflatten(-1, (self.heads, size)) for part in (q, k / size**0.5, v))
-        return (), (q, k, v, o.sigmoid(), i, logsigmoid(f) if self.forget_gate == "sigmoid" else f)
+        q, k, v = (part.unflatten(-1, (self.heads, size)) for part in (q, k, v))
+        return (), (q, k, v, o, i, logsigmoid(f) if self.forget_gate == "sigmoid" else f)
 
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         q, k, v, o, log_i, log_f = inputs
@@ -93,10 +93,10 @@ class MLSTM(Cell):
         kept, half = scale_of(log_f + m, log_i, n.abs().sum(-1) == 0), half_range(m.dtype)
         m_new = torch.maximum(kept, log_i)
         f = (kept - m_new).exp().unsqueeze(-1)  # [B, heads, 1]
-        i = (log_i - m_new).exp().unsqueeze(-1)
+        i = ((log_i - m_new).exp() / k.shape[-1] ** 0.5).unsqueeze(-1)  # k is not yet divided by sqrt(d)
         C = f.unsqueeze(-1) * C + (i * v).unsqueeze(-1) * k.unsqueeze(-2)
         n = f * n + i * k
         read = (C * q.unsqueeze(-2)).sum(-1)  # [B, heads, d]
         scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # above 0, finite
-        h = o * (read / scale.unsqueeze(-1)).flatten(1)
+        h = o.sigmoid() * (read / scale.unsqueeze(-1)).flatten(1)
         return h, (C, n, m_new)

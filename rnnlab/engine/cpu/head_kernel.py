@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
 from rnnlab.engine.cpu.heads import HeadSource
+from rnnlab.engine.cpu.linear import side_by_side
 from rnnlab.engine.cpu.memory import take
-from rnnlab.engine.ir.program import Value
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -41,7 +41,7 @@ class HeadKernel:
     def forward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor],
         lengths: Tensor | None, every: int,
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:  # fmt: skip
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
         """Run all time steps.
 
         Args:
@@ -52,20 +52,25 @@ class HeadKernel:
             every: the number of steps between two checkpoints; 0 to store none.
 
         Returns:
-            outputs ``[T, B, ...]``, the final state, and the checkpoints, ``[T / every, B, heads, record]``.
+            outputs ``[T, B, ...]``, the final state, and what `backward` needs: the sums, ``[T, B, heads, sums]``, and
+            the checkpoints, ``[T / every, B, heads, record]``; nothing if ``every`` is 0.
         """
         steps, rows = inputs[0].shape[:2]
         record = (rows, self.source.heads, self.source.record)
         outputs = take((steps, rows, *self.program.output.shape[1:]), self.dtype)
         checkpoints = take((-(-steps // every) if every else 0, *record), self.dtype)
-        first, last = self._packed(state, rows), take(record, self.dtype)
-        tensors = [*self._read(inputs, constants), outputs, checkpoints, first, last]
+        # Without a backward pass all steps store their sums in the same place.
+        sums = take((steps if every else 1, rows, self.source.heads, self.source.sums), self.dtype)
+        first = [tensor.to(self.dtype).contiguous() for tensor in state]
+        last = [take(tensor.shape, self.dtype) for tensor in state]
+        of_steps = sums if every else sums.expand(steps, -1, -1, -1)
+        tensors = [*self._read(inputs, constants), *first, outputs, of_steps, checkpoints, *last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
-        return outputs, self._unpacked(last, state), checkpoints if every else None
+        return outputs, last, [sums, checkpoints] if every else []
 
     def backward(
-        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], checkpoints: Tensor,
+        self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
         output_gradients: Tensor, state_gradients: Sequence[Tensor], lengths: Tensor | None, every: int,
     ) -> list[Tensor | None]:  # fmt: skip
         """Return the gradients of constants, inputs and initial state; None for a tensor without a gradient.
@@ -74,19 +79,20 @@ class HeadKernel:
             constants: the constants.
             inputs: the prepared inputs, ``[T, B, ...]``.
             state: the initial state.
-            checkpoints: from `forward`.
+            kept: sums and checkpoints from `forward`.
             output_gradients: gradients of the outputs, ``[T, B, ...]``.
             state_gradients: gradients of the final state.
             lengths: int64 ``[B]`` or None.
             every: as for `forward`.
         """
         steps, rows = inputs[0].shape[:2]
-        last = self._packed(state_gradients, rows)
-        first = torch.empty_like(last)
+        last = [tensor.to(self.dtype).contiguous() for tensor in state_gradients]
+        first = [take(tensor.shape, self.dtype) for tensor in state]
         leaves = dict(zip((*self.program.inputs, *self.program.constants), (*inputs, *constants), strict=True))
-        own = {
-            v: take(self._by_head(v, leaves[v]), self.dtype) for v in self.source.learned if v in self.program.inputs
-        }
+        learned = [value for value in self.source.learned if value in self.program.inputs]
+        whole = [value for value in learned if value not in self.source.shared]
+        found_in = dict(zip(whole, side_by_side([leaves[v] for v in whole], self.dtype), strict=True))
+        own = {v: found_in[v] if v in found_in else take(self._by_head(leaves[v]), self.dtype) for v in learned}
         shares = len(self._parts(rows))
         sums = {
             v: torch.zeros((shares, leaves[v].numel()), dtype=torch.float64, device="cpu")
@@ -94,7 +100,7 @@ class HeadKernel:
             if v in self.program.constants
         }
         (upstream,) = self._read([output_gradients], [])
-        tensors = [*self._read(inputs, constants), upstream, checkpoints, first, last, *own.values()]
+        tensors = [*self._read(inputs, constants), *last, upstream, *kept, *first, *own.values()]
         scratch = self.source.scratch + (every + 3) * self.source.record
         self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
         found: list[Tensor | None] = []
@@ -103,13 +109,11 @@ class HeadKernel:
             found.append(None if total is None else total.sum(0).to(tensor.dtype).reshape(tensor.shape))
         own |= {value: own[value].sum(2, keepdim=True) for value in self.source.shared.intersection(own)}
         found += [own.get(value) for value in self.program.inputs]
-        gradients = self._unpacked(first, state)
-        return found + [g if s.requires_grad else None for g, s in zip(gradients, state, strict=True)]
+        return found + [g if s.requires_grad else None for g, s in zip(first, state, strict=True)]
 
-    def _by_head(self, value: Value, tensor: Tensor) -> Sequence[int]:
-        """Return the shape of the gradient of an input, with a part for each head if all heads share the input."""
-        shape = tensor.shape
-        return (*shape[:2], self.source.heads, *shape[3:]) if value in self.source.shared else shape
+    def _by_head(self, tensor: Tensor) -> Sequence[int]:
+        """Return the shape of the gradient of an input that all heads share, with a part for each head."""
+        return (*tensor.shape[:2], self.source.heads, *tensor.shape[3:])
 
     def _read(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
         """Return tensors in the dtype of the step; the axes after the batch are contiguous, constants altogether."""
@@ -118,17 +122,6 @@ class HeadKernel:
             tensor = tensor.to(self.dtype).resolve_neg()
             found.append(tensor if tensor.is_contiguous() or _has_rows(tensor) else tensor.contiguous())
         return found + [tensor.to(self.dtype).resolve_neg().contiguous() for tensor in constants]
-
-    def _packed(self, state: Sequence[Tensor], rows: int) -> Tensor:
-        """Return states as one record for each head, ``[B, heads, record]``."""
-        record = torch.zeros((rows, self.source.heads, self.source.record), dtype=self.dtype, device="cpu")
-        for tensor, (offset, size) in zip(state, self.source.offsets, strict=True):
-            record[:, :, offset : offset + size] = tensor.reshape(rows, self.source.heads, size)
-        return record
-
-    def _unpacked(self, record: Tensor, state: Sequence[Tensor]) -> list[Tensor]:
-        pairs = zip(self.source.offsets, state, strict=True)
-        return [record[:, :, start : start + size].reshape(one.shape).clone() for (start, size), one in pairs]
 
     def _parts(self, rows: int) -> list[tuple[int, int]]:
         """Return the share of each thread: its first and last head, the last exclusive."""
@@ -141,34 +134,21 @@ class HeadKernel:
         lengths: Tensor | None, every: int,
     ) -> None:  # fmt: skip
         """Call a C function; its arrays are ``tensors`` and ``sums`` in the order of the source, and scratch memory."""
-        count = len(self.program.inputs) + len(self.program.constants)
-        over_time = [n < len(self.program.inputs) or n >= count for n in range(len(tensors))]
-        numbers = [_described(tensor, wide) for tensor, wide in zip(tensors, over_time, strict=True)]
-        places = {key: n for n, key in enumerate(key for key in self.source.arrays[name] if key in self._of_time(name))}
+        numbers = array("q", [number for tensor in tensors for number in _described(tensor)])
         parts = self._parts(rows)
-        memory = take((len(parts), -(-scratch // 16) * 16), self.dtype)
+        size = -(-scratch // 16) * 16
+        memory = take((len(parts), size), self.dtype)
+        ends = 0 if lengths is None else lengths.data_ptr()
         sizes, calls = array("q", [every]), []
         for part, (first, last) in enumerate(parts):
-            described = array("q")
-            own, total = iter(numbers), iter(sums)
-            for key in self.source.arrays[name]:
-                if key == "scratch":
-                    described.extend((memory[part].data_ptr(), 0, 0, 0, 0))
-                elif key in places:
-                    described.extend(next(own))
-                else:
-                    described.extend((0, 0, 0, 0, next(total)[part].data_ptr()))
-            ends = 0 if lengths is None else lengths.data_ptr()
+            described = numbers[:]
+            for total in sums:
+                described.extend((0, 0, 0, 0, total[part].data_ptr()))
+            described.extend((memory.data_ptr() + part * size * self.dtype.itemsize, 0, 0, 0, 0))
             pointers = [pointer.buffer_info()[0] for pointer in (sizes, described)]
-            arguments = array("q", [steps, first, last, ends, *pointers, 0, 0, 0, 0, 0, 0])
-            calls.append((arguments, described))
+            calls.append((array("q", [steps, first, last, ends, *pointers, 0, 0, 0, 0, 0, 0]), described))
         pointers = [arguments.buffer_info()[0] for arguments, _ in calls]
         threads.run(self.functions[name], pointers, (tensors, sums, memory, sizes, calls))
-
-    def _of_time(self, name: str) -> set[str]:
-        """Return the arrays of a function other than sums and scratch memory."""
-        sums = {f"gradient of {value}" for value in self.program.constants}
-        return {key for key in self.source.arrays[name] if key not in sums and key != "scratch"}
 
 
 def interval(steps: int) -> int:
@@ -181,8 +161,7 @@ def _has_rows(tensor: Tensor) -> bool:
     return tensor.numel() > 0 and tensor[0, 0].is_contiguous()
 
 
-def _described(tensor: Tensor, over_time: bool) -> tuple[int, ...]:
+def _described(tensor: Tensor) -> tuple[int, ...]:
     """Return address, strides of steps and rows, and step mask of an array: a ``struct array`` of ``c/step.h``."""
-    if not over_time or tensor.dim() < 2:
-        return tensor.data_ptr(), 0, 0, 0, 0
-    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1), -1, 0
+    step, row, *_ = (*tensor.stride(), 0, 0)
+    return tensor.data_ptr(), step, row, -1, 0

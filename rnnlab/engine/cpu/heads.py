@@ -1,27 +1,21 @@
 """Print the step of a cell with matrix states as C: functions ``forward`` and ``backward``.
 
 A thread runs all time steps of one head of one sequence, whose state stays in its cache. The forward pass stores the
-state of every K-th step, a checkpoint. The backward pass computes the states between two checkpoints again, then the
-other values of each step from the state before it. All states of a head are one record, in which each of them starts
-at a multiple of 16 elements.
+state of every K-th step, a checkpoint, and of every step the sums over elements of a matrix, which are small but take
+long to compute. The backward pass computes the states between two checkpoints again, then the other values of each step
+from the state before it. All states of a head are one record, in which each of them starts at a multiple of 16
+elements. The sums of a step are another record.
 """
 
 from __future__ import annotations
 
 from math import prod
 
-from rnnlab.engine.cpu.layout import laid_out
+from rnnlab.engine.cpu.layout import View, laid_out
 from rnnlab.engine.cpu.nests import ALIGNED, Body, needed
 from rnnlab.engine.ir.derive import Backward
-from rnnlab.engine.ir.program import Program, Value
-
-FOLDED = """/* The sum of 16 numbers. */
-inlined real folded(const real *x) {
-  real a[8], b[4];
-  for (long j = 0; j < 8; j++) a[j] = x[j] + x[j + 8];
-  for (long j = 0; j < 4; j++) b[j] = a[j] + a[j + 4];
-  return (b[0] + b[2]) + (b[1] + b[3]);
-}"""
+from rnnlab.engine.ir.operations import OPERATIONS
+from rnnlab.engine.ir.program import Node, Program, Value
 
 SHARE = """static void {name}_share(const struct call *call) {{
   const struct array *const a = call->arrays;
@@ -37,7 +31,7 @@ SHARE = """static void {name}_share(const struct call *call) {{
 void {name}(struct team *team) {{ together(team, {name}_share); }}"""
 
 FORWARD = """    real *now = scratch, *next = now{swap};
-    memcpy(now, a[{first}].at + item * RECORD, RECORD * sizeof(real));
+{load}
     for (long t = 0; t < steps; t++) {{
       if (every && t % every == 0)
         memcpy(a[{checkpoints}].at + t / every * a[{checkpoints}].step + item * RECORD, now, RECORD * sizeof(real));
@@ -45,12 +39,12 @@ FORWARD = """    real *now = scratch, *next = now{swap};
       real *const before = now;
       now = next, next = before;
     }}
-    memcpy(a[{last}].at + item * RECORD, now, RECORD * sizeof(real));"""
+{store}"""
 
 BACKWARD = """    const unsigned long mode = flush();
     real *g_now = scratch, *g_next = g_now{swap};
     real *const states = scratch + 2 * RECORD, *const others = states + (every + 1) * RECORD;
-    memcpy(g_now, a[{last}].at + item * RECORD, RECORD * sizeof(real));
+{load}
     for (long end = steps; end > 0;) {{
       const long start = (end - 1) / every * every;
       const real *const stored = a[{checkpoints}].at + start / every * a[{checkpoints}].step + item * RECORD;
@@ -66,7 +60,7 @@ BACKWARD = """    const unsigned long mode = flush();
       }}
       end = start;
     }}
-    memcpy(a[{first}].at + item * RECORD, g_now, RECORD * sizeof(real));
+{store}
     restore(mode);"""
 
 
@@ -84,6 +78,7 @@ class HeadSource:
         heads: the number of heads.
         offsets: for every state, its first element in the record and its number of elements.
         record: the number of elements of a record.
+        sums: the number of elements of the sums that the forward pass stores for each step and head.
         scratch: the number of elements that a thread needs besides records.
         learned: the inputs and constants that get gradients.
         shared: the inputs that all heads share.
@@ -106,13 +101,15 @@ class HeadSource:
         self.learned = [value for value in dict.fromkeys(leaves) if value in back.gradients]
         inputs = [str(value) for value in leaves]
         learned = [f"gradient of {value}" for value in self.learned]
+        first, last = ([f"{time} {value}" for value in program.state] for time in ("first", "last"))
         self.arrays = {
-            "forward": [*inputs, "output", "checkpoints", "first", "last", "scratch"],
-            "backward": [*inputs, "upstream", "checkpoints", "first", "last", *learned, "scratch"],
+            "forward": [*inputs, *first, "output", "sums", "checkpoints", *last, "scratch"],
+            "backward": [*inputs, *last, "upstream", "sums", "checkpoints", *first, *learned, "scratch"],
         }
+        self.kept, self.sums = self._kept()
         self.scratch = 0
         sizes = f"enum {{ HEADS = {self.heads}, RECORD = {self.record} }};"
-        self.text = "\n\n".join(['#include "step.h"', sizes, FOLDED, self._forward(), self._backward(), ""])
+        self.text = "\n\n".join(['#include "step.h"\n#include "heads.h"', sizes, self._forward(), self._backward(), ""])
 
     def size(self, value: Value) -> int:
         """Return the number of elements of a head of an input, a state, a constant, the output or a gradient."""
@@ -124,6 +121,35 @@ class HeadSource:
         head = "" if shared else f" + h * {self.size(value)}"
         return f"at(&a[{array}], t) + b * a[{array}].row{head}"
 
+    def _kept(self) -> tuple[dict[Value, int], int]:
+        """Return the place in the sums of a step of every value that is stored there, and the size of the sums."""
+        layout, program, back = self.layout, self.program, self.back
+        places: dict[Value, int] = {}
+        size = 0
+        stored = {layout.views[value].base for value in program.new_state}
+        worth = [node for node in program.nodes if node in layout.operands and self._is_worth_keeping(node)]
+        worth = [node for node in worth if node.results[0] not in stored]
+        leaves = {node.results[0] for node in worth} | stored | set(program.state)
+        wanted = [back.gradients[value] for value in (*self.learned, *program.state) if value in back.gradients]
+        readers = needed(layout, [*program.nodes, *back.nodes], wanted, leaves)
+        readers += needed(layout, program.nodes, program.new_state, leaves - stored)
+        read = {view.base for node in readers for view in layout.operands[node] if isinstance(view, View)}
+        read.update(layout.views[value].base for value in (*wanted, *program.new_state))
+        for value in sorted((node.results[0] for node in worth), key=self.length, reverse=True):
+            if value in read:
+                places[value] = size
+                size += self.length(value)
+        return places, -(-size // ALIGNED) * ALIGNED
+
+    def _is_worth_keeping(self, node: Node) -> bool:
+        """Whether a value of the forward step is small, but a sum or the result of an expensive operation."""
+        is_number = self.length(node.results[0]) == 1
+        return self.layout.reduces(node) or (is_number and OPERATIONS[node.operation].costly)
+
+    def length(self, value: Value) -> int:
+        """Return the number of elements of a computed value of one head."""
+        return prod(self.layout.views[value].shape)
+
     def _inputs(self) -> tuple[list[str], dict[Value, str]]:
         """Return declarations of pointers to inputs and constants, and the pointers."""
         elements = [self._element(n, x, x in self.shared) for n, x in enumerate(self.program.inputs)]
@@ -133,6 +159,12 @@ class HeadSource:
             head = f" + h * {self.size(value)}" if self.layout.by_head.get(value) else ""
             lines.append(f"const real *const {value}_at = a[{n}].at{head};")
         return lines, {value: f"{value}_at" for value in (*self.program.inputs, *self.program.constants)}
+
+    def _sums(self, function: str, kind: str) -> list[str]:
+        """Return declarations of pointers to the stored sums of a step."""
+        n = self.arrays[function].index("sums")
+        start = f"at(&a[{n}], t) + b * a[{n}].row + h * {self.sums}"
+        return [f"{kind} *const {value}_kept = {start} + {offset};" for value, offset in self.kept.items()]
 
     def _records(self, record: str, names: list[str], kind: str = "const real") -> list[str]:
         pairs = zip(names, self.offsets, strict=True)
@@ -159,6 +191,11 @@ class HeadSource:
             n = self.arrays["forward"].index("output")
             lines.append(f"real *const y_at = {self._element(n, program.output)};")
             targets.append((program.output, "y_at"))
+            lines += self._sums("forward", "real")
+            targets += [(value, f"{value}_kept") for value in self.kept]
+        else:
+            lines += self._sums("backward", "const real")
+            leaves |= {value: f"{value}_kept" for value in self.kept}
         nodes = needed(self.layout, program.nodes, [value for value, _ in targets], leaves)
         body = Body(self.layout, [nodes], leaves, targets, self.single)
         lines += [*self._records("before", before), *self._records("after", after, "real")]
@@ -173,9 +210,24 @@ class HeadSource:
         code, body = self._stepped("forward_step", True)
         swap = self._swap(body, self.program.state, self.program.new_state, [f"{s}_new" for s in self.program.state])
         places = {name: n for n, name in enumerate(self.arrays["forward"])}
-        share = FORWARD.format(swap=swap, **{key: places[key] for key in ("first", "last", "checkpoints")})
+        share = FORWARD.format(
+            swap=swap, checkpoints=places["checkpoints"], **self._copies("forward", "now", "first", "last")
+        )
         share += self._ended([(places["output"], self.program.output)])
         return f"{code}\n\n{SHARE.format(name='forward', scratch=places['scratch'], body=share)}"
+
+    def _copies(self, function: str, record: str, before: str, after: str) -> dict[str, str]:
+        """Print how a record is filled with states or their gradients, and how they are stored at the end."""
+        lines: dict[str, str] = {}
+        for key, time in (("load", before), ("store", after)):
+            copies = []
+            for value, (offset, size) in zip(self.program.state, self.offsets, strict=True):
+                n = self.arrays[function].index(f"{time} {value}")
+                ends = (f"{record} + {offset}", f"a[{n}].at + item * {size}")
+                target, source = ends if key == "load" else ends[::-1]
+                copies.append(f"    memcpy({target}, {source}, {size} * sizeof(real));")
+            lines[key] = "\n".join(copies)
+        return lines
 
     def _ended(self, cleared: list[tuple[int, Value]]) -> str:
         """Print the zeros after the end of a sequence."""
@@ -194,6 +246,8 @@ class HeadSource:
                 leaves[value] = pointer
         leaves |= dict(zip((*program.state, *back.state_gradients), (*states, *gradients), strict=True))
         leaves[back.output_gradient] = "y_gradient"
+        leaves |= {value: f"{value}_kept" for value in self.kept}
+        lines += self._sums("backward", "const real")
         n = places["upstream"]
         lines.append(f"const real *const y_gradient = {self._element(n, program.output)};")
         targets, cleared, zeros = [], [], []
@@ -229,7 +283,8 @@ class HeadSource:
         code = self._function("backward_step", arguments, lines, body)
         after = [back.gradients.get(value) for value in program.state]
         swap = self._swap(body, back.state_gradients, after, results)
-        share = BACKWARD.format(swap=swap, **{key: places[key] for key in ("first", "last", "checkpoints")})
+        copies = self._copies("backward", "g_now", "last", "first")
+        share = BACKWARD.format(swap=swap, checkpoints=places["checkpoints"], **copies)
         share += self._ended(cleared)
         shared = SHARE.format(name="backward", scratch=places["scratch"], body=share)
         return "\n\n".join([self._stepped("advance", False)[0], code, shared])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -45,12 +46,89 @@ def _is_large(inputs: Tensor) -> bool:
 
 
 class Reusing(TorchFunctionMode):
-    """A context in which ``linear`` over all time steps uses pooled memory and the faster matrix product."""
+    """A context in which ``linear`` over all time steps uses pooled memory and the faster matrix product.
+
+    The gradients of the parts of its result are joined without a copy if they lie side by side in memory.
+    """
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is functional.linear and not kwargs and _fits(*args):
             return _Linear.apply(*args, *[None] * (3 - len(args)))
+        if function in _PARTING and type(args[0]) is Tensor and args[0].dim() == 3 and args[0].requires_grad:
+            parts = function(*args, **(kwargs or {}))
+            sizes = [part.shape[-1] for part in parts]
+            return _Parts.apply(args[0], sizes) if sum(sizes) == args[0].shape[-1] and len(sizes) > 1 else parts
         return function(*args, **(kwargs or {}))
+
+
+_PARTING = (Tensor.chunk, Tensor.split, torch.chunk, torch.split)
+
+
+class _Parts(torch.autograd.Function):
+    """``inputs.split(sizes, dim=-1)``."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.like = inputs.new_empty(0), inputs.shape[:2], sizes
+        return inputs.split(sizes, dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        like, rows, sizes = ctx.like
+        if all(gradient is not None for gradient in gradients):
+            return joined(gradients), None
+        return torch.cat(
+            [
+                like.new_zeros((*rows, size)) if gradient is None else gradient
+                for gradient, size in zip(gradients, sizes, strict=True)
+            ],
+            dim=-1,
+        ), None
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return ``torch.cat(parts, dim=-1)``, without a copy if the parts are all columns of one array ``[T, B, F]``."""
+    first = parts[0]
+    shape = (*first.shape[:2], sum(part.shape[-1] for part in parts))
+    strides = (shape[1] * shape[2], shape[2], 1)
+    offset = first.storage_offset()
+    for part in parts:
+        is_next = part.storage_offset() == offset and part.data_ptr() - first.data_ptr() == (
+            (offset - first.storage_offset()) * first.itemsize
+        )
+        if not is_next or part.stride() != strides or torch.is_grad_enabled():
+            return torch.cat(tuple(parts), dim=-1)
+        offset += part.shape[-1]
+    return first.as_strided(shape, strides)
+
+
+def side_by_side(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Return uninitialised tensors in the shapes of ``tensors [T, B, ...]``.
+
+    Where some of ``tensors`` are together all columns of one array ``[T, B, F]``, so are the results, for `joined`.
+    """
+    groups: dict[Any, list[int]] = {}
+    for n, tensor in enumerate(tensors):
+        groups.setdefault((tensor.untyped_storage().data_ptr(), tensor.stride()[:2]), []).append(n)
+    found: dict[int, Tensor] = {}
+    for (_, (step, row)), members in groups.items():
+        T, B = tensors[members[0]].shape[:2]
+        starts = [tensors[n].storage_offset() for n in members]
+        sizes = [tensors[n][0, 0].numel() for n in members]
+        order = sorted(range(len(members)), key=starts.__getitem__)
+        ends = [starts[order[0]]]
+        for one in order:
+            ends.append(ends[-1] + sizes[one])
+        covers = len(members) > 1 and [starts[one] for one in order] == ends[:-1] and sum(sizes) == row
+        if covers and step == B * row and all(tensors[n][0, 0].is_contiguous() for n in members):
+            whole = memory.take((T, B, row), dtype)
+            for one, n in enumerate(members):
+                start = starts[one] - ends[0]
+                found[n] = whole[..., start : start + sizes[one]].unflatten(-1, tensors[n].shape[2:])
+        else:
+            found.update((n, memory.take(tensors[n].shape, dtype)) for n in members)
+    return [found[n] for n in range(len(tensors))]
 
 
 def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

@@ -108,6 +108,12 @@ class Body:
             for value, pointer in targets
             if self._is_computed(value) and not _is_total(pointer)
         }
+        # A sum whose target is an array of its own shape is accumulated there.
+        self.places.update(
+            (value, pointer)
+            for value, pointer in targets
+            if value in self.made and layout.reduces(self.made[value]) and not _is_total(pointer)
+        )
         self.declared: set[str] = set()
         self.scratch = 0
         self.lines: list[str] = []
@@ -119,7 +125,8 @@ class Body:
                 nests += self._nest(self.nests[len(self.printed)])
         self.lines += nests
         for value, pointer in targets:
-            if self.written.get(layout.views[value].base) != pointer:
+            is_there = self.places.get(value) == pointer and prod(layout.views[value].shape) > 1
+            if not is_there and self.written.get(layout.views[value].base) != pointer:
                 self.lines += self._copy(value, pointer)
 
     # Which values other nests read
@@ -158,11 +165,11 @@ class Body:
             self.nests[number] = full
         for value, pointer in self.targets:
             base = self.layout.views[value].base
-            if base in self.made and self.written.get(base) != pointer:
+            if base in self.made and pointer not in (self.written.get(base), self.places.get(value)):
                 stored[base] = None
         for value in stored:
             shape = self.layout.views[value].shape
-            if prod(shape) > 1:
+            if prod(shape) > 1 and value not in self.places:
                 self.lines.append(f"real *const {value}_at = scratch + {self.scratch};")
                 self.scratch += -(-prod(shape) // ALIGNED) * ALIGNED
                 self.places[value] = f"{value}_at"
@@ -314,8 +321,11 @@ class _Nest:
                 name, place = f"{value}_s{row}", self.body.places.get(value)
                 sums.append(name)
                 start.append(f"real {name}[{LANES}] = {{0}};" if by_lane else f"real {name} = {self._start(value)};")
-                total = f"folded({name})" if by_lane else name
-                after += [f"{place}[{_shift(index, row)}] = {total};"] if place else []
+                if by_lane and rows == ROWS:
+                    names = ", ".join(f"{value}_s{n}" for n in range(rows))
+                    after += [f"folded4({names}, {place} + {index});"] if place and not row else []
+                elif place:
+                    after += [f"{place}[{_shift(index, row)}] = {f'folded({name})' if by_lane else name};"]
             if is_matrix:
                 outer = self.levels[1]
                 block = _in_row(block, outer, row)
