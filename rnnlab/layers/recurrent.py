@@ -32,6 +32,7 @@ class Recurrent(nn.Module):
     """
 
     _chosen: tuple[Any, Any, engine.Choice] | None = None  # key, cell options and result of the last choice
+    _fitting: tuple[Any, ...] | None = None  # `_kinds` of the last state that fitted: checking takes longer than a step
     _watcher: Callable | None = None
 
     def __init__(
@@ -71,7 +72,7 @@ class Recurrent(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy, which chooses its own backend."""
-        return {key: value for key, value in vars(self).items() if key != "_chosen"}
+        return {key: value for key, value in vars(self).items() if key not in ("_chosen", "_fitting")}
 
     def __prepare_scriptable__(self) -> None:
         """Raise an InputError: ``torch.jit.script`` cannot compile the Python code of a cell."""
@@ -155,7 +156,11 @@ class Recurrent(nn.Module):
         return _reversed(values, lengths) if self.reverse else values
 
     def _checked_state(self, state: State, batch_size: int) -> State:
-        tensors, own = tensors_of(state), tensors_of(self.cell.initial_state(batch_size))
+        tensors = tensors_of(state)
+        kinds = self._kinds(tensors, batch_size) if isinstance(state, tuple) else None
+        if kinds is not None and kinds == self._fitting:
+            return state
+        given_state, own = state, tensors_of(self.cell.initial_state(batch_size))
         given, expected = ([list(getattr(tensor, "shape", "?")) for tensor in part] for part in (tensors, own))
         if not isinstance(state, tuple) or given != expected:
             raise InputError(f"the state has shapes {given}; the cell expects a tuple of {expected}")
@@ -166,7 +171,15 @@ class Recurrent(nn.Module):
                 raise InputError(
                     f"the state is {_words(given)}, but the cell's state is {_words(expected)}; convert it with .to()"
                 )
+        if state is given_state:  # not converted
+            self._fitting = kinds
         return state
+
+    def _kinds(self, tensors: list[Any], batch_size: int) -> tuple[Any, ...]:
+        """Return all that decides whether a state fits."""
+        like = self.cell.like
+        kinds = [(getattr(t, "shape", None), getattr(t, "dtype", None), getattr(t, "device", None)) for t in tensors]
+        return id(self.cell), like.dtype, like.device, batch_size, *kinds
 
     @staticmethod
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:
