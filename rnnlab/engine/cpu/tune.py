@@ -42,7 +42,7 @@ SHAPES = {
 }
 """Rows, inner and outer sizes that are timed for each use; the result is the geometric mean of their speed-ups."""
 ROUNDS = 15
-"""Number of timings of each product, in alternation. The fastest counts, in CPU time, which a busy machine disturbs least."""
+"""Number of timings of each product, in alternation. The fastest counts, in CPU time, as the machine may be busy."""
 
 
 def requested() -> str | None:
