@@ -155,8 +155,9 @@ class Recurrent(nn.Module):
         return _reversed(values, lengths) if self.reverse else values
 
     def _checked_state(self, state: State, batch_size: int) -> State:
-        tensors, own = tensors_of(state), tensors_of(self.cell.initial_state(batch_size))
-        given, expected = ([list(getattr(tensor, "shape", "?")) for tensor in part] for part in (tensors, own))
+        tensors, own = tensors_of(state), tensors_of(self.cell.initial_state(1))  # of one sequence, as it may be large
+        given = [list(getattr(tensor, "shape", "?")) for tensor in tensors]
+        expected = [[batch_size, *tensor.shape[1:]] for tensor in own]
         if not isinstance(state, tuple) or given != expected:
             raise InputError(f"the state has shapes {given}; the cell expects a tuple of {expected}")
         state = engine.reference.widened(self.cell, state)
