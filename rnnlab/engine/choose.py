@@ -23,6 +23,8 @@ from rnnlab.trees import State, tensors_of
 BACKENDS = ("auto", "reference", "fused", "scan", "native")
 FEW_STEPS = 4
 """Below this number of time steps the set-up of a fused call takes longer than the steps themselves."""
+MANY = 40
+"""Operations of a step with matrix states from which a fused call of one step takes less time than the plain loop."""
 WIDE = 256
 """Hidden size from which the compiled LSTM is faster than ``torch.nn``'s in inference, if it uses rnnlab's GEMM kernel:
 1.05 to 1.1 times as fast. With a hidden size of 128 it is 0.85 to 0.98 times as fast."""
@@ -54,12 +56,13 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """Select the backend of ``cell`` on the device of its parameters.
 
     ``auto`` follows measurements (docs/engine.md). On a CPU it selects ``fused`` if the step can be compiled, with two
-    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop. An LSTM in inference without autocast runs as
-    ``torch.nn.LSTM``, unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are enough
-    sequences for all threads. A cell that is linear in its state, but not compiled, runs in a scan up to `SCANNED`
-    numbers. On CUDA ``auto`` follows estimates (docs/gpu.md): it selects ``fused`` if Triton compiles the step, except
-    for cells of ``torch.nn`` up to `PERSISTENT` hidden units whose weights do not fit on the chip. On other devices it
-    selects ``scan`` for a cell that is linear in its state, and otherwise ``reference``.
+    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop, except in inference a step with matrix states and at
+    least `MANY` operations. An LSTM in inference without autocast runs as ``torch.nn.LSTM``, unless rnnlab's GEMM
+    kernel is used, the hidden size is at least `WIDE`, and there are enough sequences for all threads. A cell that is
+    linear in its state, but not compiled, runs in a scan up to `SCANNED` numbers. On CUDA ``auto`` follows estimates
+    (docs/gpu.md): it selects ``fused`` if Triton compiles the step, except for cells of ``torch.nn`` up to `PERSISTENT`
+    hidden units whose weights do not fit on the chip. On other devices it selects ``scan`` for a cell that is linear in
+    its state, and otherwise ``reference``.
 
     Args:
         cell: the cell.
@@ -134,7 +137,8 @@ def _measured(cell: Cell) -> Choice:
             few = " on few sequences" if _is_wide(cell) else ""
             reason = f"its step is compiled; torch.nn's LSTM runs inference{few}"
             return Choice("fused", _with_native, reason)
-        return Choice("fused", _fused, "its step is compiled", follows=True)
+        run = _fused_heads if step.heads is not None and len(step.program.nodes) >= MANY else _fused
+        return Choice("fused", run, "its step is compiled", follows=True)
     if kernel and is_usual:  # oneDNN fails in half precision on processors without the instructions for it
         return Choice("native", native.run, "torch.nn has this cell")
     if _obstacle(cell, linear=True) is None:
@@ -194,6 +198,13 @@ def _fused(
 ) -> tuple[Tensor, State]:
     way = reference if len(inputs) < FEW_STEPS else fused
     return way.run(cell, inputs, state, lengths, **context)
+
+
+def _fused_heads(
+    cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
+) -> tuple[Tensor, State]:
+    way = _fused if torch.is_grad_enabled() else fused.run
+    return way(cell, inputs, state, lengths, **context)
 
 
 def _scan(

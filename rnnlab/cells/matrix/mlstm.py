@@ -32,6 +32,7 @@ class MLSTM(Cell):
         i'_t = exp(ĩ_t - m_t)
         h_t = o_t ⊙ C'_t q_t / max(|n'_tᵀ q_t|, exp(-m_t))
 
+    The step adds (f' - 1) C' to C', which is the same and more accurate if f' is near 1.
     exp(-m_t) is clamped to the range of the dtype (e±87 in float32), which changes h only below 1e-37. If nᵀ q is far
     below |n| |q|, both numerator and denominator of h suffer from cancellation.
 
@@ -92,10 +93,12 @@ class MLSTM(Cell):
         C, n, m = state
         kept, half = scale_of(log_f + m, log_i, n.abs().sum(-1) == 0), half_range(m.dtype)
         m_new = torch.maximum(kept, log_i)
-        f = (kept - m_new).exp().unsqueeze(-1)  # [B, heads, 1]
+        # f' - 1, as the error of rounding f' near 1 would be multiplied by the number of steps that C remembers.
+        # m - m_new is nearly exact, so that the rounding of m cancels. The clamp acts on an empty memory only.
+        lost = (log_f + (m - m_new)).clamp(max=1.0).expm1().unsqueeze(-1)  # [B, heads, 1]
         i = ((log_i - m_new).exp() / k.shape[-1] ** 0.5).unsqueeze(-1)  # k is not yet divided by sqrt(d)
-        C = f.unsqueeze(-1) * C + (i * v).unsqueeze(-1) * k.unsqueeze(-2)
-        n = f * n + i * k
+        C = C + (lost.unsqueeze(-1) * C + (i * v).unsqueeze(-1) * k.unsqueeze(-2))
+        n = n + (lost * n + i * k)
         read = (C * q.unsqueeze(-2)).sum(-1)  # [B, heads, d]
         scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # above 0, finite
         h = o.sigmoid() * (read / scale.unsqueeze(-1)).flatten(1)

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from rnnlab.engine.cpu import compiler, threads
 from rnnlab.engine.cpu.heads import HeadSource
+from rnnlab.engine.cpu.layout import natural
 from rnnlab.engine.cpu.linear import side_by_side
 from rnnlab.engine.cpu.memory import take
 
 DTYPES = (torch.float32, torch.float64)
+
+SMALLEST = 2**17
+"""Least number of elements of states, over all steps, for a thread of its own: to wake it takes some microseconds."""
 
 
 class HeadKernel:
@@ -93,7 +97,7 @@ class HeadKernel:
         whole = [value for value in learned if value not in self.source.shared]
         found_in = dict(zip(whole, side_by_side([leaves[v] for v in whole], self.dtype), strict=True))
         own = {v: found_in[v] if v in found_in else take(self._by_head(leaves[v]), self.dtype) for v in learned}
-        shares = len(self._parts(rows))
+        shares = len(self._parts(rows, steps))
         sums = {
             v: torch.zeros((shares, leaves[v].numel()), dtype=torch.float64, device="cpu")
             for v in self.source.learned
@@ -117,16 +121,16 @@ class HeadKernel:
 
     def _read(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
         """Return tensors in the dtype of the step; the axes after the batch are contiguous, constants altogether."""
-        found = []
-        for tensor in inputs:
-            tensor = tensor.to(self.dtype).resolve_neg()
-            found.append(tensor if tensor.is_contiguous() or _has_rows(tensor) else tensor.contiguous())
-        return found + [tensor.to(self.dtype).resolve_neg().contiguous() for tensor in constants]
+        found = [tensor if tensor.dtype == self.dtype else tensor.to(self.dtype) for tensor in (*inputs, *constants)]
+        found = [tensor.resolve_neg() if tensor.is_neg() else tensor for tensor in found]
+        rows = [tensor if _has_rows(tensor) else tensor.contiguous() for tensor in found[: len(inputs)]]
+        return rows + [tensor.contiguous() for tensor in found[len(inputs) :]]
 
-    def _parts(self, rows: int) -> list[tuple[int, int]]:
+    def _parts(self, rows: int, steps: int) -> list[tuple[int, int]]:
         """Return the share of each thread: its first and last head, the last exclusive."""
         items = rows * self.source.heads
-        shares = max(1, min(torch.get_num_threads(), items))
+        work = items * steps * self.source.record
+        shares = max(1, min(torch.get_num_threads(), items, work // SMALLEST))
         return [(items * n // shares, items * (n + 1) // shares) for n in range(shares)]
 
     def _call(
@@ -135,7 +139,7 @@ class HeadKernel:
     ) -> None:  # fmt: skip
         """Call a C function; its arrays are ``tensors`` and ``sums`` in the order of the source, and scratch memory."""
         numbers = array("q", [number for tensor in tensors for number in _described(tensor)])
-        parts = self._parts(rows)
+        parts = self._parts(rows, steps)
         size = -(-scratch // 16) * 16
         memory = take((len(parts), size), self.dtype)
         ends = 0 if lengths is None else lengths.data_ptr()
@@ -158,7 +162,10 @@ def interval(steps: int) -> int:
 
 def _has_rows(tensor: Tensor) -> bool:
     """Whether each row of a tensor ``[T, B, ...]`` is contiguous."""
-    return tensor.numel() > 0 and tensor[0, 0].is_contiguous()
+    if tensor.is_contiguous():
+        return True
+    pairs = zip(tensor.stride()[2:], natural(tensor.shape[2:]), tensor.shape[2:], strict=True)
+    return all(stride == wanted or size == 1 for stride, wanted, size in pairs)
 
 
 def _described(tensor: Tensor) -> tuple[int, ...]:
