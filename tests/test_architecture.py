@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"tasks", "models", "nn"},
     {"diagnostics"},
     {"training"},
-    {"config", "contracts", "benchmark", "analysis"},
+    {"config", "contracts", "benchmark", "analysis", "export"},
     {"command"},
     {"__main__"},
 ]

@@ -30,7 +30,7 @@ def _run(command, folder):
 
 # The tests of these commands and tasks have the parts.
 LONG = ("benchmark", "resuming", "compare", "diagnose", "sweeps")
-LONG += ("own_text", "tasks", "layers", "blocks", "recall")
+LONG += ("export", "own_text", "tasks", "layers", "blocks", "recall")
 LONG += ("captions", "conversation", "question_answering", "translate")
 LONG += ("speech", "music", "images", "strokes", "motion")
 

@@ -24,6 +24,7 @@ NAMES = (
     "translate",
     "chat",
     "transcribe",
+    "export",
     "diagnose",
     "cells",
     "explain",

@@ -157,7 +157,9 @@ class Recurrent(nn.Module):
 
     def _checked_state(self, state: State, batch_size: int) -> State:
         tensors = tensors_of(state)
-        kinds = self._kinds(tensors, batch_size) if isinstance(state, tuple) else None
+        # A compiler would turn the comparison into a condition on the number of sequences.
+        is_known = isinstance(state, tuple) and not torch.compiler.is_compiling()
+        kinds = self._kinds(tensors, batch_size) if is_known else None
         if kinds is not None and kinds == self._fitting:
             return state
         given_state, own = state, tensors_of(self.cell.initial_state(batch_size))
