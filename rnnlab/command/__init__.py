@@ -20,6 +20,7 @@ NAMES = (
     "plot",
     "compare",
     "evaluate",
+    "predict",
     "generate",
     "translate",
     "chat",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Metric, Vectors
+from rnnlab.tasks._predicting import Forecasts, Predicts, hold, sequences_of
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Regression, check_least, check_shares
 from rnnlab.tasks.signals._csv import Table, read_csv, tell_times
 from rnnlab.tasks.signals.base import scale_of
@@ -41,7 +42,7 @@ SHOWN = 20
 """Maximum number of columns that the log describes."""
 
 
-class Series(Finite, Regression):
+class Series(Predicts, Finite, Regression):
     """Forecast the next ``horizon`` rows of a time series from the last ``seq_len``.
 
     Rows are assumed to be equally spaced in time. The first column is the time, and not an input, if it contains dates,
@@ -177,16 +178,35 @@ class Series(Finite, Regression):
     @cached_property
     def inputs(self) -> Tensor:
         """The inputs of each row, ``[N, input.size]``."""
+        return self._inputs_of(self.table.values, repr(self.file))
+
+    def _inputs_of(self, values: Tensor, source: str) -> Tensor:
+        """The inputs of rows in the units of the file, float64 ``[N, columns]``; ``source`` names them in an error."""
         mean, deviation = (torch.tensor(self.scaling[key], dtype=torch.float64) for key in ("mean", "deviation"))
-        values = (self.table.values - mean) / deviation
-        seen = ~values.isnan()
-        last = torch.where(seen, torch.arange(len(values)).unsqueeze(1), -1).cummax(0).values
-        held = torch.where(last >= 0, values.nan_to_num().gather(0, last.clamp_min(0)), 0.0)
-        held = held.float()
+        held = hold((values - mean) / deviation).float()
         if not held.isfinite().all():
             name = self.scaling["columns"][int(held.isfinite().all(0).int().argmin())]
-            raise InputError(f"column {name!r} of {self.file!r} has numbers too large for float32; scale the column")
-        return torch.cat([held, seen.float()], 1) if self.scaling["masked"] else held
+            raise InputError(f"column {name!r} of {source} has numbers too large for float32; scale the column")
+        return torch.cat([held, (~values.isnan()).float()], 1) if self.scaling["masked"] else held
+
+    def encode(self, values: Any) -> list[Tensor]:
+        """The last ``seq_len`` rows of each series; a missing value is replaced as in training."""
+        found = sequences_of(values, self.scaling["columns"])
+        return [self._inputs_of(rows, f"sequence {i}")[-self.seq_len :] for i, rows in enumerate(found)]
+
+    def decode(self, outputs: list[Tensor], values: Any) -> Forecasts:
+        """The next ``horizon`` rows of each series, in the units of the file."""
+        scales = torch.tensor([self.scaling["deviation"], self.scaling["mean"]], dtype=torch.float64)[:, self._targets]
+        names = self.scaling["targets"]
+        found = torch.stack(outputs).double() if outputs else torch.empty(0, self.output_size, dtype=torch.float64)
+        found = found.unflatten(1, (len(names), self.horizon)).transpose(1, 2)
+        return Forecasts(names, found * scales[0] + scales[1])
+
+    def read(self, path: Path) -> Tensor:
+        """The rows of a CSV file with the columns of the training file."""
+        if path.suffix in (".npz", ".npy"):
+            return super().read(path)
+        return read_csv(path, self.scaling["columns"], check_times=False).values
 
     @cached_property
     def values(self) -> Tensor:

@@ -1,0 +1,191 @@
+"""The contract of a task whose trained model predicts on the user's own data, and the predictions that it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnlab.interface import InputError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The predicted class of each sequence.
+
+    names: names of the classes, in the order of the columns of ``probabilities``.
+    probabilities: float ``[N, classes]``; each row sums to 1.
+    """
+
+    names: list[str]
+    probabilities: Tensor
+
+    @property
+    def labels(self) -> list[str]:
+        """The name of the most probable class of each sequence."""
+        return [self.names[place] for place in self.probabilities.argmax(1).tolist()]
+
+    def rows(self) -> list[list[Any]]:
+        """A header, and for each sequence its number, its class and the probability of each class."""
+        header = ["sequence", "class", *(f"p({name})" for name in self.names)]
+        pairs = zip(self.labels, self.probabilities.tolist(), strict=True)
+        return [header, *([number, label, *p] for number, (label, p) in enumerate(pairs))]
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """The next rows of each sequence, in the units of the data.
+
+    columns: names of the columns that are forecast.
+    values: float64 ``[N, horizon, columns]``.
+    """
+
+    columns: list[str]
+    values: Tensor
+
+    def rows(self) -> list[list[Any]]:
+        """A header, and each forecast row after the number of its sequence and the number of rows ahead."""
+        return [
+            ["sequence", "ahead", *self.columns],
+            *(
+                [number, ahead, *row]
+                for number, rows in enumerate(self.values.tolist())
+                for ahead, row in enumerate(rows, 1)
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class Characters:
+    """How probable each character of each text is, given the characters before it.
+
+    texts: the texts.
+    log_probabilities: one float tensor ``[len(text)]`` for each text, in nats; the first character is NaN, because
+        nothing comes before it.
+    """
+
+    texts: list[str]
+    log_probabilities: list[Tensor]
+
+    def rows(self) -> list[list[Any]]:
+        """A header, and for each character the number of its text, its place and its log-probability."""
+        return [
+            ["text", "place", "character", "log_probability"],
+            *(
+                [number, place, character, value if place else ""]
+                for number, (text, values) in enumerate(zip(self.texts, self.log_probabilities, strict=True))
+                for place, (character, value) in enumerate(zip(text, values.tolist(), strict=True))
+            ),
+        ]
+
+
+Prediction = Classes | Forecasts | Characters
+
+
+class Predicts:
+    """A mix-in for tasks whose trained model predicts on the user's own data.
+
+    decodes_every_step: whether `decode` receives the outputs of every step, or only of the last step of each sequence.
+    """
+
+    decodes_every_step: bool = False
+
+    def encode(self, values: Any) -> list[Tensor]:
+        """Convert the user's data to model inputs: for each sequence ``[T]`` tokens or ``[T, F]`` vectors, T >= 1.
+
+        Raises:
+            InputError: the data do not fit the model.
+        """
+        raise NotImplementedError
+
+    def decode(self, outputs: list[Tensor], values: Any) -> Prediction:
+        """Convert the outputs of the model to a prediction.
+
+        Args:
+            outputs: for each sequence ``[output_size]``, or ``[T, output_size]`` with ``decodes_every_step``.
+            values: the user's data, as given to `encode`.
+        """
+        raise NotImplementedError
+
+    def read(self, path: Path) -> Any:
+        """Read the user's data from a file; by default sequences from a .npz or .npy file.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return read_arrays(path)
+
+
+def classes_of(outputs: list[Tensor], names: Sequence[str]) -> Classes:
+    """The classes and probabilities of logits, one tensor ``[classes]`` for each sequence."""
+    logits = torch.stack(outputs) if outputs else torch.empty(0, len(names))
+    return Classes(list(names), logits.float().softmax(1))
+
+
+def read_arrays(path: Path) -> list[np.ndarray]:
+    """The sequences of a .npz file (one array each, in the order of the file) or of a .npy file (its first axis).
+
+    Raises:
+        InputError: the file is no such file.
+    """
+    if path.suffix not in (".npz", ".npy"):
+        raise InputError(f"{path} cannot be read by this task; give a .npz or .npy file")
+    try:
+        content = np.load(path, allow_pickle=False)
+        return [content[name] for name in content.files] if path.suffix == ".npz" else list(content)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+
+
+def sequences_of(values: Any, names: Sequence[str] | int) -> list[Tensor]:
+    """The sequences of the user's data as float64 ``[T, F]``, NaN for missing values.
+
+    Args:
+        values: one sequence: an array ``[T, F]`` (``[T]`` if F is 1), a list of T numbers, or a DataFrame; or several
+            sequences: an array ``[N, T, F]`` or a list of sequences of any lengths.
+        names: names of the F columns, which are selected from a DataFrame; or F, if the columns have no names.
+
+    Raises:
+        InputError: the values are not numbers or do not have these shapes.
+    """
+    is_many = getattr(values, "ndim", None) == 3 or (isinstance(values, list | tuple) and not _is_number(values))
+    return [_sequence(value, names, f"sequence {i}") for i, value in enumerate(values if is_many else [values])]
+
+
+def _is_number(values: Sequence[Any]) -> bool:
+    return len(values) > 0 and np.ndim(values[0]) == 0 and not hasattr(values[0], "columns")
+
+
+def _sequence(value: Any, names: Sequence[str] | int, where: str) -> Tensor:
+    size = names if isinstance(names, int) else len(names)
+    try:
+        if hasattr(value, "columns") and not isinstance(names, int):
+            if missing := [name for name in names if name not in list(value.columns)]:
+                raise InputError(f"{where} has no column {missing[0]!r}; the model needs {', '.join(names)}")
+            found = np.stack([np.asarray(value[name].to_numpy(), dtype=np.float64) for name in names], 1)
+        else:
+            found = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} is not an array of numbers ({error})") from error
+    if found.ndim == 1 and size == 1:
+        found = found[:, None]
+    if found.ndim != 2 or found.shape[1] != size or not len(found):
+        raise InputError(
+            f"{where} has the shape {list(found.shape)}; it must be [steps, {size}] with at least one step"
+        )
+    if np.isinf(found).any():
+        raise InputError(f"{where} has an infinite value; give finite numbers, and NaN for missing values")
+    return torch.from_numpy(np.ascontiguousarray(found))
+
+
+def hold(series: Tensor) -> Tensor:
+    """Replace each missing value of ``[T, F]`` by the last observed value of its column, or by 0 if there is none."""
+    last = torch.where(series.isnan(), -1, torch.arange(len(series)).unsqueeze(1)).cummax(0).values
+    return torch.where(last >= 0, series.nan_to_num().gather(0, last.clamp_min(0)), 0.0)
