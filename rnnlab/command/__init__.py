@@ -19,6 +19,7 @@ NAMES = (
     "runs",
     "plot",
     "compare",
+    "inspect",
     "evaluate",
     "predict",
     "generate",

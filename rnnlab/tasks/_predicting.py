@@ -20,10 +20,12 @@ class Classes:
 
     names: names of the classes, in the order of the columns of ``probabilities``.
     probabilities: float ``[N, classes]``; each row sums to 1.
+    ids: name of each sequence; None to number them.
     """
 
     names: list[str]
     probabilities: Tensor
+    ids: list[str] | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -31,10 +33,11 @@ class Classes:
         return [self.names[place] for place in self.probabilities.argmax(1).tolist()]
 
     def rows(self) -> list[list[Any]]:
-        """A header, and for each sequence its number, its class and the probability of each class."""
+        """A header, and for each sequence its name or number, its class and the probability of each class."""
         header = ["sequence", "class", *(f"p({name})" for name in self.names)]
-        pairs = zip(self.labels, self.probabilities.tolist(), strict=True)
-        return [header, *([number, label, *p] for number, (label, p) in enumerate(pairs))]
+        ids = range(len(self.probabilities)) if self.ids is None else self.ids
+        triples = zip(ids, self.labels, self.probabilities.tolist(), strict=True)
+        return [header, *([name, label, *p] for name, label, p in triples)]
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,10 @@ class Predicts:
         return read_arrays(path)
 
 
-def classes_of(outputs: list[Tensor], names: Sequence[str]) -> Classes:
+def classes_of(outputs: list[Tensor], names: Sequence[str], ids: list[str] | None = None) -> Classes:
     """The classes and probabilities of logits, one tensor ``[classes]`` for each sequence."""
     logits = torch.stack(outputs) if outputs else torch.empty(0, len(names))
-    return Classes(list(names), logits.float().softmax(1))
+    return Classes(list(names), logits.float().softmax(1), ids)
 
 
 def read_arrays(path: Path) -> list[np.ndarray]:
