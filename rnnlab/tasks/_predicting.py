@@ -145,50 +145,61 @@ def read_arrays(path: Path) -> list[np.ndarray]:
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
 
 
-def sequences_of(values: Any, names: Sequence[str] | int) -> list[Tensor]:
-    """The sequences of the user's data as float64 ``[T, F]``, NaN for missing values.
+def sequences_of(values: Any, names: Sequence[str] | int) -> tuple[Tensor, list[int]]:
+    """The sequences of the user's data, one after the other.
 
     Args:
         values: one sequence: an array ``[T, F]`` (``[T]`` if F is 1), a list of T numbers, or a DataFrame; or several
             sequences: an array ``[N, T, F]`` or a list of sequences of any lengths.
         names: names of the F columns, which are selected from a DataFrame; or F, if the columns have no names.
 
+    Returns:
+        all rows, float64 ``[rows, F]`` with NaN for missing values, and the number of rows of each sequence.
+
     Raises:
         InputError: the values are not numbers or do not have these shapes.
     """
+    size = names if isinstance(names, int) else len(names)
     is_many = getattr(values, "ndim", None) == 3 or (isinstance(values, list | tuple) and not _is_number(values))
-    return [_sequence(value, names, f"sequence {i}") for i, value in enumerate(values if is_many else [values])]
+    found = [_sequence(value, names, size, i) for i, value in enumerate(values if is_many else [values])]
+    rows = np.concatenate([*found, np.empty((0, size))])
+    if np.isinf(rows).any():
+        place = next(i for i, one in enumerate(found) if np.isinf(one).any())
+        raise InputError(f"sequence {place} has an infinite value; give finite numbers, and NaN for missing values")
+    return torch.from_numpy(rows), list(map(len, found))
 
 
 def _is_number(values: Sequence[Any]) -> bool:
     return len(values) > 0 and np.ndim(values[0]) == 0 and not hasattr(values[0], "columns")
 
 
-def _sequence(value: Any, names: Sequence[str] | int, where: str) -> Tensor:
-    size = names if isinstance(names, int) else len(names)
+def _sequence(value: Any, names: Sequence[str] | int, size: int, place: int) -> np.ndarray:
+    if hasattr(value, "columns") and not isinstance(names, int):
+        if missing := [name for name in names if name not in list(value.columns)]:
+            raise InputError(f"sequence {place} has no column {missing[0]!r}; the model needs {', '.join(names)}")
+        value = list(zip(*(value[name].to_numpy().tolist() for name in names), strict=True))
     try:
-        if hasattr(value, "columns") and not isinstance(names, int):
-            if missing := [name for name in names if name not in list(value.columns)]:
-                raise InputError(f"{where} has no column {missing[0]!r}; the model needs {', '.join(names)}")
-            found = np.stack([np.asarray(value[name].to_numpy(), dtype=np.float64) for name in names], 1)
-        else:
-            found = np.asarray(value, dtype=np.float64)
+        found = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where} is not an array of numbers ({error})") from error
+        raise InputError(f"sequence {place} is not an array of numbers ({error})") from error
     if found.ndim == 1 and size == 1:
         found = found[:, None]
     if found.ndim != 2 or found.shape[1] != size or not len(found):
-        raise InputError(
-            f"{where} has the shape {list(found.shape)}; it must be [steps, {size}] with at least one step"
-        )
-    if np.isinf(found).any():
-        raise InputError(f"{where} has an infinite value; give finite numbers, and NaN for missing values")
-    return torch.from_numpy(np.ascontiguousarray(found))
+        shape = list(found.shape)
+        raise InputError(f"sequence {place} has the shape {shape}; it must be [steps, {size}] with at least one step")
+    return found
 
 
-def hold(series: Tensor) -> Tensor:
-    """Replace each missing value of ``[T, F]`` by the last observed value of its column, or by 0 if there is none."""
-    last = torch.where(series.isnan(), -1, torch.arange(len(series)).unsqueeze(1)).cummax(0).values
-    return torch.where(last >= 0, series.nan_to_num().gather(0, last.clamp_min(0)), 0.0)
+def hold(rows: Tensor, lengths: list[int] | None = None) -> Tensor:
+    """Replace each missing value by the last observed one of its column in its sequence, or by 0 if there is none.
+
+    Args:
+        rows: the rows of all sequences, one after the other, ``[rows, F]`` with NaN for missing values.
+        lengths: number of rows of each sequence; None for a single sequence.
+    """
+    starts: Tensor | int = 0
+    if lengths is not None:
+        counts = torch.tensor(lengths, dtype=torch.int64)
+        starts = (counts.cumsum(0) - counts).repeat_interleave(counts).unsqueeze(1)
+    last = torch.where(rows.isnan(), -1, torch.arange(len(rows)).unsqueeze(1)).cummax(0).values
+    return torch.where(last >= starts, rows.nan_to_num().gather(0, last.clamp_min(0)), 0.0)

@@ -61,18 +61,21 @@ class Trained:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         inputs = task.encode(values)
         device = next(self.model.parameters()).device
+        sizes = [len(one) for one in inputs]
         outputs: list[Tensor] = [torch.empty(0)] * len(inputs)
         with torch.inference_mode(), autocast(device, self.config["trainer"]["precision"]):
-            for chosen in _batches([len(one) for one in inputs], batch_size):
-                lengths = torch.tensor([len(inputs[i]) for i in chosen])
+            for chosen in _batches(sizes, batch_size):
+                lengths = torch.tensor([sizes[i] for i in chosen])
                 padded = pad_sequence([inputs[i] for i in chosen])
                 same = bool((lengths == len(padded)).all())
                 batch = Batch(padded, lengths.new_zeros(len(chosen)), lengths=None if same else lengths)
                 found, _ = self.model(batch.to(device))
-                if not task.decodes_every_step:
-                    last = found[lengths.to(device) - 1, torch.arange(len(chosen), device=device)].cpu()
-                for row, i in enumerate(chosen):
-                    outputs[i] = found[: lengths[row], row].cpu() if task.decodes_every_step else last[row]
+                if task.decodes_every_step:
+                    rows = [found[: sizes[i], row].cpu() for row, i in enumerate(chosen)]
+                else:
+                    rows = found[lengths.to(device) - 1, torch.arange(len(chosen), device=device)].cpu().unbind()
+                for i, row in zip(chosen, rows, strict=True):
+                    outputs[i] = row
         return task.decode(outputs, values)
 
     def generate(

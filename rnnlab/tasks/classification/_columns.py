@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.interface import InputError
+from rnnlab.tasks._predicting import hold
 from rnnlab.tasks.classification._labelled import CHARACTER, Labelled
 from rnnlab.tasks.signals._csv import MISSING, number_of
 from rnnlab.tasks.signals.base import scale_of
@@ -103,10 +104,7 @@ def _numeric(data: Labelled, encoding: dict[str, Any]) -> list[Tensor]:
             raise InputError(f"column {name!r} has {wrong!r}, which is not a number; correct it or leave it empty")
         found.append((values - mean) / deviation)
     values = torch.stack(found, 1)
-    lengths = torch.tensor(data.lengths)
-    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths).unsqueeze(1)
-    last = torch.where(values.isnan(), -1, torch.arange(len(values)).unsqueeze(1)).cummax(0).values
-    held = torch.where(last >= starts, values.nan_to_num().gather(0, last.clamp_min(0)), 0.0).float()
+    held = hold(values, data.lengths).float()
     if not held.isfinite().all():
         name = list(encoding["numeric"])[int(held.isfinite().all(0).int().argmin())]
         raise InputError(f"column {name!r} has numbers too large for float32; scale the column")

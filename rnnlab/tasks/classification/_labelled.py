@@ -67,9 +67,8 @@ def of_arrays(values: Any) -> Labelled:
     while isinstance(first, list | tuple) and len(first) and np.ndim(first[0]) > 0:
         first = first[0]
     size = np.shape(first)[-1] if np.ndim(first) > 1 else 1
-    found = sequences_of(values, size)
-    rows = torch.cat([*found, torch.empty(0, size, dtype=torch.float64)])
-    return Labelled({f"x{i}": rows[:, i] for i in range(size)}, list(map(len, found)), [], _numbers(len(found)), {})
+    rows, lengths = sequences_of(values, size)
+    return Labelled({f"x{i}": rows[:, i] for i in range(size)}, lengths, [], _numbers(len(lengths)), {})
 
 
 def of_texts(texts: list[str], labels: list[str]) -> Labelled:

@@ -164,7 +164,8 @@ class Vowels(Predicts, Finite, Labelling):
 
     def encode(self, values: Any) -> list[Tensor]:
         """Sequences of channels; a missing value is replaced as in training."""
-        return [hold(one.float()) for one in sequences_of(values, self.sizes["channels"])]
+        rows, lengths = sequences_of(values, self.sizes["channels"])
+        return list(hold(rows, lengths).float().split(lengths))
 
     def decode(self, outputs: list[Tensor], values: Any) -> Classes:
         """The class of each sequence."""

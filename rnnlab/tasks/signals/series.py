@@ -180,10 +180,16 @@ class Series(Predicts, Finite, Regression):
         """The inputs of each row, ``[N, input.size]``."""
         return self._inputs_of(self.table.values, repr(self.file))
 
-    def _inputs_of(self, values: Tensor, source: str) -> Tensor:
-        """The inputs of rows in the units of the file, float64 ``[N, columns]``; ``source`` names them in an error."""
+    def _inputs_of(self, values: Tensor, source: str, lengths: list[int] | None = None) -> Tensor:
+        """The inputs of rows in the units of the file, float64 ``[N, columns]``.
+
+        Args:
+            values: rows of one series, or of several one after the other.
+            source: name of the data for an error.
+            lengths: number of rows of each series; None for one series.
+        """
         mean, deviation = (torch.tensor(self.scaling[key], dtype=torch.float64) for key in ("mean", "deviation"))
-        held = hold((values - mean) / deviation).float()
+        held = hold((values - mean) / deviation, lengths).float()
         if not held.isfinite().all():
             name = self.scaling["columns"][int(held.isfinite().all(0).int().argmin())]
             raise InputError(f"column {name!r} of {source} has numbers too large for float32; scale the column")
@@ -191,8 +197,8 @@ class Series(Predicts, Finite, Regression):
 
     def encode(self, values: Any) -> list[Tensor]:
         """The last ``seq_len`` rows of each series; a missing value is replaced as in training."""
-        found = sequences_of(values, self.scaling["columns"])
-        return [self._inputs_of(rows, f"sequence {i}")[-self.seq_len :] for i, rows in enumerate(found)]
+        rows, lengths = sequences_of(values, self.scaling["columns"])
+        return [one[-self.seq_len :] for one in self._inputs_of(rows, "the data", lengths).split(lengths)]
 
     def decode(self, outputs: list[Tensor], values: Any) -> Forecasts:
         """The next ``horizon`` rows of each series, in the units of the file."""
