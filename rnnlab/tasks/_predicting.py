@@ -197,9 +197,12 @@ def hold(rows: Tensor, lengths: list[int] | None = None) -> Tensor:
         rows: the rows of all sequences, one after the other, ``[rows, F]`` with NaN for missing values.
         lengths: number of rows of each sequence; None for a single sequence.
     """
+    missing = rows.isnan()
+    if not missing.any():  # a fifth of the time of a prediction
+        return rows.nan_to_num()
     starts: Tensor | int = 0
     if lengths is not None:
         counts = torch.tensor(lengths, dtype=torch.int64)
         starts = (counts.cumsum(0) - counts).repeat_interleave(counts).unsqueeze(1)
-    last = torch.where(rows.isnan(), -1, torch.arange(len(rows)).unsqueeze(1)).cummax(0).values
+    last = torch.where(missing, -1, torch.arange(len(rows)).unsqueeze(1)).cummax(0).values
     return torch.where(last >= starts, rows.nan_to_num().gather(0, last.clamp_min(0)), 0.0)

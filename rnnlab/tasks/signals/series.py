@@ -198,7 +198,8 @@ class Series(Predicts, Finite, Regression):
     def encode(self, values: Any) -> list[Tensor]:
         """The last ``seq_len`` rows of each series; a missing value is replaced as in training."""
         rows, lengths = sequences_of(values, self.scaling["columns"])
-        return [one[-self.seq_len :] for one in self._inputs_of(rows, "the data", lengths).split(lengths)]
+        found = self._inputs_of(rows, "the data", lengths).split(lengths)
+        return [one if len(one) <= self.seq_len else one[-self.seq_len :] for one in found]
 
     def decode(self, outputs: list[Tensor], values: Any) -> Forecasts:
         """The next ``horizon`` rows of each series, in the units of the file."""
