@@ -199,7 +199,7 @@ def hold(rows: Tensor, lengths: list[int] | None = None) -> Tensor:
     """
     missing = rows.isnan()
     if not missing.any():  # a fifth of the time of a prediction
-        return rows.nan_to_num()
+        return rows
     starts: Tensor | int = 0
     if lengths is not None:
         counts = torch.tensor(lengths, dtype=torch.int64)

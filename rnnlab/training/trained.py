@@ -61,7 +61,7 @@ class Trained:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         inputs = task.encode(values)
         device = next(self.model.parameters()).device
-        sizes = [len(one) for one in inputs]
+        sizes = [one.shape[0] for one in inputs]
         outputs: list[Tensor] = [torch.empty(0)] * len(inputs)
         with torch.inference_mode(), autocast(device, self.config["trainer"]["precision"]):
             for chosen in _batches(sizes, batch_size):

@@ -174,3 +174,38 @@ def test_inspect_prints_what_was_read(tmp_path, capsys):
     assert main(["inspect", f"data={options['file']}", "sequence=id", "label=kind"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said == Table(**options).describe()
+
+
+class Frame:
+    """The part of a DataFrame that a prediction uses."""
+
+    def __init__(self, **columns):
+        self.parts, self.columns = columns, list(columns)
+
+    def __getitem__(self, name):
+        return type("Column", (), {"to_numpy": lambda _: np.array(self.parts[name], dtype=object)})()
+
+
+def test_a_frame_is_encoded_as_the_file_is(tmp_path):
+    task = Table(**write(tmp_path / "own.csv"))
+    frame = Frame(sky=["wet", "dry", "wet", "hail"], x=[3, 0.0, 3.5, None], id=["s3", "s0", "s3", "s0"])
+    third, first = task.encode(frame)
+    assert torch.equal(third, task.inputs[3][:2])
+    assert first[1].tolist() == [first[0, 0], 0, 0]  # held, and an unknown category
+    assert task.decode([torch.zeros(2)] * 2, frame).rows()[1:] == [["s3", "a", 0.5, 0.5], ["s0", "a", 0.5, 0.5]]
+    (whole,) = task.encode([Frame(x=[3], sky=["wet"])])
+    assert torch.equal(whole, task.inputs[3][:1])
+    with pytest.raises(InputError, match="the DataFrame has no column 'sky'"):
+        task.encode(Frame(x=[3]))
+
+
+@pytest.mark.parametrize("values", [[[[1, 2], [3, 4]], [[5, 6]]], [np.array([[1, 2], [3, 4]]), np.array([[5, 6]])]])
+def test_arrays_are_read_by_position(tmp_path, values):
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "many.npz", *[np.random.default_rng(i).normal(size=(3, 2)) for i in range(8)])
+    task = Table(file=str(tmp_path))
+    (mean, deviation) = task.encoding["numeric"]["x1"]
+    first, second = task.encode(values)
+    assert first[:, 1].tolist() == pytest.approx([(2 - mean) / deviation, (4 - mean) / deviation], rel=1e-5)
+    assert second.shape == (1, 2)

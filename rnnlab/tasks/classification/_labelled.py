@@ -63,9 +63,7 @@ def read_labelled(path: Path, sequence: str, label: str, columns: Sequence[str],
 
 def of_arrays(values: Any) -> Labelled:
     """Sequences of numbers without classes, see `rnnlab.tasks._predicting.sequences_of`; columns are ``x0``, ``x1``."""
-    first = values
-    while isinstance(first, list | tuple) and len(first) and np.ndim(first[0]) > 0:
-        first = first[0]
+    first = values[0] if isinstance(values, list | tuple) and len(values) else values
     size = np.shape(first)[-1] if np.ndim(first) > 1 else 1
     rows, lengths = sequences_of(values, size)
     return Labelled({f"x{i}": rows[:, i] for i in range(size)}, lengths, [], _numbers(len(lengths)), {})

@@ -199,7 +199,8 @@ class Series(Predicts, Finite, Regression):
         """The last ``seq_len`` rows of each series; a missing value is replaced as in training."""
         rows, lengths = sequences_of(values, self.scaling["columns"])
         found = self._inputs_of(rows, "the data", lengths).split(lengths)
-        return [one if len(one) <= self.seq_len else one[-self.seq_len :] for one in found]
+        sized = zip(found, lengths, strict=True)
+        return [one[-self.seq_len :] if length > self.seq_len else one for one, length in sized]
 
     def decode(self, outputs: list[Tensor], values: Any) -> Forecasts:
         """The next ``horizon`` rows of each series, in the units of the file."""
