@@ -106,11 +106,12 @@ class Predicts:
         """
         raise NotImplementedError
 
-    def decode(self, outputs: list[Tensor], values: Any) -> Prediction:
+    def decode(self, outputs: Any, values: Any) -> Prediction:
         """Convert the outputs of the model to a prediction.
 
         Args:
-            outputs: for each sequence ``[output_size]``, or ``[T, output_size]`` with ``decodes_every_step``.
+            outputs: a tensor ``[N, output_size]``, or with ``decodes_every_step`` a list of N tensors
+                ``[T, output_size]``; on the CPU.
             values: the user's data, as given to `encode`.
         """
         raise NotImplementedError
@@ -124,10 +125,9 @@ class Predicts:
         return read_arrays(path)
 
 
-def classes_of(outputs: list[Tensor], names: Sequence[str], ids: list[str] | None = None) -> Classes:
-    """The classes and probabilities of logits, one tensor ``[classes]`` for each sequence."""
-    logits = torch.stack(outputs) if outputs else torch.empty(0, len(names))
-    return Classes(list(names), logits.float().softmax(1), ids)
+def classes_of(outputs: Tensor, names: Sequence[str], ids: list[str] | None = None) -> Classes:
+    """The classes and probabilities of logits ``[N, classes]``."""
+    return Classes(list(names), outputs.float().softmax(1), ids)
 
 
 def read_arrays(path: Path) -> list[np.ndarray]:

@@ -62,7 +62,8 @@ class Trained:
         inputs = task.encode(values)
         device = next(self.model.parameters()).device
         sizes = [one.shape[0] for one in inputs]
-        outputs: list[Tensor] = [torch.empty(0)] * len(inputs)
+        outputs: list[Tensor] = []
+        order: list[int] = []
         with torch.inference_mode(), autocast(device, self.config["trainer"]["precision"]):
             for chosen in _batches(sizes, batch_size):
                 lengths = torch.tensor([sizes[i] for i in chosen])
@@ -71,11 +72,14 @@ class Trained:
                 batch = Batch(padded, lengths.new_zeros(len(chosen)), lengths=None if same else lengths)
                 found, _ = self.model(batch.to(device))
                 if task.decodes_every_step:
-                    rows = [found[: sizes[i], row].cpu() for row, i in enumerate(chosen)]
+                    outputs += [found[: sizes[i], row].cpu() for row, i in enumerate(chosen)]
                 else:
-                    rows = found[lengths.to(device) - 1, torch.arange(len(chosen), device=device)].cpu().unbind()
-                for i, row in zip(chosen, rows, strict=True):
-                    outputs[i] = row
+                    outputs.append(found[lengths.to(device) - 1, torch.arange(len(chosen), device=device)].cpu())
+                order += chosen
+        places = torch.tensor(order, dtype=torch.int64).argsort()
+        if not task.decodes_every_step:
+            return task.decode(torch.cat([*outputs, torch.empty(0, self.task.output_size)])[places], values)
+        outputs = [outputs[place] for place in places.tolist()]
         return task.decode(outputs, values)
 
     def generate(

@@ -192,7 +192,7 @@ def test_a_frame_is_encoded_as_the_file_is(tmp_path):
     third, first = task.encode(frame)
     assert torch.equal(third, task.inputs[3][:2])
     assert first[1].tolist() == [first[0, 0], 0, 0]  # held, and an unknown category
-    assert task.decode([torch.zeros(2)] * 2, frame).rows()[1:] == [["s3", "a", 0.5, 0.5], ["s0", "a", 0.5, 0.5]]
+    assert task.decode(torch.zeros(2, 2), frame).rows()[1:] == [["s3", "a", 0.5, 0.5], ["s0", "a", 0.5, 0.5]]
     (whole,) = task.encode([Frame(x=[3], sky=["wet"])])
     assert torch.equal(whole, task.inputs[3][:1])
     with pytest.raises(InputError, match="the DataFrame has no column 'sky'"):

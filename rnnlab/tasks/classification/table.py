@@ -243,7 +243,7 @@ class Table(Predicts, Finite, Labelling):
         """Sequences as arrays, DataFrames (with or without a column of sequence names), or texts."""
         return _columns.encode(self._labelled(values), self.encoding)
 
-    def decode(self, outputs: list[Tensor], values: Any) -> Classes:
+    def decode(self, outputs: Tensor, values: Any) -> Classes:
         """The class of each sequence."""
         return classes_of(outputs, self.encoding["classes"], self._labelled(values).ids)
 

@@ -167,7 +167,7 @@ class Vowels(Predicts, Finite, Labelling):
         rows, lengths = sequences_of(values, self.sizes["channels"])
         return list(hold(rows, lengths).float().split(lengths))
 
-    def decode(self, outputs: list[Tensor], values: Any) -> Classes:
+    def decode(self, outputs: Tensor, values: Any) -> Classes:
         """The class of each sequence."""
         return classes_of(outputs, self.classes)
 

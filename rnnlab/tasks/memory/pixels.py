@@ -115,7 +115,7 @@ class Pixels(Predicts, Finite, Labelling):
             raise InputError("the images have values outside 0 to 1; divide 8-bit pixels by 255")
         return list(self._steps_of(pixels))
 
-    def decode(self, outputs: list[Tensor], values: Any) -> Classes:
+    def decode(self, outputs: Tensor, values: Any) -> Classes:
         """The class of each image."""
         return classes_of(outputs, [str(label) for label in range(10)])
 

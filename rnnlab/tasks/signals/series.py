@@ -202,12 +202,11 @@ class Series(Predicts, Finite, Regression):
         sized = zip(found, lengths, strict=True)
         return [one[-self.seq_len :] if length > self.seq_len else one for one, length in sized]
 
-    def decode(self, outputs: list[Tensor], values: Any) -> Forecasts:
+    def decode(self, outputs: Tensor, values: Any) -> Forecasts:
         """The next ``horizon`` rows of each series, in the units of the file."""
         scales = torch.tensor([self.scaling["deviation"], self.scaling["mean"]], dtype=torch.float64)[:, self._targets]
         names = self.scaling["targets"]
-        found = torch.stack(outputs).double() if outputs else torch.empty(0, self.output_size, dtype=torch.float64)
-        found = found.unflatten(1, (len(names), self.horizon)).transpose(1, 2)
+        found = outputs.double().unflatten(1, (len(names), self.horizon)).transpose(1, 2)
         return Forecasts(names, found * scales[0] + scales[1])
 
     def read(self, path: Path) -> Tensor:
