@@ -61,7 +61,8 @@ def read(kind: type[Options], arguments: list[str]) -> Options:
             raise InputError(f"{key}={value!r} is not of type {known[key].type}") from None
     for name, one in known.items():
         if one.default is REQUIRED and one.name not in given:
-            raise InputError(f"{name}= is missing; give the directory of a run")
+            wanted = "the directory of a run" if name == "run" else f"{name}={one.metadata['shown']}"
+            raise InputError(f"{name}= is missing; give {wanted}")
     return kind(**given)
 
 

@@ -136,11 +136,7 @@ class Task:
         return {}
 
     def transcripts(self, split: str, written: list[Tensor]) -> dict[str, str]:
-        """Text files about the sequences that the model generated for a split, such as hypotheses and references.
-
-        Args:
-            split: name of the split.
-            written: see `judge`.
+        """Text files about the sequences ``written`` for a split (see `judge`), such as hypotheses and references.
 
         Returns:
             the contents by file name; a run stores them as ``written/SPLIT/NAME``.
@@ -161,6 +157,10 @@ class Task:
     def derive(self, means: dict[str, float]) -> dict[str, float]:
         """The ``means`` of a split, extended by metrics derived from them, such as bits from nats."""
         return means
+
+    def details(self, split: str, means: dict[str, float]) -> dict[str, str]:
+        """Text files about the ``means`` of a split before `derive`, stored like `transcripts`, by file name."""
+        return {}
 
     def sample(self, model: nn.Module) -> Sample | list[Sample] | str | None:
         """A deterministic sample of the model's output; None if the task has no samples.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pydoc_data.topics
 from functools import cached_property
-from math import log
+from math import log, nan
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rnnlab.data import BYTE_ORDER_MARK, PublicFile, locate, read_text
 from rnnlab.heads import IGNORE, Categorical
 from rnnlab.interface import Batch, InputError, Mean, Metric, Sample, Tokens
 from rnnlab.tasks._ngrams import MarkedBatch, repeated
+from rnnlab.tasks._predicting import Characters, Predicts
 from rnnlab.tasks.base import Task, check_least, check_shares
 from rnnlab.text import Alphabet, Speaker
 
@@ -29,7 +30,7 @@ SAMPLE_LENGTH = 200
 """Characters of a sample during training."""
 
 
-class CharLM(Task):
+class CharLM(Predicts, Task):
     """Next-character prediction over contiguous parallel streams, as in char-rnn.
 
     The text is split into contiguous train, valid and test parts, in this order. Each part is split into
@@ -60,6 +61,7 @@ class CharLM(Task):
         InputError: the corpus cannot be read or is too short, an option is not valid, or no n-gram is repeated.
     """
 
+    decodes_every_step = True
     metrics = {"loss": Metric("nats per character"), "bpc": Metric("bits per character")}
 
     def __init__(
@@ -224,6 +226,25 @@ class CharLM(Task):
     def speaker(self, model: nn.Module, temperature: float, top_k: int, seed: int) -> Speaker:  # noqa: D102
         return Speaker(model, self.vocabulary, temperature, top_k, seed)
 
+    def encode(self, values: str | list[str]) -> list[Tensor]:
+        """The tokens of a text or of several texts."""
+        texts = _texts_of(values)
+        if "" in texts:
+            raise InputError("a text is empty; give texts with at least one character")
+        return [self.vocabulary.encode(text) for text in texts]
+
+    def decode(self, outputs: list[Tensor], values: str | list[str]) -> Characters:
+        """The log-probability of each character but the first of each text."""
+        found = []
+        for text, logits in zip(_texts_of(values), outputs, strict=True):
+            later = logits[:-1].float().log_softmax(1).gather(1, self.vocabulary.encode(text[1:]).unsqueeze(1))
+            found.append(torch.cat([torch.full((1,), nan), later.squeeze(1)]))
+        return Characters(_texts_of(values), found)
+
+    def read(self, path: Path) -> str:
+        """The text of a UTF-8 file."""
+        return read_text(path).replace(BYTE_ORDER_MARK, "")
+
     def describe(self) -> list[str]:
         """The size of the corpus and of its vocabulary, and its line breaks."""
         if self.corpus in CORPORA:
@@ -247,6 +268,13 @@ class CharLM(Task):
     def data_digest(self) -> str:
         """SHA-256 of the whole text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def _texts_of(values: str | list[str]) -> list[str]:
+    texts = [values] if isinstance(values, str) else list(values)
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError("a text model predicts on a text or a list of texts")
+    return texts
 
 
 def read_corpus(corpus: str, data_root: str) -> str:

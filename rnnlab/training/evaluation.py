@@ -39,7 +39,7 @@ class Report(NamedTuple):
 
     values: metrics of the task, by name.
     by_length: the task's ``length_metric`` for each sequence length in the split; empty if the task has no lengths.
-    transcripts: contents of text files about the generated sequences by name, see `rnnlab.tasks.Task.transcripts`.
+    transcripts: contents of text files by name, see `rnnlab.tasks.Task.transcripts` and `rnnlab.tasks.Task.details`.
     """
 
     values: dict[str, float]
@@ -78,10 +78,10 @@ def evaluate(model: Model, task: Task, split: str, device: torch.device, autocas
                 sums.add(name, mean, task.lengths(split, step) if name == task.length_metric else None)
         means, by_length = sums.means()
     model.train(was_training)
-    values = task.derive(means)
+    values, details = task.derive(means), task.details(split, means)
     if not steps:
-        return Report(values, by_length, {})
-    return Report({**values, **task.judge(split, written)}, by_length, task.transcripts(split, written))
+        return Report(values, by_length, details)
+    return Report({**values, **task.judge(split, written)}, by_length, details | task.transcripts(split, written))
 
 
 _Number = Tensor | float

@@ -309,7 +309,8 @@ def evaluate_run(
     if split not in task.splits:
         name = content["config"]["task"]["name"]
         raise InputError(f"the task {name} has no split {split!r}{lookup.nearest(split, list(task.splits))}")
-    if out is not None and (not task.steps_to_write(split) or type(task).transcripts is Task.transcripts):
+    writes = task.steps_to_write(split) and type(task).transcripts is not Task.transcripts
+    if out is not None and not writes and type(task).details is Task.details:
         raise InputError("out= is set, but the model of this task generates nothing in an evaluation; omit out=")
     place = next(model.parameters()).device
     report = evaluate(model, task, split, place, autocast(place, content["config"]["trainer"]["precision"]))

@@ -15,6 +15,7 @@ import torch
 from rnnlab import cells, models
 from rnnlab.contracts import check_task
 from rnnlab.interface import InputError
+from rnnlab.tasks.signals._csv import read_csv
 from rnnlab.tasks.signals.series import PUBLIC, Series
 
 HILLS = [1.0, 4.0, 2.0, 8.0, 5.0, 7.0, 3.0, 9.0, 6.0, 2.0, 5.0, 4.0, 8.0, 1.0, 7.0, 3.0, 9.0, 2.0, 6.0, 4.0]
@@ -260,7 +261,7 @@ def _rows(*values):
         ("", "has no rows; give a CSV file"),
         ("time,x\n", "has no rows; give a CSV file"),
         ("time,x,x\n1,2,3\n", "has two columns named 'x'; rename one"),
-        ("time;x\n1;2\n", "has one column, 'time;x', with cells that are not numbers; give numeric"),
+        ("time|x\n1|2\n", "has one column, 'time[|]x', with cells that are not numbers; give numeric"),
         ("1,2\n3,4\n", "starts with numbers, 1, 2; add a first line with column names"),
         ("time,x,y\n1,2,3\n2,2\n", "line 3 has 2 cells, expected 3"),
         ("time,x\n1,2\n\n2,abc\n", "line 4, column 'x' has 'abc', which is not a number"),
@@ -485,3 +486,14 @@ def test_there_are_309_years_of_sunspots(data_root):
     assert task.table.names == ["SUNACTIVITY"]
     assert len(task.table.values) == 309
     check_task(Series, data_root=data_root, file="sunspots", seq_len=20)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_semicolons_or_tabs_with_decimal_commas(tmp_path, separator):
+    rows = [["year", "a", "b, c"], ["2001", "1,5", "-2"], ["2002", ",25", "1,5e3"], ["2003", "NA", "4"]]
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join(separator.join(row) for row in rows))
+    table = read_csv(path)
+    assert table.names == ["a", "b, c"]
+    assert table.times.values == [2001, 2002, 2003]
+    assert str(table.values.tolist()) == "[[1.5, -2.0], [0.25, 1500.0], [nan, 4.0]]"

@@ -14,6 +14,7 @@ from torch import Tensor
 from rnnlab.data import PublicFile, locate
 from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Vectors
+from rnnlab.tasks._predicting import Classes, Predicts, classes_of, hold, sequences_of
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least
 from rnnlab.tasks.classification._ts import Cases, read_ts
 
@@ -37,7 +38,7 @@ class Sequences(NamedTuple):
     labels: Tensor
 
 
-class Vowels(Finite, Labelling):
+class Vowels(Predicts, Finite, Labelling):
     """Classify each sequence at its last step, by default by the speaker of /ae/ (Kudo, Toyama and Shimbo, 1999).
 
     ``japanese_vowels`` has 12 LPC cepstra per step, 7 to 29 steps, 9 speakers, 270 training and 370 test sequences, as
@@ -161,6 +162,19 @@ class Vowels(Finite, Labelling):
         share = float((self.parts[split].labels == common).double().mean())
         return {**super().baselines(split), "most frequent": {"accuracy": share}}
 
+    def encode(self, values: Any) -> list[Tensor]:
+        """Sequences of channels; a missing value is replaced as in training."""
+        rows, lengths = sequences_of(values, self.sizes["channels"])
+        return list(hold(rows, lengths).float().split(lengths))
+
+    def decode(self, outputs: Tensor, values: Any) -> Classes:
+        """The class of each sequence."""
+        return classes_of(outputs, self.classes)
+
+    def read(self, path: Path) -> list[Any]:
+        """The sequences of a .ts, .npz or .npy file; the classes of a .ts file are not used."""
+        return read_ts(path).series if path.suffix == ".ts" else super().read(path)
+
     def memory(self) -> dict[str, Any]:
         """The number of channels and of classes, and the names of the classes."""
         return {"sizes": self.sizes, "classes": self.classes}
@@ -199,16 +213,9 @@ def _relabelled(cases: Cases, classes: list[str]) -> Cases:
 
 
 def _pad(cases: Cases, rows: list[int]) -> Sequences:
-    series = [_hold(cases.series[row]) for row in rows]
+    series = [hold(cases.series[row]) for row in rows]
     inputs = torch.nn.utils.rnn.pad_sequence(series)
     return Sequences(inputs, torch.tensor(list(map(len, series))), torch.tensor([cases.labels[row] for row in rows]))
-
-
-def _hold(series: Tensor) -> Tensor:
-    """Replace each missing value by the last observed value, or by 0 if there is none."""
-    seen = ~series.isnan()
-    last = torch.where(seen, torch.arange(len(series)).unsqueeze(1), 0).cummax(0).values
-    return series.nan_to_num().gather(0, last)
 
 
 def _oscillations(count: int, generator: torch.Generator) -> Cases:

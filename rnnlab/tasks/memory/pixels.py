@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,10 +14,11 @@ from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError, Vectors
 from rnnlab.tasks import _image_sets
 from rnnlab.tasks._image_sets import ADDRESSES, SETS, Pictures
+from rnnlab.tasks._predicting import Classes, Predicts, classes_of
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least
 
 
-class Pixels(Finite, Labelling):
+class Pixels(Predicts, Finite, Labelling):
     """Classify an image after its last pixel (Le, Jaitly and Hinton, 2015, arXiv:1504.00941).
 
     Pixels are read row by row or, if ``permuted``, in a random order that is the same for all images and runs. An
@@ -83,8 +86,7 @@ class Pixels(Finite, Labelling):
     def batch(self, split: str, step: int) -> Batch:
         """Images as inputs ``[T, B, 1]``, or ``[T, B, side]`` with one row per step."""
         pictures, chosen = self.parts[split], self.chosen(split, step)
-        pixels = pictures.pixels[chosen].flatten(1)[:, self.order]
-        inputs = pixels.reshape(len(chosen), -1, self.input.size).transpose(0, 1).contiguous()
+        inputs = self._steps_of(pictures.pixels[chosen]).transpose(0, 1).contiguous()
         targets = torch.full(inputs.shape[:2], IGNORE)
         targets[-1] = pictures.labels[chosen]
         return Batch(inputs, targets)
@@ -94,6 +96,28 @@ class Pixels(Finite, Labelling):
         common = torch.bincount(self.parts["train"].labels).argmax()
         share = float((self.parts[split].labels == common).double().mean())
         return {**super().baselines(split), "most frequent": {"accuracy": share}}
+
+    def _steps_of(self, pixels: Tensor) -> Tensor:
+        """Images ``[N, side, side]`` as sequences ``[N, T, input.size]``."""
+        return pixels.flatten(1)[:, self.order].reshape(len(pixels), -1, self.input.size)
+
+    def encode(self, values: Any) -> list[Tensor]:
+        """One image ``[side, side]`` or several ``[N, side, side]``, with values between 0 and 1."""
+        try:
+            pixels = torch.from_numpy(np.array(values, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the images are not an array of numbers ({error})") from error
+        if pixels.ndim == 2:
+            pixels = pixels.unsqueeze(0)
+        if pixels.shape[1:] != (self.side, self.side):
+            raise InputError(f"the images have the shape {list(pixels.shape)}; give [N, {self.side}, {self.side}]")
+        if not ((pixels >= 0) & (pixels <= 1)).all():
+            raise InputError("the images have values outside 0 to 1; divide 8-bit pixels by 255")
+        return list(self._steps_of(pixels))
+
+    def decode(self, outputs: Tensor, values: Any) -> Classes:
+        """The class of each image."""
+        return classes_of(outputs, [str(label) for label in range(10)])
 
     def data_digest(self) -> str:
         """SHA-256 of the pixel order and of all images and classes, in order."""

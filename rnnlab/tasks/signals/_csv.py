@@ -19,6 +19,7 @@ from torch import Tensor
 from rnnlab.interface import InputError
 
 MISSING = ("", "na", "nan")
+DECIMAL_COMMA = re.compile(r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?\s*)$")
 TIME_NAMES = {
     *("time", "date", "datetime", "timestamp", "ts", "ds", "t", "unix", "epoch", "index", "idx", "step", "period"),
     *("year", "quarter", "month", "week", "day", "hour", "minute", "second"),
@@ -74,10 +75,10 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
         InputError: the file cannot be read, a column does not exist, a cell is neither a number nor empty, or the rows
             are not in chronological order.
     """
-    header, lines = _cells_of(path)
-    if all(_number(name) is not None for name in header):
+    header, lines = cells_of(path)
+    if all(number_of(name) is not None for name in header):
         raise InputError(f"{path} starts with numbers, {', '.join(header)}; add a first line with column names")
-    if len(header) == 1 and not columns and any(_number("".join(cells)) is None for _, cells in lines):
+    if len(header) == 1 and not columns and any(number_of("".join(cells)) is None for _, cells in lines):
         raise InputError(
             f"{path} has one column, {header[0]!r}, with cells that are not numbers; give numeric columns, separated "
             "by commas"
@@ -101,13 +102,22 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
     return Table(names, values, times)
 
 
-def _cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The column names, and for each row its line number and its cells."""
+def cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The column names, and for each row its line number and its cells.
+
+    Cells are separated by commas, or by semicolons or tabs if the first line has more of them. In the latter case,
+    numbers may have decimal commas; they are returned with points.
+
+    Raises:
+        InputError: the file is not a CSV file with a line of column names and at least one row.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)  # the comma if there are equally many
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
@@ -118,7 +128,9 @@ def _cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     for name in header:
         if header.count(name) > 1:
             raise InputError(f"{path} has two columns named {name!r}; rename one")
-    return header, lines[1:]
+    if separator == ",":
+        return header, lines[1:]
+    return header, [(line, [DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]) for line, cells in lines[1:]]
 
 
 def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]], names: list[str]) -> Tensor:
@@ -126,7 +138,7 @@ def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]
     places = [header.index(name) for name in names]
     values = []
     for line, cells in lines:
-        row = [_number(cells[place]) for place in places]
+        row = [number_of(cells[place]) for place in places]
         if None in row:
             place = places[row.index(None)]
             raise InputError(
@@ -137,7 +149,7 @@ def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _number(cell: str) -> float | None:
+def number_of(cell: str) -> float | None:
     """The value of a cell: NaN if it is empty, None if it is not a number."""
     if cell.strip().lower() in MISSING:
         return nan
@@ -159,7 +171,7 @@ def _find_times(path: Path, header: list[str], lines: list[tuple[int, list[str]]
     dates = _instants(cells)
     if isinstance(dates, list):
         return _with_clock(header, lines, cells) or Times(header[:1], cells, dates, True)
-    numbers = [_number(cell) for cell in cells]
+    numbers = [number_of(cell) for cell in cells]
     wrong = dates if dates is not None else next((i for i, n in enumerate(numbers) if n is None or n != n), None)
     is_named = _is_time_name(header[0])
     if wrong is None or (None not in numbers and not is_named):
@@ -190,6 +202,13 @@ def _is_time_name(name: str) -> bool:
     while len(words) > 1 and words[-1] in UNITS:
         words.pop()
     return name == "" or (bool(words) and words[-1] in TIME_NAMES)
+
+
+def is_time(name: str, cells: list[str], is_first: bool) -> bool:
+    """Whether a column contains times: dates or, if it is the first column, numbers under the name of a time."""
+    if is_first and _is_time_name(name) and all(number_of(cell) is not None for cell in cells):
+        return True
+    return number_of(cells[0]) is None and isinstance(_instants(cells), list)
 
 
 def _has_equal_steps(numbers: list[float]) -> bool:
@@ -261,7 +280,7 @@ def _check_order(path: Path, times: Times, lines: list[int]) -> None:
     if _is_increasing(times.values):
         return
     column = " and ".join(map(repr, times.columns))
-    are_numbers = all(_number(cell) is not None for cell in times.cells)
+    are_numbers = all(number_of(cell) is not None for cell in times.cells)
     way = "; to read the column as numbers, name it in task.columns" if are_numbers else ""
     if _is_increasing(-value for value in times.values):
         raise InputError(f"{path} has its newest row first, by column {column}; put the oldest first{way}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Metric, Vectors
+from rnnlab.tasks._predicting import Forecasts, Predicts, hold, sequences_of
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Regression, check_least, check_shares
 from rnnlab.tasks.signals._csv import Table, read_csv, tell_times
 from rnnlab.tasks.signals.base import scale_of
@@ -41,7 +42,7 @@ SHOWN = 20
 """Maximum number of columns that the log describes."""
 
 
-class Series(Finite, Regression):
+class Series(Predicts, Finite, Regression):
     """Forecast the next ``horizon`` rows of a time series from the last ``seq_len``.
 
     Rows are assumed to be equally spaced in time. The first column is the time, and not an input, if it contains dates,
@@ -177,16 +178,42 @@ class Series(Finite, Regression):
     @cached_property
     def inputs(self) -> Tensor:
         """The inputs of each row, ``[N, input.size]``."""
+        return self._inputs_of(self.table.values, repr(self.file))
+
+    def _inputs_of(self, values: Tensor, source: str, lengths: list[int] | None = None) -> Tensor:
+        """The inputs of rows in the units of the file, float64 ``[N, columns]``.
+
+        Args:
+            values: rows of one series, or of several one after the other.
+            source: name of the data for an error.
+            lengths: number of rows of each series; None for one series.
+        """
         mean, deviation = (torch.tensor(self.scaling[key], dtype=torch.float64) for key in ("mean", "deviation"))
-        values = (self.table.values - mean) / deviation
-        seen = ~values.isnan()
-        last = torch.where(seen, torch.arange(len(values)).unsqueeze(1), -1).cummax(0).values
-        held = torch.where(last >= 0, values.nan_to_num().gather(0, last.clamp_min(0)), 0.0)
-        held = held.float()
+        held = hold((values - mean) / deviation, lengths).float()
         if not held.isfinite().all():
             name = self.scaling["columns"][int(held.isfinite().all(0).int().argmin())]
-            raise InputError(f"column {name!r} of {self.file!r} has numbers too large for float32; scale the column")
-        return torch.cat([held, seen.float()], 1) if self.scaling["masked"] else held
+            raise InputError(f"column {name!r} of {source} has numbers too large for float32; scale the column")
+        return torch.cat([held, (~values.isnan()).float()], 1) if self.scaling["masked"] else held
+
+    def encode(self, values: Any) -> list[Tensor]:
+        """The last ``seq_len`` rows of each series; a missing value is replaced as in training."""
+        rows, lengths = sequences_of(values, self.scaling["columns"])
+        found = self._inputs_of(rows, "the data", lengths).split(lengths)
+        sized = zip(found, lengths, strict=True)
+        return [one[-self.seq_len :] if length > self.seq_len else one for one, length in sized]
+
+    def decode(self, outputs: Tensor, values: Any) -> Forecasts:
+        """The next ``horizon`` rows of each series, in the units of the file."""
+        scales = torch.tensor([self.scaling["deviation"], self.scaling["mean"]], dtype=torch.float64)[:, self._targets]
+        names = self.scaling["targets"]
+        found = outputs.double().unflatten(1, (len(names), self.horizon)).transpose(1, 2)
+        return Forecasts(names, found * scales[0] + scales[1])
+
+    def read(self, path: Path) -> Tensor:
+        """The rows of a CSV file with the columns of the training file."""
+        if path.suffix in (".npz", ".npy"):
+            return super().read(path)
+        return read_csv(path, self.scaling["columns"], check_times=False).values
 
     @cached_property
     def values(self) -> Tensor:

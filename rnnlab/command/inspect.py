@@ -1,0 +1,28 @@
+"""``rnnlab inspect``: print how a file or folder of own data is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnnlab.command import options
+from rnnlab.command.options import REQUIRED, option
+
+SYNOPSIS = (("inspect data=FILE", "print how labelled sequences are read: classes, columns, lengths, splits"),)
+
+
+@dataclass
+class Options:
+    """Options of the command."""
+
+    data: str = option(REQUIRED, "CSV file, .txt file or folder, as in task.file of task=table", "FILE")
+    sequence: str = option("sequence", "column of a CSV file with the name of the sequence")
+    label: str = option("label", "column of a CSV file with the class")
+
+
+def run(arguments: list[str]) -> int:
+    """Print the lines that a training of ``task=table`` starts with."""
+    chosen = options.read(Options, arguments)
+    from rnnlab.tasks.classification.table import Table
+
+    print(*Table(file=chosen.data, sequence=chosen.sequence, label=chosen.label).describe(), sep="\n")
+    return 0
