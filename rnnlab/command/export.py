@@ -28,6 +28,7 @@ class Options:
 def run(arguments: list[str]) -> int:
     """Write the file and print its interface."""
     chosen = options.read(Options, arguments)
+    options.check_new(chosen.out)
     from rnnlab.export import export_run
 
     lines = export_run(

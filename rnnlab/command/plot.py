@@ -35,6 +35,9 @@ def run(arguments: list[str]) -> int:
         raise InputError(f"metrics={','.join(unknown)} was not measured; the run has {', '.join(measured)}")
     stem = Path(chosen.out).expanduser() if chosen.out else folder / "curves"
     stem = stem.with_suffix("") if stem.suffix in (".png", ".svg") else stem
+    if chosen.out:  # the run's own figure is drawn again
+        options.check_new(f"{stem}.png")
+        options.check_new(f"{stem}.svg")
     report.save(curves.draw({name: measured[name] for name in names}, str(folder)), stem)
     print(f"Written: {stem}.png, {stem}.svg")
     return 0

@@ -33,8 +33,7 @@ def run(arguments: list[str]) -> int:
     path, out = Path(chosen.data).expanduser(), Path(chosen.out).expanduser()
     if not path.exists():
         raise InputError(f"data={chosen.data} does not exist; give the path of a file")
-    if chosen.out and out.exists():
-        raise InputError(f"out={chosen.out} exists; give the name of a new file")
+    options.check_new(chosen.out)
     from rnnlab import files
     from rnnlab.training import trained
 

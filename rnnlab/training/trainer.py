@@ -122,6 +122,7 @@ class Trainer:
         self.init_from = init_from
         self.prefetch = prefetch
         self.progress = Progress()
+        self.factor()  # raises an error about an option of the schedule before anything is written
         self.state: State | None = None
         # The training metrics are recorded as "train", so an evaluation on train needs another name.
         self.evaluation_name = "valid" if "valid" in task.splits else "train_eval"
@@ -201,10 +202,14 @@ class Trainer:
 
     def set_learning_rate(self) -> None:
         """Set the learning rate of the next step from the schedule."""
-        at = self.progress
-        factor = self.schedule(at.step, self.steps, *([at.improved] if self.follows_evaluations else []))
+        factor = self.factor()
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * factor
+
+    def factor(self) -> float:
+        """The factor of the schedule on the learning rate of the next step."""
+        at = self.progress
+        return self.schedule(at.step, self.steps, *([at.improved] if self.follows_evaluations else []))
 
     def collect(self) -> None:
         """Copy the losses and gradient norms since the last call to the CPU, and check them.

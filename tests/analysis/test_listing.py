@@ -86,6 +86,9 @@ def test_curves_have_a_panel_for_each_metric_and_a_line_for_each_split(folder, c
     assert __main__.main(["plot", "a", "metrics=loss", "out=only.png"]) == 0
     assert (folder / "only.png").read_bytes().startswith(b"\x89PNG")
     assert "accuracy" not in (folder / "only.svg").read_text()
+    assert __main__.main(["plot", "a", "out=only"]) == 2
+    assert "out=only.png exists" in capsys.readouterr().err
+    assert __main__.main(["plot", "a"]) == __main__.main(["plot", "a"]) == 0
     assert __main__.main(["plot", "a", "metrics=bpc"]) == 2
     assert "metrics=bpc was not measured; the run has loss, lr, accuracy" in capsys.readouterr().err
 

@@ -179,6 +179,13 @@ def test_plateau_reduces_the_rate_of_a_run_that_does_not_improve():
     assert [record["lr"] for record in records("train")] == pytest.approx([0.01] * 3 + [0.005] * 2 + [0.0025] * 2)
 
 
+@pytest.mark.parametrize("option", ["scheduler=plateau scheduler.patience=0", "scheduler=stepwise scheduler.every=0"])
+def test_options_of_a_schedule_are_checked_before_anything_is_written(option):
+    with pytest.raises(InputError, match="must be at least 1"):
+        run(*option.split())
+    assert not Path("a").exists()
+
+
 def test_a_run_ends_by_patience():
     summary = run("task.opposite=true", "trainer.eval_every=1", "trainer.patience=3", "trainer.steps=20")
     assert (summary["ended"], summary["steps"], summary["best"]["step"]) == ("patience", 4, 1)
