@@ -64,9 +64,9 @@ class TTTLinear(MatrixCell):
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         *qkv, eta = linear(inputs, self.W_qkv).split([*[self.hidden_size] * 3, self.heads], dim=-1)
+        of_q, of_k = (self.by_head(self._initial_model(x)) + self.b_0 for x in qkv[:2])
         q, k, v = map(self.by_head, qkv)
         eta = self.learning_rate / self.value_size * (eta + self.b_eta).sigmoid().unsqueeze(-1)
-        of_q, of_k = ((x.unsqueeze(-2) @ self.W_0).squeeze(-2) + self.b_0 for x in (q, k))
         return (self.gain, self.bias), (q, k, v - k - self.bias, eta, of_q, of_k)
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
@@ -80,6 +80,11 @@ class TTTLinear(MatrixCell):
         W, b = W - outer(k, update), b - update
         z, _ = _normalised(read(W, q) + b + of_q)
         return joined(q + gain * z + bias), (W, b)
+
+    def _initial_model(self, x: Tensor) -> Tensor:
+        """Return W_0ᵀ x for each head of ``x [T, B, heads * d]``, by one product for each head."""
+        parts = zip(x.split(self.value_size, dim=-1), self.W_0.unbind(), strict=True)
+        return torch.cat([linear(part, W_0.t()) for part, W_0 in parts], dim=-1)
 
 
 def _normalised(z: Tensor) -> tuple[Tensor, Tensor]:
