@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnlab import report
+from rnnlab.analysis.figures import FEW_POINTS
+from rnnlab.analysis.runs import records
 from rnnlab.interface import InputError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT, COLUMNS = 4.2, 2.8, 3
 """Size of a panel in inches, and the largest number of panels side by side."""
 NOT_METRICS = ("step", "split", "tokens", "seconds", "by_length")
-FEW_POINTS = 50
-"""Lines with fewer points than this have markers."""
 
 Series = dict[str, tuple[list[float], list[float]]]
 """Training steps and values, by split."""
@@ -34,11 +33,7 @@ def read(run: Path) -> dict[str, Series]:
     if not file.exists():
         raise InputError(f"{run} has no metrics.jsonl; give the directory of a run that has been trained")
     found: dict[str, Series] = defaultdict(lambda: defaultdict(lambda: ([], [])))
-    for line in file.read_text(errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # a run that is being written
-            continue
+    for record in records(file, problems=[], training=True):  # a run that is being written may end in half a line
         for name, value in record.items():
             if name not in NOT_METRICS and isinstance(value, int | float) and isfinite(value):
                 steps, values = found[name][record["split"]]

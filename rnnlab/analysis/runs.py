@@ -113,9 +113,9 @@ class Run:
         if name in self._curves:
             return self._curves[name]
         keys = ("step", "tokens", "seconds", name)
-        records = _records(self.path / "metrics.jsonl", self.problems)
-        records = [record for record in records if record.get("split") in ("valid", "train_eval")]
-        step, tokens, seconds, value = (_column([record.get(key) for record in records]) for key in keys)
+        found = records(self.path / "metrics.jsonl", self.problems)
+        found = [record for record in found if record.get("split") in ("valid", "train_eval")]
+        step, tokens, seconds, value = (_column([record.get(key) for record in found]) for key in keys)
         if not np.isfinite(value).all():
             steps = ", ".join(f"{at:.0f}" for at in step[~np.isfinite(value)][:3])
             self.problems.append(f"{name} on valid is not a finite number at step {steps}")
@@ -239,8 +239,8 @@ def _is_metric(about: Any) -> bool:
 _OF_TRAINING = '"split": "train",'
 
 
-def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
-    """Return the records of a metrics file without those of training; broken lines are added to ``problems``."""
+def records(file: Path, problems: list[str], training: bool = False) -> Sequence[dict[str, Any]]:
+    """Return the records of a metrics file, those of training only if asked; broken lines are added to ``problems``."""
     try:
         text = file.read_text(errors="replace")
     except OSError:
@@ -248,14 +248,14 @@ def _records(file: Path, problems: list[str]) -> Sequence[dict[str, Any]]:
         return []
     lines = text.split("\n")[: -1 if text.endswith("\n") else None]
     # Training records are most of the lines and not needed: skip them without parsing.
-    if _OF_TRAINING in text:
+    if _OF_TRAINING in text and not training:
         kept = [(at, line) for at, line in enumerate(lines, 1) if not (_OF_TRAINING in line and line.endswith("}"))]
     else:
         kept = list(enumerate(lines, 1))
     try:  # parsing all lines at once takes half the time of parsing each
-        records = json.loads(f"[{','.join([line for _, line in kept])}]")
-        if len(records) == len(kept) and {type(record) for record in records} <= {dict}:
-            return records
+        parsed = json.loads(f"[{','.join([line for _, line in kept])}]")
+        if len(parsed) == len(kept) and {type(record) for record in parsed} <= {dict}:
+            return parsed
     except json.JSONDecodeError:
         pass
     found = [(number, _record(line)) for number, line in kept]

@@ -238,5 +238,6 @@ WRITTEN: dict[str, Write] = {
     "flip": _flip,
     "gather": _gather,
 }
-"""For each operation of `rnnlab.engine.ir.operations` that a forward step may use, and for those that only a recorded
-model has, a function (writer, node) -> the names of its results."""
+"""Functions ``(writer, node) -> name or names of the results``, by operation.
+
+They cover the operations of `rnnlab.engine.ir.operations` in a forward step, and further ones of a recorded model."""

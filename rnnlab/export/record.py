@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from rnnlab.cells import Cell
-from rnnlab.engine.ir.operations import EXPANSIONS, OPERATIONS
+from rnnlab.engine.ir.operations import EXPANSIONS
 from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, broadcast, needed
+from rnnlab.engine.ir.trace import expand
 from rnnlab.engine.traced import program_of
 from rnnlab.export.interface import carries, check_exportable, example
 from rnnlab.interface import Batch, InputError
@@ -192,19 +193,7 @@ class _Recorder(TorchDispatchMode):
 
     def expand(self, name: str, arguments: list[Any], options: dict[str, Any]) -> tuple[Value, ...]:
         """Record an operation of torch, and return the values of its results."""
-        b = self.builder
-        try:
-            if name in WHOLE:
-                values = WHOLE[name](b, *arguments, **options)
-            elif name in EXPANSIONS:
-                values = EXPANSIONS[name](b, *arguments, **options)
-            elif name in OPERATIONS and not options:
-                values = getattr(b, name)(*arguments)
-            else:
-                raise Unsupported(name)
-        except TypeError as error:  # a variant of the operation with other arguments
-            raise Unsupported(name) from error
-        return tuple(values) if isinstance(values, tuple | list) else (values,)
+        return expand(self.builder, name, arguments, options, WHOLE)
 
     def loop(
         self, program: Program, cell: Cell, inputs: Tensor, state: State, lengths: None, **context: Any
@@ -293,8 +282,8 @@ def _layer_norm(b: Builder, x: Value, shape: list[int], *options: Any) -> Value:
 FILLED = ("new_ones", "new_zeros", "new_full", "zeros_like", "ones_like", "full_like")
 """Operations whose results do not depend on the numbers in their argument."""
 
-# Operations on sequences [T, B, ...]; torch does not decompose them in inference mode.
-WHOLE: dict[str, Callable[..., Any]] = {
+# Also operations on sequences [T, B, ...], which torch does not decompose in inference mode.
+WHOLE: dict[str, Callable[..., Any]] = EXPANSIONS | {
     "linear": _linear,
     "matmul": _product,
     "embedding": _gather,

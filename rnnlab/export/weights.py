@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from rnnlab import cells, files, lookup, models
+from rnnlab import files, lookup
 from rnnlab.interface import Images, InputError, Tokens, Vectors
 from rnnlab.layers.regularisers import as_trained
 from rnnlab.models import Model
-from rnnlab.training.build import maker
+from rnnlab.training.build import build_model
 
 FORMAT = 1
 KINDS = {kind.__name__: kind for kind in (Tokens, Vectors, Images)}
@@ -69,10 +70,9 @@ def _built(about: dict[str, Any]) -> Model:
         if ":" in name:
             raise InputError(f"{kind} {name!r} is user-defined; build the model and use model.load_state_dict instead")
     read, source = (None if one is None else _input(one) for one in (about["input"], about["source"]))
-    cell = maker(config["cell"], cells.find)
-    arguments = [read, about["output_size"], cell, config["engine"]["backend"], *([] if source is None else [source])]
+    task = SimpleNamespace(input=read, output_size=about["output_size"], source=source)
     with as_trained():
-        return maker(config["model"], models.find)(*arguments)
+        return build_model(config, task)
 
 
 def _input(described: dict[str, Any]) -> Any:

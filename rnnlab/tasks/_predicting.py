@@ -98,6 +98,14 @@ class Predicts:
 
     decodes_every_step: bool = False
 
+    def convert(self, values: Any) -> Any:
+        """Bring the user's data into the form that `encode` and `decode` receive; by default they stay as they are.
+
+        Raises:
+            InputError: the data do not fit the model.
+        """
+        return values
+
     def encode(self, values: Any) -> list[Tensor]:
         """Convert the user's data to model inputs: for each sequence ``[T]`` tokens or ``[T, F]`` vectors, T >= 1.
 
@@ -112,7 +120,7 @@ class Predicts:
         Args:
             outputs: a tensor ``[N, output_size]``, or with ``decodes_every_step`` a list of N tensors
                 ``[T, output_size]``; on the CPU.
-            values: the user's data, as given to `encode`.
+            values: the data, as given to `encode`.
         """
         raise NotImplementedError
 

@@ -59,6 +59,7 @@ class Trained:
         task = self.predicting()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
+        values = task.convert(values)
         inputs = task.encode(values)
         device = next(self.model.parameters()).device
         sizes = [one.shape[0] for one in inputs]

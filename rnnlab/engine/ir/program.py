@@ -147,7 +147,7 @@ def values_of(argument: Any) -> list[Value]:
 
 
 def needed(nodes: list[Node], results: Iterable[Value], known: Collection[Value] = ()) -> list[Node]:
-    """Return the nodes that ``results`` depend on, apart from those that only ``known`` values depend on."""
+    """Return the nodes that compute ``results`` from the ``known`` values and the leaves, in order."""
     wanted, kept = set(results).difference(known), []
     for node in reversed(nodes):
         if wanted.intersection(node.results):

@@ -11,6 +11,7 @@ uses the batch size in arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -90,16 +91,7 @@ class _Recorder(TorchDispatchMode):
         options = {key: value for key, value in options.items() if value is not None and value is not False}
         if name in ("zeros_like", "ones_like"):
             options = {}
-        try:
-            if name in EXPANSIONS:
-                values = EXPANSIONS[name](b, *arguments, **options)
-            elif name in OPERATIONS and not options:
-                values = getattr(b, name)(*arguments)
-            else:
-                raise Unsupported(name)
-        except TypeError as error:  # a variant of the operation with other arguments
-            raise Unsupported(name) from error
-        return values if isinstance(values, tuple) else (values,)
+        return expand(b, name, arguments, options)
 
     def check_rows(self, name: str, nodes: list[Node]) -> None:
         """Refuse operations along the batch axis: a program must run with any batch size."""
@@ -260,3 +252,34 @@ def _check_graph(functions: list[Any]) -> None:
                 "define its derivative with rnnlab.cells.surrogate instead"
             )
         left += [following for following, _ in function.next_functions if following is not None]
+
+
+def expand(
+    b: Builder,
+    name: str,
+    arguments: Sequence[Any],
+    options: dict[str, Any],
+    expansions: dict[str, Callable[..., Any]] = EXPANSIONS,
+) -> tuple[Value, ...]:
+    """Add the nodes of an operation of torch, and return the values of its results.
+
+    Args:
+        b: the builder of the program.
+        name: name of the operation.
+        arguments: its positional arguments.
+        options: its keyword arguments.
+        expansions: functions that express an operation by others.
+
+    Raises:
+        Unsupported: there is no such operation, or it has other arguments.
+    """
+    try:
+        if name in expansions:
+            values = expansions[name](b, *arguments, **options)
+        elif name in OPERATIONS and not options:
+            values = getattr(b, name)(*arguments)
+        else:
+            raise Unsupported(name)
+    except TypeError as error:  # a variant of the operation with other arguments
+        raise Unsupported(name) from error
+    return tuple(values) if isinstance(values, tuple | list) else (values,)

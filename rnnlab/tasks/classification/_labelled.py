@@ -13,7 +13,7 @@ from torch import Tensor
 from rnnlab.data import read_lines
 from rnnlab.interface import InputError
 from rnnlab.tasks._predicting import read_arrays, sequences_of
-from rnnlab.tasks.signals._csv import cells_of, is_time
+from rnnlab.tasks.signals._csv import cells_of, check_cells, is_time
 
 CHARACTER = "character"
 """The name of the only column of texts; its cells are the characters."""
@@ -177,12 +177,7 @@ def _part(
     others: Sequence[str],
 ) -> Labelled:
     """The columns of rows that are sorted by their sequence, whose number is in ``numbers``."""
-    for name in columns:
-        if name not in header:
-            raise InputError(f"{path} has no column {name!r}; name one of {', '.join(header)} in task.columns")
-    for line, cells in lines:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {line} has {len(cells)} cells, expected {len(header)}; correct the line")
+    check_cells(path, header, lines, columns)
     cells = {name: [row[place].strip() for _, row in lines] for place, name in enumerate(header) if name not in others}
     if columns:
         return Labelled({name: cells[name] for name in columns}, _counts(numbers), [], [], {})

@@ -240,14 +240,15 @@ class Table(Predicts, Finite, Labelling):
         return read_labelled(path, self.sequence, self.label, columns, needs_labels=False)
 
     def encode(self, values: Any) -> list[Tensor]:
-        """Sequences as arrays, DataFrames (with or without a column of sequence names), or texts."""
-        return _columns.encode(self._labelled(values), self.encoding)
+        """The inputs of each sequence; see `convert` for the values."""
+        return _columns.encode(self.convert(values), self.encoding)
 
     def decode(self, outputs: Tensor, values: Any) -> Classes:
         """The class of each sequence."""
-        return classes_of(outputs, self.encoding["classes"], self._labelled(values).ids)
+        return classes_of(outputs, self.encoding["classes"], self.convert(values).ids)
 
-    def _labelled(self, values: Any) -> Labelled:
+    def convert(self, values: Any) -> Labelled:
+        """The sequences of arrays, DataFrames (with or without a column of sequence names), or texts."""
         if isinstance(values, Labelled):
             return values
         if isinstance(values, str):

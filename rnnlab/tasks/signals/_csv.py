@@ -83,12 +83,7 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
             f"{path} has one column, {header[0]!r}, with cells that are not numbers; give numeric columns, separated "
             "by commas"
         )
-    for name in columns:
-        if name not in header:
-            raise InputError(f"{path} has no column {name!r}; name one of {', '.join(header)} in task.columns")
-    for line, cells in lines:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {line} has {len(cells)} cells, expected {len(header)}; correct the line")
+    check_cells(path, header, lines, columns)
     times = _find_times(path, header, lines) if check_times and header[0] not in columns else None
     names = list(columns) or [name for name in header if times is None or name not in times.columns]
     if not names:
@@ -131,6 +126,20 @@ def cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if separator == ",":
         return header, lines[1:]
     return header, [(line, [DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]) for line, cells in lines[1:]]
+
+
+def check_cells(path: Path, header: list[str], lines: list[tuple[int, list[str]]], columns: Sequence[str]) -> None:
+    """Check that the ``columns`` exist, and that every row has a cell for each column of the header.
+
+    Raises:
+        InputError: a column does not exist, or a row has more or fewer cells.
+    """
+    for name in columns:
+        if name not in header:
+            raise InputError(f"{path} has no column {name!r}; name one of {', '.join(header)} in task.columns")
+    for line, cells in lines:
+        if len(cells) != len(header):
+            raise InputError(f"{path}, line {line} has {len(cells)} cells, expected {len(header)}; correct the line")
 
 
 def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]], names: list[str]) -> Tensor:
