@@ -7,7 +7,7 @@ from torch import nn
 from rnnlab import cells
 from rnnlab.interface import InputError
 from rnnlab.layers.recurrent import Recurrent
-from rnnlab.layers.stack import Stack
+from rnnlab.layers.stack import Bidirectional, Stack
 
 _TORCH = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
 _CELLS = {
@@ -28,45 +28,54 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     """
     if stack.connections or any(not isinstance(norm, nn.Identity) for norm in stack.norms):
         raise InputError("torch.nn has no norm and no connection between layers; use norm=none, connection=none")
-    if any(not isinstance(layer, Recurrent) or layer.reverse for layer in stack.layers):
-        raise InputError(
-            "only forward layers can be converted to torch.nn, not bidirectional layers, reversed layers or blocks"
-        )
-    natives = [layer.cell.native() for layer in stack.layers]
+    layers = _directions(stack)
+    natives = [layer.cell.native() for layer in layers]
     # All layers of a torch.nn module share these: mode, biases, width.
     kinds = {
         native and (native.mode, len(native.weights), layer.cell.hidden_size)
-        for native, layer in zip(natives, stack.layers, strict=True)
+        for native, layer in zip(natives, layers, strict=True)
     }
     if None in kinds or len(kinds) > 1:
-        kinds_given = ", ".join(f"{type(layer.cell).__name__}({layer.cell.extra_repr()})" for layer in stack.layers)
+        kinds_given = ", ".join(f"{type(layer.cell).__name__}({layer.cell.extra_repr()})" for layer in layers)
         raise InputError(
             f"torch.nn has no layer for a stack of {kinds_given}; all layers of a torch.nn module share mode, biases "
             "and width"
         )
-    if any(len(layer.first) for layer in stack.layers):
+    if any(len(layer.first) for layer in layers):
         raise InputError("torch.nn has no learned initial state; convert a stack with initial_state='zero'")
     ((mode, num_weights, hidden_size),) = kinds
     options = {"nonlinearity": mode.removeprefix("RNN_").lower()} if mode.startswith("RNN") else {}
     module = _TORCH[mode](
-        stack.layers[0].cell.input_size,
+        layers[0].cell.input_size,
         hidden_size,
-        num_layers=len(natives),
+        num_layers=len(stack.layers),
         bias=num_weights == 4,
-        dropout=stack.dropout if len(natives) > 1 else 0.0,
+        dropout=stack.dropout if len(stack.layers) > 1 else 0.0,
+        bidirectional=len(layers) > len(stack.layers),
         **options,
     ).to(natives[0].weights[0])
-    for depth, native in enumerate(natives):
-        cell = stack.layers[depth].cell
-        for target, source, names in zip(module.all_weights[depth], native.weights, _SOURCES, strict=False):
+    for layer, native, weights in zip(layers, natives, module.all_weights, strict=True):
+        for target, source, names in zip(weights, native.weights, _SOURCES, strict=False):
             target.data.copy_(source)
-            parameters = [getattr(cell, name, None) for name in names]
+            parameters = [getattr(layer.cell, name, None) for name in names]
             target.requires_grad_(any(p is not None and p.requires_grad for p in parameters))
     return module.train(stack.training)
 
 
-def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
-    """Return a stack with the weights of a ``torch.nn.RNN``, ``LSTM`` or ``GRU``.
+def _directions(stack: Stack) -> list[Recurrent]:
+    """The layers of each depth and direction, in the order of ``torch.nn``."""
+    if all(isinstance(layer, Recurrent) and not layer.reverse for layer in stack.layers):
+        return list(stack.layers)
+    if not all(isinstance(layer, Bidirectional) and layer.merge == "concatenate" for layer in stack.layers):
+        raise InputError(
+            "a layer of torch.nn is a stack of forward layers, or of bidirectional layers with concatenated outputs; "
+            "reversed layers, sums of directions and blocks cannot be converted"
+        )
+    return [one for layer in stack.layers for one in (layer.forward_layer, layer.backward_layer)]
+
+
+def from_torch(module: nn.RNNBase | nn.RNNCellBase, backend: str = "auto") -> Stack:
+    """Return a stack with the weights of a layer or cell of ``torch.nn``, such as ``LSTM`` or ``LSTMCell``.
 
     The stack is time-major, also if ``module.batch_first`` is True. Frozen weights stay frozen. If a bias is the sum of
     two biases in torch.nn, it is frozen if both are frozen.
@@ -74,6 +83,8 @@ def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
     Raises:
         InputError: the module is of another type, or has a projection.
     """
+    if isinstance(module, nn.RNNCellBase):
+        module = _layer_of(module)
     if not isinstance(module, nn.RNNBase):
         raise InputError(f"expected a torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
     if module.proj_size:
@@ -101,3 +112,13 @@ def from_torch(module: nn.RNNBase, backend: str = "auto") -> Stack:
                 sources = [weight for weight, names in zip(weights, _SOURCES, strict=False) if name in names]
                 parameter.requires_grad_(any(weight.requires_grad for weight in sources))
     return stack.train(module.training)
+
+
+def _layer_of(cell: nn.RNNCellBase) -> nn.RNNBase:
+    """The layer of ``torch.nn`` that runs a cell of it, with the same parameters."""
+    kind = {3: nn.GRU, 4: nn.LSTM}.get(cell.weight_hh.shape[0] // cell.hidden_size, nn.RNN)
+    options = {"nonlinearity": cell.nonlinearity} if isinstance(cell, nn.RNNCell) else {}
+    layer = kind(cell.input_size, cell.hidden_size, bias=cell.bias, **options).to(cell.weight_hh)
+    for name, parameter in cell.named_parameters():
+        setattr(layer, f"{name}_l0", parameter)
+    return layer.train(cell.training)
