@@ -156,9 +156,7 @@ def test_what_torch_exports(kind, bidirectional, tmp_path):
     module = getattr(torch.nn, kind)(F, H, 2, bidirectional=bidirectional)
     path = tmp_path / "module.onnx"
     names = {0: "time", 1: "batch"}
-    torch.onnx.export(
-        module, (torch.randn(5, 2, F),), path, dynamo=False, input_names=["X"], dynamic_axes={"X": names}
-    )
+    torch.onnx.export(module, (torch.randn(5, 2, F),), path, dynamo=False, input_names=["X"], dynamic_axes={"X": names})
     stack = weights.read(path)
     for length in LENGTHS:
         inputs = torch.randn(length, 2, F)
