@@ -11,7 +11,7 @@ from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, Stack, Zoneout
 from rnnlab.training import train
 
-LENGTHS = (1, 2, 7, 200)
+LENGTHS = (1, 7, 200)
 MODULES = {
     "rnn": lambda: nn.RNN(3, 4, 2),
     "rnn-relu": lambda: nn.RNN(3, 4, nonlinearity="relu"),
@@ -44,11 +44,12 @@ def test_a_module_its_state_dict_and_its_file(name, tmp_path):
     activation = getattr(module, "nonlinearity", "tanh")
     sources = [module, module.state_dict(), whole, tmp_path / "all.pt", tmp_path / "all.safetensors"]
     stacks = [weights.read(source, activation=activation) for source in sources]
+    for stack in stacks:
+        assert all(map(torch.equal, stack.parameters(), stacks[0].parameters()))
     for length in LENGTHS:
         inputs = torch.randn(length, 2, 3)
-        for stack in stacks:
-            torch.testing.assert_close(stack(inputs)[0], _outputs(module, inputs), rtol=0, atol=1e-5)
-    again = weights.to_torch(stacks[-1])
+        torch.testing.assert_close(stack(inputs)[0], _outputs(module, inputs), rtol=0, atol=1e-5)
+    again = weights.to_torch(stack)
     assert type(again) is {"R": nn.RNN, "G": nn.GRU, "L": nn.LSTM}[type(module).__name__[0]]
     torch.testing.assert_close(again(inputs)[0], _outputs(module, inputs), rtol=0, atol=1e-5)
 
