@@ -29,13 +29,14 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     if stack.connections or any(not isinstance(norm, nn.Identity) for norm in stack.norms):
         raise InputError("torch.nn has no norm and no connection between layers; use norm=none, connection=none")
     layers = _directions(stack)
-    natives = [layer.cell.native() for layer in layers]
+    found = [layer.cell.native() for layer in layers]
+    natives = [native for native in found if native is not None]
     # All layers of a torch.nn module share these: mode, biases, width.
     kinds = {
-        native and (native.mode, len(native.weights), layer.cell.hidden_size)
-        for native, layer in zip(natives, layers, strict=True)
+        (native.mode, len(native.weights), layer.cell.hidden_size)
+        for native, layer in zip(natives, layers, strict=False)
     }
-    if None in kinds or len(kinds) > 1:
+    if len(natives) < len(layers) or len(kinds) > 1:
         kinds_given = ", ".join(f"{type(layer.cell).__name__}({layer.cell.extra_repr()})" for layer in layers)
         raise InputError(
             f"torch.nn has no layer for a stack of {kinds_given}; all layers of a torch.nn module share mode, biases "
@@ -65,7 +66,7 @@ def to_torch(stack: Stack) -> nn.RNNBase:
 def _directions(stack: Stack) -> list[Recurrent]:
     """The layers of each depth and direction, in the order of ``torch.nn``."""
     if all(isinstance(layer, Recurrent) and not layer.reverse for layer in stack.layers):
-        return list(stack.layers)
+        return [*stack.layers]
     if not all(isinstance(layer, Bidirectional) and layer.merge == "concatenate" for layer in stack.layers):
         raise InputError(
             "a layer of torch.nn is a stack of forward layers, or of bidirectional layers with concatenated outputs; "
@@ -102,7 +103,7 @@ def from_torch(module: nn.RNNBase | nn.RNNCellBase, backend: str = "auto") -> St
         dropout=module.dropout if module.num_layers > 1 else 0.0,
         backend=backend,
         bidirectional="concatenate" if module.bidirectional else "none",
-    ).to(module.weight_ih_l0)
+    ).to(module.all_weights[0][0])
     single = [layer for layer in stack.modules() if isinstance(layer, Recurrent)]
     for layer, weights in zip(single, module.all_weights, strict=True):
         layer.cell.load_native(tuple(weights))

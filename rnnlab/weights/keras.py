@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -52,10 +54,9 @@ def parts_of_file(path: Path, activation: str) -> Iterator[Part]:
     Raises:
         InputError: the file is damaged, h5py is not installed, or a layer has no counterpart.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(f"{path.name} needs the package h5py, which is not installed; pip install h5py") from error
+    if find_spec("h5py") is None:
+        raise InputError(f"{path} needs the package h5py, which is not installed; pip install 'rnnlab[export]'")
+    h5py = import_module("h5py")
     try:
         if path.suffix == ".keras":
             with ZipFile(path) as archive:
@@ -183,13 +184,12 @@ def _cell(kind: str, config: dict[str, Any], arrays: list[np.ndarray]) -> Cell:
         raise InputError(f"the layer {config['name']} has {len(arrays)} weights; call the model once to build it")
     W, U, *bias = (torch.from_numpy(np.array(array)) for array in arrays)
     biases = [*bias[0]] if bias and bias[0].dim() == 2 else [*bias, *map(torch.zeros_like, bias)]
-    tensors = [W.T, U.T, *biases]
     if kind == "SimpleRNN":
-        return cell_of("rnn", *tensors[:2], tensors[2:], activation=activation)
+        return cell_of("rnn", W.T, U.T, biases, activation=activation)
     if kind == "LSTM":
-        return cell_of("lstm", *tensors[:2], tensors[2:])
-    tensors = [_reset_first(tensor) for tensor in tensors]
-    return cell_of("gru", *tensors[:2], tensors[2:], reset="after" if config["reset_after"] else "before")
+        return cell_of("lstm", W.T, U.T, biases)
+    reset = "after" if config["reset_after"] else "before"
+    return cell_of("gru", _reset_first(W.T), _reset_first(U.T), [_reset_first(b) for b in biases], reset=reset)
 
 
 def _reset_first(tensor: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from torch import Tensor
 from rnnlab.cells import Cell
 from rnnlab.interface import InputError
 from rnnlab.layers import Bidirectional, Recurrent
-from rnnlab.trees import tensors_of
 from rnnlab.weights.parts import Part, cell_of
 
 ORDERS = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 2, 3, 1)}
@@ -71,7 +70,8 @@ class _Graph:
         inputs = [onnx.helper.make_empty_tensor_value_info(key) for key in feeds]
         graph = onnx.helper.make_graph(nodes, "constant", inputs, [output])
         made = onnx.helper.make_model(graph, opset_imports=self.model.opset_import)
-        return ReferenceEvaluator(made).run(None, feeds)[0]
+        found: Any = ReferenceEvaluator(made).run(None, feeds)
+        return found[0]
 
     def _collect(self, name: str, nodes: list[onnx.NodeProto], feeds: dict[str, np.ndarray]) -> bool:
         """Collect what computes a value; return whether it is constant."""
@@ -118,15 +118,12 @@ def _layer(graph: _Graph, node: onnx.NodeProto, name: str) -> Recurrent | Bidire
             if value is None:
                 raise InputError(f"{key} of the node {name} depends on the inputs of the graph, so it is no weight")
             arrays[key] = torch.from_numpy(np.array(value))
-    states = [graph.constant(given[key]) for key in ("h", "c") if given.get(key)]
+    states = {key: graph.constant(given[key]) for key in ("h", "c") if given.get(key)}
+    is_batch_first = bool(options.get("layout", 0))
     layers = []
     for place in range(count):
         cell = _cell(node.op_type, {key: value[place] for key, value in arrays.items()}, relu[place], options)
-        first = (
-            None
-            if not states or any(state is None for state in states)
-            else [_row(state, place, bool(options.get("layout", 0)), name) for state in states]
-        )
+        first = {key: _row(state, place, is_batch_first, name) for key, state in states.items() if state is not None}
         layers.append(_started(cell, first, reverse=place == 1 or direction == "reverse"))
     return Bidirectional(*layers) if count == 2 else layers[0]
 
@@ -177,14 +174,15 @@ def _row(state: np.ndarray, place: int, is_batch_first: bool, name: str) -> Tens
     return rows[0]
 
 
-def _started(cell: Cell, first: list[Tensor] | None, reverse: bool) -> Recurrent:
-    """A layer that starts from the states ``first``, learned unless they are zero."""
-    if first is None or not any(state.any() for state in first):
+def _started(cell: Cell, first: dict[str, Tensor], reverse: bool) -> Recurrent:
+    """A layer that starts from the states ``first``, by name; learned unless all are zero."""
+    if not any(state.any() for state in first.values()):
         return Recurrent(cell, reverse=reverse)
     layer = Recurrent(cell, initial_state="learned", reverse=reverse)
     with torch.no_grad():
-        for parameter, state in zip(tensors_of(tuple(layer.first)), first, strict=True):
-            parameter.copy_(state)
+        for name, parameter in zip(cell.states, layer.first, strict=True):
+            if name in first:
+                parameter.copy_(first[name])
     return layer
 
 

@@ -59,7 +59,7 @@ def cell_of(
     if W.dim() != 2 or shapes != [[rows, W.shape[1]], [rows, size], *([[rows]] * len(biases))]:
         raise InputError(f"weights of shapes {shapes} are not those of {name} with {size} units")
     dtype = torch.float64 if W.dtype == torch.float64 else torch.float32
-    cell = cells.create(name, input_size=W.shape[1], hidden_size=size, bias=bool(biases), **options).to(dtype)
+    cell: Any = cells.create(name, input_size=W.shape[1], hidden_size=size, bias=bool(biases), **options).to(dtype)
     with torch.no_grad():
         cell.W.copy_(W)
         cell.U.copy_(U)

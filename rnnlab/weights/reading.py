@@ -58,7 +58,7 @@ def load(model: nn.Module, source: Any, layers: Sequence[str] | None = None) -> 
         InputError: the source cannot be read, or its layers differ from those of the model.
     """
     targets = _layers_of(model)
-    activation = next((cell.activation for cell in map(_inner, targets) if hasattr(cell, "activation")), "tanh")
+    activation = next((str(cell.activation) for cell in map(_inner, targets) if hasattr(cell, "activation")), "tanh")
     found = _layers_of(read(source, layers, activation=activation))
     theirs, ours = ([_described(layer) for layer in layers] for layers in (found, targets))
     if theirs != ours:
@@ -153,4 +153,4 @@ def _listed(layers: list[str]) -> str:
 
 def _tensors(layer: Recurrent) -> dict[str, Tensor]:
     """The parameters of the cell by name, and those of the initial state by number."""
-    return dict(_inner(layer).named_parameters()) | dict(layer.first.named_parameters())
+    return {**dict(_inner(layer).named_parameters()), **dict(layer.first.named_parameters())}
