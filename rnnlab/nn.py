@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # the classes below precede a class with these attributes in 
 else:
     _Layer = _Cell = object
 
+PLAIN = (Tensor, nn.Parameter)
+"""Types of tensors that compiled steps compute with; the operations of subclasses of tensors are their own."""
 FEWEST_STEPS = {"GRU": 16, "RNN_TANH": 32, "RNN_RELU": 32}
 """Number of time steps from which the compiled steps are faster than PyTorch's GRU and RNN."""
 LEAST_WORK = 2**25
@@ -140,11 +142,16 @@ _RUNNERS: WeakKeyDictionary[nn.RNNBase, list[Recurrent]] = WeakKeyDictionary()
 """What runs a layer: one `Recurrent` for each depth and direction. Not attributes, so that copies have their own."""
 
 
+def _weights(layer: nn.RNNBase) -> Iterator[Tensor]:
+    """Yield the weights, also those that a parametrization computes or that are not parameters."""
+    return (getattr(layer, name) for names in layer._all_weights for name in names)
+
+
 def _is_served(layer: nn.RNNBase, data: Any) -> bool:
     """Whether the compiled steps run this input, given as the tensor of all steps; its last axis are the features."""
     weight = layer.weight_ih_l0
     return (
-        type(data) in (Tensor, nn.Parameter)
+        all(type(tensor) in PLAIN for tensor in (data, *_weights(layer)))
         and engine.reference.observer(data) is None
         and data.dim() in (2, 3)
         and data.numel() > 0
@@ -185,7 +192,7 @@ def _states(layer: nn.RNNBase, inputs: Tensor, hx: Any, is_batched: bool) -> lis
         return None
     expected = shape if is_batched else (shape[0], shape[2])
     for state in states:
-        if type(state) not in (Tensor, nn.Parameter) or state.shape != expected:
+        if type(state) not in PLAIN or state.shape != expected:
             return None
         if state.dtype != inputs.dtype or state.device != inputs.device:
             return None

@@ -40,7 +40,7 @@ def parts_of(model: onnx.ModelProto) -> Iterator[Part]:
     graph = _Graph(model)
     for number, node in enumerate(graph.recurrent):
         name = node.name or f"{node.op_type}_{number}"
-        yield Part(name, (_layer(graph, node, name),), graph.between(node) if number else ())
+        yield Part(name, (_layer(graph, node, name),), graph.between(number) if number else ())
 
 
 class _Graph:
@@ -91,17 +91,22 @@ class _Graph:
         nodes.append(node)
         return True
 
-    def between(self, node: onnx.NodeProto) -> tuple[str, ...]:
-        """Return the nodes other than `NEUTRAL` between a recurrent node and the recurrent nodes that it reads."""
+    def between(self, number: int) -> tuple[str, ...]:
+        """Return what is between a recurrent node and the one before: nodes other than `NEUTRAL`, and other inputs."""
+        node, below = self.recurrent[number], self.recurrent[number - 1]
         found, seen, waiting = [], set(), [node.input[0]]
         while waiting:
-            maker = self.makers.get(waiting.pop())
-            if maker is None or maker in self.recurrent or id(maker) in seen:
+            name = waiting.pop()
+            maker = self.makers.get(name)
+            if maker == below or name in seen or self.constant(name) is not None:
                 continue
-            seen.add(id(maker))
-            if maker.op_type not in NEUTRAL and self.constant(maker.output[0]) is None:
+            seen.add(name)
+            if maker is None or maker in self.recurrent:
+                found.append(f"the input {name}")
+                continue
+            if maker.op_type not in NEUTRAL:
                 found.append(maker.name or maker.op_type)
-            waiting += maker.input
+            waiting += [given for given in maker.input if given]
         return tuple(found)
 
 

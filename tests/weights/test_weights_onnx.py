@@ -112,6 +112,14 @@ def test_layers_on_top_of_each_other_and_computed_weights():
     assert weights.read(model, ["high"]).layers[0].cell.input_size == 2 * H
 
 
+def test_layers_side_by_side_form_no_stack():
+    tensors = _tensors("RNN", 1, F, "0") | _tensors("RNN", 1, F, "1")
+    nodes = [_node("RNN", "forward", ("X", f"W{i}", f"R{i}"), [f"Y{i}"], f"part{i}") for i in (0, 1)]
+    with pytest.raises(InputError, match="the input X between the recurrent layers part0 and part1"):
+        weights.read(_graph(nodes, tensors, ["Y0", "Y1"]))
+    assert len(weights.read(_graph(nodes, tensors, ["Y0", "Y1"]), ["part1"]).layers) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "given", "reason"),
     [
