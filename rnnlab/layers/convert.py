@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import nn
 
 from rnnlab import cells
+from rnnlab.cells.base import Native
 from rnnlab.interface import InputError
 from rnnlab.layers.recurrent import Recurrent
 from rnnlab.layers.stack import Bidirectional, Stack
@@ -16,8 +20,13 @@ _CELLS = {
     "LSTM": ("lstm", {}),
     "GRU": ("gru", {"reset": "after"}),
 }
-_SOURCES = (("W",), ("U",), ("b",), ("b", "b_u"))
-"""Names of the cell parameters that correspond to ``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh``."""
+_LSTMP = cells.find("lstmp")
+
+
+def _sources(count: int) -> list[tuple[str, ...]]:
+    """Names of the cell parameters for each of ``count`` weights: input, recurrent, two biases, projection."""
+    biases = [("b",), ("b", "b_u")] if count > 3 else []
+    return [("W",), ("U",), *biases, *([("P",)] if count % 2 else [])]
 
 
 def to_torch(stack: Stack) -> nn.RNNBase:
@@ -29,11 +38,11 @@ def to_torch(stack: Stack) -> nn.RNNBase:
     if stack.connections or any(not isinstance(norm, nn.Identity) for norm in stack.norms):
         raise InputError("torch.nn has no norm and no connection between layers; use norm=none, connection=none")
     layers = _directions(stack)
-    found = [layer.cell.native() for layer in layers]
+    found = [_native(layer.cell) for layer in layers]
     natives = [native for native in found if native is not None]
     # All layers of a torch.nn module share these: mode, biases, width.
     kinds = {
-        (native.mode, len(native.weights), layer.cell.hidden_size)
+        (native.mode, len(native.weights), layer.cell.hidden_size, layer.cell.output_size)
         for native, layer in zip(natives, layers, strict=False)
     }
     if len(natives) < len(layers) or len(kinds) > 1:
@@ -44,19 +53,23 @@ def to_torch(stack: Stack) -> nn.RNNBase:
         )
     if any(len(layer.first) for layer in layers):
         raise InputError("torch.nn has no learned initial state; convert a stack with initial_state='zero'")
-    ((mode, num_weights, hidden_size),) = kinds
-    options = {"nonlinearity": mode.removeprefix("RNN_").lower()} if mode.startswith("RNN") else {}
+    ((mode, num_weights, hidden_size, output_size),) = kinds
+    if num_weights % 2 and output_size >= hidden_size:
+        raise InputError(f"projection_size={output_size} must be below hidden_size={hidden_size} in torch.nn")
+    options: dict[str, Any] = {"nonlinearity": mode.removeprefix("RNN_").lower()} if mode.startswith("RNN") else {}
+    if num_weights % 2:
+        options["proj_size"] = output_size
     module = _TORCH[mode](
         layers[0].cell.input_size,
         hidden_size,
         num_layers=len(stack.layers),
-        bias=num_weights == 4,
+        bias=num_weights > 3,
         dropout=stack.dropout if len(stack.layers) > 1 else 0.0,
         bidirectional=len(layers) > len(stack.layers),
         **options,
     ).to(natives[0].weights[0])
     for layer, native, weights in zip(layers, natives, module.all_weights, strict=True):
-        for target, source, names in zip(weights, native.weights, _SOURCES, strict=False):
+        for target, source, names in zip(weights, native.weights, _sources(num_weights), strict=True):
             target.data.copy_(source)
             parameters = [getattr(layer.cell, name, None) for name in names]
             target.requires_grad_(any(p is not None and p.requires_grad for p in parameters))
@@ -82,15 +95,15 @@ def from_torch(module: nn.RNNBase | nn.RNNCellBase, backend: str = "auto") -> St
     two biases in torch.nn, it is frozen if both are frozen.
 
     Raises:
-        InputError: the module is of another type, or has a projection.
+        InputError: the module is of another type.
     """
     if isinstance(module, nn.RNNCellBase):
         module = _layer_of(module)
     if not isinstance(module, nn.RNNBase):
         raise InputError(f"expected a torch.nn.RNN, LSTM or GRU, got {type(module).__name__}")
-    if module.proj_size:
-        raise InputError(f"proj_size={module.proj_size} is not supported; convert a module with proj_size=0")
     name, options = _CELLS[module.mode]
+    if module.proj_size:
+        name, options = "lstmp", {"projection_size": module.proj_size}
 
     def cell(input_size: int, hidden_size: int) -> cells.Cell:
         return cells.create(name, input_size=input_size, hidden_size=hidden_size, bias=module.bias, **options)
@@ -107,12 +120,21 @@ def from_torch(module: nn.RNNBase | nn.RNNCellBase, backend: str = "auto") -> St
     single = [layer for layer in stack.modules() if isinstance(layer, Recurrent)]
     for layer, weights in zip(single, module.all_weights, strict=True):
         layer.cell.load_native(tuple(weights))
-        for name in ("W", "U", "b", "b_u"):
+        for name in ("W", "U", "b", "b_u", "P"):
             parameter = getattr(layer.cell, name, None)
             if parameter is not None:
-                sources = [weight for weight, names in zip(weights, _SOURCES, strict=False) if name in names]
+                pairs = zip(weights, _sources(len(weights)), strict=True)
+                sources = [weight for weight, names in pairs if name in names]
                 parameter.requires_grad_(any(weight.requires_grad for weight in sources))
     return stack.train(module.training)
+
+
+def _native(cell: Any) -> Native | None:
+    """The weights of the equivalent layer of ``torch.nn``, whose LSTM may have a projection."""
+    if not isinstance(cell, _LSTMP):
+        return cell.native()
+    biases = () if cell.b is None else (cell.b, torch.zeros_like(cell.b))
+    return Native("LSTM", (cell.W, cell.U, *biases, cell.P))
 
 
 def _layer_of(cell: nn.RNNCellBase) -> nn.RNNBase:

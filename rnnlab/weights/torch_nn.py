@@ -28,7 +28,7 @@ def parts_of(tensors: Mapping[str, Tensor], activation: str) -> Iterator[Part]:
         activation: activation of an RNN, ``tanh`` or ``relu``.
 
     Raises:
-        InputError: a module has a projection, or its tensors do not fit each other.
+        InputError: the tensors of a module do not fit each other.
     """
     for name in tensors:
         if match := NAME.fullmatch(name):
@@ -43,20 +43,21 @@ def parts_of(tensors: Mapping[str, Tensor], activation: str) -> Iterator[Part]:
 
 def _module(tensors: dict[str, Tensor], activation: str, name: str) -> nn.RNNBase:
     """The module of torch.nn with these weights; ``name`` is that of its recurrent weights, for messages."""
-    if "weight_hr_l0" in tensors:
-        raise InputError(f"{name} belongs to an LSTM with proj_size, which is not supported")
     inner, recurrent = tensors.get("weight_ih_l0"), tensors["weight_hh_l0"]
-    gates, rest = divmod(recurrent.shape[0], recurrent.shape[-1])
+    projection = tensors.get("weight_hr_l0")
+    size = recurrent.shape[-1] if projection is None else projection.shape[-1]
+    gates, rest = divmod(recurrent.shape[0], size)
     if inner is None or inner.dim() != 2 or recurrent.dim() != 2 or rest or gates not in MODULES:
         raise InputError(f"{name} of shape {list(recurrent.shape)} does not belong to an RNN, LSTM or GRU of torch.nn")
     module = MODULES[gates](
         inner.shape[1],
-        recurrent.shape[1],
+        size,
         num_layers=sum(re.fullmatch(r"weight_hh_l\d+", key) is not None for key in tensors),
         bias="bias_hh_l0" in tensors,
         bidirectional="weight_hh_l0_reverse" in tensors,
         dtype=torch.float64 if recurrent.dtype == torch.float64 else torch.float32,
         **({"nonlinearity": activation} if gates == 1 else {}),
+        **({} if projection is None else {"proj_size": projection.shape[0]}),
     )
     try:
         module.load_state_dict(tensors)
