@@ -9,6 +9,7 @@ from torch import nn
 
 from rnnlab import cells
 from rnnlab.cells.base import Native
+from rnnlab.cells.classic.lstmp import LSTMP
 from rnnlab.interface import InputError
 from rnnlab.layers.recurrent import Recurrent
 from rnnlab.layers.stack import Bidirectional, Stack
@@ -20,7 +21,6 @@ _CELLS = {
     "LSTM": ("lstm", {}),
     "GRU": ("gru", {"reset": "after"}),
 }
-_LSTMP = cells.find("lstmp")
 
 
 def _sources(count: int) -> list[tuple[str, ...]]:
@@ -129,9 +129,9 @@ def from_torch(module: nn.RNNBase | nn.RNNCellBase, backend: str = "auto") -> St
     return stack.train(module.training)
 
 
-def _native(cell: Any) -> Native | None:
+def _native(cell: cells.Cell) -> Native | None:
     """The weights of the equivalent layer of ``torch.nn``, whose LSTM may have a projection."""
-    if not isinstance(cell, _LSTMP):
+    if not isinstance(cell, LSTMP):
         return cell.native()
     biases = () if cell.b is None else (cell.b, torch.zeros_like(cell.b))
     return Native("LSTM", (cell.W, cell.U, *biases, cell.P))
