@@ -127,7 +127,8 @@ def test_load_copies_into_a_model():
     [
         (_stack("lstm"), r"those of GRU\(3, 4, reset=after\), GRU.*; the model has LSTM\(3, 4\), LSTM"),
         (_stack(reset="before"), r"those of GRU\(3, 4, reset=after\).*the model has GRU\(3, 4, reset=before\)"),
-        (_stack(bias=False), "use cell.bias=true"),
+        (_stack(bias=False), "the weights have b, which the model lacks; use cell.bias=true"),
+        (_stack("lstmp", projection_size=2), r"the model has LSTMP\(3, 4, projection_size=2\), LSTMP\(2, 4"),
         (nn.Linear(3, 4), "the model has no recurrent layer"),
     ],
 )
