@@ -1,6 +1,7 @@
 """Weights read from PyTorch, and copied into a model and into a run."""
 
 import pytest
+import tiers
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -37,7 +38,7 @@ def _outputs(module, inputs):
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", tiers.quick_if(MODULES, {"rnn", "gru", "lstm-projected", "lstm-cell"}.__contains__))
 def test_a_module_its_state_dict_and_its_file(name, tmp_path):
     torch.manual_seed(0)
     module = MODULES[name]()
