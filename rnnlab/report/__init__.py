@@ -1,7 +1,22 @@
 """Reports as self-contained HTML pages: `Page` and its figures; page.css and page.js are in this folder."""
 
-from rnnlab.report.figures import GRID, INK, MUTED, SERIES, dress, figure, legend, render, save, style, themed
-from rnnlab.report.page import Cell, Page, number
+from rnnlab.report.figures import (
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    dress,
+    figure,
+    legend,
+    legend_below,
+    mark_value,
+    render,
+    save,
+    style,
+    themed,
+)
+from rnnlab.report.numbers import number
+from rnnlab.report.page import Cell, Page
 
 __all__ = [
     "GRID",
@@ -13,6 +28,8 @@ __all__ = [
     "dress",
     "figure",
     "legend",
+    "legend_below",
+    "mark_value",
     "number",
     "render",
     "save",
