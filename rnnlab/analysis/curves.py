@@ -11,7 +11,7 @@ from rnnlab import report
 from rnnlab.analysis import runs
 from rnnlab.analysis.figures import FEW_POINTS
 from rnnlab.analysis.runs import Run, records
-from rnnlab.analysis.units import scale, told, write_counts, write_values
+from rnnlab.analysis.units import scale, told, write_values
 from rnnlab.interface import InputError, Metric
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def draw(measured: dict[str, Series], title: str, run: Run | None = None) -> Fig
                 marker = look["marker"] if len(values) < FEW_POINTS else None
                 shown = {**look, "marker": marker, "markersize": 3}
                 axes.plot([step / divisor for step in steps], values, **shown, label=split)
-        write_counts(axes)
+        report.write_counts(axes)
         write_values(axes, metric)
         for number, (who, value) in enumerate((run.baselines(name, "valid") if metric else {}).items()):
             is_below = metric.better == "higher"

@@ -13,7 +13,7 @@ from rnnlab import report
 from rnnlab.analysis.comparison import Comparison, Group, Section
 from rnnlab.analysis.runs import Run
 from rnnlab.analysis.statistics import pareto
-from rnnlab.analysis.units import maybe_logarithmic, scale, write_counts, write_values
+from rnnlab.analysis.units import maybe_logarithmic, scale, write_values
 from rnnlab.analysis.units import told as written
 from rnnlab.interface import Metric
 
@@ -98,7 +98,7 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
         if _draw_curves(axes, groups, curves, axis, looks):
             write_values(axes, section.metric)
             _draw_baselines(axes, section, "valid")
-            report.legend_below(made, _handles(axes))
+            report.legend_below(made)
             drawn[axis] = (made, f"{told} on valid against {axes.get_xlabel()}; marks are evaluations{lines}.")
     for key in ("parameters", "seconds"):
         if key == "parameters" and section.is_of_one_size:
@@ -114,10 +114,6 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
     if made:
         drawn["state"] = (made, "Metric on test against the numbers in the state of a sequence, median over runs.")
     return drawn
-
-
-def _handles(axes: Axes) -> dict[str, Any]:
-    return {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
 
 
 def _points(section: Section, groups: Sequence[Group], told: str, looks: Looks) -> Figure:
@@ -177,7 +173,7 @@ def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any
         axes.fill_between(grid / divisor, low, high, color=look["color"], alpha=0.15, linewidth=0)
     axes.set_xlabel(words)
     maybe_logarithmic(axes, seen, "y")
-    write_counts(axes)
+    report.write_counts(axes)
     return bool(seen)
 
 
@@ -215,9 +211,9 @@ def _front(section: Section, groups: Sequence[Group], key: str, told: str, looks
     axes.plot([x for x, _ in best], [y for _, y in best], color=report.MUTED, linewidth=1, zorder=0)
     axes.margins(0.1)
     maybe_logarithmic(axes, [y for _, y in points], "y")
-    write_counts(axes)
+    report.write_counts(axes)
     write_values(axes, section.metric)
-    report.legend_below(made, _handles(axes))
+    report.legend_below(made)
     return made
 
 
@@ -242,7 +238,7 @@ def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
     if not any_drawn:
         return None
     write_values(axes, metric)
-    report.legend_below(made, _handles(axes))
+    report.legend_below(made)
     return made
 
 
@@ -293,7 +289,7 @@ def _by_state(section: Section, groups: Sequence[Group], told: str) -> Figure | 
         axes.xaxis.set_minor_formatter("")
         if len(ticks) <= MOST_TICKS:
             axes.set_xticks(ticks)
-        write_counts(axes)
+        report.write_counts(axes)
     name, metric = _length_metric(runs) if is_split else (told, section.metric)
     places[0].set_ylabel(_in_lines(name))
     write_values(places[0], metric)

@@ -59,15 +59,6 @@ def scale(quantity: str, largest: float) -> tuple[float, str]:
     return 1.0, name
 
 
-def write_counts(axes: Axes, most: int = 6) -> None:
-    """Write the numbers of the x axis as 1,000; a linear axis gets at most ``most`` of them."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_formatter(lambda value, place: number(value))
-    if axes.get_xscale() == "linear":
-        axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
-
-
 def write_values(axes: Axes, metric: Metric | None, which: str = "y") -> None:
     """Write the numbers of an axis as values of a metric, without powers of ten where a decimal is readable."""
     axis = getattr(axes, f"{which}axis")

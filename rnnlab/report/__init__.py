@@ -14,8 +14,9 @@ from rnnlab.report.figures import (
     save,
     style,
     themed,
+    write_counts,
 )
-from rnnlab.report.numbers import number
+from rnnlab.report.numbers import number, raised
 from rnnlab.report.page import Cell, Page
 
 __all__ = [
@@ -31,8 +32,10 @@ __all__ = [
     "legend_below",
     "mark_value",
     "number",
+    "raised",
     "render",
     "save",
     "style",
     "themed",
+    "write_counts",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnlab import files
 from rnnlab.interface import InputError
+from rnnlab.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,8 +84,25 @@ def legend(axes: Axes) -> None:
         axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc=place)
 
 
-def legend_below(made: Figure, handles: dict[str, Any]) -> None:
-    """Add a legend below the axes, with as many columns as the width of the figure allows."""
+def write_counts(axes: Axes, most: int = 6) -> None:
+    """Write the numbers of the x axis as 1,000; a linear axis gets at most about ``most`` of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_formatter(lambda value, place: number(value))
+    if axes.get_xscale() == "linear":
+        axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+
+
+def legend_below(made: Figure, handles: dict[str, Any] | None = None) -> None:
+    """Add a legend below the axes, with as many columns as the width of the figure allows.
+
+    Args:
+        made: the figure.
+        handles: lines by label; None for the labelled lines of the first axes.
+    """
+    if handles is None:
+        lines, labels = made.axes[0].get_legend_handles_labels()
+        handles = dict(zip(labels, lines, strict=True))
     if not handles:
         return
     widest = max(map(len, handles))

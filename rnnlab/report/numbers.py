@@ -28,9 +28,14 @@ def number(value: float | None, digits: int = 4) -> str:
         return text.replace("-", "−")
     mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-    power = f"10{str(int(exponent)).translate(_RAISED)}"
+    power = f"10{raised(int(exponent))}"
     text = {"1": power, "-1": f"-{power}"}.get(mantissa, f"{mantissa}×{power}")
     return text.replace("-", "−")
+
+
+def raised(exponent: int) -> str:
+    """Return an exponent in superscript characters."""
+    return str(exponent).translate(_RAISED)
 
 
 def inline(text: str) -> str:

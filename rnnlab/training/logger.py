@@ -115,7 +115,9 @@ class Logger:
         figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()
         axes.plot(by_length.keys(), by_length.values(), marker="." if len(by_length) < 50 else None)
-        axes.set(xlabel=self.length_name, ylabel=self.length_metric, title=f"{split}, step {step}")
+        known = self.metrics.get(self.length_metric or "")
+        unit = f" ({known.unit})" if known else ""
+        axes.set(xlabel=self.length_name, ylabel=f"{self.length_metric}{unit}", title=f"{split}, step {step:,}")
         axes.grid(alpha=0.3)
         self._figure(f"{split}/by_length", step, figure)
 
@@ -131,7 +133,7 @@ class Logger:
             drawn = draw(found)
         except InputError:
             return
-        for kind, (figure, *_) in drawn.items():
+        for kind, (figure, _) in drawn.items():
             self._figure(f"{name}/{kind}", step, figure)
 
     def remark(self, sentence: str) -> None:
