@@ -154,7 +154,8 @@ def test_baselines_on_the_page_and_in_the_tables(folder):
     place = analysis.write(compared(), "out")
     html = (place / "index.html").read_text()
     assert "baseline: chance" in html
-    assert html.count("baseline mean") >= 4, "in the legends of the curves"
+    assert html.count("mean: 2") >= 5, "at the lines of the scores and the curves"
+    assert html.count("chance: 3") >= 5
     assert "| baseline: mean | – | – | 2 | 2 | 2 |" in (place / "report.md").read_text()
     rows = list(csv.reader((place / "baselines.csv").read_text().splitlines()))
     assert ["adding", "d1", "loss", "test", "mean", "2.0"] in rows
