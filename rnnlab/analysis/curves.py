@@ -21,6 +21,9 @@ WIDTH, HEIGHT, COLUMNS = 4.2, 2.8, 3
 """Size of a panel in inches, and the largest number of panels side by side."""
 NOT_METRICS = ("step", "split", "tokens", "seconds", "by_length")
 
+_PLAIN = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens per second"}
+"""Names of measurements of training in plain words."""
+
 Series = dict[str, tuple[list[float], list[float]]]
 """Training steps and values, by split."""
 
@@ -77,7 +80,7 @@ def draw(measured: dict[str, Series], title: str, run: Run | None = None) -> Fig
         report.dress(axes)
         declared = run.summary.get("metrics", {}) if run else {}
         metric = Metric(**declared[name]) if name in declared else None
-        heading = f"{name} ({metric.unit})" if metric else name
+        heading = f"{name} ({metric.unit})" if metric else _PLAIN.get(name, name)
         axes.set(title=heading.replace("$", r"\$"), xlabel=words if place > len(measured) - columns else "")
         for split, (steps, values) in series.items():
             look = report.style(splits.index(split))
@@ -89,8 +92,8 @@ def draw(measured: dict[str, Series], title: str, run: Run | None = None) -> Fig
                 axes.plot([step / divisor for step in steps], values, **shown, label=split)
         report.write_counts(axes)
         write_values(axes, metric)
-        for number, (who, value) in enumerate((run.baselines(name, "valid") if metric else {}).items()):
-            is_below = metric.better == "higher"
-            report.mark_value(axes, value, f"{who}: {told(value, metric, 3)}", place=number, is_below=is_below)
-        report.legend(axes)
+        if run and metric:
+            found = {f"{who}: {told(value, metric, 3)}": value for who, value in run.baselines(name, "valid").items()}
+            report.mark_values(axes, found, is_below=metric.better == "higher")
+    report.legend_below(made)
     return made
