@@ -140,7 +140,7 @@ class Recurrent(nn.Module):
         state = self.initial_state(batch_size) if state is None else self._checked_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
-        for name in set(self.cell.context_per_step) & context.keys():
+        for name in context.keys() & set(self.cell.context_per_step) if context else ():
             context[name] = self._per_step(context[name], lengths)
         if self.reverse:
             inputs = _reversed(inputs, lengths)
