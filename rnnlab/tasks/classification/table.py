@@ -232,10 +232,10 @@ class Table(Predicts, Finite, Labelling):
             lines.append(f"and {len(self._names) - SHOWN} further columns")
         return [*lines, *(f"column {name!r}: left out ({reason})" for name, reason in data.left_out.items())]
 
-    def read(self, path: Path) -> Any:
+    def read_own(self, path: Path) -> Any:
         """The sequences of a file in a format of ``file``, without using classes; a .txt file has one text per line."""
         if path.suffix in (".npz", ".npy"):
-            return super().read(path)
+            return super().read_own(path)
         columns = self._names if path.suffix in (".csv", ".tsv") else self.columns
         return read_labelled(path, self.sequence, self.label, columns, needs_labels=False)
 
