@@ -56,8 +56,10 @@ def command(capsys):
     return run
 
 
-def test_predictions_for_a_folder_are_the_words_of_its_files(digits, tmp_path):
+def test_predictions_for_a_folder_are_the_words_of_its_files(digits, tmp_path, capsys):
     (tmp_path / "sounds").mkdir()
+    assert main(["predict", str(digits), f"data={tmp_path}/sounds"]) == 2
+    assert "sounds has no files" in capsys.readouterr().err
     for digit, samples in list(keys().items())[::-1]:
         (tmp_path / "sounds" / f"{digit}.wav").write_bytes(encode(samples, 8000))
     found = rnnlab.load(digits, "cpu").predict(tmp_path / "sounds" / "7.wav")

@@ -122,8 +122,15 @@ class Answers:
         raise NotImplementedError
 
     def read_own(self, path: Path) -> list[str]:
-        """What `answer` receives for the user's file or folder: the file itself, or the files of the folder by name."""
-        return sorted(map(str, filter(Path.is_file, path.iterdir()))) if path.is_dir() else [str(path)]
+        """What `answer` receives for the user's file or folder: the file itself, or the files of the folder by name.
+
+        Raises:
+            InputError: the file cannot be read, or the folder has no files.
+        """
+        found = sorted(map(str, filter(Path.is_file, path.iterdir()))) if path.is_dir() else [str(path)]
+        if not found:
+            raise InputError(f"{path} has no files; give a file, or a folder of files")
+        return found
 
 
 class Predicts:
