@@ -100,5 +100,5 @@ class MLSTM(Cell):
         n = n + (lost * n + i * k)
         read = (C * q.unsqueeze(-2)).sum(-1)  # [B, heads, d]
         scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # above 0, finite
-        h = (o.sigmoid() * (read / scale.unsqueeze(-1))).flatten(1)
+        h = o.flatten(1).sigmoid() * (read / scale.unsqueeze(-1)).flatten(1)
         return h, (C, n, m_new)
