@@ -118,13 +118,13 @@ class Block(nn.Module):
     ) -> tuple[Tensor, State]:
         """Run the block on inputs ``[T, B, width]``; see `Recurrent.forward`. Outputs in the padding are undefined."""
         normed = self.norm(inputs)
-        hidden, state = self.recurrence(normed, state, lengths, **context)
+        hidden, after = self.recurrence(normed, state, lengths, **context)
         if self.gate is not None:
             hidden = gated(self.gate(normed), hidden)
         outputs = inputs + dropout(self.project(hidden), self.dropout, self.training)
-        if self.mlp is not None:
+        if self.mlp is not None and self.mlp_norm is not None:
             outputs = outputs + dropout(self.mlp(self.mlp_norm(outputs)), self.dropout, self.training)
-        return outputs, state
+        return outputs, after
 
 
 MLPS = ("swiglu", "gelu")

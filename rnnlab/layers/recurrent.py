@@ -121,7 +121,8 @@ class Recurrent(nn.Module):
             InputError: a shape, a dtype or a length is wrong.
         """
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and self.backend != "reference":
-            run = torch._dynamo.disable(self._run)  # the graph breaks here, as for nn.GRU
+            disable: Any = torch._dynamo.disable  # its annotations lack this form of call
+            run = disable(self._run)  # the graph breaks here, as for nn.GRU
             return run(inputs, state, lengths, **context)
         return self._run(inputs, state, lengths, **context)
 
@@ -145,8 +146,8 @@ class Recurrent(nn.Module):
         if self.reverse:
             inputs = _reversed(inputs, lengths)
         run = self._watcher or engine.observed(self.cell, self.backend, inputs) or self._choice_for(like).run
-        outputs, state = run(self.cell, inputs, state, lengths, **context)
-        return (_reversed(outputs, lengths) if self.reverse else outputs), state
+        outputs, after = run(self.cell, inputs, state, lengths, **context)
+        return (_reversed(outputs, lengths) if self.reverse else outputs), after
 
     def _per_step(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         """Return a context tensor ``[T, B, ...]`` with its padding set to zero and its steps in reading order."""
