@@ -82,6 +82,14 @@ def test_the_notebook_is_up_to_date():
     ids = [cell["id"] for cell in content["cells"]]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[a-zA-Z0-9-_]{1,64}", one) for one in ids)
+    common = {"cell_type", "id", "metadata", "source"}
+    for cell in content["cells"]:
+        is_code = cell["cell_type"] == "code"
+        assert set(cell) == (common | {"execution_count", "outputs"} if is_code else common)
+        assert is_code or cell["cell_type"] == "markdown"
+        assert all(isinstance(line, str) for line in cell["source"])
+        for output in cell.get("outputs", []):
+            assert set(output) == {"name", "output_type", "text"}
     codes = [block.code.rstrip() for page in CHAPTERS for block in tutorial.blocks(page)]
     assert [block.code for block in tutorial.blocks(tutorial.NOTEBOOK)] == codes
 
