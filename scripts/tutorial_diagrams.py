@@ -32,8 +32,8 @@ WORDS = {
     "2 layers": "2개 층",
     "3 layers": "3개 층",
     "squared error": "제곱 오차",
-    "before the training": "학습 전",
-    "during the training": "학습 중",
+    "before training": "학습 전",
+    "during training": "학습 중",
     "unit": "유닛",
 }
 """Every word that occurs in a figure, and its Korean translation."""

@@ -99,7 +99,7 @@ def layers(runs: Path) -> str:
 
 
 def gradients(runs: Path) -> str:
-    """Chapter 8: how far gradients reach in three cells, before and after the training."""
+    """Chapter 8: how far gradients reach in three cells, before and after training."""
     made, first = report.figure(8.4, 3.4)
     first.remove()
     for axes, (title, which) in zip(
@@ -115,14 +115,14 @@ def gradients(runs: Path) -> str:
 
 
 def forget_bias(runs: Path) -> str:
-    """Chapter 9: gradients before the training and learning curves for four biases of the forget gate."""
+    """Chapter 9: gradients before training and learning curves for four biases of the forget gate."""
     made, first = report.figure(8.4, 3.4)
     first.remove()
     left, right = made.subplots(1, 2)
     report.dress(left)
     report.dress(right)
-    left.set(title="before the training", xlabel="steps before the loss", yscale="log", ylabel="‖dL/dh‖")
-    right.set(title="during the training", xlabel="training step", ylabel="squared error")
+    left.set(title="before training", xlabel="steps before the loss", yscale="log", ylabel="‖dL/dh‖")
+    right.set(title="during training", xlabel="training step", ylabel="squared error")
     for number, bias in enumerate((-2, 0, 1, 3)):
         run, look = runs / f"bias_{bias}", {**report.style(number), "markersize": 4}
         left.plot(by_distance(run, "initial"), **look, markevery=10)
