@@ -105,7 +105,7 @@ class Sheet:
 
 def patterns() -> str:
     """The five patterns: which steps have an input and which an output."""
-    sheet = Sheet(900, 210)
+    sheet = Sheet(960, 210)
     shown = (
         ("one to one", "1", "1"),
         ("one to many", "100", "111"),
@@ -113,7 +113,7 @@ def patterns() -> str:
         ("many to many", "11100", "00111"),
         ("many to many, at each step", "111", "111"),
     )
-    x = 50.0
+    x = 60.0
     for name, inputs, outputs in shown:
         sheet.text(x + 20 * (len(inputs) - 1), 24, name, size=13)
         for step, (has_input, has_output) in enumerate(zip(inputs, outputs, strict=True)):

@@ -15,6 +15,7 @@ SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 import tutorial  # noqa: E402
 import tutorial_diagrams as diagrams  # noqa: E402
+import tutorial_figures as figures  # noqa: E402
 
 sys.path.remove(str(SCRIPTS))
 CHAPTERS = tutorial.chapters()
@@ -72,6 +73,11 @@ def test_figures_are_small_and_have_two_colour_schemes():
         assert "fill:var(--paper)" in text
         if ".ko." in file.name:
             assert text == diagrams.translated(file.with_name(file.name.replace(".ko", "")).read_text())
+
+
+@pytest.mark.parametrize("name", ["patterns", "unrolled", "truncated", "lstm", "gru"])
+def test_a_drawing_is_up_to_date(name):
+    assert (IMAGES / f"{name}.svg").read_text() == figures.FIGURES[name](Path())
 
 
 def test_the_notebook_is_up_to_date():
@@ -176,6 +182,19 @@ def test_a_chapter_prints_what_it_shows(page, tmp_path):
             assert len(output) > 200
         else:
             assert _agree(part.output, tutorial.tidy(output)), f"{part.code}\n{part.output}\n{output}"
+
+
+@pytest.mark.slow
+def test_a_figure_shows_the_numbers_of_its_run(tmp_path):
+    page = next(page for page in CHAPTERS if page.stem == "03_hello")
+    (tmp_path / page.name).write_text("```bash\n" + tutorial.blocks(page)[0].code + "```\n")
+    _printed(tmp_path / page.name, tmp_path)
+    shown, found = (
+        " ".join(re.findall(r">([^<>]+)</text>", svg))
+        for svg in ((IMAGES / "hello.svg").read_text(), figures.hello(tmp_path / "runs"))
+    )
+    assert shown.count("0.99") == 4
+    assert _agree(shown, found)
 
 
 @pytest.mark.slow
