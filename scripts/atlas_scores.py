@@ -2,9 +2,9 @@
 
 python scripts/atlas_scores.py [cells=NAME,NAME] [tasks=NAME,NAME] [seeds=0,1] [rates=3e-3,1e-2] [out=docs/scores.csv]
 
-All runs take place in this process, one after the other, with one thread. The file has one row for each run: cell, task,
-learning rate, seed, width, and the score on the test set after the last training step; the score of a run that diverged
-is nan. Runs whose row is in the file are not repeated, so the command continues where it was stopped.
+All runs take place in this process, one after the other, with one thread. The file has one row for each run: cell,
+task, learning rate, seed, width, and the score on the test set after the last training step; the score of a run that
+diverged is nan. Runs whose row is in the file are not repeated, so the command continues where it was stopped.
 """
 
 import csv

@@ -23,7 +23,8 @@ BINARY = {"add": "+", "sub": "−", "mul": "×", "div": "÷", "maximum": "max", 
 BINARY |= {"gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠"}
 UNARY = {"neg": "−( )", "sigmoid": "σ", "abs": "| |", "sqrt": "√", "log1p": "log(1+ )", "expm1": "exp( )−1"}
 UNARY |= {"softplus": "softplus", "sgn": "sign", "sum": "Σ", "amax": "max"}
-HEADS = {"sub": ("", "−"), "div": ("", "÷"), "where": ("if", "then", "else")} | dict.fromkeys(("gt", "lt", "ge", "le"), ("left", "right"))
+HEADS = {"sub": ("", "−"), "div": ("", "÷"), "where": ("if", "then", "else")}
+HEADS |= dict.fromkeys(("gt", "lt", "ge", "le"), ("left", "right"))
 """Texts at the lines into an operation whose arguments may not be exchanged."""
 SILENT = {"t", "squeeze", "unsqueeze", "expand", "expand_as", "flatten", "unflatten", "as_number", "detach"}
 """Operations that only change the shape or the type of a value, or its derivative. They have no box of their own."""
@@ -212,8 +213,8 @@ def _expression(node: Node, texts: dict[Value, str]) -> str:
 def _groups(program: Program, constants: set[Value]) -> Iterator[tuple[Node, str, list[Node]]]:
     """The operations that a reader knows as one: the last of each, its text, and the others.
 
-    These are a normalisation ``(x - mean) * scale`` or ``x / root mean square``, and a clamp, whose other values nothing
-    else reads.
+    These are a normalisation ``(x - mean) * scale`` or ``x / root mean square``, and a clamp. Nothing else reads their
+    intermediate values.
     """
     maker = {value: node for node in program.nodes for value in node.results}
     readers = defaultdict(set)

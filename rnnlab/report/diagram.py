@@ -50,7 +50,7 @@ class Box:
     def size(self) -> tuple[float, float]:
         """Width and height in pixels."""
         if self.kind == "columns":
-            return 8, max(HEIGHT, 18 * self.exits)
+            return 8, max(HEIGHT, 22 * self.exits)
         return (0, 6) if self.is_waypoint else (max(sum(self.widths), HEIGHT), HEIGHT)
 
     def exit(self, number: int) -> tuple[float, float]:
@@ -112,7 +112,8 @@ def _columns(diagram: Diagram) -> tuple[list[list[Box]], list[Line]]:
             if key not in waypoints:
                 waypoints[key] = Box((), "waypoint", column=column)
                 columns[column].append(waypoints[key])
-            pieces.setdefault((at, number, waypoints[key]), Line(at, waypoints[key], number, line.tail))
+            tail = line.tail if at is line.start else ""
+            pieces.setdefault((at, number, waypoints[key]), Line(at, waypoints[key], number, tail))
             at, number = waypoints[key], 0
         tail = line.tail if at is line.start else ""
         pieces[at, number, line.end] = Line(at, line.end, number, tail, line.head)
