@@ -1,8 +1,8 @@
 """The cell atlas: one page of Markdown and one drawing for each cell, for the documentation site.
 
-python scripts/atlas.py FOLDER writes them to a folder; the site makes them while it is built. A page takes equations and
-options from the cell's docstring and signature, sizes and times from the tables of docs/cells.md, and scores from
-docs/scores.csv, so nothing is written twice.
+python scripts/atlas.py FOLDER writes them to a folder; the site makes them while it is built. A page takes equations
+and options from the docstring and signature of the cell, sizes and times from the tables of docs/cells.md, and scores
+from docs/scores.csv, so nothing is written twice.
 """
 
 import csv
@@ -12,6 +12,7 @@ import math
 import re
 import statistics
 import sys
+import unicodedata
 from collections import defaultdict
 from functools import cache
 from html import escape
@@ -74,8 +75,9 @@ def _docstring(name: str) -> str:
     parts = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         for indented, lines in groupby(block.splitlines(), lambda line: line.startswith("    ")):
-            # "Differs from the paper" begins a paragraph of its own.
-            parts.append(mathml(list(lines)) if indented else "\n".join(lines).replace("\nDiffers", "\n\nDiffers"))
+            kept = list(lines)
+            prose = "\n".join(kept).replace("\nDiffers", "\n\nDiffers")  # a paragraph of its own
+            parts.append(mathml(kept) if indented else prose)
     return "\n\n".join(parts)
 
 
@@ -212,7 +214,7 @@ TOKEN = re.compile(
     r"(?P<word>layer_norm|highway_bias|[a-zA-Z]{2,})|(?P<letter>[^\W\d_ᵀ])(?P<mark>[\u0300-\u036f]?)|(?P<number>\d[\d.]*)"
     r"|(?P<other>.)"
 )
-SCRIPT = re.compile(r"_(\{[^}]*\}|\w+)|\^(\{[^}]*\}|\([^)]*\)|\w+)|(['ᵀ²⁻¹]+)")
+SCRIPT = re.compile(r"_(\{[^}]*\}|[^\Wᵀ²¹]+)|\^(\{[^}]*\}|\([^)]*\)|[^\Wᵀ²¹]+)|(['ᵀ²⁻¹]+)")
 """A subscript, a superscript, or a superscript that Unicode has as characters."""
 MARKS = {"\u0303": "~", "\u0304": "¯", "\u0302": "^"}
 RAISED = str.maketrans("'ᵀ²⁻¹", "′T2−1")
@@ -252,14 +254,15 @@ def _aligned(equation: str) -> str:
 
 def _row(text: str) -> str:
     """An expression as MathML."""
-    parts, at = [], 0
+    parts, at, text = [], 0, unicodedata.normalize("NFD", text)
     while at < len(text):
         token = TOKEN.match(text, at)
         at, part = token.end(), _token(token)
         low, high = "", ""
         while script := SCRIPT.match(text, at):
             below, above, raised = script.groups()
-            low += _row(below.strip("{}")) if below else ""
+            if below:  # two letters are two indices, as in A_ij
+                low += "".join(map(_row, below)) if len(below) == 2 else _row(below.strip("{}"))
             high += _row(above.strip("{}()")) if above else _raised(raised) if raised else ""
             at = script.end()
         if low or high:
