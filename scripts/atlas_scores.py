@@ -33,6 +33,8 @@ def score(cell: str, task: str, rate: str, seed: str, folder: str) -> dict[str, 
     place = Path(folder) / f"{cell}-{task}-{rate}-{seed}"
     own = [f"cell={cell}", f"optimizer.lr={rate}", f"seed={seed}", f"run_dir={place}"]
     quiet = ["logger.progress=false", "logger.tensorboard=false", "trainer.device=cpu"]
+    # These options save time; no score depends on them.
+    quiet += ["trainer.prefetch=false", "trainer.checkpoint_every=600", "trainer.log_every=600"]
     settings = config.compose([f"experiment=atlas/{task}", *own, *quiet])
     summary = train(settings)
     if summary["status"] == "stopped":

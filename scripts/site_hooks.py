@@ -20,25 +20,25 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the site by the files outside docs/ that they show."""
-REFERENCE = {
-    "rnnlab": ["load", "Trained"],
-    "rnnlab.cells": ["create", "available", "find", "describe", "surrogate", "Cell"],
-    "rnnlab.layers": [],
-    "rnnlab.nn": [],
-    "rnnlab.models": [],
-    "rnnlab.heads": [],
-    "rnnlab.tasks": [],
-    "rnnlab.interface": [],
-    "rnnlab.contracts": [],
-    "rnnlab.training": [],
-    "rnnlab.generation": [],
-    "rnnlab.engine": [],
-    "rnnlab.diagnostics": [],
-    "rnnlab.analysis": [],
-    "rnnlab.benchmark": [],
-    "rnnlab.export": [],
-}
-"""The public packages, and their members where ``__all__`` does not list them."""
+REFERENCE = [
+    "training.trained",
+    "cells",
+    "layers",
+    "nn",
+    "models",
+    "heads",
+    "tasks",
+    "interface",
+    "contracts",
+    "training",
+    "generation",
+    "engine",
+    "diagnostics",
+    "analysis",
+    "benchmark",
+    "export",
+]
+"""Public modules of rnnlab; ``__all__`` of each lists what is public."""
 
 
 def on_config(config: Any) -> Any:
@@ -51,7 +51,7 @@ def on_config(config: Any) -> Any:
                 {family: [{name: f"cells/{name}.md"} for name in names]} for family, names in atlas.families().items()
             ]
         if "Reference" in section:
-            section["Reference"] += [{name: f"reference/{name}.md"} for name in REFERENCE]
+            section["Reference"] += [{f"rnnlab.{name}": f"reference/{name}.md"} for name in REFERENCE]
     return config
 
 
@@ -60,7 +60,7 @@ def on_files(files: Files, config: Any) -> Files:
     made = {page: _moved((ROOT / name).read_text()) for name, page in PAGES.items()}
     for name in atlas.cells.available():
         made |= {f"cells/{name}.md": atlas.page(name), f"cells/{name}.svg": atlas.drawing(name)}
-    made |= {f"reference/{name}.md": f"# {name}\n\n::: {name}\n" for name in REFERENCE}
+    made |= {f"reference/{name}.md": f"# rnnlab.{name}\n\n::: rnnlab.{name}\n" for name in REFERENCE}
     for path, content in made.items():
         files.append(File.generated(config, path, content=content))
     return files

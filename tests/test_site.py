@@ -137,9 +137,49 @@ def test_the_site_builds_without_a_warning(tmp_path):
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    for page in ("index", "cells/lstm", "cells/s4d", "reference/rnnlab.cells"):
+    for page in ("index", "cells/lstm", "cells/s4d", "reference/cells"):
         html = (tmp_path / f"{page}.html").read_text()
         assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(?:https?:)?//', html), "needs the network"
     assert len(list((tmp_path / "cells").glob("*.svg"))) == len(cells.available())
-    reference = (tmp_path / "reference" / "rnnlab.layers.html").read_text()
+    reference = (tmp_path / "reference" / "layers.html").read_text()
     assert 'id="rnnlab.layers.Recurrent"' in reference
+
+
+def test_the_better_learning_rate_counts(monkeypatch):
+    nan = float("nan")
+    runs = {"adding": {"gru": {"3e-3": [0.2, 0.4], "1e-2": [0.1, 0.3]}, "rnn": {"3e-3": [0.2], "1e-2": [nan]}}}
+    runs["parity"] = {"gru": {"3e-3": [0.2, 0.4], "1e-2": [0.1, 0.3]}, "rnn": {"1e-2": [nan]}}
+    monkeypatch.setattr(atlas, "scores", lambda: runs)
+    assert atlas.best("adding", "gru") == (pytest.approx(0.2), "1e-2", [0.1, 0.3])
+    assert atlas.best("parity", "gru") == (pytest.approx(0.3), "3e-3", [0.2, 0.4])
+    assert atlas.best("adding", "rnn")[:2] == (0.2, "3e-3")
+    assert atlas.shown(atlas.best("parity", "rnn")[0]) == "diverged"
+    assert atlas.best("adding", "lstm") is None
+
+
+def _run(script, *arguments):
+    command = [sys.executable, ROOT / "scripts" / script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_scores_are_measured_once(tmp_path):
+    arguments = ["cells=rnn", "tasks=copying", "seeds=0", "rates=3e-3", f"out={tmp_path / 'scores.csv'}"]
+    _run("atlas_scores.py", *arguments)
+    head, row = (tmp_path / "scores.csv").read_text().splitlines()
+    assert head == "cell,task,lr,seed,hidden_size,score"
+    assert row.startswith("rnn,copying,3e-3,0,")
+    assert float(row.split(",")[-1]) > 0.4, "chance is 0.25"
+    (tmp_path / "scores.csv").write_text(f"{head}\n{row[:-1]}7\n")
+    _run("atlas_scores.py", *arguments)
+    assert (tmp_path / "scores.csv").read_text() == f"{head}\n{row[:-1]}7\n"
+
+
+@pytest.mark.slow
+def test_peers_are_measured():
+    lines = _run("benchmark_peers.py", "cells=gru", "sizes=4x2x8", "rounds=1").splitlines()
+    times = dict(re.findall(r"^gru 4x2x8 (\S+).*?: ([\d.]+) ms", "\n".join(lines), re.M))
+    assert {"rnnlab", "torch.nn"} <= set(times)
+    assert all(float(time) > 0 for time in times.values())
