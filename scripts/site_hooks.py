@@ -31,13 +31,8 @@ REFERENCE = [
     "interface",
     "contracts",
     "training",
-    "generation",
-    "engine",
-    "diagnostics",
-    "analysis",
-    "benchmark",
-    "export",
 ]
+REFERENCE += ["generation", "engine", "diagnostics", "analysis", "benchmark", "export"]
 """Public modules of rnnlab; ``__all__`` of each lists what is public."""
 
 
