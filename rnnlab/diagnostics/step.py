@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -204,8 +205,10 @@ def _expression(node: Node, texts: dict[Value, str]) -> str:
     """An operation on constants as text."""
     if node.operation in SILENT or node.operation == "split":
         return texts[values_of(node.arguments)[0]]
-    shown = [texts[a] if isinstance(a, Value) else _number(a) for a in node.arguments if isinstance(a, Value | float)]
-    if node.operation in BINARY and len(shown) == 2:
+    is_binary = node.operation in BINARY
+    numbers = int | float if is_binary else float  # an int may be an axis
+    shown = [texts[a] if isinstance(a, Value) else _number(a) for a in node.arguments if isinstance(a, Value | numbers)]
+    if is_binary:
         return f"({shown[0]} {BINARY[node.operation]} {shown[1]})"
     return f"{UNARY.get(node.operation, node.operation)}({', '.join(shown)})"
 
@@ -213,8 +216,8 @@ def _expression(node: Node, texts: dict[Value, str]) -> str:
 def _groups(program: Program, constants: set[Value]) -> Iterator[tuple[Node, str, list[Node]]]:
     """The operations that a reader knows as one: the last of each, its text, and the others.
 
-    These are a normalisation ``(x - mean) * scale`` or ``x / root mean square``, and a clamp. Nothing else reads their
-    intermediate values.
+    These are a normalisation ``(x - mean) * scale`` or ``x / root mean square``, ``x * sigmoid(x)``, and a clamp.
+    Nothing else reads their intermediate values.
     """
     maker = {value: node for node in program.nodes for value in node.results}
     readers = defaultdict(set)
@@ -229,6 +232,11 @@ def _groups(program: Program, constants: set[Value]) -> Iterator[tuple[Node, str
             closed = all(readers[v] <= own and v not in kept for one in members for v in one.results)
             if closed and {"sum", "sqrt"} <= {one.operation for one in members}:
                 yield node, "norm", [one for one in program.nodes if one in members]
+        elif node.operation == "mul" and all(isinstance(one, Value) for one in node.arguments):
+            x, gate = node.arguments
+            made = maker.get(gate)
+            if made and made.operation == "sigmoid" and made.arguments == (x,) and readers[gate] == {node}:
+                yield node, "silu", [made]
         elif node.operation == "where" and node.arguments[0] in maker:
             mask = maker[node.arguments[0]]
             _, bound, x = node.arguments
@@ -273,6 +281,10 @@ class _Names:
                     self.tuples.append([getattr(name, "id", "") for name in one.targets[0].elts])
         parts = zip(own, (constants, prepared, state), ("w", "x", ""), strict=True)
         self.constants, self.inputs, self.state = (_named(unpacked.get(key), *rest) for key, *rest in parts)
+        known = {parameter.data_ptr(): name for name, parameter in cell.named_parameters()}
+        for place, tensor in enumerate(tensors_of(constants)):
+            if re.fullmatch(r"w\d*", self.constants[place]):  # the step passes all constants on
+                self.constants[place] = known.get(tensor.data_ptr(), self.constants[place])
         if len(cell.states) == len(self.state):
             self.state = list(cell.states)
 
