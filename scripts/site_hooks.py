@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages of the site by the files outside docs/ that they show."""
+LANGUAGES = {"ko": "한국어"}
+"""Titles of folders with translations."""
 REFERENCE = [
     "training.trained",
     "cells",
