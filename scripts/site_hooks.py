@@ -85,7 +85,7 @@ def _pages(folder: str) -> list[Any]:
     """The pages of a folder of docs/ by their names, then the pages of its folders."""
     pages: list[Any] = [str(path.relative_to(DOCS)) for path in sorted((DOCS / folder).glob("*.md"))]
     return pages + [
-        {one.name: _pages(f"{folder}/{one.name}")}
+        {LANGUAGES.get(one.name, one.name): _pages(f"{folder}/{one.name}")}
         for one in sorted((DOCS / folder).glob("*/"))
         if any(one.glob("*.md"))
     ]

@@ -29,6 +29,8 @@ HEADS |= dict.fromkeys(("gt", "lt", "ge", "le"), ("left", "right"))
 """Texts at the lines into an operation whose arguments may not be exchanged."""
 SILENT = {"t", "squeeze", "unsqueeze", "expand", "expand_as", "flatten", "unflatten", "as_number", "detach"}
 """Operations that only change the shape or the type of a value, or its derivative. They have no box of their own."""
+TWICE = {"mul": "( )²", "add": "2 ×"}
+"""Texts of operations whose two arguments are the same value."""
 KINDS = ("arithmetic", "function", "product")
 """The kinds of boxes of operations; a box with several has the last of their kinds."""
 CLAMPS = {"lt": "max", "le": "max", "gt": "min", "ge": "min"}
@@ -133,8 +135,9 @@ class _Painter:
             heads = HEADS.get(node.operation, ("",) * len(node.arguments))
             named = {value: head for value, head in zip(node.arguments, heads, strict=True) if value in varying}
             shown = list(named.values()) if len(named) > 1 or node.operation == "where" else [""]
-            square = node.operation == "mul" and len(varying) == 2 and len(named) == 1
-            self.operation(node, "( )²" if square else self.label(node), list(named or varying), kind, shown)
+            twice = len(varying) == 2 and len(named) == 1
+            text = (twice and TWICE.get(node.operation)) or self.label(node)
+            self.operation(node, text, list(named or varying), kind, shown)
 
     def operation(
         self, node: Node, text: str, read: list[Value], kind: str, heads: list[str] = ("",), members: list[Node] = ()
