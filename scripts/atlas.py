@@ -199,8 +199,15 @@ def shown(score: float) -> str:
 
 
 def overview() -> str:
-    """Return the table of the scores of all cells."""
-    lines = ["| family | cell | " + " | ".join(f"{title} ({unit})" for title, unit, *_ in TASKS.values()) + " |"]
+    """Return the table of the scores of all cells, after the learning rates and seeds of the runs."""
+    runs = [found for cells_of in scores().values() for found in cells_of.values()]
+    rates = sorted({rate for found in runs for rate in found}, key=float)
+    seeds = {len(values) for found in runs for values in found.values()}
+    lines = [
+        f"Learning rates: {', '.join(rates)}. Runs at a learning rate: {' or '.join(map(str, sorted(seeds)))}.",
+        "",
+    ]
+    lines += ["| family | cell | " + " | ".join(f"{title} ({unit})" for title, unit, *_ in TASKS.values()) + " |"]
     lines.append("|---|---|" + "---|" * len(TASKS))
     for family, names in families().items():
         for name in names:
