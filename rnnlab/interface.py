@@ -77,7 +77,9 @@ class Batch:
     targets: targets of the loss: ``[T', B, ...]`` for sequences, otherwise ``[B, ...]``.
     lengths: int64 ``[B]``, the number of steps of each input sequence; None if all have T steps.
     target_lengths: int64 ``[B]``, the number of steps of each target sequence; None if all have T' steps.
-    fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT); None if batches are independent.
+    fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT), or bool ``[T, B]``, True at steps
+        before which the model resets its state, such as the first steps of packed documents; None if batches are
+        independent.
     source: source sequences, which the model reads completely before the first step: ``[S, B]`` tokens, ``[S, B, F]``
         vectors or ``[S, B, C, H, W]`` images, with S = 1 for a single image; None if the task has no source.
     source_lengths: int64 ``[B]``, the number of steps of each source; None if all have S steps.

@@ -133,8 +133,8 @@ def _check_batch(task: Task, batch: Batch, split: str) -> None:
             assert int(lengths.max()) <= longest, f"{name} contain {int(lengths.max())}, but there are {longest} steps"
     if batch.fresh is not None:
         assert batch.fresh.dtype == torch.bool, f"fresh is {batch.fresh.dtype}; it must be bool"
-        assert batch.fresh.shape == (batch.batch_size,), (
-            f"fresh has the shape {list(batch.fresh.shape)}; it must be [B]"
+        assert batch.fresh.shape in (batch.inputs.shape[1:2], batch.inputs.shape[:2]), (
+            f"fresh has the shape {list(batch.fresh.shape)}; it must be [B] or [T, B]"
         )
 
 
