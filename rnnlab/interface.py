@@ -80,6 +80,8 @@ class Batch:
     fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT), or bool ``[T, B]``, True at steps
         before which the model resets its state, such as the first steps of packed documents; None if batches are
         independent.
+    elapsed: float ``[T, B]``, the time between each input and the previous one, in the unit of the cell's time step, for
+        cells that take it; None if all times are one unit.
     source: source sequences, which the model reads completely before the first step: ``[S, B]`` tokens, ``[S, B, F]``
         vectors or ``[S, B, C, H, W]`` images, with S = 1 for a single image; None if the task has no source.
     source_lengths: int64 ``[B]``, the number of steps of each source; None if all have S steps.
@@ -92,6 +94,7 @@ class Batch:
     fresh: Tensor | None = None
     source: Tensor | None = None
     source_lengths: Tensor | None = None
+    elapsed: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``; the host does not wait for copies to a GPU."""

@@ -136,6 +136,11 @@ def _check_batch(task: Task, batch: Batch, split: str) -> None:
         assert batch.fresh.shape in (batch.inputs.shape[1:2], batch.inputs.shape[:2]), (
             f"fresh has the shape {list(batch.fresh.shape)}; it must be [B] or [T, B]"
         )
+    if batch.elapsed is not None:
+        assert batch.elapsed.shape == batch.inputs.shape[:2], (
+            f"elapsed has the shape {list(batch.elapsed.shape)}; it must be [T, B]"
+        )
+        assert float(batch.elapsed.min()) >= 0, f"elapsed has {float(batch.elapsed.min())}; times must be at least 0"
 
 
 def _check_sequences(kind: Tokens | Vectors | Images, sequences: Tensor, name: str) -> None:

@@ -44,6 +44,13 @@ class MLP(nn.Module):
         return self.down(gelu(up) if self.gate is None else gated(self.gate(inputs), up))
 
 
+class _Alone(Recurrent):
+    """A layer in a stack whose context is for another layer."""
+
+    def _context(self, context: dict[str, Any], *arguments: Any) -> dict[str, Any]:
+        return super()._context({}, *arguments)
+
+
 class Block(nn.Module):
     """A pre-norm residual block with the interface of a layer; its state is that of the convolution and the cell.
 
@@ -94,7 +101,7 @@ class Block(nn.Module):
         layers = [Recurrent(cell, backend, initial_state)]
         if convolution:
             own = "reference" if backend == "reference" else "auto"
-            layers.insert(0, Recurrent(ShortConvolution(width, convolution), own))
+            layers.insert(0, _Alone(ShortConvolution(width, convolution), own))
         self.norm = make_norm(width)
         self.recurrence = Stack(layers)
         self.gate = Linear(width, cell.output_size, bias=False) if gate else None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnlab import engine
+from rnnlab import cells, engine
 from rnnlab.cells.base import Cell, check_choice
 from rnnlab.interface import InputError, on_host
 from rnnlab.layers.resets import Resetting
@@ -195,11 +195,8 @@ class Recurrent(nn.Module):
         state = self.initial_state(batch_size) if state is None else self._checked_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
-        for name in set(self.cell.context_per_step) & context.keys():
-            context[name] = self._ordered(_without_padding(context[name], lengths), lengths)
-        if fresh is not None:
-            context = {**context, "fresh": self._starts(fresh, inputs, lengths), "first": self.initial_state(1)}
-            wrappers = (Resetting, *wrappers)
+        context = self._context(context, inputs, lengths, fresh)
+        wrappers = wrappers if fresh is None else (Resetting, *wrappers)
         cell, inputs = self.around(*wrappers), self._ordered(inputs, lengths)
         run = self._watcher or engine.observed(cell, self.backend, inputs) or self._choice_for(cell, like).run
         outputs, state = run(cell, inputs, state, lengths, **context)
@@ -209,15 +206,31 @@ class Recurrent(nn.Module):
         """Return ``[T, B, ...]`` in reading order, or from reading order in that of the inputs."""
         return _reversed(values, lengths) if self.reverse else values
 
-    def _starts(self, fresh: Tensor, inputs: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return at which steps a piece starts in reading order, from where pieces start in the order of the inputs."""
-        if not isinstance(fresh, Tensor) or fresh.dtype != torch.bool or fresh.shape != inputs.shape[:2]:
-            given = f"{fresh.dtype} {list(fresh.shape)}" if isinstance(fresh, Tensor) else type(fresh).__name__
-            raise InputError(f"fresh is {given}; it must be a bool tensor {list(inputs.shape[:2])}, [T, B]")
-        fresh = _without_padding(fresh.to(inputs.device), lengths)
-        if self.reverse:  # a piece ends before the next one starts
-            fresh = torch.cat([fresh[1:], torch.zeros_like(fresh[:1])])
-        return self._ordered(fresh, lengths)
+    def _context(
+        self, context: dict[str, Any], inputs: Tensor, lengths: Tensor | None, fresh: Tensor | None
+    ) -> dict[str, Any]:
+        """Return the arguments of the cell's ``prepare`` with zero padding, and their steps in reading order."""
+        if "elapsed" in context and "elapsed" not in self.cell.context_per_step:
+            timed = [name for name in cells.available() if "elapsed" in cells.find(name).context_per_step]
+            raise InputError(
+                f"{type(self.cell).__name__} takes no elapsed times; the cells that do are {', '.join(timed)}"
+            )
+        if fresh is not None:
+            if not isinstance(fresh, Tensor) or fresh.dtype != torch.bool or fresh.shape != inputs.shape[:2]:
+                given = f"{fresh.dtype} {list(fresh.shape)}" if isinstance(fresh, Tensor) else type(fresh).__name__
+                raise InputError(f"fresh is {given}; it must be a bool tensor {list(inputs.shape[:2])}, [T, B]")
+            fresh = _without_padding(fresh.to(inputs.device), lengths)
+        found = dict(context)
+        for name in set(self.cell.context_per_step) & context.keys():
+            values = _without_padding(context[name], lengths)
+            if self.reverse and name in self.cell.context_between:
+                values = _after(values, lengths, fresh)
+            found[name] = self._ordered(values, lengths)
+        if fresh is not None:
+            if self.reverse:  # a piece ends before the next one starts
+                fresh = torch.cat([fresh[1:], torch.zeros_like(fresh[:1])])
+            found |= {"fresh": self._ordered(fresh, lengths), "first": self.initial_state(1)}
+        return found
 
     def _checked_state(self, state: State, batch_size: int) -> State:
         tensors = tensors_of(state)
@@ -269,6 +282,17 @@ def _without_padding(values: Tensor, lengths: Tensor | None) -> Tensor:
         return values
     past = torch.arange(len(values), device=values.device).unsqueeze(1) >= lengths
     return values.masked_fill(past.view(*past.shape, *[1] * (values.dim() - 2)), 0)
+
+
+def _after(values: Tensor, lengths: Tensor | None, fresh: Tensor | None) -> Tensor:
+    """Return for each step of ``[T, B, ...]`` the value of the next step; for the last of a piece, of its first."""
+    steps = torch.arange(len(values), device=values.device).unsqueeze(1).expand(values.shape[:2])
+    starts = steps == 0 if fresh is None else fresh | (steps == 0)
+    first = torch.where(starts, steps, 0).cummax(0).values
+    is_last = steps == (len(values) if lengths is None else lengths) - 1
+    is_last = is_last | torch.cat([starts[1:], starts[:1]])
+    source = torch.where(is_last, first, steps + 1)
+    return values.gather(0, source.view(*source.shape, *[1] * (values.dim() - 2)).expand_as(values))
 
 
 def _reversed(sequences: Tensor, lengths: Tensor | None) -> Tensor:

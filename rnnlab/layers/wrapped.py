@@ -18,7 +18,7 @@ class Wrapped(Cell):
         self.cell = cell
         self.states = cell.states
         self.keeps_norm, self.has_surrogate = cell.keeps_norm, cell.has_surrogate
-        self.context_per_step = cell.context_per_step
+        self.context_per_step, self.context_between = cell.context_per_step, cell.context_between
 
     @property
     def required_context(self) -> tuple[str, ...]:  # noqa: D102
