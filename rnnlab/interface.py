@@ -80,8 +80,8 @@ class Batch:
     fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT), or bool ``[T, B]``, True at steps
         before which the model resets its state, such as the first steps of packed documents; None if batches are
         independent.
-    elapsed: float ``[T, B]``, the time between each input and the previous one, in the unit of the cell's time step, for
-        cells that take it; None if all times are one unit.
+    elapsed: float ``[T, B]``, the time between each input and the previous one, for cells that take it; 1 is the cell's
+        own time step. None if all times are 1.
     source: source sequences, which the model reads completely before the first step: ``[S, B]`` tokens, ``[S, B, F]``
         vectors or ``[S, B, C, H, W]`` images, with S = 1 for a single image; None if the task has no source.
     source_lengths: int64 ``[B]``, the number of steps of each source; None if all have S steps.

@@ -23,7 +23,7 @@ class Doses(Generated, Regression):
         da/dt = -k_a a        dc/dt = k_a a - k_e c
 
     The times between events are exponential with mean 1. At an event, the concentration c is measured, and then, with
-    probability 1/2, a dose is given, uniform between 0 and 1. With k_a = 2, k_e = 0.5, a dose of 1, and times 1, 1 and 3:
+    probability 1/2, a dose is given, uniform between 0 and 1. With k_a = 2, k_e = 0.5, a dose of 1, and times 1, 1, 3:
 
         inputs    1.00  0.00  0.00
         elapsed   1.00  1.00  3.00
@@ -34,7 +34,7 @@ class Doses(Generated, Regression):
     Args:
         seed, data_root, lengths, test_lengths, curriculum, batch_size, eval_batches: see `Generated`; the length is
             the number of events.
-        times: how the times are given: ``elapsed`` to cells that take elapsed times, ``input`` as another input feature,
+        times: how the times are given: ``elapsed`` to cells that take elapsed times, ``input`` as another feature,
             ``both``, or ``none``.
         absorption: k_a, per unit of time.
         elimination: k_e, per unit of time, different from k_a.
@@ -50,7 +50,7 @@ class Doses(Generated, Regression):
         seed: int = 0,
         data_root: str = "data",
         *,
-        times: str = "elapsed",
+        times: str = "input",
         absorption: float = 2.0,
         elimination: float = 0.5,
         **shared: Any,
@@ -64,6 +64,7 @@ class Doses(Generated, Regression):
             )
         self.times, self.absorption, self.elimination = times, absorption, elimination
         self.input = Vectors(1 + (times in ("input", "both")))
+        self.has_elapsed = times in ("elapsed", "both")
 
     __init__ = partialmethod(__init__, lengths=(50, 50), test_lengths=(50, 50), eval_batches=10)
 
@@ -74,8 +75,7 @@ class Doses(Generated, Regression):
         doses = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.5)
         targets = self.concentrations(doses, elapsed).unsqueeze(-1)
         features = [doses, elapsed] if self.input.size == 2 else [doses]
-        is_given = self.times in ("elapsed", "both")
-        return Batch(torch.stack(features, -1), targets, elapsed=elapsed if is_given else None)
+        return Batch(torch.stack(features, -1), targets, elapsed=elapsed if self.has_elapsed else None)
 
     def concentrations(self, doses: Tensor, elapsed: Tensor) -> Tensor:
         """The concentration at every event, before its dose, from doses and times ``[T, B]``."""
