@@ -181,13 +181,14 @@ class Recurrent(nn.Module):
         context: dict[str, Any],
     ) -> tuple[Tensor, State]:
         """Run the cell in ``wrappers``; see `forward` for the other arguments."""
+        cell = self.cell
         if not isinstance(inputs, Tensor):
-            raise InputError(f"inputs must be a tensor [T, B, {self.cell.input_size}], not {type(inputs).__name__}")
-        if inputs.dim() != 3 or inputs.shape[-1] != self.cell.input_size or not inputs.shape[0]:
+            raise InputError(f"inputs must be a tensor [T, B, {cell.input_size}], not {type(inputs).__name__}")
+        if inputs.dim() != 3 or inputs.shape[-1] != cell.input_size or not inputs.shape[0]:
             raise InputError(
-                f"inputs have shape {list(inputs.shape)}, expected [T, B, {self.cell.input_size}] with T at least 1"
+                f"inputs have shape {list(inputs.shape)}, expected [T, B, {cell.input_size}] with T at least 1"
             )
-        like = self.cell.like
+        like = cell.like
         dtype = like.dtype
         if inputs.dtype != dtype and engine.reference.autocast_dtype(inputs.device) is None:
             raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one of them")
@@ -195,9 +196,12 @@ class Recurrent(nn.Module):
         state = self.initial_state(batch_size) if state is None else self._checked_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
-        context = self._context(context, inputs, lengths, fresh)
-        wrappers = wrappers if fresh is None else (Resetting, *wrappers)
-        cell, inputs = self.around(*wrappers), self._ordered(inputs, lengths)
+        if context or fresh is not None:
+            context = self._context(context, inputs, lengths, fresh)
+            wrappers = wrappers if fresh is None else (Resetting, *wrappers)
+        if wrappers:
+            cell = self.around(*wrappers)
+        inputs = self._ordered(inputs, lengths)
         run = self._watcher or engine.observed(cell, self.backend, inputs) or self._choice_for(cell, like).run
         outputs, state = run(cell, inputs, state, lengths, **context)
         return self._ordered(outputs, lengths), state
