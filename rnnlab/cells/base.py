@@ -190,6 +190,9 @@ class Cell(Fixed):
         Raises:
             InputError: the cell has no parameters.
         """
+        for parameter in self._parameters.values():  # the usual case; `parameters` takes longer
+            if parameter is not None:
+                return parameter
         like = next(self.parameters(), None)
         if like is None:
             former = (vars(module).get("_former_parameters", {}) for module in self.modules())

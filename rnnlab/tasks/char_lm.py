@@ -274,7 +274,7 @@ class CharLM(Predicts, Task):
             found.append(torch.cat([torch.full((1,), nan), later.squeeze(1)]))
         return Characters(_texts_of(values), found)
 
-    def read(self, path: Path) -> str:
+    def read_own(self, path: Path) -> str:
         """The text of a UTF-8 file."""
         return read_text(path).replace(BYTE_ORDER_MARK, "")
 

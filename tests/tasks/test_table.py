@@ -99,6 +99,24 @@ def test_lines_of_text(tmp_path):
     assert strange.sum(1).tolist() == [1, 0]
 
 
+def test_a_column_of_texts(tmp_path):
+    rows = [f'{i};"good; {"very " * i}";1,5' if i % 2 else f"{i};bad;2" for i in range(12)]
+    (tmp_path / "own.csv").write_text("\n".join(["number;review;stars", *rows]))
+    task = Table(file=str(tmp_path / "own.csv"), text="review", label="stars")
+    assert task.data.labels == ["2", "1.5"] * 6
+    assert task.data.lengths == [3 if i % 2 == 0 else len(("good; " + "very " * i).strip()) for i in range(12)]
+    (tmp_path / "new.csv").write_text("review\nbad\n")
+    for given in (task.read_own(tmp_path / "new.csv"), Frame(review=["bad"]), "bad", ["bad"]):
+        assert torch.equal(task.encode(given)[0], task.inputs[0])
+    with pytest.raises(InputError, match=r"no column 'sequence'.*; name a column of texts in task.text"):
+        Table(file=str(tmp_path / "own.csv"), label="stars").data  # noqa: B018
+    with pytest.raises(InputError, match=r"no column 'words'; name the column of the text in task.text"):
+        Table(file=str(tmp_path / "own.csv"), label="stars", text="words").data  # noqa: B018
+    (tmp_path / "own.csv").write_text("review,label\ngood,1\n,0\n")
+    with pytest.raises(InputError, match="line 3 has no text"):
+        Table(file=str(tmp_path / "own.csv"), text="review").data  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -256,7 +274,7 @@ def test_times_reach_a_prediction(tmp_path):
         "trainer.eval_every=60", "optimizer.lr=0.03", f"run_dir={run}", *QUIET,
     ]))  # fmt: skip
     trained = rnnlab.load(run)
-    found = trained.predict(trained.task.read(tmp_path / "own.csv"))
+    found = trained.predict(trained.task.read_own(tmp_path / "own.csv"))
     assert found.labels == ["ab"[i % 2] for i in range(40)]  # the values alone do not tell the class
     rows = list(csv.DictReader((tmp_path / "own.csv").read_text().splitlines()))
     columns = {name: [row[name] for row in rows] for name in ("id", "when", "x")}

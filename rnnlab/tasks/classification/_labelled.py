@@ -40,16 +40,23 @@ class Labelled(NamedTuple):
 
 
 def read_labelled(
-    path: Path, sequence: str, label: str, columns: Sequence[str], time: str = "", needs_labels: bool = True
+    path: Path,
+    sequence: str,
+    label: str,
+    columns: Sequence[str],
+    text: str = "",
+    time: str = "",
+    needs_labels: bool = True,
 ) -> Labelled:
     """Read a folder or a file.
 
     Args:
         path: a folder with one sub-folder of CSV, .npz or .npy files per class; a CSV file with a column of sequence
-            names; a .txt file with lines of class, tab (or comma) and text.
+            names, or one with a column of texts; a .txt file with lines of class, tab (or comma) and text.
         sequence: name of the column with the name of the sequence.
         label: name of the column with the class.
         columns: names of the columns to read; empty: all except sequence, class and times.
+        text: name of the column of texts, each of which is a sequence of characters; empty for a file without texts.
         time: name of the column with the time of each row; empty to read no times.
         needs_labels: whether the class of each sequence is needed.
 
@@ -64,6 +71,8 @@ def read_labelled(
         return _read_lines(path, needs_labels)
     if path.suffix in (".npz", ".npy"):
         raise InputError(f"{path} has no classes; put the file into a folder with one sub-folder per class")
+    if text:
+        return _read_texts(path, text, label, needs_labels)
     return _read_table(path, sequence, label, columns, time, needs_labels)
 
 
@@ -143,16 +152,37 @@ def _read_lines(path: Path, needs_labels: bool) -> Labelled:
     return of_texts(texts, labels if needs_labels else [])
 
 
+def _read_texts(path: Path, text: str, label: str, needs_labels: bool) -> Labelled:
+    """The texts of a column of a CSV file, with the class in another column."""
+    header, lines = cells_of(path)
+    wanted = {"text": text, "label": label} if needs_labels else {"text": text}
+    _check_columns(path, header, wanted)
+    check_cells(path, header, lines, ())
+    found = {option: [cells[header.index(name)].strip() for _, cells in lines] for option, name in wanted.items()}
+    for option, cells in found.items():
+        if "" in cells:
+            line = lines[cells.index("")][0]
+            raise InputError(f"{path}, line {line} has no {option}; remove the line or complete it")
+    return of_texts(found["text"], found.get("label", []))
+
+
+def _check_columns(path: Path, header: list[str], wanted: dict[str, str]) -> None:
+    """Check that the columns that are named in options exist."""
+    for option, name in wanted.items():
+        if name not in header:
+            more = "; name a column of texts in task.text" if option == "sequence" else ""
+            raise InputError(
+                f"{path} has no column {name!r}; name the column of the {option} in task.{option}, one of "
+                f"{', '.join(header)}{more}"
+            )
+
+
 def _read_table(
     path: Path, sequence: str, label: str, columns: Sequence[str], time: str, needs_labels: bool
 ) -> Labelled:
     header, lines = cells_of(path)
-    for option, name in (("sequence", sequence), ("label", label)):
-        if name not in header and needs_labels:
-            raise InputError(
-                f"{path} has no column {name!r}; name the column of the {option} in task.{option}, one of "
-                f"{', '.join(header)}"
-            )
+    if needs_labels:
+        _check_columns(path, header, {"sequence": sequence, "label": label})
     groups: dict[str, list[int]] = {}
     for row, (line, cells) in enumerate(lines):
         if len(cells) != len(header):

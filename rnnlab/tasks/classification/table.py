@@ -38,9 +38,10 @@ SHOWN = 20
 class Table(Predicts, Finite, Labelling):
     """Classify each of the user's own sequences at its last step.
 
-    ``file`` is a CSV file with a column of sequence names and a column of classes, a folder with one sub-folder of CSV,
-    .npz or .npy files for each class, or a .txt file with lines of class, tab (or comma) and text. CSV files may have
-    semicolons or tabs and decimal commas. A first column of times, and every column of dates, is left out.
+    ``file`` is a CSV file with a column of sequence names and a column of classes, a CSV file with a column of texts
+    and a column of classes, a folder with one sub-folder of CSV, .npz or .npy files for each class, or a .txt file with
+    lines of class, tab (or comma) and text. CSV files may have semicolons or tabs and decimal commas. A first column of
+    times, and every column of dates, is left out.
 
     Columns of numbers are standardised by the mean and standard deviation of the training rows. A missing number (an
     empty cell, NA or NaN) is replaced by the last observed value of its sequence, or by the mean if there is none; if
@@ -62,6 +63,8 @@ class Table(Predicts, Finite, Labelling):
         sequence: column of a CSV file with the name of the sequence.
         label: column of a CSV file with the class.
         columns: names of the columns to read; empty: all except sequence, class and times.
+        text: column of a CSV file with texts, each of which is a sequence of characters; empty for a file without
+            texts.
         elapsed: column of a CSV file with the time of each row, a number or a date, for cells that take elapsed times;
             empty: rows are equally spaced. The unit is the median time between rows of the training sequences, and the
             first time of each sequence is 1.
@@ -89,6 +92,7 @@ class Table(Predicts, Finite, Labelling):
         sequence: str = "sequence",
         label: str = "label",
         columns: list[str] = (),
+        text: str = "",
         elapsed: str = "",
         class_weights: str = "none",
         split: list[float] = (0.7, 0.15, 0.15),
@@ -99,7 +103,10 @@ class Table(Predicts, Finite, Labelling):
         check_least(1, batch_size=batch_size)
         if class_weights not in ("none", "balanced"):
             raise InputError(f"task.class_weights={class_weights!r} must be one of none, balanced")
-        self.file, self.sequence, self.label, self.columns = file, sequence, label, list(columns)
+        if text and (columns or elapsed):
+            other = "columns" if columns else "elapsed"
+            raise InputError(f"task.text={text} and task.{other} are both set; a text is the only column that is read")
+        self.file, self.sequence, self.label, self.columns, self.text = file, sequence, label, list(columns), text
         self.elapsed, self.has_elapsed = elapsed, bool(elapsed)
         self.class_weights, self.split, self.batch_size = class_weights, list(split), batch_size
         self.splits = ("train", "valid", "test")[: len(split)]
@@ -110,7 +117,8 @@ class Table(Predicts, Finite, Labelling):
         """The sequences of the file."""
         if self.file == "example":
             return _example()
-        return read_labelled(Path(self.file).expanduser(), self.sequence, self.label, self.columns, self.elapsed)
+        path = Path(self.file).expanduser()
+        return read_labelled(path, self.sequence, self.label, self.columns, self.text, self.elapsed)
 
     @property
     def _names(self) -> list[str]:
@@ -270,12 +278,12 @@ class Table(Predicts, Finite, Labelling):
             lines.append(f"column {self.elapsed!r}: elapsed times, median {encoding['time_unit']:g} in training")
         return [*lines, *(f"column {name!r}: left out ({reason})" for name, reason in data.left_out.items())]
 
-    def read(self, path: Path) -> Any:
+    def read_own(self, path: Path) -> Any:
         """The sequences of a file in a format of ``file``, without using classes; a .txt file has one text per line."""
         if path.suffix in (".npz", ".npy"):
-            return super().read(path)
+            return super().read_own(path)
         columns = self._names if path.suffix in (".csv", ".tsv") else self.columns
-        return read_labelled(path, self.sequence, self.label, columns, self.elapsed, needs_labels=False)
+        return read_labelled(path, self.sequence, self.label, columns, self.text, self.elapsed, needs_labels=False)
 
     def encode(self, values: Any) -> list[Tensor]:
         """The inputs of each sequence; see `convert` for the values."""
@@ -314,6 +322,8 @@ class Table(Predicts, Finite, Labelling):
     def _framed(self, frame: Any) -> Labelled:
         """The sequences of a DataFrame: one, or those of the column of sequence names."""
         names = list(frame.columns)
+        if self.text in names:
+            return of_texts(list(map(str, frame[self.text].to_numpy().tolist())), [])
         if missing := [name for name in self._names if name not in names]:
             raise InputError(f"the DataFrame has no column {missing[0]!r}; the model needs {', '.join(self._names)}")
         count = len(np.asarray(frame[self._names[0]].to_numpy()))
