@@ -106,6 +106,13 @@ class Cell(Fixed):
     A layer with ``reverse=True`` reverses them like the inputs.
     """
 
+    context_between: ClassVar[tuple[str, ...]] = ()
+    """Names in `context_per_step` of values that belong to the time between a step and the one before it.
+
+    A layer with ``reverse=True`` passes the value between two steps with the one that it reads second, and the first
+    value of a sequence with the step that it reads first.
+    """
+
     verified: ClassVar[str] = "equations only"
     """Implementation that the tests compare the cell with: a package and its version, or the official code."""
 

@@ -157,6 +157,10 @@ class Predicts:
         """
         raise NotImplementedError
 
+    def elapsed_of(self, values: Any) -> list[Tensor] | None:
+        """The time between each input of a sequence and the previous one, float ``[T]``; None for no times."""
+        return None
+
     def decode(self, outputs: Any, values: Any) -> Prediction:
         """Convert the outputs of the model to a prediction.
 

@@ -65,7 +65,7 @@ class Trained:
             given = list(map(str, [values] if isinstance(values, str | Path) else values))
             return Texts(given, task.answer(self.model, given))
         values = task.convert(values)
-        inputs = task.encode(values)
+        inputs, times = task.encode(values), task.elapsed_of(values)
         device = next(self.model.parameters()).device
         sizes = [one.shape[0] for one in inputs]
         outputs: list[Tensor] = []
@@ -75,7 +75,9 @@ class Trained:
                 lengths = torch.tensor([sizes[i] for i in chosen])
                 padded = pad_sequence([inputs[i] for i in chosen])
                 same = bool((lengths == len(padded)).all())
-                batch = Batch(padded, lengths.new_zeros(len(chosen)), lengths=None if same else lengths)
+                elapsed = None if times is None else pad_sequence([times[i] for i in chosen])
+                targets = lengths.new_zeros(len(chosen))
+                batch = Batch(padded, targets, lengths=None if same else lengths, elapsed=elapsed)
                 found, _ = self.model(batch.to(device))
                 if task.decodes_every_step:
                     outputs += [found[: sizes[i], row].cpu() for row, i in enumerate(chosen)]
