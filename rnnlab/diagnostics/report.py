@@ -249,16 +249,16 @@ def first_steps(task: Task, split: str, steps: int) -> Batch:
     batch = task.batch(split, 0)
     if batch.fresh is None or len(batch.targets) != len(batch.inputs):
         return batch
-    inputs, targets = [batch.inputs], [batch.targets]
+    windows, has_resets = [batch], batch.fresh.dim() == 2
     for place in range(1, task.num_batches(split)):
-        if sum(map(len, inputs)) >= steps:
+        if sum(len(window.inputs) for window in windows) >= steps:
             break
         window = task.batch(split, place)
-        if window.fresh.any():
+        if window.fresh.any() and not has_resets:
             break
-        inputs.append(window.inputs)
-        targets.append(window.targets)
-    return replace(batch, inputs=torch.cat(inputs)[:steps], targets=torch.cat(targets)[:steps])
+        windows.append(window)
+    names = ("inputs", "targets", "fresh")[: 2 + has_resets]
+    return replace(batch, **{name: torch.cat([getattr(w, name) for w in windows])[:steps] for name in names})
 
 
 def _double(batch: Batch) -> Batch:

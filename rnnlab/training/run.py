@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import rnnlab
-from rnnlab import files, lookup
+from rnnlab import files, lookup, weights
 from rnnlab.engine import Choice
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
@@ -68,6 +68,8 @@ def train(config: Config) -> dict[str, Any]:
     if task.batch("train", 0).fresh is not None:
         model.check_carrying()
     identity = {"config": config, "data_digest": task.data_digest(), "folder": os.getcwd()}
+    if trainer.init_weights and not directory.is_trained():
+        weights.load(model, trainer.init_weights)
     if trainer.init_from and not directory.is_trained():
         trainer.load(_origin(trainer, identity))
         trainer.progress.forget_evaluations()  # the best checkpoint of the other run is not in this directory
@@ -276,6 +278,8 @@ def _as_it_began(content: dict[str, Any], task: Task) -> Model:
         raise InputError(
             f"checkpoint=initial: this run continued from the checkpoint {origin}; use the run of that checkpoint"
         )
+    if origin := config["trainer"]["init_weights"]:
+        raise InputError(f"checkpoint=initial: this run started from the weights in {origin}, not from its seed")
     before = checkpoint.random_states()
     seed_everything(config["seed"])
     try:
