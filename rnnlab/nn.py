@@ -134,7 +134,8 @@ class _GRUCell(_Shared, cells.find("gru")):
         if b_ih is None or b_hh is None:
             return {"W": W, "U": U, "b": None, "b_u": None}
         rz, n = b_hh.split([2 * self.hidden_size, self.hidden_size])
-        return {"W": W, "U": U, "b": b_ih + torch.cat([rz, torch.zeros_like(n)]), "b_u": n}
+        # A copy, because conversions may swap tensors (torch.utils.swap_tensors), which refuses parameters with views.
+        return {"W": W, "U": U, "b": b_ih + torch.cat([rz, torch.zeros_like(n)]), "b_u": n.clone()}
 
 
 _CELLS = {"RNN_TANH": _RNNCell, "RNN_RELU": _RNNCell, "LSTM": _LSTMCell, "GRU": _GRUCell}

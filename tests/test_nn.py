@@ -155,7 +155,7 @@ class _Within(nn.Module):
         return self.layer(inputs)[0]
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layer_is_a_layer_of_torch(kind):
     plain, fast = _pair(kind, 5, 7, num_layers=2)
@@ -195,6 +195,15 @@ def test_gradients_of_each_sample(kind):
         call_for_per_sample_grads(layer, batch_size=3)(inputs)[0].sin().sum().backward()
     for one, other in zip(plain.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(other.grad_sample, one.grad_sample)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conversion_by_swapping_parameters_after_a_call(kind, monkeypatch):
+    """PyTorch swaps tensors only if nothing else, such as a kept view, refers to them."""
+    _, fast = _pair(kind, 5, 7)
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    fast(_inputs("batch"))[0].sum().backward()
+    assert fast.float().weight_hh_l0.dtype == torch.float32
 
 
 def test_frozen_weights_get_no_gradient():

@@ -60,14 +60,15 @@ def load(model: nn.Module, source: Any, layers: Sequence[str] | None = None) -> 
     targets = _layers_of(model)
     activation = next((str(cell.activation) for cell in map(_inner, targets) if hasattr(cell, "activation")), "tanh")
     found = _layers_of(read(source, layers, activation=activation))
-    theirs, ours = ([_described(layer) for layer in layers] for layers in (found, targets))
+    theirs, ours = ([_described(layer) for layer in group] for group in (found, targets))
     if theirs != ours:
         raise InputError(f"the weights are those of {_listed(theirs)}; the model has {_listed(ours)}")
     pairs = [(_tensors(old), _tensors(new)) for old, new in zip(found, targets, strict=True)]
     for given, own in pairs:
         if extra := given.keys() - own.keys():
-            option = "model.initial_state=learned" if min(extra).isdigit() else "cell.bias=true"
-            raise InputError(f"the weights have {min(extra)}, which the model lacks; use {option}")
+            hint = "; use model.initial_state=learned" if min(extra).isdigit() else ""
+            hint = "; use cell.bias=true" if min(extra) in ("b", "b_u") else hint
+            raise InputError(f"the weights have {min(extra)}, which the model lacks{hint}")
     with torch.no_grad():
         for given, own in pairs:
             for name, tensor in own.items():  # without a bias or an initial state, the source computes as with zeros
@@ -143,6 +144,7 @@ def _inner(layer: Recurrent) -> Cell:
 def _described(layer: Recurrent) -> str:
     cell = _inner(layer)
     options = [f"{name}={getattr(cell, name)}" for name in ("activation", "reset") if hasattr(cell, name)]
+    options += [f"projection_size={cell.output_size}"] if cell.output_size != cell.hidden_size else []
     sizes = [str(cell.input_size), str(cell.hidden_size)]
     return f"{type(cell).__name__}({', '.join(sizes + options + ['backward'] * layer.reverse)})"
 

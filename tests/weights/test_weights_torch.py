@@ -1,6 +1,7 @@
 """Weights read from PyTorch, and copied into a model and into a run."""
 
 import pytest
+import tiers
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -37,7 +38,7 @@ def _outputs(module, inputs):
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", tiers.quick_if(MODULES, {"rnn", "gru", "lstm-projected", "lstm-cell"}.__contains__))
 def test_a_module_its_state_dict_and_its_file(name, tmp_path):
     torch.manual_seed(0)
     module = MODULES[name]()
@@ -127,7 +128,8 @@ def test_load_copies_into_a_model():
     [
         (_stack("lstm"), r"those of GRU\(3, 4, reset=after\), GRU.*; the model has LSTM\(3, 4\), LSTM"),
         (_stack(reset="before"), r"those of GRU\(3, 4, reset=after\).*the model has GRU\(3, 4, reset=before\)"),
-        (_stack(bias=False), "use cell.bias=true"),
+        (_stack(bias=False), "the weights have b, which the model lacks; use cell.bias=true"),
+        (_stack("lstmp", projection_size=2), r"the model has LSTMP\(3, 4, projection_size=2\), LSTMP\(2, 4"),
         (nn.Linear(3, 4), "the model has no recurrent layer"),
     ],
 )
