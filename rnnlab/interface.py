@@ -68,6 +68,10 @@ class Mean(NamedTuple):
     count: int | Tensor
 
 
+ON_HOST = "on_host"
+"""Attribute of lengths on a device: the same lengths on the CPU."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """A batch of a task.
@@ -77,7 +81,11 @@ class Batch:
     targets: targets of the loss: ``[T', B, ...]`` for sequences, otherwise ``[B, ...]``.
     lengths: int64 ``[B]``, the number of steps of each input sequence; None if all have T steps.
     target_lengths: int64 ``[B]``, the number of steps of each target sequence; None if all have T' steps.
-    fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT); None if batches are independent.
+    fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT), or bool ``[T, B]``, True at steps
+        before which the model resets its state, such as the first steps of packed documents; None if batches are
+        independent.
+    elapsed: float ``[T, B]``, the time between each input and the previous one, for cells that take it; 1 is the cell's
+        own time step. None if all times are 1.
     source: source sequences, which the model reads completely before the first step: ``[S, B]`` tokens, ``[S, B, F]``
         vectors or ``[S, B, C, H, W]`` images, with S = 1 for a single image; None if the task has no source.
     source_lengths: int64 ``[B]``, the number of steps of each source; None if all have S steps.
@@ -90,6 +98,7 @@ class Batch:
     fresh: Tensor | None = None
     source: Tensor | None = None
     source_lengths: Tensor | None = None
+    elapsed: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``; the host does not wait for copies to a GPU."""
@@ -97,7 +106,7 @@ class Batch:
         moved = {name: _moved(tensor, device) for name, tensor in given.items() if tensor is not None}
         for name in moved.keys() & {"lengths", "target_lengths", "source_lengths"}:
             if given[name].device.type == "cpu" and device.type != "cpu":
-                moved[name].on_host = given[name]
+                setattr(moved[name], ON_HOST, given[name])
         return replace(self, **moved)
 
     @property
@@ -117,7 +126,7 @@ def on_host(lengths: Tensor) -> Tensor:
     If `Batch.to` has copied them to another device, these are the original lengths, since copying them back would stop
     the host until the device has finished all its work. So never change the lengths of a batch in place.
     """
-    known = getattr(lengths, "on_host", None)
+    known = getattr(lengths, ON_HOST, None)
     return lengths.cpu() if known is None else known
 
 

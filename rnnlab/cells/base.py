@@ -82,7 +82,7 @@ class Cell(Fixed):
     The constructor of a cell takes ``input_size`` and ``hidden_size``, and its options as keyword-only parameters.
     """
 
-    states: ClassVar[tuple[str, ...]] = ("h",)
+    states: tuple[str, ...] = ("h",)
     """Names of the state tensors, in order."""
 
     gates: ClassVar[tuple[str, ...]] = ()
@@ -91,7 +91,7 @@ class Cell(Fixed):
     remembers: ClassVar[dict[str, int]] = {}
     """Gates that control memory: +1 if an open gate keeps the state, -1 if a closed gate does."""
 
-    has_surrogate: ClassVar[bool] = False
+    has_surrogate: bool = False
     """Whether the step uses `surrogate`, so that its derivatives differ from finite differences."""
 
     keeps_norm: bool = False
@@ -100,10 +100,17 @@ class Cell(Fixed):
     Dropout of recurrent connections preserves the norm only in expectation, so such a state would explode.
     """
 
-    context_per_step: ClassVar[tuple[str, ...]] = ()
+    context_per_step: tuple[str, ...] = ()
     """Names of the additional parameters of `prepare` that have one value per step, ``[T, B, ...]``, such as times.
 
     A layer with ``reverse=True`` reverses them like the inputs.
+    """
+
+    context_between: ClassVar[tuple[str, ...]] = ()
+    """Names in `context_per_step` of values that belong to the time between a step and the one before it.
+
+    A layer with ``reverse=True`` passes the value between two steps with the one that it reads second, and the first
+    value of a sequence with the step that it reads first.
     """
 
     verified: ClassVar[str] = "equations only"
@@ -183,6 +190,9 @@ class Cell(Fixed):
         Raises:
             InputError: the cell has no parameters.
         """
+        for parameter in self._parameters.values():  # the usual case; `parameters` takes longer
+            if parameter is not None:
+                return parameter
         like = next(self.parameters(), None)
         if like is None:
             former = (vars(module).get("_former_parameters", {}) for module in self.modules())

@@ -17,24 +17,27 @@ SYNOPSIS = (
 NOTES = (
     "NAME is a built-in cell, or my_module:MyCell. cell.OPTION=VALUE sets an option of the cell, as in rnnlab train. "
     "device=cuda prints Triton kernels instead of C. They contain the sizes: hidden_size=N sets the width, 64 by "
-    "default, and columns=16 prints the kernels of one time step, which are used for wide cells."
+    "default, and columns=16 prints the kernels of one time step, which are used for wide cells. resets=true prints "
+    "the step that starts again from the initial state where a mask says so, and states=true the step that returns "
+    "the state, too."
 )
 
 
 def run(arguments: list[str]) -> int:
     """Print the forward and backward steps, or draw the step."""
     from rnnlab import cells as home
-    from rnnlab import config, engine, lookup
+    from rnnlab import config, engine, layers, lookup
     from rnnlab.engine.ir.program import Unsupported
     from rnnlab.training.flops import cost_of
 
-    own = {"device": "cpu", "hidden_size": "", "columns": "0", "draw": ""}
+    own = {"device": "cpu", "hidden_size": "", "columns": "0", "resets": "false", "states": "false", "draw": ""}
     own |= dict(one.split("=", 1) for one in arguments if one.partition("=")[0] in own and "=" in one)
     others = [one for one in arguments if one.partition("=")[0] not in own]
-    drawing = own.pop("draw")
+    drawing, around = own.pop("draw"), [_AROUND[name] for name in _AROUND if _truth(name, own.pop(name))]
     on_gpu, hidden_size, columns = _checked(**own)
     name, options = lookup.read_section(config.compose(others)["cell"])
     cell = home.create(name, input_size=4, hidden_size=hidden_size, **options)
+    cell = layers.Recurrent(cell).around(*(getattr(layers, name) for name in around))
     if drawing:
         _draw(cell, drawing)
         return 0
@@ -72,6 +75,18 @@ def _draw(cell: Cell, path: str) -> None:
         raise InputError(f"the step of {type(cell).__name__} cannot be drawn: it uses {error}") from error
     files.write_bytes(Path(path), drawing.encode())
     print(f"Written: {path}")
+
+
+_AROUND = {"resets": "Resetting", "states": "Exposing"}
+"""Classes of `rnnlab.layers` that wrap a cell, by option."""
+
+
+def _truth(name: str, value: str) -> bool:
+    from rnnlab.interface import InputError
+
+    if value not in ("true", "false"):
+        raise InputError(f"{name}={value!r} is not one of true, false")
+    return value == "true"
 
 
 def _checked(device: str, hidden_size: str, columns: str) -> tuple[bool, int, int]:

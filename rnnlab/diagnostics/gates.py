@@ -181,7 +181,7 @@ def _one_step(trajectory: Trajectory, cut: bool) -> tuple[list[Tensor], list[_Se
     with torch.enable_grad(), _Watch(cut) as watch:
         inputs = trajectory.inputs[:1].detach().requires_grad_()
         state = map_state(_leaf, trajectory.before[0])
-        constants, prepared = trajectory.cell(inputs, **trajectory.context)
+        constants, prepared = trajectory.cell(inputs, **trajectory.context_until(1))
         trajectory.cell.step(constants, unstack(prepared)[0], state)
     return [inputs, *tensors_of(state)], watch.take()
 

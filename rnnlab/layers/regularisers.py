@@ -18,31 +18,8 @@ from torch.nn.functional import dropout
 from rnnlab.cells.base import Cell
 from rnnlab.interface import InputError
 from rnnlab.layers.reads import MaskedReads, reads_by_products
+from rnnlab.layers.wrapped import Wrapped
 from rnnlab.trees import State, map_state, tensors_of
-
-
-class Wrapped(Cell):
-    """Base class of cells that wrap another cell; by default they behave like it."""
-
-    def __init__(self, cell: Cell) -> None:
-        super().__init__(cell.input_size, cell.hidden_size, cell.output_size)
-        self.cell = cell
-        self.states = cell.states
-        self.keeps_norm, self.has_surrogate = cell.keeps_norm, cell.has_surrogate
-        self.context_per_step = cell.context_per_step
-
-    @property
-    def required_context(self) -> tuple[str, ...]:  # noqa: D102
-        return self.cell.required_context
-
-    def initial_state(self, batch_size: int) -> State:  # noqa: D102
-        return self.cell.initial_state(batch_size)
-
-    def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:  # noqa: D102
-        return self.cell(inputs, **context)
-
-    def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        return self.cell.step(constants, inputs, state)
 
 
 class VariationalDropout(Wrapped):

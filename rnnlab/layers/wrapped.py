@@ -1,0 +1,34 @@
+"""A cell around another cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rnnlab.cells.base import Cell
+from rnnlab.trees import State
+
+
+class Wrapped(Cell):
+    """Base class of cells that wrap another cell; by default they behave like it."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell.input_size, cell.hidden_size, cell.output_size)
+        self.cell = cell
+        self.states = cell.states
+        self.keeps_norm, self.has_surrogate = cell.keeps_norm, cell.has_surrogate
+        self.context_per_step, self.context_between = cell.context_per_step, cell.context_between
+
+    @property
+    def required_context(self) -> tuple[str, ...]:  # noqa: D102
+        return self.cell.required_context
+
+    def initial_state(self, batch_size: int) -> State:  # noqa: D102
+        return self.cell.initial_state(batch_size)
+
+    def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:  # noqa: D102
+        return self.cell(inputs, **context)
+
+    def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        return self.cell.step(constants, inputs, state)
