@@ -85,9 +85,10 @@ def _options(name: str) -> list[str]:
     """The table of a cell's options."""
     kind = cells.find(name)
     text = inspect.getdoc(kind).partition("\nArgs:\n")[2]
-    described = {
-        key: " ".join(words.split()) for key, words in re.findall(r"^    (\w+): (.*(?:\n     .*)*)", text, re.M)
-    }
+    entries = re.findall(
+        r"^    (\w+(?:, \w+)*): (.*(?:\n     .*)*)", text, re.M
+    )  # one entry may describe several options
+    described = {key: " ".join(words.split()) for keys, words in entries for key in keys.split(", ")}
     rows = [
         f"| `cell.{key}` | `{json.dumps(one.default)}` | {described.get(key, '').replace('|', chr(92) + '|')} |"
         for key, one in lookup.options(kind).items()
@@ -198,6 +199,18 @@ def shown(score: float) -> str:
     return "diverged" if math.isnan(score) else f"{score:.3f}" if score >= 0.01 else f"{score:.1g}"
 
 
+def _solved() -> list[str]:
+    """The table of the number of cells that solve each task."""
+    rows = ["| task | criterion | cells that solve the task | names |", "|---|---|---|---|"]
+    for task, (title, unit, _, lower) in TASKS.items():
+        found = {name: one[0] for name in cells.available() if (one := best(task, name))}
+        solved = [name for name, score in found.items() if (score < 0.01 if lower else score > 0.95)]
+        names = ", ".join(f"`{name}`" for name in solved)
+        meaning = f"{unit} {'below 0.01' if lower else 'above 0.95'}"
+        rows.append(f"| {title} | {meaning} | {len(solved)} of {len(found)} | {names} |")
+    return rows
+
+
 def overview() -> str:
     """Return the table of the scores of all cells, after the learning rates and seeds of the runs."""
     runs = [found for cells_of in scores().values() for found in cells_of.values()]
@@ -207,6 +220,7 @@ def overview() -> str:
         f"Learning rates: {', '.join(rates)}. Runs at a learning rate: {' or '.join(map(str, sorted(seeds)))}.",
         "",
     ]
+    lines += [*_solved(), ""]
     lines += ["| family | cell | " + " | ".join(f"{title} ({unit})" for title, unit, *_ in TASKS.values()) + " |"]
     lines.append("|---|---|" + "---|" * len(TASKS))
     for family, names in families().items():

@@ -24,6 +24,7 @@ BINARY = {"add": "+", "sub": "−", "mul": "×", "div": "÷", "maximum": "max", 
 BINARY |= {"gt": ">", "lt": "<", "ge": "≥", "le": "≤", "eq": "=", "ne": "≠"}
 UNARY = {"neg": "−( )", "sigmoid": "σ", "abs": "| |", "sqrt": "√", "log1p": "log(1+ )", "expm1": "exp( )−1"}
 UNARY |= {"softplus": "softplus", "sgn": "sign", "sum": "Σ", "amax": "max"}
+"""Signs of operations with two arguments and with one; others have their own name."""
 HEADS = {"sub": ("", "−"), "div": ("", "÷"), "where": ("if", "then", "else")}
 HEADS |= dict.fromkeys(("gt", "lt", "ge", "le"), ("left", "right"))
 """Texts at the lines into an operation whose arguments may not be exchanged."""
@@ -36,6 +37,7 @@ KINDS = ("arithmetic", "function", "product")
 CLAMPS = {"lt": "max", "le": "max", "gt": "min", "ge": "min"}
 """The extreme that ``where(comparison(x, bound), bound, x)`` takes, by the comparison."""
 INSIDE_NORM = {"sum", "div", "sub", "mul", "add", "sqrt", "squeeze", "unsqueeze", "where", "eq", "expand", "expand_as"}
+"""Operations of which the statistics of a normalisation consist."""
 
 
 @dataclass
@@ -99,7 +101,8 @@ class _Painter:
         for value, new, name in self.states:
             box = self.result(new, f"{name}ₜ")
             self.drawing.diagram.feedback.append((box, old[value]))
-        self.result(self.program.output, "yₜ")
+        output = self.result(self.program.output, "yₜ")
+        self.drawing.nodes[output] += self.pending
         return self.drawing
 
     def box(self, text: str, kind: str, exits: int = 1) -> Box:
