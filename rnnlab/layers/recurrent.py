@@ -86,8 +86,10 @@ class Recurrent(nn.Module):
         for kind in wrappers:
             if (kind, cell) not in known:
                 known[kind, cell] = kind(cell)
-            known[kind, cell].training = cell.training
-            cell = known[kind, cell]
+            wrapped = known[kind, cell]
+            if wrapped.training != cell.training:
+                wrapped.training = cell.training
+            cell = wrapped
         return cell
 
     def __getstate__(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Timed(Cell):
             raise InputError(
                 f"elapsed has the shape {list(elapsed.shape)}, expected {list(prepared.shape[:2])}, [T, B]"
             )
-        return prepared, elapsed.to(prepared.dtype).unsqueeze(-1)
+        return prepared, elapsed.to(self.like.dtype).unsqueeze(-1)  # autocast may have rounded the input
 
 
 def time_of(inputs: Any, step: float) -> tuple[Tensor, Any]:
