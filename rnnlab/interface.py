@@ -68,6 +68,10 @@ class Mean(NamedTuple):
     count: int | Tensor
 
 
+ON_HOST = "on_host"
+"""Attribute of lengths on a device: the same lengths on the CPU."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """A batch of a task.
@@ -102,7 +106,7 @@ class Batch:
         moved = {name: _moved(tensor, device) for name, tensor in given.items() if tensor is not None}
         for name in moved.keys() & {"lengths", "target_lengths", "source_lengths"}:
             if given[name].device.type == "cpu" and device.type != "cpu":
-                moved[name].on_host = given[name]
+                setattr(moved[name], ON_HOST, given[name])
         return replace(self, **moved)
 
     @property
@@ -122,7 +126,7 @@ def on_host(lengths: Tensor) -> Tensor:
     If `Batch.to` has copied them to another device, these are the original lengths, since copying them back would stop
     the host until the device has finished all its work. So never change the lengths of a batch in place.
     """
-    known = getattr(lengths, "on_host", None)
+    known = getattr(lengths, ON_HOST, None)
     return lengths.cpu() if known is None else known
 
 

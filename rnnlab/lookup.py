@@ -15,10 +15,11 @@ from difflib import get_close_matches
 from functools import cache, partialmethod
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from rnnlab.interface import InputError
 
+T = TypeVar("T")
 REQUIRED = inspect.Parameter.empty
 """Marks an option without a default."""
 
@@ -31,7 +32,11 @@ def available(home: ModuleType) -> list[str]:
     return sorted(name for name, f in functions if f.__module__ == home.__name__ and not name.startswith("_"))
 
 
-def find(name: str, home: ModuleType, base: type | None = None) -> Callable[..., Any]:
+@overload
+def find(name: str, home: ModuleType, base: type[T]) -> type[T]: ...
+@overload
+def find(name: str, home: ModuleType, base: None = None) -> Callable[..., Any]: ...
+def find(name: str, home: ModuleType, base: type | None = None) -> Any:
     """The class or function called ``name``.
 
     Args:

@@ -11,7 +11,7 @@ else is left to PyTorch: other devices and dtypes, autocast, ``proj_size``, ``to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +25,13 @@ from rnnlab.layers import Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
+if TYPE_CHECKING:  # the classes below precede a class with these attributes in the order of bases
+    _Layer, _Cell = nn.RNNBase, cells.Cell
+else:
+    _Layer = _Cell = object
+
+PLAIN = (Tensor, nn.Parameter)
+"""Types of tensors that compiled steps compute with; the operations of subclasses of tensors are their own."""
 FEWEST_STEPS = {"GRU": 16, "RNN_TANH": 32, "RNN_RELU": 32}
 """Number of time steps from which the compiled steps are faster than PyTorch's GRU and RNN."""
 LEAST_WORK = 2**25
@@ -32,7 +39,7 @@ LEAST_WORK = 2**25
 Without gradients that kernel is as fast at any size."""
 
 
-class _Compiled:
+class _Compiled(_Layer):
     """What `RNN`, `LSTM` and `GRU` add to the classes of ``torch.nn``."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
@@ -56,7 +63,7 @@ class _Compiled:
         if states is None or not _is_faster(self, *inputs.shape):
             return super().forward(input, hx)  # for malformed states it raises its error
         outputs, states = _run(self, inputs, states, lengths)
-        if is_packed:
+        if isinstance(input, PackedSequence):
             return _packed_like(input, outputs, lengths), _as_given(states)
         if input.dim() == 2:
             return outputs.squeeze(1), _as_given([state.squeeze(1) for state in states])
@@ -64,7 +71,7 @@ class _Compiled:
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Return the layer of ``torch.nn`` with the same parameters, for ``torch.jit.script``."""
-        base = next(kind for kind in type(self).__mro__ if kind.__module__ == nn.LSTM.__module__)
+        base: Any = next(kind for kind in type(self).__mro__ if kind.__module__ == nn.LSTM.__module__)
         plain = base.__new__(base)
         plain.__dict__ = self.__dict__
         return plain
@@ -82,8 +89,10 @@ class GRU(_Compiled, nn.GRU):
     """`torch.nn.GRU`, compiled."""
 
 
-class _Shared:
+class _Shared(_Cell):
     """A cell that computes with the weights of a layer of ``torch.nn``, and has no parameters of its own."""
+
+    _weights: tuple[Tensor, ...]
 
     def __init__(self, layer: nn.RNNBase, input_size: int) -> None:
         nn.Module.__init__(self)
@@ -97,7 +106,7 @@ class _Shared:
 
     def named(self, W: Tensor, U: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> dict[str, Any]:
         """Return the weights by their names in the cell, which has one bias."""
-        return {"W": W, "U": U, "b": None if b_ih is None else b_ih + b_hh}
+        return {"W": W, "U": U, "b": None if b_ih is None or b_hh is None else b_ih + b_hh}
 
     def parameters(self, recurse: bool = True) -> Iterator[Tensor]:
         """Return the weights of the layer."""
@@ -122,7 +131,7 @@ class _GRUCell(_Shared, cells.find("gru")):
     reset = "after"
 
     def named(self, W: Tensor, U: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None) -> dict[str, Any]:
-        if b_ih is None:
+        if b_ih is None or b_hh is None:
             return {"W": W, "U": U, "b": None, "b_u": None}
         rz, n = b_hh.split([2 * self.hidden_size, self.hidden_size])
         return {"W": W, "U": U, "b": b_ih + torch.cat([rz, torch.zeros_like(n)]), "b_u": n}
@@ -133,11 +142,16 @@ _RUNNERS: WeakKeyDictionary[nn.RNNBase, list[Recurrent]] = WeakKeyDictionary()
 """What runs a layer: one `Recurrent` for each depth and direction. Not attributes, so that copies have their own."""
 
 
+def _weights(layer: nn.RNNBase) -> Iterator[Tensor]:
+    """Yield the weights, also those that a parametrization computes or that are not parameters."""
+    return (getattr(layer, name) for names in layer._all_weights for name in names)
+
+
 def _is_served(layer: nn.RNNBase, data: Any) -> bool:
     """Whether the compiled steps run this input, given as the tensor of all steps; its last axis are the features."""
     weight = layer.weight_ih_l0
     return (
-        type(data) in (Tensor, nn.Parameter)
+        all(type(tensor) in PLAIN for tensor in (data, *_weights(layer)))
         and engine.reference.observer(data) is None
         and data.dim() in (2, 3)
         and data.numel() > 0
@@ -178,7 +192,7 @@ def _states(layer: nn.RNNBase, inputs: Tensor, hx: Any, is_batched: bool) -> lis
         return None
     expected = shape if is_batched else (shape[0], shape[2])
     for state in states:
-        if type(state) not in (Tensor, nn.Parameter) or state.shape != expected:
+        if type(state) not in PLAIN or state.shape != expected:
             return None
         if state.dtype != inputs.dtype or state.device != inputs.device:
             return None
@@ -197,7 +211,8 @@ def _runners(layer: nn.RNNBase) -> list[Recurrent]:
             cell.share(part)
             runners.append(Recurrent(cell, reverse=place % directions == 1))
     for runner, part in zip(runners, weights, strict=True):
-        runner.cell.share(part)
+        cell: Any = runner.cell
+        cell.share(part)
     return runners
 
 
@@ -224,8 +239,9 @@ def _as_given(states: list[Tensor]) -> Any:
     return tuple(states) if len(states) > 1 else states[0]
 
 
-def _packed_like(packed: PackedSequence, outputs: Tensor, lengths: Tensor) -> PackedSequence:
+def _packed_like(packed: PackedSequence, outputs: Tensor, lengths: Tensor | None) -> PackedSequence:
     """Return outputs ``[T, B, F]`` packed in the order of ``packed``."""
+    assert lengths is not None, "a packed batch has lengths"
     order = packed.sorted_indices
     if order is not None:
         outputs, lengths = outputs[:, order], lengths[order.to(lengths.device)]

@@ -14,7 +14,7 @@ State = tuple[Any, ...]
 _NESTS = (tuple, list)
 
 
-def map_state(function: Callable[..., Tensor], *states: State) -> State:
+def map_state(function: Callable[..., Any], *states: Any) -> Any:
     """Apply ``function`` to corresponding tensors of states with the same structure; None stays None."""
     first = states[0]
     if first is None:
@@ -39,7 +39,7 @@ def unstack(tree: Any) -> list[Any]:
     return [map_state(lambda _, row=row: next(row), tree) for row in rows]
 
 
-def tensors_of(state: State) -> list[Tensor]:
+def tensors_of(state: Any) -> list[Tensor]:
     """The tensors of a nested tuple, depth first; None is skipped."""
     if not isinstance(state, _NESTS):
         return [] if state is None else [state]

@@ -16,7 +16,7 @@ FLOORS = [  # from the ground up; modules of one floor do not import each other
     {"outputs", "generation", "engine"},
     {"text"},
     {"layers"},
-    {"tasks", "models", "nn"},
+    {"tasks", "models", "nn", "weights"},
     {"diagnostics"},
     {"training"},
     {"config", "contracts", "benchmark", "analysis", "export"},

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
@@ -183,6 +184,17 @@ def test_changed_weights_are_used(calls):
     fast.float()
     assert fast(inputs.float())[0].dtype == torch.float32
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_each_sample(kind):
+    """`call_for_per_sample_grads` replaces weights by a subclass of tensors, on which PyTorch's kernels must run."""
+    plain, fast = _pair(kind, 5, 7, batch_first=True)
+    inputs = torch.randn(3, 40, 5, dtype=torch.float64)
+    for layer in (plain, fast):
+        call_for_per_sample_grads(layer, batch_size=3)(inputs)[0].sin().sum().backward()
+    for one, other in zip(plain.parameters(), fast.parameters(), strict=True):
+        torch.testing.assert_close(other.grad_sample, one.grad_sample)
 
 
 def test_frozen_weights_get_no_gradient():

@@ -143,6 +143,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab" / "engine" / "cpu" / "c").iterdir()}
     sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "rnnlab" / "report").glob("page.*")}
     assert {"rnnlab/engine/cpu/c/step.h", "rnnlab/report/page.css", "rnnlab/report/page.js"} <= sources
+    sources.add("rnnlab/py.typed")
     held = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert sorted(held) == sorted({"rnnlab/conf/__init__.py", *modules, *choices, *sources})
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnlab import report
+from rnnlab.analysis import runs
 from rnnlab.analysis.figures import FEW_POINTS
-from rnnlab.analysis.runs import records
-from rnnlab.interface import InputError
+from rnnlab.analysis.runs import Run, records
+from rnnlab.analysis.units import scale, told, write_values
+from rnnlab.interface import InputError, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +46,21 @@ def read(run: Path) -> dict[str, Series]:
     return found
 
 
-def draw(measured: dict[str, Series], title: str) -> Figure:
+def about(run: Path) -> Run | None:
+    """Return what the run's summary says of its metrics and baselines; None if there is no readable run."""
+    try:
+        return runs.read([run])[0][0]
+    except InputError:
+        return None
+
+
+def draw(measured: dict[str, Series], title: str, run: Run | None = None) -> Figure:
     """Plot every metric in a panel of its own, with one line for each split; a single point is a horizontal line.
 
     Args:
         measured: from `read`.
         title: title of the figure.
+        run: from `about`, for the units and the baselines on valid; None for no units and no baselines.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -60,16 +71,26 @@ def draw(measured: dict[str, Series], title: str) -> Figure:
     first.remove()
     made.suptitle(title.replace("$", r"\$"), fontsize=11)
     splits = list(dict.fromkeys(split for series in measured.values() for split in series))
+    divisor, words = scale("step", max(max(steps) for series in measured.values() for steps, _ in series.values()))
     for place, (name, series) in enumerate(measured.items(), 1):
         axes = made.add_subplot(rows, columns, place)
         report.dress(axes)
-        axes.set(title=name, xlabel="training steps" if place > len(measured) - columns else "")
+        declared = run.summary.get("metrics", {}) if run else {}
+        metric = Metric(**declared[name]) if name in declared else None
+        heading = f"{name} ({metric.unit})" if metric else name
+        axes.set(title=heading.replace("$", r"\$"), xlabel=words if place > len(measured) - columns else "")
         for split, (steps, values) in series.items():
             look = report.style(splits.index(split))
             if len(values) == 1:
-                axes.axhline(values[0], color=look["color"], linestyle=":", label=f"{split}, step {steps[0]}")
+                axes.axhline(values[0], color=look["color"], linestyle=":", label=f"{split}, step {steps[0]:,}")
             else:
                 marker = look["marker"] if len(values) < FEW_POINTS else None
-                axes.plot(steps, values, **{**look, "marker": marker, "markersize": 3}, label=split)
+                shown = {**look, "marker": marker, "markersize": 3}
+                axes.plot([step / divisor for step in steps], values, **shown, label=split)
+        report.write_counts(axes)
+        write_values(axes, metric)
+        for number, (who, value) in enumerate((run.baselines(name, "valid") if metric else {}).items()):
+            is_below = metric.better == "higher"
+            report.mark_value(axes, value, f"{who}: {told(value, metric, 3)}", place=number, is_below=is_below)
         report.legend(axes)
     return made

@@ -34,7 +34,9 @@ class Description(NamedTuple):
 def describe(name: str) -> Description:
     """Return the description of a built-in cell, from the first line of its docstring: title (authors, year, venue)."""
     kind = find(name)
-    title, paper, year = re.match(r"(.+?) \((.+?, (\d{4}).*)\)", kind.__doc__.splitlines()[0]).groups()
+    found = re.match(r"(.+?) \((.+?, (\d{4}).*)\)", kind.__doc__ or "")
+    assert found, f"the docstring of {kind.__name__} begins with another line than title (authors, year, venue)"
+    title, paper, year = found.groups()
     return Description(title, paper, int(year), kind.__module__.split(".")[-2])
 
 

@@ -82,7 +82,7 @@ class Cell(Fixed):
     The constructor of a cell takes ``input_size`` and ``hidden_size``, and its options as keyword-only parameters.
     """
 
-    states: ClassVar[tuple[str, ...]] = ("h",)
+    states: tuple[str, ...] = ("h",)
     """Names of the state tensors, in order."""
 
     gates: ClassVar[tuple[str, ...]] = ()
@@ -91,7 +91,7 @@ class Cell(Fixed):
     remembers: ClassVar[dict[str, int]] = {}
     """Gates that control memory: +1 if an open gate keeps the state, -1 if a closed gate does."""
 
-    has_surrogate: ClassVar[bool] = False
+    has_surrogate: bool = False
     """Whether the step uses `surrogate`, so that its derivatives differ from finite differences."""
 
     keeps_norm: bool = False
@@ -100,7 +100,7 @@ class Cell(Fixed):
     Dropout of recurrent connections preserves the norm only in expectation, so such a state would explode.
     """
 
-    context_per_step: ClassVar[tuple[str, ...]] = ()
+    context_per_step: tuple[str, ...] = ()
     """Names of the additional parameters of `prepare` that have one value per step, ``[T, B, ...]``, such as times.
 
     A layer with ``reverse=True`` reverses them like the inputs.

@@ -38,6 +38,7 @@ def run(arguments: list[str]) -> int:
     if chosen.out:  # the run's own figure is drawn again
         options.check_new(f"{stem}.png")
         options.check_new(f"{stem}.svg")
-    report.save(curves.draw({name: measured[name] for name in names}, str(folder)), stem)
+    drawn = curves.draw({name: measured[name] for name in names}, str(folder), curves.about(folder))
+    report.save(drawn, stem)
     print(f"Written: {stem}.png, {stem}.svg")
     return 0

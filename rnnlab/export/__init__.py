@@ -8,7 +8,11 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rnnlab.export.run import export_run
+    from rnnlab.export.weights import read
 
 _HOMES = {"export_run": "run", "read": "weights"}
 __all__ = ["export_run", "read"]

@@ -86,7 +86,9 @@ class Mixture(Density):
     def log_pen(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The part of `log_density` that is the log-probability of the pen's states, ``[...]`` in nats."""
         states = targets[..., -1:].long()
-        return self._parts(outputs).pen.log_softmax(-1).gather(-1, states).squeeze(-1)
+        pen = self._parts(outputs).pen
+        assert pen is not None, "the distribution has no pen"
+        return pen.log_softmax(-1).gather(-1, states).squeeze(-1)
 
     def draw(self, outputs: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
         """Draw vectors ``[B, size]``, or ``[B, size + 1]`` with the pen state last.

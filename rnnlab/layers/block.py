@@ -138,13 +138,13 @@ class Block(nn.Module):
         self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
     ) -> tuple[Tensor, State, State]:
         normed = self.norm(inputs)
-        hidden, state, *of_steps = call(self.recurrence, normed, state, lengths, **context)
+        hidden, after, *of_steps = call(self.recurrence, normed, state, lengths, **context)
         if self.gate is not None:
             hidden = gated(self.gate(normed), hidden)
         outputs = inputs + dropout(self.project(hidden), self.dropout, self.training)
-        if self.mlp is not None:
+        if self.mlp is not None and self.mlp_norm is not None:
             outputs = outputs + dropout(self.mlp(self.mlp_norm(outputs)), self.dropout, self.training)
-        return outputs, state, of_steps[0] if of_steps else ()
+        return outputs, after, of_steps[0] if of_steps else ()
 
 
 MLPS = ("swiglu", "gelu")

@@ -43,4 +43,5 @@ class ShortConvolution(Cell):
 
     def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
         window = (x, *state)
-        return silu(sum(w * x for w, x in zip(constants, window, strict=True))), window[:-1]
+        terms = [w * x for w, x in zip(constants, window, strict=True)]
+        return silu(sum(terms[1:], terms[0])), window[:-1]

@@ -13,7 +13,7 @@ from rnnlab.engine import reference
 from rnnlab.engine.cpu import memory
 
 
-def recorded(ctx: Any, outputs: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Tensor | None, ...]:
+def recorded(ctx: Any, outputs: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> tuple[Any, ...]:
     """Return the gradients of the first inputs of an autograd function, recorded by autograd; None where not needed.
 
     Args:

@@ -43,12 +43,13 @@ def initialise(cell: Cell, recurrent: str = "", gates: str = "", memory_length: 
             WEIGHTS[recurrent](block)
     if gates:
         check_choice("gate_init", gates, GATES)
-        if not cell.remembers or getattr(cell, "b", None) is None:
+        bias = getattr(cell, "b", None)
+        if not cell.remembers or bias is None:
             raise InputError(f"gate_init={gates} needs a gate with a bias that keeps the state; {name} has none")
         if memory_length < 3:
             raise InputError(f"memory_length={memory_length} must be at least 3 steps")
-        start = _biases(gates, cell.b.new_empty(cell.b.shape[0] // len(cell.gates)), memory_length)
-        blocks = dict(zip(cell.gates, cell.b.chunk(len(cell.gates)), strict=True))
+        start = _biases(gates, bias.new_empty(bias.shape[0] // len(cell.gates)), memory_length)
+        blocks = dict(zip(cell.gates, bias.chunk(len(cell.gates)), strict=True))
         for gate, sign in cell.remembers.items():
             blocks[gate].copy_(sign * start)
     return cell

@@ -89,5 +89,5 @@ def reads_by_products(cell: Cell) -> bool:
         products = [product for product in reads.products if product.requires_grad]
         if not results or not products:
             return False
-        found = torch.autograd.grad(sum(results), products, allow_unused=True)
+        found = torch.autograd.grad(torch.stack(results).sum(), products, allow_unused=True)
     return any(gradient is not None for gradient in found)

@@ -152,7 +152,8 @@ class Recurrent(nn.Module):
         """
         run = self._run
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and self.backend != "reference":
-            run = torch._dynamo.disable(run)  # the graph breaks here, as for nn.GRU
+            disable: Any = torch._dynamo.disable  # its annotations lack this form of call
+            run = disable(run)  # the graph breaks here, as for nn.GRU
         return run((), inputs, state, lengths, fresh, context)
 
     def trajectory(
@@ -205,8 +206,8 @@ class Recurrent(nn.Module):
             cell = self.around(*wrappers)
         inputs = self._ordered(inputs, lengths)
         run = self._watcher or engine.observed(cell, self.backend, inputs) or self._choice_for(cell, like).run
-        outputs, state = run(cell, inputs, state, lengths, **context)
-        return self._ordered(outputs, lengths), state
+        outputs, after = run(cell, inputs, state, lengths, **context)
+        return self._ordered(outputs, lengths), after
 
     def _ordered(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         """Return ``[T, B, ...]`` in reading order, or from reading order in that of the inputs."""

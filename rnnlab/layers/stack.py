@@ -139,13 +139,13 @@ class Stack(nn.Module):
         check_choice("connection", connection, ("none", "residual", "highway"))
         if len(layers) == 1 and (norm, connection) != ("none", "none"):
             raise InputError(f"norm={norm}, connection={connection} needs num_layers >= 2, got 1")
-        self.layers = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(layers)  # their attributes differ: see `Recurrent` and `Bidirectional`
         self.dropout = dropout
-        widths = [layer.output_size for layer in layers[:-1]]
+        widths = [layer.output_size for layer in self.layers[:-1]]
         self.norms = nn.ModuleList(NORMS[norm](width) if norm != "none" else nn.Identity() for width in widths)
         self.connections = nn.ModuleList()
         if connection != "none":
-            for below, layer in pairwise(layers):
+            for below, layer in pairwise(self.layers):
                 if below.output_size != layer.output_size:
                     raise InputError(
                         f"connection={connection} joins {below.output_size} and {layer.output_size} features; "

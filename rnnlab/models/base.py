@@ -87,8 +87,9 @@ class Model(nn.Module):
             source_lengths: length of each source, int64 ``[B]``; None if all are S.
             batch_size: batch size B.
         """
-        if source is None and hasattr(self, "initial_state"):  # models written for earlier versions
-            return self.initial_state(batch_size)
+        initial_state = getattr(self, "initial_state", None)  # of models written for earlier versions
+        if source is None and initial_state is not None:
+            return initial_state(batch_size)
         raise NotImplementedError
 
     def attention_weights(self, batch: Batch) -> Tensor | None:

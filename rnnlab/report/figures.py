@@ -6,10 +6,11 @@ import io
 import re
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rnnlab import files
 from rnnlab.interface import InputError
+from rnnlab.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,15 +84,99 @@ def legend(axes: Axes) -> None:
         axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc=place)
 
 
-def save(made: Figure, stem: Path) -> str:
-    """Write a figure to ``stem``.png and ``stem``.svg on white; returns the SVG, for `Page.figure`."""
+def write_counts(axes: Axes, most: int = 6) -> None:
+    """Write the numbers of the x axis as 1,000; a linear axis gets at most about ``most`` of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_formatter(lambda value, place: number(value))
+    if axes.get_xscale() == "linear":
+        axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+
+
+def legend_below(made: Figure, handles: dict[str, Any] | None = None) -> None:
+    """Add a legend below the axes, with as many columns as the width of the figure allows.
+
+    Args:
+        made: the figure.
+        handles: lines by label; None for the labelled lines of the first axes.
+    """
+    if handles is None:
+        lines, labels = made.axes[0].get_legend_handles_labels()
+        handles = dict(zip(labels, lines, strict=True))
+    if not handles:
+        return
+    widest = max(map(len, handles))
+    columns = max(1, min(4, len(handles), int(made.get_figwidth() * 13 / (widest + 5))))
+    look = {"loc": "outside lower center", "ncols": columns, "frameon": False, "labelcolor": INK, "fontsize": 9}
+    made.legend(handles.values(), handles.keys(), **look)
+
+
+def mark_value(
+    axes: Axes, value: float, label: str, is_vertical: bool = False, place: int = 0, is_below: bool = False
+) -> None:
+    """Draw a labelled reference line across axes that hold the data already.
+
+    A line that would squeeze the data is not drawn; an arrow at the edge of the axes points to it.
+
+    Args:
+        axes: the axes.
+        value: where the line crosses the x axis, or the y axis.
+        label: text at the line.
+        is_vertical: whether the line is vertical, with its label above the axes.
+        place: number of the line, so that the labels of neighbouring lines do not cover each other.
+        is_below: whether the label of a horizontal line is below it, and not above.
+    """
+    which = "x" if is_vertical else "y"
+    low, high = getattr(axes.dataLim, f"interval{which}")
+    reach = 1.5 * (max(high - low, 0.1 * abs(high)) if high > low else abs(high))
+    is_near = getattr(axes, f"get_{which}scale")() == "log" or low - reach <= value <= high + reach
+    look = {"color": MUTED, "fontsize": 8, "annotation_clip": False}
+    if is_near:
+        line = axes.axvline if is_vertical else axes.axhline
+        line(value, color=MUTED, linestyle=(0, (4, 2 + 2 * place)), linewidth=1.1, zorder=1)
+    above = value > high
+    if is_vertical:
+        text = label if is_near else f"{label} →" if above else f"← {label}"
+        at = (value, 1.01 + 0.09 * place) if is_near else (float(above), 1.01 + 0.09 * place)
+        coordinates = ("data", "axes fraction") if is_near else "axes fraction"
+        axes.annotate(text, at, xycoords=coordinates, ha="center" if is_near else "right" if above else "left", **look)
+        return
+    text = label if is_near else f"↑ {label}" if above else f"↓ {label}"
+    side = {"ha": "left"} if place % 2 else {"ha": "right"}
+    at = (0.01 if place % 2 else 0.99, value if is_near else float(above))
+    coordinates = ("axes fraction", "data") if is_near else "axes fraction"
+    # A label at an edge stands outside the axes, so that no curve crosses it.
+    side["va"] = "top" if is_below and is_near else "bottom"
+    axes.annotate(text, at, xycoords=coordinates, **side, **look)
+
+
+def save(made: Figure, stem: Path, with_pdf: bool = False) -> str:
+    """Write a figure to ``stem``.png and ``stem``.svg on white; returns the SVG, for `Page.figure`.
+
+    Args:
+        made: the figure.
+        stem: path of the files without suffix.
+        with_pdf: whether to write ``stem``.pdf too, for LaTeX.
+    """
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", dpi=160, facecolor="white")
     made.set_layout_engine("none")  # the layout is done; computing it again would take half the time of drawing
     text = render(made, stem.name)
     files.write_bytes(stem.with_name(f"{stem.name}.png"), buffer.getvalue())
     files.write_bytes(stem.with_name(f"{stem.name}.svg"), text.encode())
+    if with_pdf:
+        files.write_bytes(stem.with_name(f"{stem.name}.pdf"), _pdf(made))
     return text
+
+
+def _pdf(made: Figure) -> bytes:
+    """A figure as PDF on a transparent ground, with fonts that can be edited and searched."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        made.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+    return buffer.getvalue()
 
 
 def render(made: Figure, name: str) -> str:
@@ -124,9 +209,12 @@ def themed(svg: str, alt: str, prefix: str) -> str:
 
 def colours() -> str:
     """The colours of a page as CSS variables, for light mode, dark mode and print."""
-    light = "".join(f"--{_name(colour)}:{colour};" for colour in _DARK) + "--paper:#fff;--soft:#f3f4f5;"
+    light = (
+        "".join(f"--{_name(colour)}:{colour};" for colour in _DARK)
+        + "--paper:#fff;--soft:#f3f4f5;--veil:#1b1c1d0d;--shadow:#1b1c1d55;"
+    )
     dark = "".join(f"--{_name(colour)}:{other};" for colour, other in _DARK.items())
-    dark += "--paper:#17181a;--soft:#222427;"
+    dark += "--paper:#17181a;--soft:#222427;--veil:#e8e9ea0d;--shadow:#000c;"
     return (
         f":root{{color-scheme:light dark;{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
         f"@media print{{:root{{color-scheme:light;{light}}}}}\n"

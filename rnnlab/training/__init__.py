@@ -1,7 +1,10 @@
 """Training of a run: training loop, checkpoints, logging and devices."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rnnlab.training.run import evaluate_run, load, train
 
 __all__ = ["evaluate_run", "load", "train"]
 

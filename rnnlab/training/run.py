@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import rnnlab
-from rnnlab import files, lookup
+from rnnlab import files, lookup, weights
 from rnnlab.engine import Choice
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
@@ -25,7 +25,7 @@ from rnnlab.training.build import Config, build_model, build_task, maker
 from rnnlab.training.device import autocast, machine, pick_device, seed_everything
 from rnnlab.training.directory import RunDirectory, differences
 from rnnlab.training.evaluation import evaluate, store
-from rnnlab.training.logger import Logger, check_tensorboard, console
+from rnnlab.training.logger import Logger, check_trackers, console
 from rnnlab.training.places import find_task
 from rnnlab.training.settings import check_known, complete
 from rnnlab.training.trainer import Diverged, Trainer, load_weights
@@ -50,8 +50,7 @@ def train(config: Config) -> dict[str, Any]:
         console.info("%s: the run has already ended (%s) and is not trained again", directory.path, _tell(summary))
         return summary
 
-    if config["logger"]["tensorboard"]:
-        check_tensorboard()
+    check_trackers(config["logger"])
     seed_everything(config["seed"])
     task = _task(directory, config)
     with as_trained() if directory.is_begun() else nullcontext():
@@ -69,6 +68,8 @@ def train(config: Config) -> dict[str, Any]:
     if task.batch("train", 0).fresh is not None:
         model.check_carrying()
     identity = {"config": config, "data_digest": task.data_digest(), "folder": os.getcwd()}
+    if trainer.init_weights and not directory.is_trained():
+        weights.load(model, trainer.init_weights)
     if trainer.init_from and not directory.is_trained():
         trainer.load(_origin(trainer, identity))
         trainer.progress.forget_evaluations()  # the best checkpoint of the other run is not in this directory
@@ -161,8 +162,8 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
 
     test = None
     try:
+        logger.begin(config, is_new)
         if is_new:
-            logger.begin(config)
             trainer.show_sample(logger)
         summary["status"] = trainer.fit(directory, logger, identity)
         if summary["status"] == "finished" and "test" in task.splits and at.best:
@@ -177,7 +178,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         summary |= {"status": "diverged", "diverged_at": diverged.step}
         console.error("%s; the last good checkpoint is kept", diverged)
     finally:
-        logger.close()
+        logger.close(summary["status"])
     summary |= {
         "signal": trainer.signal,
         "ended": trainer.ended,
@@ -277,6 +278,8 @@ def _as_it_began(content: dict[str, Any], task: Task) -> Model:
         raise InputError(
             f"checkpoint=initial: this run continued from the checkpoint {origin}; use the run of that checkpoint"
         )
+    if origin := config["trainer"]["init_weights"]:
+        raise InputError(f"checkpoint=initial: this run started from the weights in {origin}, not from its seed")
     before = checkpoint.random_states()
     seed_everything(config["seed"])
     try:

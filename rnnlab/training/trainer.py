@@ -60,6 +60,7 @@ class Trainer:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``fp32``, ``tf32`` (factors of products are rounded on CUDA) or ``bf16`` (`torch.autocast`).
         init_from: checkpoint of another run to continue from, with its weights, optimizer state and step.
+        init_weights: file with the weights of recurrent layers to start from, see `rnnlab.weights.load`.
         lr_factors: factors on the learning rate, ``{recurrent: 0.1}``; each applies to the parameters whose name in
             ``model.named_parameters()`` contains the key.
         prefetch: whether to prepare the next batch in another thread; the results do not depend on it.
@@ -87,6 +88,7 @@ class Trainer:
         device: str = "auto",
         precision: str = "fp32",
         init_from: str | None = None,
+        init_weights: str | None = None,
         lr_factors: dict[str, float] | None = None,
         prefetch: bool = True,
     ) -> None:
@@ -119,7 +121,9 @@ class Trainer:
         self.checkpoint_every = checkpoint_every
         self.accumulate = accumulate
         self.clip_norm = clip_norm or float("inf")
-        self.init_from = init_from
+        if init_from and init_weights:
+            raise InputError("trainer.init_from and trainer.init_weights are both set; a run starts from one of them")
+        self.init_from, self.init_weights = init_from, init_weights
         self.prefetch = prefetch
         self.progress = Progress()
         self.factor()  # raises an error about an option of the schedule before anything is written
@@ -145,7 +149,7 @@ class Trainer:
         """
         task, model, at = self.task, self.model.train(), self.progress
         next_batch = ahead(partial(task.batch, "train"), self.steps * self.accumulate, self.prefetch)
-        with stop_signals() as caught, logger.bar(at.step, self.steps) as bar, next_batch as get_batch:
+        with stop_signals() as caught, logger.bar(at, self.steps, self.seconds) as update, next_batch as get_batch:
             while not self.ended:
                 started = perf_counter()
                 with without_compiler():
@@ -161,7 +165,7 @@ class Trainer:
                 self.pending.append(torch.stack([loss, norm]))
                 at.step += 1
                 at.seconds += perf_counter() - started
-                bar.update()
+                update()
 
                 done, stop = self.ended is not None, bool(caught)
                 if at.step % self.log_every == 0 or done:

@@ -197,12 +197,12 @@ def test_batch_first_is_not_taken_over():
 
 
 def test_what_torch_does_not_have_is_refused():
-    with pytest.raises(InputError, match="only forward layers"):
-        to_torch(from_torch(nn.GRU(F, H, bidirectional=True)))
+    with pytest.raises(InputError, match="sums of directions"):
+        to_torch(Stack.build(cells.find("gru"), F, H, 1, bidirectional="sum"))
     with pytest.raises(InputError, match="no norm and no connection"):
         to_torch(Stack([make_layer("lstm"), Recurrent(cells.create("rnn", input_size=H, hidden_size=H))], norm="rms"))
-    with pytest.raises(InputError, match="proj_size"):
-        from_torch(nn.LSTM(F, H, proj_size=2))
+    with pytest.raises(InputError, match="projection_size=5 must be below hidden_size=5"):
+        to_torch(Stack([Recurrent(cells.create("lstmp", input_size=F, hidden_size=H, projection_size=H))]))
     with pytest.raises(InputError, match=r"torch\.nn has no layer for a stack of GRU"):
         to_torch(Stack([make_layer("gru-before")]))
     mixed = [Recurrent(cells.create("gru", input_size=F, hidden_size=H))]

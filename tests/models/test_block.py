@@ -252,7 +252,7 @@ def test_wrong_options_are_refused(options, message):
 def test_what_a_block_cannot_be_is_refused():
     with pytest.raises(InputError, match="bidirectional"):
         config.compose(["model=block", "model.bidirectional=sum"])
-    with pytest.raises(InputError, match="or blocks"):
+    with pytest.raises(InputError, match="and blocks"):
         to_torch(build().stack)
     assert build().carries
 

@@ -1,5 +1,6 @@
 """LSTM with a recurrent projection layer."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -56,3 +57,12 @@ class LSTMP(Cell):
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         r = linear(o.sigmoid() * c.tanh(), P)
         return r, (r, c)
+
+    @torch.no_grad()
+    def load_native(self, weights: tuple[Tensor, ...]) -> None:
+        """Copy weights from ``torch.nn.LSTM`` with ``proj_size``, whose two biases are summed; the last are P."""
+        W, U, *biases, P = weights
+        for target, source in zip((self.W, self.U, self.P), (W, U, P), strict=True):
+            target.copy_(source)
+        if self.b is not None:
+            self.b.copy_(biases[0] + biases[1])
