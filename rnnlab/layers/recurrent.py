@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
         choices[id(cell)] = where, engine.identity(cell), choice
         return choice
 
-    def _choice_around(self, cell: Wrapped) -> engine.Choice:
+    def _choice_around(self, cell: Cell) -> engine.Choice:
         """Return the layer's backend for a wrapped cell, or that of ``auto`` where it cannot run it."""
         try:
             return engine.choose(cell, self.backend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -17,8 +17,8 @@ class Timed(Cell):
     time is the time between the initial state and the first input.
     """
 
-    context_per_step: ClassVar[tuple[str, ...]] = ("elapsed",)
-    context_between: ClassVar[tuple[str, ...]] = ("elapsed",)
+    context_per_step: tuple[str, ...] = ("elapsed",)
+    context_between: tuple[str, ...] = ("elapsed",)
 
     def timed(self, prepared: Tensor, elapsed: Tensor | None) -> Any:
         """Return the inputs of all steps, together with the times ``[T, B, 1]`` if they are given."""
