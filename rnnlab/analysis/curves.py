@@ -21,12 +21,19 @@ WIDTH, HEIGHT, COLUMNS = 4.2, 2.8, 3
 """Size of a panel in inches, and the largest number of panels side by side."""
 NOT_METRICS = ("step", "split", "tokens", "seconds", "by_length")
 
+AXES = ("step", "tokens", "seconds", "lr")
+"""What metrics can be drawn against; only training has a learning rate."""
+
 Series = dict[str, tuple[list[float], list[float]]]
-"""Training steps and values, by split."""
+"""Places on the horizontal axis and values, by split."""
 
 
-def read(run: Path) -> dict[str, Series]:
+def read(run: Path, against: str = "step") -> dict[str, Series]:
     """Return the measurements of a run by metric and split; values that are not finite are left out.
+
+    Args:
+        run: directory of the run.
+        against: one of `AXES`, the quantity on the horizontal axis; records without it are left out.
 
     Raises:
         InputError: the run has no measurements.
@@ -36,10 +43,12 @@ def read(run: Path) -> dict[str, Series]:
         raise InputError(f"{run} has no metrics.jsonl; give the directory of a run that has been trained")
     found: dict[str, Series] = defaultdict(lambda: defaultdict(lambda: ([], [])))
     for record in records(file, problems=[], training=True):  # a run that is being written may end in half a line
+        if not isinstance(record.get(against), int | float):
+            continue
         for name, value in record.items():
-            if name not in NOT_METRICS and isinstance(value, int | float) and isfinite(value):
-                steps, values = found[name][record["split"]]
-                steps.append(record["step"])
+            if name not in (*NOT_METRICS, against) and isinstance(value, int | float) and isfinite(value):
+                places, values = found[name][record["split"]]
+                places.append(record[against])
                 values.append(value)
     if not found:
         raise InputError(f"{file} has no measurements yet")
@@ -54,13 +63,14 @@ def about(run: Path) -> Run | None:
         return None
 
 
-def draw(measured: dict[str, Series], title: str, run: Run | None = None) -> Figure:
+def draw(measured: dict[str, Series], title: str, run: Run | None = None, against: str = "step") -> Figure:
     """Plot every metric in a panel of its own, with one line for each split; a single point is a horizontal line.
 
     Args:
         measured: from `read`.
         title: title of the figure.
         run: from `about`, for the units and the baselines on valid; None for no units and no baselines.
+        against: as for `read`.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -71,7 +81,11 @@ def draw(measured: dict[str, Series], title: str, run: Run | None = None) -> Fig
     first.remove()
     made.suptitle(title.replace("$", r"\$"), fontsize=11)
     splits = list(dict.fromkeys(split for series in measured.values() for split in series))
-    divisor, words = scale("step", max(max(steps) for series in measured.values() for steps, _ in series.values()))
+    divisor, words = 1.0, "learning rate"
+    if against != "lr":
+        divisor, words = scale(
+            against, max(max(places) for series in measured.values() for places, _ in series.values())
+        )
     for place, (name, series) in enumerate(measured.items(), 1):
         axes = made.add_subplot(rows, columns, place)
         report.dress(axes)
@@ -79,15 +93,18 @@ def draw(measured: dict[str, Series], title: str, run: Run | None = None) -> Fig
         metric = Metric(**declared[name]) if name in declared else None
         heading = f"{name} ({metric.unit})" if metric else name
         axes.set(title=heading.replace("$", r"\$"), xlabel=words if place > len(measured) - columns else "")
-        for split, (steps, values) in series.items():
+        for split, (places, values) in series.items():
             look = report.style(splits.index(split))
             if len(values) == 1:
-                axes.axhline(values[0], color=look["color"], linestyle=":", label=f"{split}, step {steps[0]:,}")
+                axes.axhline(values[0], color=look["color"], linestyle=":", label=f"{split}, {against} {places[0]:,}")
             else:
                 marker = look["marker"] if len(values) < FEW_POINTS else None
                 shown = {**look, "marker": marker, "markersize": 3}
-                axes.plot([step / divisor for step in steps], values, **shown, label=split)
-        report.write_counts(axes)
+                axes.plot([one / divisor for one in places], values, **shown, label=split)
+        if against == "lr":
+            axes.set_xscale("log")
+        else:
+            report.write_counts(axes)
         write_values(axes, metric)
         for number, (who, value) in enumerate((run.baselines(name, "valid") if metric else {}).items()):
             is_below = metric.better == "higher"
