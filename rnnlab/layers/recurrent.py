@@ -14,7 +14,7 @@ from rnnlab.cells.base import Cell, check_choice
 from rnnlab.interface import InputError, on_host
 from rnnlab.layers.resets import Resetting
 from rnnlab.layers.states import Exposing, separated
-from rnnlab.layers.wrapped import Wrapped
+from rnnlab.layers.wrapped import Wrapped, name_of
 from rnnlab.trees import State, map_state, tensors_of
 
 
@@ -219,9 +219,7 @@ class Recurrent(nn.Module):
         """Return the arguments of the cell's ``prepare`` with zero padding, and their steps in reading order."""
         if "elapsed" in context and "elapsed" not in self.cell.context_per_step:
             timed = [name for name in cells.available() if "elapsed" in cells.find(name).context_per_step]
-            raise InputError(
-                f"{type(self.cell).__name__} takes no elapsed times; the cells that do are {', '.join(timed)}"
-            )
+            raise InputError(f"{name_of(self.cell)} takes no elapsed times; the cells that do are {', '.join(timed)}")
         if fresh is not None:
             if not isinstance(fresh, Tensor) or fresh.dtype != torch.bool or fresh.shape != inputs.shape[:2]:
                 given = f"{fresh.dtype} {list(fresh.shape)}" if isinstance(fresh, Tensor) else type(fresh).__name__
