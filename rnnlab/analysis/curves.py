@@ -24,6 +24,9 @@ NOT_METRICS = ("step", "split", "tokens", "seconds", "by_length")
 AXES = ("step", "tokens", "seconds", "lr")
 """What metrics can be drawn against; only training has a learning rate."""
 
+_PLAIN = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens per second"}
+"""Names of measurements of training in plain words."""
+
 Series = dict[str, tuple[list[float], list[float]]]
 """Places on the horizontal axis and values, by split."""
 
@@ -91,7 +94,7 @@ def draw(measured: dict[str, Series], title: str, run: Run | None = None, agains
         report.dress(axes)
         declared = run.summary.get("metrics", {}) if run else {}
         metric = Metric(**declared[name]) if name in declared else None
-        heading = f"{name} ({metric.unit})" if metric else name
+        heading = f"{name} ({metric.unit})" if metric else _PLAIN.get(name, name)
         axes.set(title=heading.replace("$", r"\$"), xlabel=words if place > len(measured) - columns else "")
         for split, (places, values) in series.items():
             look = report.style(splits.index(split))
@@ -106,8 +109,8 @@ def draw(measured: dict[str, Series], title: str, run: Run | None = None, agains
         else:
             report.write_counts(axes)
         write_values(axes, metric)
-        for number, (who, value) in enumerate((run.baselines(name, "valid") if metric else {}).items()):
-            is_below = metric.better == "higher"
-            report.mark_value(axes, value, f"{who}: {told(value, metric, 3)}", place=number, is_below=is_below)
-        report.legend(axes)
+        if run and metric:
+            found = {f"{who}: {told(value, metric, 3)}": value for who, value in run.baselines(name, "valid").items()}
+            report.mark_values(axes, found, is_below=metric.better == "higher")
+    report.legend_below(made)
     return made

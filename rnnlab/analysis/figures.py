@@ -138,10 +138,11 @@ def _points(section: Section, groups: Sequence[Group], told: str, looks: Looks) 
 
 def _draw_baselines(axes: Axes, section: Section, split: str | None = None, is_vertical: bool = False) -> None:
     """Draw each of the task's baselines as a dashed line with its name and value."""
-    for place, (who, value) in enumerate(section.baselines(split).items()):
-        label = f"{_short(who)}: {written(value, section.metric, 3)}"
-        # Learning moves curves away from a baseline, so its label is on the other side of the line.
-        report.mark_value(axes, value, label, is_vertical, place, is_below=section.metric.better == "higher")
+    found = {
+        f"{_short(who)}: {written(value, section.metric, 3)}": value for who, value in section.baselines(split).items()
+    }
+    # Learning moves curves away from a baseline, so its label is on the other side of the line.
+    report.mark_values(axes, found, is_vertical, is_below=section.metric.better == "higher")
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:

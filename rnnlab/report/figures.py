@@ -56,7 +56,6 @@ def figure(width: float = 5.0, height: float = 3.1, **axes: str) -> tuple[Figure
     except ModuleNotFoundError:
         raise InputError("figures need matplotlib, which is not installed; pip install 'rnnlab[plots]'") from None
     made = Figure(figsize=(width, height), layout="constrained")
-    made.patch.set_alpha(0)
     one = made.subplots()
     dress(one)
     one.set(**axes)
@@ -98,11 +97,11 @@ def legend_below(made: Figure, handles: dict[str, Any] | None = None) -> None:
 
     Args:
         made: the figure.
-        handles: lines by label; None for the labelled lines of the first axes.
+        handles: lines by label; None for the labelled lines of all axes.
     """
     if handles is None:
-        lines, labels = made.axes[0].get_legend_handles_labels()
-        handles = dict(zip(labels, lines, strict=True))
+        found = [axes.get_legend_handles_labels() for axes in made.axes]
+        handles = {label: line for lines, labels in found for line, label in zip(lines, labels, strict=True)}
     if not handles:
         return
     widest = max(map(len, handles))
@@ -111,43 +110,52 @@ def legend_below(made: Figure, handles: dict[str, Any] | None = None) -> None:
     made.legend(handles.values(), handles.keys(), **look)
 
 
-def mark_value(
-    axes: Axes, value: float, label: str, is_vertical: bool = False, place: int = 0, is_below: bool = False
-) -> None:
-    """Draw a labelled reference line across axes that hold the data already.
+def mark_values(axes: Axes, values: dict[str, float], is_vertical: bool = False, is_below: bool = False) -> None:
+    """Draw labelled reference lines across axes that hold the data already.
 
     A line that would squeeze the data is not drawn; an arrow at the edge of the axes points to it.
 
     Args:
         axes: the axes.
-        value: where the line crosses the x axis, or the y axis.
-        label: text at the line.
-        is_vertical: whether the line is vertical, with its label above the axes.
-        place: number of the line, so that the labels of neighbouring lines do not cover each other.
+        values: where the lines cross the x axis or the y axis, by label.
+        is_vertical: whether the lines are vertical, with their labels above the axes.
         is_below: whether the label of a horizontal line is below it, and not above.
     """
-    which = "x" if is_vertical else "y"
-    low, high = getattr(axes.dataLim, f"interval{which}")
-    reach = 1.5 * (max(high - low, 0.1 * abs(high)) if high > low else abs(high))
-    is_near = getattr(axes, f"get_{which}scale")() == "log" or low - reach <= value <= high + reach
-    look = {"color": MUTED, "fontsize": 8, "annotation_clip": False}
-    if is_near:
-        line = axes.axvline if is_vertical else axes.axhline
-        line(value, color=MUTED, linestyle=(0, (4, 2 + 2 * place)), linewidth=1.1, zorder=1)
-    above = value > high
-    if is_vertical:
-        text = label if is_near else f"{label} →" if above else f"← {label}"
-        at = (value, 1.01 + 0.09 * place) if is_near else (float(above), 1.01 + 0.09 * place)
-        coordinates = ("data", "axes fraction") if is_near else "axes fraction"
-        axes.annotate(text, at, xycoords=coordinates, ha="center" if is_near else "right" if above else "left", **look)
-        return
-    text = label if is_near else f"↑ {label}" if above else f"↓ {label}"
-    side = {"ha": "left"} if place % 2 else {"ha": "right"}
-    at = (0.01 if place % 2 else 0.99, value if is_near else float(above))
-    coordinates = ("axes fraction", "data") if is_near else "axes fraction"
-    # A label at an edge stands outside the axes, so that no curve crosses it.
-    side["va"] = "top" if is_below and is_near else "bottom"
-    axes.annotate(text, at, xycoords=coordinates, **side, **look)
+    along = 0 if is_vertical else 1
+    low, high = (axes.dataLim.intervalx, axes.dataLim.intervaly)[along]
+    reach = 2 * (max(high - low, 0.1 * abs(high)) if high > low else abs(high))
+    is_logarithmic = (axes.get_xscale(), axes.get_yscale())[along] == "log"
+    near = [label for label, value in values.items() if is_logarithmic or low - reach <= value <= high + reach]
+    for place, label in enumerate(near):
+        draw = axes.axvline if is_vertical else axes.axhline
+        draw(values[label], color=MUTED, linestyle=(0, (4, 2 + 2 * place)), linewidth=1.1, zorder=1)
+    axes.get_xlim(), axes.get_ylim()  # matplotlib sets the limits when they are read
+    to_share = axes.transData + axes.transAxes.inverted()
+    taken: list[tuple[float, int]] = []
+    for label, value in values.items():
+        is_near, is_above = label in near, value > high
+        place = to_share.transform((value, value))[along] if is_near else float(is_above)
+        gap = 0.3 if is_vertical else 0.07
+        row = 0
+        while any(row == other and abs(place - at) < gap for at, other in taken):
+            row += 1
+        taken.append((place, row))
+        (_label_above if is_vertical else _label_beside)(axes, label, place, row, is_near, is_below)
+
+
+def _label_above(axes: Axes, label: str, place: float, row: int, is_near: bool, is_below: bool) -> None:
+    text = label if is_near else f"{label} →" if place else f"← {label}"
+    side = "center" if is_near else "right" if place else "left"
+    at = (place, 1.01 + 0.09 * row)
+    axes.annotate(text, at, xycoords="axes fraction", ha=side, color=MUTED, fontsize=8, annotation_clip=False)
+
+
+def _label_beside(axes: Axes, label: str, place: float, row: int, is_near: bool, is_below: bool) -> None:
+    text = label if is_near else f"↑ {label}" if place else f"↓ {label}"
+    side, x = (("right", 0.99), ("left", 0.01), ("center", 0.5))[row % 3]
+    height, off = ("top", -1.5) if is_below and is_near else ("bottom", 1.5)
+    look = {"ha": side, "va": height, "color": MUTED, "fontsize": 8, "annotation_clip": False}
+    axes.annotate(text, (x, place), (0, off), xycoords="axes fraction", textcoords="offset points", **look)
 
 
 def save(made: Figure, stem: Path, with_pdf: bool = False) -> str:
@@ -175,7 +183,7 @@ def _pdf(made: Figure) -> bytes:
 
     buffer = io.BytesIO()
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        made.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+        made.savefig(buffer, format="pdf", transparent=True, metadata={"CreationDate": None})
     return buffer.getvalue()
 
 

@@ -64,7 +64,6 @@ class TensorBoard(Tracker):
             self.writer.add_scalar(name, value, step)
 
     def figure(self, name: str, step: int, made: Figure) -> None:  # noqa: D102
-        made.patch.set_alpha(1)  # TensorBoard does not show transparency
         self.writer.add_figure(name, made, step, close=False)
 
     def sample(self, step: int, sample: Sample, path: Path) -> None:

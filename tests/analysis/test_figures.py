@@ -1,6 +1,7 @@
 """Figures of a comparison: baselines, marks of evaluations, and plain units."""
 
 import json
+from itertools import combinations
 from math import inf, nan
 
 import numpy as np
@@ -15,7 +16,7 @@ from rnnlab.interface import Metric
 
 RIGHT = Metric("of the symbols right", "higher")
 NATS = Metric("nats")
-TWO = {"chance": {"loss": 3.0}, "mean": {"loss": 2.0}}
+TWO = {"chance": {"loss": 2.4}, "mean": {"loss": 2.0}}
 BASELINES = {"valid": TWO, "test": TWO}
 
 
@@ -46,11 +47,11 @@ def test_every_baseline_is_drawn_and_named(folder):
     for name, along in (("scores", "x"), ("step", "y"), ("seconds", "y")):
         axes = shown[name][0].axes[0]
         lines = [list(getattr(line, f"get_{along}data")()) for line in axes.lines if line.get_linestyle() == "--"]
-        assert lines == [[2.0, 2.0], [3.0, 3.0]]
-        assert [text.get_text() for text in axes.texts] == ["mean: 2", "chance: 3"]
+        assert lines == [[2.0, 2.0], [2.4, 2.4]]
+        assert [text.get_text() for text in axes.texts] == ["mean: 2", "chance: 2.4"]
         assert "dashed lines are baselines" in shown[name][1]
     said = on_baselines(result.sections[0])
-    assert said == "Baselines on test: mean (2) and chance (3). Every group is better than both."
+    assert said == "Baselines on test: mean (2) and chance (2.4). Every group is better than both."
 
 
 def test_a_baseline_far_from_the_scores_is_an_arrow_at_the_edge(folder):
@@ -149,14 +150,16 @@ def test_small_numbers_on_a_logarithmic_axis_have_superscripts(folder):
     assert {"10⁻⁸", "10⁻⁷"} <= set(ticks(drawn(compared())["scores"][0].axes[0].xaxis))
 
 
-def test_labels_of_reference_lines_do_not_share_a_place():
+@pytest.mark.parametrize("is_vertical", [False, True])
+def test_labels_of_reference_lines_do_not_cover_each_other(is_vertical):
     made, axes = report.figure()
     axes.plot([0, 1], [0, 1])
-    for place, value in enumerate((0.5, 0.51)):
-        report.mark_value(axes, value, str(value), place=place)
+    report.mark_values(axes, {"first": 0.5, "second": 0.51, "far": 99.0, "farther": 100.0}, is_vertical)
     made.draw_without_rendering()
-    first, second = (text.get_window_extent() for text in axes.texts)
-    assert not first.overlaps(second)
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["first", "second", *(["far →", "farther →"] if is_vertical else ["↑ far", "↑ farther"])]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_the_curves_of_a_run_have_its_baselines_and_plain_units(folder):

@@ -80,7 +80,7 @@ def test_curves_have_a_panel_for_each_metric_and_a_line_for_each_split(folder, c
     }
     assert measured["loss"]["train"] == ([1, 2, 3], [3, 1.5, 1])
     figure = curves.draw(measured, "a")
-    assert [axes.get_title() for axes in figure.axes] == ["loss", "lr", "accuracy"]
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "learning rate", "accuracy"]
     loss = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert loss == {"train": [3, 1.5, 1], "valid": [4, 4 / 3], "test, step 3": [1.5, 1.5]}
     assert curves.read(folder / "a", "lr") == {"loss": {"train": ([0.1] * 3, [3, 1.5, 1])}}
