@@ -106,7 +106,7 @@ class Cell(Fixed):
     A layer with ``reverse=True`` reverses them like the inputs.
     """
 
-    context_between: ClassVar[tuple[str, ...]] = ()
+    context_between: tuple[str, ...] = ()
     """Names in `context_per_step` of values that belong to the time between a step and the one before it.
 
     A layer with ``reverse=True`` passes the value between two steps with the one that it reads second, and the first

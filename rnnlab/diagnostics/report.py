@@ -13,12 +13,13 @@ from torch import Tensor
 
 from rnnlab import files
 from rnnlab.diagnostics import figures
-from rnnlab.diagnostics.gates import gates, innermost, saturation, time_scales
+from rnnlab.diagnostics.gates import gates, saturation, time_scales
 from rnnlab.diagnostics.gradients import Flows, gradient_flow
 from rnnlab.diagnostics.jacobian import half_life, influence, lyapunov_exponents, spectrum, state_size
 from rnnlab.diagnostics.reading import PARTS, TEXTS, Text, remarks, rows, sentence
 from rnnlab.diagnostics.trajectory import Trajectory
 from rnnlab.interface import Batch, InputError
+from rnnlab.layers.wrapped import name_of
 from rnnlab.lookup import nearest
 from rnnlab.models import Model
 from rnnlab.report import Page, save
@@ -122,7 +123,7 @@ def describe_layer(found: Trajectory, flows: Flows, effort: Effort, spelled: lis
     exponents = lyapunov_exponents(part, effort.exponents, skip).mean(1)
     distance = flows.last.by_distance(flows.last.total)
     return {
-        "cell": type(innermost(found.cell)).__name__,
+        "cell": name_of(found.cell),
         "state_size": state_size(part),
         "steps_looked_at": len(part),
         "gradients": {

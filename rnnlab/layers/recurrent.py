@@ -14,7 +14,7 @@ from rnnlab.cells.base import Cell, check_choice
 from rnnlab.interface import InputError, on_host
 from rnnlab.layers.resets import Resetting
 from rnnlab.layers.states import Exposing, separated
-from rnnlab.layers.wrapped import Wrapped
+from rnnlab.layers.wrapped import Wrapped, name_of
 from rnnlab.trees import State, map_state, tensors_of
 
 
@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
         choices[id(cell)] = where, engine.identity(cell), choice
         return choice
 
-    def _choice_around(self, cell: Wrapped) -> engine.Choice:
+    def _choice_around(self, cell: Cell) -> engine.Choice:
         """Return the layer's backend for a wrapped cell, or that of ``auto`` where it cannot run it."""
         try:
             return engine.choose(cell, self.backend)
@@ -86,8 +86,10 @@ class Recurrent(nn.Module):
         for kind in wrappers:
             if (kind, cell) not in known:
                 known[kind, cell] = kind(cell)
-            known[kind, cell].training = cell.training
-            cell = known[kind, cell]
+            wrapped = known[kind, cell]
+            if wrapped.training != cell.training:
+                wrapped.training = cell.training
+            cell = wrapped
         return cell
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,9 +219,7 @@ class Recurrent(nn.Module):
         """Return the arguments of the cell's ``prepare`` with zero padding, and their steps in reading order."""
         if "elapsed" in context and "elapsed" not in self.cell.context_per_step:
             timed = [name for name in cells.available() if "elapsed" in cells.find(name).context_per_step]
-            raise InputError(
-                f"{type(self.cell).__name__} takes no elapsed times; the cells that do are {', '.join(timed)}"
-            )
+            raise InputError(f"{name_of(self.cell)} takes no elapsed times; the cells that do are {', '.join(timed)}")
         if fresh is not None:
             if not isinstance(fresh, Tensor) or fresh.dtype != torch.bool or fresh.shape != inputs.shape[:2]:
                 given = f"{fresh.dtype} {list(fresh.shape)}" if isinstance(fresh, Tensor) else type(fresh).__name__

@@ -18,7 +18,7 @@ from torch.nn.functional import dropout
 from rnnlab.cells.base import Cell
 from rnnlab.interface import InputError
 from rnnlab.layers.reads import MaskedReads, reads_by_products
-from rnnlab.layers.wrapped import Wrapped
+from rnnlab.layers.wrapped import Wrapped, name_of
 from rnnlab.trees import State, map_state, tensors_of
 
 
@@ -52,7 +52,7 @@ class VariationalDropout(Wrapped):
             _check_norm("recurrent_dropout", recurrent, cell)
             if not cell.required_context and not reads_by_products(cell):
                 _refuse(
-                    f"recurrent_dropout={recurrent} has nothing to drop: {_innermost(cell)} has no recurrent matrix "
+                    f"recurrent_dropout={recurrent} has nothing to drop: {name_of(cell)} has no recurrent matrix "
                     f"that reads its state {cell.states[0]}; use input_dropout, output_dropout or zoneout"
                 )
 
@@ -152,7 +152,7 @@ class WeightDrop(Wrapped):
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             constants, _ = cell(cell.like.new_zeros(1, 1, cell.input_size))
         if not any(_is_learned_matrix(tensor) for tensor in tensors_of(constants)):
-            raise InputError(f"weight_drop={share} has nothing to drop: {_innermost(cell)} has no recurrent matrix")
+            raise InputError(f"weight_drop={share} has nothing to drop: {name_of(cell)} has no recurrent matrix")
 
     def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
         """Drop weights."""
@@ -190,11 +190,6 @@ def _is_learned_matrix(tensor: Tensor) -> bool:
     return tensor.dim() == 2 and tensor.requires_grad
 
 
-def _innermost(cell: Cell) -> str:
-    """Return the class name of the cell inside all regularisers."""
-    return _innermost(cell.cell) if isinstance(cell, Wrapped) else type(cell).__name__
-
-
 _REFUSES: ContextVar[bool] = ContextVar("refuses", default=True)
 
 
@@ -220,7 +215,7 @@ def _refuse(sentence: str) -> None:
 def _check_norm(name: str, share: float, cell: Cell) -> None:
     if share and cell.keeps_norm:
         _refuse(
-            f"{name}={share} would make the state of {_innermost(cell)} explode, because its recurrent matrix must "
+            f"{name}={share} would make the state of {name_of(cell)} explode, because its recurrent matrix must "
             "preserve the norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or "
             "output_dropout"
         )

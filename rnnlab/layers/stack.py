@@ -23,7 +23,7 @@ def outputs_of(layer: nn.Module, *arguments: Any, **context: Any) -> tuple[Tenso
     return layer(*arguments, **context)
 
 
-def trajectory_of(layer: nn.Module, *arguments: Any, **context: Any) -> tuple[Tensor, State, State]:
+def trajectory_of(layer: Any, *arguments: Any, **context: Any) -> tuple[Tensor, State, State]:
     """Call the ``trajectory`` of a layer."""
     return layer.trajectory(*arguments, **context)
 

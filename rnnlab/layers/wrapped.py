@@ -10,6 +10,18 @@ from rnnlab.cells.base import Cell
 from rnnlab.trees import State
 
 
+def innermost(cell: Cell) -> Cell:
+    """Return the cell inside all wrappers."""
+    while isinstance(inner := getattr(cell, "cell", None), Cell):  # wrappers of users need not be `Wrapped`
+        cell = inner
+    return cell
+
+
+def name_of(cell: Cell) -> str:
+    """Return the class name of the cell inside all wrappers."""
+    return type(innermost(cell)).__name__
+
+
 class Wrapped(Cell):
     """Base class of cells that wrap another cell; by default they behave like it."""
 

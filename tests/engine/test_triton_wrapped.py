@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tiers import quick_if
 
 from rnnlab import cells
 from rnnlab.layers import Recurrent
@@ -21,8 +22,8 @@ def results_of(layer, inputs, context):
     return [*tensors, *torch.autograd.grad(loss, list(layer.parameters()))]
 
 
-@pytest.mark.parametrize("columns", [0, pytest.param(16, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["gru", pytest.param("lstm", marks=pytest.mark.slow), "cfc"])
+@pytest.mark.parametrize("columns", quick_if([0, 16], (0).__eq__))
+@pytest.mark.parametrize("name", quick_if(["gru", "lstm", "cfc"], "cfc".__eq__))
 def test_kernels_compute_what_the_plain_loop_computes(kernels, name, columns):
     kernels.columns = columns
     torch.manual_seed(0)

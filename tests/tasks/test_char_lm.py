@@ -332,6 +332,7 @@ def test_the_loss_of_documents_is_the_mean_over_documents_read_alone(tmp_path, s
     assert not any(int(alone(document)[1]) for document in documents[place:])
 
 
+@pytest.mark.slow
 def test_documents_keep_the_contract_of_a_task(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("one two.\nthree.\n\nfour five six.\n" * 60)

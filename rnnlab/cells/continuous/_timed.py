@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -17,8 +17,8 @@ class Timed(Cell):
     time is the time between the initial state and the first input.
     """
 
-    context_per_step: ClassVar[tuple[str, ...]] = ("elapsed",)
-    context_between: ClassVar[tuple[str, ...]] = ("elapsed",)
+    context_per_step: tuple[str, ...] = ("elapsed",)
+    context_between: tuple[str, ...] = ("elapsed",)
 
     def timed(self, prepared: Tensor, elapsed: Tensor | None) -> Any:
         """Return the inputs of all steps, together with the times ``[T, B, 1]`` if they are given."""
@@ -28,7 +28,7 @@ class Timed(Cell):
             raise InputError(
                 f"elapsed has the shape {list(elapsed.shape)}, expected {list(prepared.shape[:2])}, [T, B]"
             )
-        return prepared, elapsed.to(prepared.dtype).unsqueeze(-1)
+        return prepared, elapsed.to(self.like.dtype).unsqueeze(-1)  # autocast may have rounded the input
 
 
 def time_of(inputs: Any, step: float) -> tuple[Tensor, Any]:
