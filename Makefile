@@ -35,7 +35,7 @@ tutorial: .venv/ready ## run the tutorial, and update its pages, notebook and fi
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/tutorial.py && $(BIN)/python scripts/tutorial_figures.py
 
 docs: .venv/ready ## build the documentation site into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "Written: site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "Written: site/index.html; the search needs a server: python3 -m http.server -d site"
 
 lint: .venv/ready ## run ruff's checks, check the formatting, and check the types of the public API
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
