@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all compare acceptance results why lint tensorboard clean
+.PHONY: train test test-all compare acceptance results why tutorial docs lint tensorboard clean
 
 train: .venv/ready ## train the default character model and print samples of text
 	@$(BIN)/rnnlab train $(ARGS)
@@ -31,8 +31,14 @@ results: .venv/ready ## run the recipes and write docs/results.md; ARGS="tatoeba
 why: .venv/ready ## plot gradients over 200 steps before and after training, for docs/why_training_is_hard.md; takes minutes
 	@$(BIN)/python scripts/why_training_is_hard.py $(ARGS)
 
-lint: .venv/ready ## run ruff's checks, and check the formatting
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+tutorial: .venv/ready ## run the tutorial, and update its pages, notebook and figures; takes minutes
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/tutorial.py && $(BIN)/python scripts/tutorial_figures.py
+
+docs: .venv/ready ## build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "Written: site/index.html; the search needs a server: python3 -m http.server -d site"
+
+lint: .venv/ready ## run ruff's checks, check the formatting, and check the types of the public API
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
 tensorboard: .venv/ready ## show all runs in TensorBoard
 	@$(BIN)/tensorboard --logdir runs --host 127.0.0.1

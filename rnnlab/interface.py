@@ -81,7 +81,11 @@ class Batch:
     targets: targets of the loss: ``[T', B, ...]`` for sequences, otherwise ``[B, ...]``.
     lengths: int64 ``[B]``, the number of steps of each input sequence; None if all have T steps.
     target_lengths: int64 ``[B]``, the number of steps of each target sequence; None if all have T' steps.
-    fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT); None if batches are independent.
+    fresh: bool ``[B]``, True for streams that start in this batch (truncated BPTT), or bool ``[T, B]``, True at steps
+        before which the model resets its state, such as the first steps of packed documents; None if batches are
+        independent.
+    elapsed: float ``[T, B]``, the time between each input and the previous one, for cells that take it; 1 is the cell's
+        own time step. None if all times are 1.
     source: source sequences, which the model reads completely before the first step: ``[S, B]`` tokens, ``[S, B, F]``
         vectors or ``[S, B, C, H, W]`` images, with S = 1 for a single image; None if the task has no source.
     source_lengths: int64 ``[B]``, the number of steps of each source; None if all have S steps.
@@ -94,6 +98,7 @@ class Batch:
     fresh: Tensor | None = None
     source: Tensor | None = None
     source_lengths: Tensor | None = None
+    elapsed: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``; the host does not wait for copies to a GPU."""

@@ -54,6 +54,10 @@ def test_a_file_says_exactly_what_the_signature_says(group, choice):
     section = yaml.safe_load((CONF / group / f"{choice}.yaml").read_text())
     section.pop("defaults", None)
     options = lookup.options(_function(group, section))
+    if group == "logger" and choice != "default":  # such files can be combined: each sets one option
+        assert section == {choice: True}
+        assert _composed(group, choice)[group][choice] is True
+        return
     given = {key: value for key, value in section.items() if key not in ("name", "class")}
     assert list(given) == list(options)
     if group in HOMES:

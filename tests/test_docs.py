@@ -32,7 +32,7 @@ def _run(command, folder):
 LONG = ("benchmark", "resuming", "compare", "diagnose", "sweeps")
 LONG += ("export", "own_text", "tasks", "layers", "blocks", "recall")
 LONG += ("captions", "conversation", "question_answering", "translate")
-LONG += ("speech", "music", "images", "strokes", "motion", "own_data")
+LONG += ("speech", "music", "images", "strokes", "motion", "own_data", "atlas")
 
 
 @pytest.mark.parametrize("page", tiers.quick_if(PAGES, lambda page: page.stem not in LONG), ids=lambda page: page.stem)

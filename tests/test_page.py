@@ -5,11 +5,14 @@ from functools import cache
 from html.parser import HTMLParser
 
 import browser
+import numpy as np
 import pytest
+from PIL import Image
 
 from rnnlab import report as pages
 from rnnlab.report import Cell, Page, number
 
+SIDES = ("left", "right", "top", "bottom")
 NASTY = "<script>alert('x')</script> & \"quotes\""
 
 
@@ -79,7 +82,8 @@ def test_figures_follow_the_page():
 
 def test_figures_become_files(tmp_path):
     pages.save(drawn(), tmp_path / "loss.v2")
-    assert (tmp_path / "loss.v2.png").read_bytes().startswith(b"\x89PNG")
+    corner = Image.open(tmp_path / "loss.v2.png").convert("RGBA").getpixel((0, 0))
+    assert corner == (255, 255, 255, 255), "opaque: a viewer may be dark"
     assert b"<svg" in (tmp_path / "loss.v2.svg").read_bytes()
 
 
@@ -91,11 +95,26 @@ def test_series_can_be_told_apart():
     ("value", "text"),
     [
         *[(None, "–"), (float("nan"), "–"), (float("inf"), "∞"), (3, "3"), (20000, "20,000"), (0.123456, "0.1235")],
-        *[(-0.5, "−0.5"), (1234.5678, "1,235"), (1.5e-7, "1.5e−07")],
+        *[(-0.5, "−0.5"), (1234.5678, "1,235"), (1.5e-7, "1.5×10⁻⁷"), (1e20, "10²⁰"), (123456.7, "123,457")],
     ],
 )
 def test_numbers_for_people(value, text):
     assert number(value) == text
+
+
+def test_superscripts_and_readings_are_html():
+    page = Page("10⁻³ of it", lead=f"{number(2e-7)} & 10⁻³")
+    page.figure(drawn(), alt="a", caption="x⁻¹²", reading="<as> it is")
+    page.table(["10²"], [[3e-9]])
+    page.code("10⁻³")
+    html = page.html()
+    assert "<title>10⁻³ of it</title>" in html
+    assert "<h1>10<sup>−3</sup> of it</h1>" in html
+    assert '<p class="lead">2×10<sup>−7</sup> &amp; 10<sup>−3</sup></p>' in html
+    reading = "<p>x<sup>−12</sup></p><p><b>How to read this.</b> &lt;as&gt; it is</p>"
+    assert f"<figcaption>{reading}</figcaption>" in html
+    assert "3×10<sup>−9</sup></td>" in html
+    assert "<pre>10⁻³</pre>" in html
 
 
 def test_what_diverged_is_sorted_as_a_number():
@@ -130,7 +149,25 @@ def test_in_a_browser(tmp_path):
                 "document.getElementById(document.querySelector('table').getAttribute('aria-labelledby')).textContent"
             )
             assert named == NASTY
+            scrolls = look.run("(box => box.scrollWidth > box.clientWidth)(document.querySelector('.table'))")
+            assert scrolls == (width == 390)
+            assert look.run("document.querySelector('.hint').checkVisibility()") == scrolls, "a narrow table says it"
             right = look.run("document.querySelector('.caption').getBoundingClientRect().right")
             assert right <= width, "a caption is no wider than the window"
+        look.open(file, 390)
+        dark = [shadow(look, tmp_path / "page.png", scrolled) for scrolled in (0, 10_000)]
+        # At the left edge, the first column stays visible.
+        assert dark == [(False, True), (False, False)], "the shadow is where the table goes on"
     assert not look.complaints
     assert set(look.requests) == {file.as_uri()}
+
+
+def shadow(look, file, scrolled):
+    """Whether the left and the right edge of the table, scrolled to the side, are darker than the page."""
+    look.run(f"document.querySelector('.table').scrollLeft = {scrolled}")
+    box = "document.querySelector('.table').getBoundingClientRect()"
+    left, right, top, bottom = (look.run(f"{box}.{side} + scrollY * {side in ('top', 'bottom'):d}") for side in SIDES)
+    look.picture(file)
+    image = Image.open(file).convert("L")
+    edges = [[image.getpixel((x, y)) for y in range(int(top), int(bottom))] for x in (int(left) + 1, int(right) - 2)]
+    return tuple(float(np.median(edge)) < 245 for edge in edges)

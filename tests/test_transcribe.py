@@ -1,11 +1,13 @@
 """The command transcribe, with runs of both tasks trained on dial tones."""
 
+import csv
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
 
+import rnnlab
 from rnnlab import config
 from rnnlab.__main__ import main
 from rnnlab.formats.audio import encode, resample
@@ -52,6 +54,21 @@ def command(capsys):
         return Done(code, *capsys.readouterr())
 
     return run
+
+
+def test_predictions_for_a_folder_are_the_words_of_its_files(digits, tmp_path, capsys):
+    (tmp_path / "sounds").mkdir()
+    assert main(["predict", str(digits), f"data={tmp_path}/sounds"]) == 2
+    assert "sounds has no files" in capsys.readouterr().err
+    for digit, samples in list(keys().items())[::-1]:
+        (tmp_path / "sounds" / f"{digit}.wav").write_bytes(encode(samples, 8000))
+    found = rnnlab.load(digits, "cpu").predict(tmp_path / "sounds" / "7.wav")
+    assert found.texts == ["seven"]
+    assert main(["predict", str(digits), f"data={tmp_path}/sounds", f"out={tmp_path}/out.csv"]) == 0
+    header, *rows = csv.reader((tmp_path / "out.csv").read_text().splitlines())
+    assert header == ["source", "text"]
+    assert [row[0] for row in rows] == [str(tmp_path / "sounds" / f"{digit}.wav") for digit in range(10)]
+    assert sum(text == WORDS[digit] for digit, (_, text) in enumerate(rows)) >= 9
 
 
 def test_files_of_any_rate_and_encoding_are_transcribed(command, digits, tmp_path):

@@ -1,5 +1,6 @@
 """The command translate, and what a run of a task that generates text leaves behind."""
 
+import csv
 import subprocess
 import sys
 
@@ -7,7 +8,9 @@ import processes
 import pytest
 import torch
 
+import rnnlab
 from rnnlab import config
+from rnnlab.__main__ import main
 from rnnlab.interface import InputError
 from rnnlab.training import evaluate_run, load, train
 
@@ -57,6 +60,21 @@ def test_texts_files_and_standard_input_give_the_same(run, tmp_path):
     assert (tmp_path / "out.txt").read_text().splitlines() == [expected[0], "", *expected[1:]]
     done = command(str(run), "beam_size=1", input="\r\n".join(lines) + "\r\n")
     assert done.stdout.splitlines() == expected
+
+
+def test_predictions_are_the_translations(run, tmp_path):
+    lines = ["le chat est noir.", "", "le mur est vert."]
+    loaded = rnnlab.load(run, "cpu")
+    assert loaded.predict(lines).texts == ["the black cat.", "", "the green wall."]
+    assert loaded.predict(lines[0]).rows() == [["source", "text"], [lines[0], "the black cat."]]
+    (tmp_path / "in.txt").write_text("\n".join(lines))
+    assert main(["predict", str(run), f"data={tmp_path}/in.txt", f"out={tmp_path}/out.csv"]) == 0
+    assert list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))[3] == [
+        "le mur est vert.",
+        "the green wall.",
+    ]
+    with pytest.raises(InputError, match="no token of the text"):
+        loaded.predict(["xyz"])
 
 
 def test_a_line_that_cannot_be_translated_is_reported_and_the_others_are_translated(run):

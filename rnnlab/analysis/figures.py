@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,16 @@ from rnnlab import report
 from rnnlab.analysis.comparison import Comparison, Group, Section
 from rnnlab.analysis.runs import Run
 from rnnlab.analysis.statistics import pareto
+from rnnlab.analysis.units import maybe_logarithmic, scale, write_values
+from rnnlab.analysis.units import told as written
+from rnnlab.interface import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AXES = {"step": "training steps", "tokens": "input steps trained on", "seconds": "seconds", "flops": "FLOPs"}
+AXES = ("step", "tokens", "seconds", "flops")
+"""Quantities against which learning curves are drawn."""
 MOST_NAMED = 8
 """Largest number of groups in a legend; further groups are drawn without an entry."""
 MOST_PANELS = 4
@@ -38,7 +42,10 @@ def looks_of(comparison: Comparison) -> Looks:
     return {label: number for number, label in enumerate(labels)}
 
 
-OVERVIEW = "Every task: the metric on valid against training steps, median over runs; bands from lowest to highest run."
+OVERVIEW = (
+    "Every task: the metric on valid against training steps, median over runs; bands from lowest to highest run; marks "
+    "are evaluations, dashed lines are baselines."
+)
 
 
 def overview(comparison: Comparison, looks: Looks) -> Figure | None:
@@ -51,23 +58,24 @@ def overview(comparison: Comparison, looks: Looks) -> Figure | None:
     handles = {}
     for axes, section in zip(made.subplots(1, len(sections)), sections, strict=True):
         report.dress(axes)
-        axes.set(title=section.task.replace("$", r"\$"), xlabel=AXES["step"], ylabel=_told(section))
+        axes.set(title=section.task.replace("$", r"\$"), ylabel=_in_lines(_told(section)))
         groups = [group for group in section.groups if group.runs]
         _draw_curves(axes, groups, {id(group): section.curves(group) for group in groups}, "step", looks)
-        _draw_baseline(axes.axhline, section, "valid", label=None)
+        write_values(axes, section.metric)
+        _draw_baselines(axes, section, "valid")
         handles |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=[_short(label) for label in looks].index)
-    _legend_below(made, {name: handles[name] for name in names})
+    report.legend_below(made, {name: handles[name] for name in names})
     return made
-
-
-def _legend_below(made: Figure, handles: dict[str, Any]) -> None:
-    below = {"loc": "outside lower center", "ncols": 4, "frameon": False, "labelcolor": report.INK, "fontsize": 9}
-    made.legend(handles.values(), handles.keys(), **below)
 
 
 def _told(section: Section) -> str:
     return f"{section.name} ({section.metric.unit})"
+
+
+def _in_lines(label: str) -> str:
+    """Break a long label of a y axis before the unit."""
+    return label if len(label) <= 32 else label.replace(" (", "\n(", 1)
 
 
 def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
@@ -75,30 +83,30 @@ def figures(section: Section, looks: Looks) -> dict[str, tuple[Figure, str]]:
     groups = [group for group in section.groups if group.runs]
     if not groups:
         return {}
-    told = _told(section)
+    told, where = _told(section), " and ".join(section.splits)
+    lines = "; dashed lines are baselines" if section.baselines() else ""
     drawn = {
         "scores": (
             _points(section, groups, told, looks),
-            f"{told} on {' and '.join(section.splits)} of every run; the bar is the interquartile mean"
-            + ("; the dotted line is the best baseline." if section.baselines() else "."),
+            f"{told} on {where} of every run; the bar is the interquartile mean{lines}.",
         )
     }
     curves = {id(group): section.curves(group) for group in groups}
-    for axis, words in AXES.items():
-        made, axes = report.figure(xlabel=words, ylabel=told)
+    lines = "; dashed lines are baselines" if section.baselines("valid") else ""
+    for axis in AXES:
+        made, axes = report.figure(height=3.4, ylabel=_in_lines(told))
         if _draw_curves(axes, groups, curves, axis, looks):
-            _draw_baseline(axes.axhline, section, "valid")
-            report.legend(axes)
-            drawn[axis] = (made, f"{told} on valid against {words}.")
-    for key, words in (("parameters", "parameters"), ("seconds", "seconds of training")):
+            write_values(axes, section.metric)
+            _draw_baselines(axes, section, "valid")
+            report.legend_below(made)
+            drawn[axis] = (made, f"{told} on valid against {axes.get_xlabel()}; marks are evaluations{lines}.")
+    for key in ("parameters", "seconds"):
         if key == "parameters" and section.is_of_one_size:
             continue
-        made = _front(section, groups, key, words, told, looks)
+        made = _front(section, groups, key, told, looks)
         if made:
-            drawn[f"pareto-{key}"] = (
-                made,
-                f"Median {told} on {' and '.join(section.splits)} against {words}; the line is the Pareto front.",
-            )
+            words = made.axes[0].get_xlabel()
+            drawn[f"pareto-{key}"] = (made, f"Median {told} on {where} against {words}; the line is the Pareto front.")
     made = _by_length(groups, looks)
     if made:
         drawn["length"] = (made, f"Metric on test against {_length_name(groups)}, median over runs.")
@@ -120,25 +128,28 @@ def _points(section: Section, groups: Sequence[Group], told: str, looks: Looks) 
         within = group.interval
         if within and isfinite(within.low) and isfinite(within.high):
             axes.plot([within.low, within.high], [place, place], color=colour, linewidth=1)
-    _draw_baseline(axes.axvline, section)
     axes.set_yticks(range(len(shown)), [_short(group.label) for group in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    _maybe_logarithmic(axes, [score for group in shown for score in group.scores], "x")
+    maybe_logarithmic(axes, [score for group in shown for score in group.scores], "x")
+    write_values(axes, section.metric, "x")
+    _draw_baselines(axes, section, is_vertical=True)
     return made
 
 
-def _draw_baseline(
-    line: Callable[..., Any], section: Section, split: str | None = None, label: str | None = "baseline"
-) -> None:
-    """Draw the task's best baseline as a dotted line across the axes."""
-    for who, value in list(section.baselines(split).items())[:1]:
-        line(value, color=report.MUTED, linestyle=":", linewidth=1, label=label and _short(f"{label} {who}"), zorder=0)
+def _draw_baselines(axes: Axes, section: Section, split: str | None = None, is_vertical: bool = False) -> None:
+    """Draw each of the task's baselines as a dashed line with its name and value."""
+    found = {
+        f"{_short(who)}: {written(value, section.metric, 3)}": value for who, value in section.baselines(split).items()
+    }
+    # Learning moves curves away from a baseline, so its label is on the other side of the line.
+    report.mark_values(axes, found, is_vertical, is_below=section.metric.better == "higher")
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any]], axis: str, looks: Looks) -> bool:
     """Draw medians and bands into axes; return whether any median is finite."""
     seen: list[float] = []
-    for place, group in enumerate(groups):
+    drawn: list[Any] = []
+    for group in groups:
         of_runs = [
             (curve[axis], np.where(np.isfinite(curve["value"]), curve["value"], group.worst), run.status)
             for curve, run in zip(curves[id(group)], group.runs, strict=True)
@@ -147,19 +158,31 @@ def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any
         if not of_runs:
             continue
         first, last = max(x[0] for x, _, _ in of_runs), max(x[-1] for x, _, _ in of_runs)
-        grid = np.linspace(first, last, 200) if last > first else np.array([last])
+        marks = _evaluations([x for x, _, _ in of_runs], first, last)
+        grid = np.union1d(np.linspace(first, last, 200 if last > first else 1), marks)
         values = np.array([_stepped(grid, x, y, group.worst if s == "diverged" else None) for x, y, s in of_runs])
         middle, low, high = np.median(values, axis=0), values.min(axis=0), values.max(axis=0)
         middle, low, high = (np.where(np.isfinite(row), row, nan) for row in (middle, low, high))
-        style = report.style(looks[group.label])
-        look = style if len(grid) == 1 else {**style, "marker": ""}
-        label = _short(group.label) if place < MOST_NAMED else None
-        axes.plot(grid, middle, label=label, linewidth=1.6, **look)
-        axes.fill_between(grid, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        at = np.flatnonzero(np.isin(grid, marks)).tolist() if len(marks) < FEW_POINTS else []
+        drawn.append((group, grid, middle, low, high, at))
         seen += middle[np.isfinite(middle)].tolist()
-    _maybe_logarithmic(axes, seen, "y")
-    _in_thousands(axes)
+    divisor, words = scale(axis, max((grid[-1] for _, grid, *_ in drawn), default=0.0))
+    for place, (group, grid, middle, low, high, at) in enumerate(drawn):
+        look = {**report.style(looks[group.label]), "markevery": at, "markersize": 4, "linewidth": 1.6}
+        label = _short(group.label) if place < MOST_NAMED else None
+        axes.plot(grid / divisor, middle, label=label, **look)
+        axes.fill_between(grid / divisor, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    axes.set_xlabel(words)
+    maybe_logarithmic(axes, seen, "y")
+    report.write_counts(axes)
     return bool(seen)
+
+
+def _evaluations(steps: Sequence[np.ndarray], first: float, last: float) -> np.ndarray:
+    """Return where the runs of a group were evaluated: the median over the runs of each evaluation in turn."""
+    most = max(map(len, steps))
+    places = np.array([np.median([x[number] for x in steps if number < len(x)]) for number in range(most)])
+    return places[(first <= places) & (places <= last)]
 
 
 def _stepped(grid: np.ndarray, x: np.ndarray, y: np.ndarray, beyond: float | None) -> np.ndarray:
@@ -172,11 +195,13 @@ def _stepped(grid: np.ndarray, x: np.ndarray, y: np.ndarray, beyond: float | Non
     return values if beyond is None else np.where(grid > x[-1], beyond, values)
 
 
-def _front(section: Section, groups: Sequence[Group], key: str, words: str, told: str, looks: Looks) -> Figure | None:
+def _front(section: Section, groups: Sequence[Group], key: str, told: str, looks: Looks) -> Figure | None:
     points = [(group.typical(key), group.median) for group in groups]
     if len(groups) < 2 or not all(isfinite(x) for x, _ in points):
         return None
-    made, axes = report.figure(xlabel=words, ylabel=f"median {told}")
+    divisor, words = scale(key, max(x for x, _ in points))
+    points = [(x / divisor, y) for x, y in points]
+    made, axes = report.figure(height=3.4, xlabel=words, ylabel=_in_lines(f"median {told}"))
     for place, (group, (x, y)) in enumerate(zip(groups, points, strict=True)):
         if isfinite(y):
             look = report.style(looks[group.label])
@@ -186,15 +211,16 @@ def _front(section: Section, groups: Sequence[Group], key: str, words: str, told
     best = sorted(p for p, on in zip(points, pareto([(x, sign * y) for x, y in points]), strict=True) if on)
     axes.plot([x for x, _ in best], [y for _, y in best], color=report.MUTED, linewidth=1, zorder=0)
     axes.margins(0.1)
-    _maybe_logarithmic(axes, [y for _, y in points], "y")
-    _in_thousands(axes)
-    report.legend(axes)
+    maybe_logarithmic(axes, [y for _, y in points], "y")
+    report.write_counts(axes)
+    write_values(axes, section.metric)
+    report.legend_below(made)
     return made
 
 
 def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
-    name = next((run.summary.get("length_metric") for group in groups for run in group.runs), None)
-    made, axes = report.figure(xlabel=_length_name(groups), ylabel=str(name or "metric"))
+    name, metric = _length_metric([run for group in groups for run in group.runs])
+    made, axes = report.figure(height=3.4, xlabel=_length_name(groups), ylabel=_in_lines(name))
     any_drawn = False
     for place, group in enumerate(groups[: 2 * MOST_NAMED]):
         tables = [(run.summary.get("test") or {}).get("by_length") for run in group.runs]
@@ -212,8 +238,19 @@ def _by_length(groups: Sequence[Group], looks: Looks) -> Figure | None:
             axes.plot(lengths, middle, label=label, markersize=3, **look)
     if not any_drawn:
         return None
-    report.legend(axes)
+    write_values(axes, metric)
+    report.legend_below(made)
     return made
+
+
+def _length_metric(runs: Sequence[Run]) -> tuple[str, Metric | None]:
+    """Return the metric that is measured by length, as a label with its unit; the metric is None if it is unknown."""
+    run = next((run for run in runs if run.summary.get("length_metric")), None)
+    if run is None:
+        return "metric", None
+    name = run.summary["length_metric"]
+    declared = run.summary["metrics"]
+    return (f"{name} ({declared[name]['unit']})", run.metric(name)) if name in declared else (name, None)
 
 
 def _length_name(groups: Sequence[Group]) -> str:
@@ -253,9 +290,11 @@ def _by_state(section: Section, groups: Sequence[Group], told: str) -> Figure | 
         axes.xaxis.set_minor_formatter("")
         if len(ticks) <= MOST_TICKS:
             axes.set_xticks(ticks)
-        _in_thousands(axes)
-    places[0].set_ylabel(str(runs[0].summary.get("length_metric")) if is_split else told)
-    _legend_below(made, handles)
+        report.write_counts(axes)
+    name, metric = _length_metric(runs) if is_split else (told, section.metric)
+    places[0].set_ylabel(_in_lines(name))
+    write_values(places[0], metric)
+    report.legend_below(made, handles)
     return made
 
 
@@ -283,23 +322,6 @@ def _at_lengths(run: Run) -> dict[int, float]:
     """The metric of a run on test for each length; empty if the task reports no lengths."""
     table = (run.summary.get("test") or {}).get("by_length")
     return {int(length): value for length, value in table.items()} if isinstance(table, dict) else {}
-
-
-def _in_thousands(axes: Axes) -> None:
-    """Write the numbers of the x axis as 20k, 300M or 4G."""
-    from matplotlib.ticker import EngFormatter
-
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _maybe_logarithmic(axes: Any, values: Sequence[float], which: str) -> None:
-    """Use a logarithmic axis if all finite values are positive and span more than a factor of 30."""
-    finite = [value for value in values if isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
-        axes.set(**{f"{which}scale": "log"})
-        axis = getattr(axes, f"{which}axis")
-        axis.set_major_formatter("{x:g}")  # rendering powers as mathematics takes longer than drawing the lines
-        axis.set_minor_formatter("")
 
 
 def _short(label: str, most: int = 28) -> str:

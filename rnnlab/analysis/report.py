@@ -9,18 +9,25 @@ import re
 from collections.abc import Iterable, Sequence
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 
 from rnnlab import files, report
-from rnnlab.analysis.comparison import CLOSE_TO_BASELINE, Comparison, Group, Section, Tuning
+from rnnlab.analysis import latex
+from rnnlab.analysis.comparison import Comparison, Group, Section, Tuning
 from rnnlab.analysis.figures import OVERVIEW, figures, looks_of, overview
+from rnnlab.analysis.reading import READING, SCORING
 from rnnlab.analysis.runs import Run
 from rnnlab.analysis.statistics import FEWEST_FOR_TEST
-from rnnlab.analysis.verdict import and_, in_words, pairs_are, runs_of, verdict
+from rnnlab.analysis.units import difference, difference_unit, is_share, told
+from rnnlab.analysis.verdict import and_, in_words, on_baselines, pairs_are, runs_of, verdict
+from rnnlab.interface import Metric
 from rnnlab.report import Cell, Page, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = ("runs", "diverged", "solved", "mean", "median", "IQM", "95% interval", "best", "parameters", "state size")
 COLUMNS += ("operations", "off budget", "seconds")
@@ -28,37 +35,47 @@ _WHERE_KNOWN = ("solved", "state size", "operations", "off budget")
 """Columns that are shown only if at least one group has a value."""
 
 
-def write(comparison: Comparison, out: str | Path) -> Path:
+def write(comparison: Comparison, out: str | Path, with_pdf: bool = False) -> Path:
     """Write ``index.html``, ``report.md``, CSV tables and ``figures/`` into a new folder.
 
     Args:
         comparison: the comparison to report.
         out: path of the new folder; if it exists, the next free path of ``out-2``, ``out-3`` and so on is used.
+        with_pdf: whether to write, for a paper, every figure as PDF too, ``tables.tex``, and ``comparison.tex``, a
+            document with all tables and figures.
 
     Returns:
         path of the folder.
     """
     folder = files.new_folder(Path(out).expanduser())
     (folder / "figures").mkdir()
+
+    def saved(made: Figure, stem: str) -> str:
+        return report.save(made, folder / "figures" / stem, with_pdf)
+
     looks = looks_of(comparison)
     together = overview(comparison, looks)
-    first = (report.save(together, folder / "figures" / "overview"), OVERVIEW) if together else None
-    shown = []
+    first = ("overview", saved(together, "overview"), OVERVIEW) if together else None
+    shown, captions = [], {"overview": OVERVIEW} if first else {}
     for count, section in enumerate(comparison.sections, 1):
         stem = re.sub(r"[^\w.-]", ".", section.task) + (f"-{count}" if len(comparison.sections) > 1 else "")
         drawn = figures(section, looks).items()
-        shown.append([(report.save(made, folder / "figures" / f"{stem}-{name}"), alt) for name, (made, alt) in drawn])
+        shown.append([(name, saved(made, f"{stem}-{name}"), alt) for name, (made, alt) in drawn])
+        captions |= {f"{stem}-{name}": f"{section.task}: {alt}" for name, (_, alt) in drawn}
     for name, rows in tables(comparison).items():
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         files.write_bytes(folder / f"{name}.csv", text.getvalue().encode())
     files.write_bytes(folder / "report.md", markdown(comparison).encode())
+    if with_pdf:
+        files.write_bytes(folder / "tables.tex", latex.tables(comparison).encode())
+        files.write_bytes(folder / "comparison.tex", latex.document(captions).encode())
     _page(comparison, first, shown, folder).write(folder / "index.html")
     return folder
 
 
-Shown = tuple[str, str]
-"""A figure as SVG, and its description."""
+Shown = tuple[str, str, str]
+"""A figure: its kind, its SVG, and its description."""
 
 
 def _page(comparison: Comparison, first: Shown | None, shown: Sequence[Sequence[Shown]], folder: Path) -> Page:
@@ -75,51 +92,30 @@ def _page(comparison: Comparison, first: Shown | None, shown: Sequence[Sequence[
             "note",
         )
     if first:
-        made.figure(first[0], first[1], first[1], is_wide=True)
+        made.figure(first[1], first[2], first[2], is_wide=True)
     for index, (section, drawn) in enumerate(zip(comparison.sections, shown, strict=True), 1):
         data = f", data {section.digest[:8]}" if section.digest else ""
         made.section(f"{section.task}{data}", f"section-{index}")
         made.text(verdict(section))
+        if about := on_baselines(section):
+            made.text(about)
         _groups_table(made, section, index)
-        for svg, alt in drawn:
-            made.figure(svg, alt, alt)
+        for kind, svg, alt in drawn:
+            made.figure(svg, alt, alt, reading=READING[kind])
         _metrics_table(made, section, index)
         _pairs_table(made, section, index)
         _differences_table(made, section)
         made.heading("Runs")
         for place, group in enumerate(section.groups, 1):
-            _runs_list(made, group, f"runs-{index}-{place}", folder)
+            _runs_list(made, group, section.metric, f"runs-{index}-{place}", folder)
     if comparison.tuning:
         _tuning_table(made, comparison, folder)
     _problems(made, comparison)
     _environment(made, comparison)
     made.section("How to read this", "reading")
-    for text in _READING:
+    for text in SCORING:
         made.text(text)
     return made
-
-
-_READING = (
-    "A score is the metric of a run's best checkpoint, which is chosen on valid and measured once on test (on valid if "
-    "the task has no test split). The score of a diverged run is infinitely bad: it counts in median, interquartile "
-    "mean (IQM) and ranks, and makes the mean infinite.",
-    "The IQM is the mean of the middle half of the runs (Agarwal et al., 2021). Its 95% interval is a percentile "
-    "bootstrap over runs and requires at least 4 runs.",
-    "The interval is too narrow for few runs: for normally distributed data it contains the true value in 88% of all "
-    "cases with 4 runs, 91% with 5, 94% with 10 and 94% with 20, not in 95%.",
-    "A baseline is the score of a trivial predictor, such as the mean of the targets. A group is better than a "
-    f"baseline if its IQM is better by more than {CLOSE_TO_BASELINE:.0%} of the baseline and its whole interval is "
-    "better.",
-    "Two groups are compared on pairs of runs with the same seed. The test is Wilcoxon's signed-rank test, exact and "
-    "two-sided; its p-values are corrected by Holm's method for all pairs of groups of a section. With fewer than "
-    f"{FEWEST_FOR_TEST} pairs of runs there is no test, because the smallest possible p-value is above 0.05. The "
-    "effect size is the matched-pairs rank-biserial correlation: 1 if the first group is better in every pair, -1 if "
-    "it is worse in every pair.",
-    "Curves are medians over runs. A run that ended early keeps its last value; a diverged run has the worst possible "
-    "value after its end. Bands go from the lowest to the highest run. FLOPs count matrix products and operations on "
-    "matrix-valued states, forward and backward.",
-    "Seconds are training time on the machines named above; other load on a machine makes it longer.",
-)
 
 
 def _groups_table(made: Page, section: Section, index: int) -> None:
@@ -133,19 +129,19 @@ def _groups_table(made: Page, section: Section, index: int) -> None:
         [f"baseline: {who}", *(Cell(*value) for value in values), ""] for who, values in baseline_rows(section, columns)
     ]
     goods = "median and seconds" if section.is_of_one_size else "median, parameters and seconds"
-    told = [
+    words = [
         f"{section.name} ({in_words(section.metric)}), best first; every number links to its runs.",
         f"Pareto: yes if no other group is at least as good in {goods} and better in one of them.",
     ]
     goals = [f"{number(goal)} {kind.replace('_', ' ')}" for kind, goal in sorted(filter(None, section.budgets))]
     if goals:
-        told.append(f"Budget: {and_(goals)}; off budget: the largest deviation of a run of the group.")
-    made.table(["group", *columns, "Pareto"], rows, " ".join(told))
+        words.append(f"Budget: {and_(goals)}; off budget: the largest deviation of a run of the group.")
+    made.table(["group", *columns, "Pareto"], rows, " ".join(words))
 
 
 def summary(section: Section) -> tuple[list[str], list[list[tuple[str, Any]]]]:
     """Return the columns of the table of groups, and for each group one (text, sort key) pair per column."""
-    rows = [_summary_row(group) for group in section.groups]
+    rows = [_summary_row(group, section.metric) for group in section.groups]
     shown = [i for i, name in enumerate(COLUMNS) if name not in _WHERE_KNOWN or any(row[i][0] != "–" for row in rows)]
     return [COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
@@ -153,22 +149,29 @@ def summary(section: Section) -> tuple[list[str], list[list[tuple[str, Any]]]]:
 def baseline_rows(section: Section, columns: Sequence[str]) -> list[tuple[str, list[tuple[str, float]]]]:
     """Return the task's baselines as rows of the table of groups: name, and (text, sort key) pairs as in `summary`."""
     return [
-        (who, [(number(value), value) if column in ("mean", "median", "IQM") else ("–", nan) for column in columns])
+        (
+            who,
+            [
+                (told(value, section.metric), value) if column in ("mean", "median", "IQM") else ("–", nan)
+                for column in columns
+            ],
+        )
         for who, value in section.baselines().items()
     ]
 
 
-def _summary_row(group: Group) -> list[tuple[str, Any]]:
+def _summary_row(group: Group, metric: Metric) -> list[tuple[str, Any]]:
     within, solved, off, count = group.interval, group.solved, group.off_budget, len(group.runs)
+    ends = [told(end, metric) for end in within or ()]
     best = min(group.scores, default=nan) if group.better == "lower" else max(group.scores, default=nan)
     waiting = f" (+{len(group.unfinished)} unfinished)" if group.unfinished else ""
     return [
         (f"{count}{waiting}", count),
         (f"{group.diverged} of {count}", group.diverged),
         ("–" if solved is None else f"{solved} of {count}", -1 if solved is None else solved),
-        *((number(value), value) for value in (group.mean, group.median, group.iqm)),
-        (f"{number(within.low)} to {number(within.high)}" if within else "–", within.low if within else nan),
-        (number(best), best),
+        *((told(value, metric), value) for value in (group.mean, group.median, group.iqm)),
+        (" to ".join(ends) or "–", within.low if within else nan),
+        (told(best, metric), best),
         *((number(value), value) for value in map(group.typical, ("parameters", "state_size", "flops_per_token"))),
         ("–" if off is None else f"{off:+.2%}".replace("-", "−"), nan if off is None else off),
         (number(group.typical("seconds")), group.typical("seconds")),
@@ -188,7 +191,8 @@ def _metrics_table(made: Page, section: Section, index: int) -> None:
         link = f"#runs-{index}-{place}"
         scores = [[run.score(name) for run in group.runs if isfinite(run.score(name))] for name in others]
         medians = [float(np.median(values)) if values else nan for values in scores]
-        rows.append([Cell(group.label, href=link), *(Cell(number(value), value, link) for value in medians)])
+        cells = [Cell(told(value, kinds[name]), value, link) for name, value in zip(others, medians, strict=True)]
+        rows.append([Cell(group.label, href=link), *cells])
     columns = [f"{name} ({in_words(kind)})" for name, kind in kinds.items()]
     made.heading("Other metrics")
     made.table(["group", *columns], rows, "Medians over the runs with a finite value.")
@@ -199,15 +203,15 @@ def _pairs_table(made: Page, section: Section, index: int) -> None:
         return
     rows, links = [], {id(group): f"#runs-{index}-{place}" for place, group in enumerate(section.groups, 1)}
     for a, b, result, p in section.pairs:
-        within = f"{number(result.interval.low)} to {number(result.interval.high)}" if result.interval else "–"
+        ends = [difference(end, section.metric) for end in result.interval or ()]
         rows.append(
             [
                 Cell(a.label, href=links[id(a)]),
                 Cell(b.label, href=links[id(b)]),
                 result.n,
                 Cell(f"{result.wins} of {result.n}", result.wins),
-                Cell(number(result.difference), result.difference),
-                within,
+                Cell(difference(result.difference, section.metric), result.difference),
+                " to ".join(ends) or "–",
                 Cell(number(result.effect, 2), result.effect),
                 Cell(number(result.p, 2), 2 if result.p is None else result.p),
                 Cell(number(p, 2), 2 if p is None else p, None, "good" if p is not None and p < 0.05 else None),
@@ -215,7 +219,7 @@ def _pairs_table(made: Page, section: Section, index: int) -> None:
         )
     made.heading("Pairs of groups, paired by seed")
     columns = ("first", "second", "pairs", "first better", "mean difference", "95% interval", "effect", "p", "p (Holm)")
-    made.table(columns, rows, f"First minus second, in {section.metric.unit}.")
+    made.table(columns, rows, f"First minus second, in {difference_unit(section.metric)}.")
     if all(result.p is None for *_, result, _ in section.pairs):
         fewest = min(result.n for *_, result, _ in section.pairs)
         made.text(f"{pairs_are(fewest)} too few for a test: below {FEWEST_FOR_TEST} no p-value can reach 0.05.", "note")
@@ -234,10 +238,11 @@ def _differences_table(made: Page, section: Section) -> None:
     made.table(["option", *(group.label for group in section.groups)], rows, "Options that differ between these runs.")
 
 
-def _runs_list(made: Page, group: Group, anchor: str, folder: Path) -> None:
+def _runs_list(made: Page, group: Group, metric: Metric, anchor: str, folder: Path) -> None:
     rows = []
-    for run, score in zip(group.runs, group.scores, strict=True):
-        text = f"seed {run.seed}: {number(score)}, {run.status} at step {run.summary.get('steps')} — {run.path}"
+    scores = [told(score, metric) for score in group.scores]
+    for run, score in zip(group.runs, scores, strict=True):
+        text = f"seed {run.seed}: {score}, {run.status} at step {run.summary.get('steps')} — {run.path}"
         rows.append((text, _href(run, folder)))
     rows += [(f"seed {run.seed}: unfinished — {run.path}", _href(run, folder)) for run in group.unfinished]
     made.details(f"{group.label}: {runs_of(group)}", anchor, rows)
@@ -283,10 +288,10 @@ def _tuning_told(tuning: Tuning) -> str:
 
 
 def _problems(made: Page, comparison: Comparison) -> None:
-    told = list(problems(comparison))
-    made.section(f"Problems ({len(told)})", "problems")
-    for text in told or ["None: every run could be read completely."]:
-        made.text(text, "warning" if told else "")
+    found = list(problems(comparison))
+    made.section(f"Problems ({len(found)})", "problems")
+    for text in found or ["None: every run could be read completely."]:
+        made.text(text, "warning" if found else "")
 
 
 def problems(comparison: Comparison) -> Iterable[str]:
@@ -315,7 +320,7 @@ def markdown(comparison: Comparison) -> str:
     """Return the verdicts and tables as Markdown."""
     lines = ["# Comparison"]
     for section in comparison.sections:
-        lines += ["", f"## {_md(section.task)}", "", _md(verdict(section)), ""]
+        lines += ["", f"## {_md(section.task)}", "", _md(f"{verdict(section)} {on_baselines(section)}".rstrip()), ""]
         columns, rows = summary(section)
         lines += [f"| group | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
         for group, row in zip(section.groups, rows, strict=True):
@@ -323,13 +328,15 @@ def markdown(comparison: Comparison) -> str:
         for who, values in baseline_rows(section, columns):
             lines.append(f"| baseline: {_md(who)} | {' | '.join(text for text, _ in values)} |")
         if section.pairs:
-            lines += [
-                "",
-                "| first | second | first better | mean difference | effect | p (Holm) |",
-                "|---|---|---|---|---|---|",
-            ]
+            gap = "mean difference" + (" (percentage points)" if is_share(section.metric) else "")
+            lines += ["", f"| first | second | first better | {gap} | effect | p (Holm) |", "|---|---|---|---|---|---|"]
         for a, b, result, p in section.pairs:
-            cells = (_md(a.label), _md(b.label), f"{result.wins} of {result.n}", number(result.difference))
+            cells = (
+                _md(a.label),
+                _md(b.label),
+                f"{result.wins} of {result.n}",
+                difference(result.difference, section.metric),
+            )
             lines.append(f"| {' | '.join((*cells, number(result.effect, 2), number(p, 2)))} |")
     if comparison.tuning:
         tuning = comparison.tuning
@@ -338,8 +345,8 @@ def markdown(comparison: Comparison) -> str:
         for label, value, runs, score, picked in tuning.rows:
             cells = (_md(label), _md(value), str(len(runs)), number(score), "yes" if picked else "")
             lines.append(f"| {' | '.join(cells)} |")
-    told = list(problems(comparison))
-    lines += ["", f"Problems: {len(told)}", ""] + [f"- {_md(text)}" for text in told]
+    found = list(problems(comparison))
+    lines += ["", f"Problems: {len(found)}", ""] + [f"- {_md(text)}" for text in found]
     return "\n".join(lines).rstrip() + "\n"
 
 

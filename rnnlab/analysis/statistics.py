@@ -72,6 +72,14 @@ def interval(values: Sequence[float]) -> Interval | None:
     return _percentiles(drawn[:, cut : len(values) - cut].mean(axis=1))
 
 
+def margin(values: Sequence[float]) -> float | None:
+    """Return half the width of the 95% Student t interval of the mean; None for one value or an infinite one."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def paired(a: Sequence[float], b: Sequence[float], better: str) -> Paired:
     """Compare paired scores.
 

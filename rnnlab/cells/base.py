@@ -106,6 +106,13 @@ class Cell(Fixed):
     A layer with ``reverse=True`` reverses them like the inputs.
     """
 
+    context_between: tuple[str, ...] = ()
+    """Names in `context_per_step` of values that belong to the time between a step and the one before it.
+
+    A layer with ``reverse=True`` passes the value between two steps with the one that it reads second, and the first
+    value of a sequence with the step that it reads first.
+    """
+
     verified: ClassVar[str] = "equations only"
     """Implementation that the tests compare the cell with: a package and its version, or the official code."""
 
@@ -183,6 +190,9 @@ class Cell(Fixed):
         Raises:
             InputError: the cell has no parameters.
         """
+        for parameter in self._parameters.values():  # the usual case; `parameters` takes longer
+            if parameter is not None:
+                return parameter
         like = next(self.parameters(), None)
         if like is None:
             former = (vars(module).get("_former_parameters", {}) for module in self.modules())

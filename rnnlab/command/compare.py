@@ -15,6 +15,7 @@ NOTES = (
     "data are compared separately."
 )
 PREFIX = "--"
+FORMATS = ("html", "pdf")
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Options:
 
     by: str = option("", "options that define the groups; default: all that differ, except the seed", "cell.name")
     out: str = option("comparison", "new folder for index.html, report.md, CSV tables and figures")
+    format: str = option("html", "html; or pdf, which also writes figures as PDF and tables for LaTeX")
     metric: str = option("", "metric to compare; default: the metric of the task", "accuracy")
     tune: str = option(
         "", "option to select for each group by its best validation metric, on seeds not reported", "optimizer.lr"
@@ -43,6 +45,8 @@ def run(arguments: list[str]) -> int:
         else:
             (given if "=" in argument and not Path(argument).exists() else folders).append(argument)
     chosen = options.read(Options, given)
+    if chosen.format not in FORMATS:
+        raise InputError(f"format={chosen.format!r} is not one of {', '.join(FORMATS)}")
     from rnnlab import analysis
 
     if not folders:
@@ -51,9 +55,9 @@ def run(arguments: list[str]) -> int:
     runs, unreadable = analysis.read(folders)
     compared = analysis.compare(runs, _words(chosen.by), chosen.metric or None, _words(chosen.tune), seeds)
     compared.problems[:0] = unreadable
-    out = analysis.write(compared, chosen.out)
+    out = analysis.write(compared, chosen.out, with_pdf=chosen.format == "pdf")
     print(analysis.markdown(compared))
-    print(f"Written: {out / 'index.html'}")
+    print(f"Written: {out / 'index.html'}" + (f", {out / 'comparison.tex'}" if chosen.format == "pdf" else ""))
     return 0
 
 

@@ -19,6 +19,7 @@ EXTRAS = {
     "media": ["soundfile", "mido", "pillow"],
 }
 EXTRAS |= {"sweep": ["hydra-joblib-launcher", "hydra-submitit-launcher"]}
+EXTRAS |= {name: [name] for name in ("wandb", "mlflow", "trackio")}
 WIDTH = 16
 
 Line = tuple[str, str]

@@ -17,6 +17,8 @@ class Options:
     data: str = option(REQUIRED, "CSV file, .txt file or folder, as in task.file of task=table", "FILE")
     sequence: str = option("sequence", "column of a CSV file with the name of the sequence")
     label: str = option("label", "column of a CSV file with the class")
+    text: str = option("", "column of a CSV file with texts, instead of sequence")
+    elapsed: str = option("", "column with the time of each row, as in task.elapsed")
 
 
 def run(arguments: list[str]) -> int:
@@ -24,5 +26,6 @@ def run(arguments: list[str]) -> int:
     chosen = options.read(Options, arguments)
     from rnnlab.tasks.classification.table import Table
 
-    print(*Table(file=chosen.data, sequence=chosen.sequence, label=chosen.label).describe(), sep="\n")
+    own = {"sequence": chosen.sequence, "label": chosen.label, "text": chosen.text, "elapsed": chosen.elapsed}
+    print(*Table(file=chosen.data, **own).describe(), sep="\n")
     return 0

@@ -79,14 +79,14 @@ def read_with_texts(kind: type[Options], arguments: list[str]) -> tuple[Options,
     return read(kind, given), texts
 
 
-def check_new(out: str) -> None:
-    """Check that ``out``, a file to write, does not exist; an empty text passes.
+def check_new(out: str, name: str = "out") -> None:
+    """Check that ``out``, a file to write, does not exist; an empty text passes. ``name`` is that of the option.
 
     Raises:
         InputError: there is a file or folder of that name.
     """
     if out and Path(out).expanduser().exists():
-        raise InputError(f"out={out} exists; give the name of a new file")
+        raise InputError(f"{name}={out} exists; give the name of a new file")
 
 
 def usage(name: str, command: ModuleType) -> str:

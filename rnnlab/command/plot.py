@@ -18,6 +18,7 @@ class Options:
 
     run: str = option(REQUIRED, "directory of the run; run= may be left out", "DIR")
     metrics: str = option("", "metrics to draw, for example loss,accuracy; default: all", "NAMES")
+    against: str = option("step", "horizontal axis: step, tokens, seconds or lr, the learning rate of a range test")
     out: str = option("", "write OUT.png and OUT.svg; default: DIR/curves", "NAME")
 
 
@@ -28,7 +29,9 @@ def run(arguments: list[str]) -> int:
     from rnnlab.analysis import curves
 
     folder = Path(chosen.run).expanduser()
-    measured = curves.read(folder)
+    if chosen.against not in curves.AXES:
+        raise InputError(f"against={chosen.against!r} is not one of {', '.join(curves.AXES)}")
+    measured = curves.read(folder, chosen.against)
     names = chosen.metrics.split(",") if chosen.metrics else list(measured)
     unknown = [name for name in names if name not in measured]
     if unknown:
@@ -38,6 +41,7 @@ def run(arguments: list[str]) -> int:
     if chosen.out:  # the run's own figure is drawn again
         options.check_new(f"{stem}.png")
         options.check_new(f"{stem}.svg")
-    report.save(curves.draw({name: measured[name] for name in names}, str(folder)), stem)
+    drawn = curves.draw({name: measured[name] for name in names}, str(folder), curves.about(folder), chosen.against)
+    report.save(drawn, stem)
     print(f"Written: {stem}.png, {stem}.svg")
     return 0

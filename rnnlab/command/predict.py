@@ -12,7 +12,7 @@ from rnnlab.command.evaluate import DATA_ROOT
 from rnnlab.command.options import REQUIRED, option
 from rnnlab.interface import InputError
 
-SYNOPSIS = (("predict run=DIR data=FILE", "apply a trained model to own data: classes, forecasts or probabilities"),)
+SYNOPSIS = (("predict run=DIR data=FILE", "apply a trained model to own data: classes, forecasts or texts"),)
 
 
 @dataclass
@@ -20,7 +20,9 @@ class Options:
     """Options of the command."""
 
     run: str = option(REQUIRED, "directory of the run; run= may be left out", "DIR")
-    data: str = option(REQUIRED, "file in a format of the training data, or .npz or .npy: see docs/own_data.md", "FILE")
+    data: str = option(
+        REQUIRED, "file in a format of the training data, or .npz or .npy; or a folder: see docs/own_data.md", "FILE"
+    )
     out: str = option("", "CSV file to write, which must not exist; default: print", "FILE")
     batch_size: int = option(256, "largest number of sequences per batch")
     device: str = option("auto", "device: auto, cpu or cuda")
@@ -32,13 +34,13 @@ def run(arguments: list[str]) -> int:
     chosen = options.read(Options, arguments)
     path, out = Path(chosen.data).expanduser(), Path(chosen.out).expanduser()
     if not path.exists():
-        raise InputError(f"data={chosen.data} does not exist; give the path of a file")
+        raise InputError(f"data={chosen.data} does not exist; give the path of a file or a folder")
     options.check_new(chosen.out)
     from rnnlab import files
     from rnnlab.training import trained
 
     loaded = trained.load(chosen.run, chosen.device, data_root=chosen.data_root or None)
-    rows = loaded.predict(loaded.predicting().read(path), chosen.batch_size).rows()
+    rows = loaded.predict(loaded.predicting().read_own(path), chosen.batch_size).rows()
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     if not chosen.out:

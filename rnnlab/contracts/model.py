@@ -97,13 +97,13 @@ def _check_outputs(model: Model, task: Task, batch: Batch) -> Tensor:
 def _rows(batch: Batch, chosen: slice) -> Batch:
     """Return some sequences of a batch."""
     changed = {}
-    for name in ("inputs", "targets", "source"):
+    for name in ("inputs", "targets", "source", "elapsed"):
         tensor = getattr(batch, name)
         if tensor is not None:
             changed[name] = tensor[:, chosen] if tensor.dim() > 1 else tensor[chosen]
     for name in ("lengths", "target_lengths", "fresh", "source_lengths"):
         tensor = getattr(batch, name)
-        changed[name] = None if tensor is None else tensor[chosen]
+        changed[name] = None if tensor is None else tensor[..., chosen]
     return replace(batch, **changed)
 
 
@@ -138,7 +138,7 @@ def _check_steps(model: Model, batch: Batch) -> None:
         model.check_carrying()
     except InputError:
         return
-    whole = replace(batch, lengths=None)  # generation has no padding
+    whole = replace(batch, lengths=None, fresh=None, elapsed=None)  # generation has none of them
     outputs, _ = model(whole)
     state = model.begin(batch.source, batch.source_lengths, batch.batch_size)
     for t, inputs in enumerate(batch.inputs):

@@ -38,7 +38,8 @@ def check_task(
 
     Args:
         task: a name, ``package.module:Class``, or the class itself.
-        model: the class of a model that can learn the task; a small model with GRU cells is built.
+        model: the class of a model that can learn the task; a small model with GRU cells is built, or with CfC cells if
+            the task has elapsed times.
         data_root: the folder of the public data sets.
         options: the task's own options.
 
@@ -64,7 +65,7 @@ def check_task(
         "data_digest depends on the seed; it must depend on the data only"
     )
 
-    cell = partial(cells.find("gru"))
+    cell = partial(cells.find("cfc" if first.has_elapsed else "gru"))
     built = model(*model_arguments(first, cell), hidden_size=8, num_layers=1)
     _check_learning(first, built)
     _check_memory(first, create(0), built)
@@ -133,9 +134,17 @@ def _check_batch(task: Task, batch: Batch, split: str) -> None:
             assert int(lengths.max()) <= longest, f"{name} contain {int(lengths.max())}, but there are {longest} steps"
     if batch.fresh is not None:
         assert batch.fresh.dtype == torch.bool, f"fresh is {batch.fresh.dtype}; it must be bool"
-        assert batch.fresh.shape == (batch.batch_size,), (
-            f"fresh has the shape {list(batch.fresh.shape)}; it must be [B]"
+        assert batch.fresh.shape in (batch.inputs.shape[1:2], batch.inputs.shape[:2]), (
+            f"fresh has the shape {list(batch.fresh.shape)}; it must be [B] or [T, B]"
         )
+    assert (batch.elapsed is not None) == task.has_elapsed, (
+        f"elapsed is {'not ' * (batch.elapsed is None)}given, but has_elapsed is {task.has_elapsed}"
+    )
+    if batch.elapsed is not None:
+        assert batch.elapsed.shape == batch.inputs.shape[:2], (
+            f"elapsed has the shape {list(batch.elapsed.shape)}; it must be [T, B]"
+        )
+        assert float(batch.elapsed.min()) >= 0, f"elapsed has {float(batch.elapsed.min())}; times must be at least 0"
 
 
 def _check_sequences(kind: Tokens | Vectors | Images, sequences: Tensor, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from rnnlab.report import GRID, INK, MUTED, SERIES, dress, figure, legend, style
+from rnnlab.report import GRID, INK, MUTED, SERIES, dress, figure, legend_below, style, write_counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,53 +14,8 @@ if TYPE_CHECKING:
 Numbers = list[float]
 
 
-TEXTS = {
-    "gradients": (
-        "Norm of the gradient of the last scored step's loss, by distance from it",
-        "How far a gradient reaches: ‖dL/dh‖ for the loss of the last scored step only.",
-    ),
-    "gradients-whole": (
-        "Norm of the gradient of the whole loss, by step",
-        "‖dL/dh‖ for the whole loss, as in training.",
-    ),
-    "jacobian": (
-        "Singular values of the step Jacobian, largest first",
-        "Singular values of the step Jacobian, means over steps and sequences: above 1 a direction grows.",
-    ),
-    "eigenvalues": (
-        "Eigenvalues of a step Jacobian in the complex plane",
-        "Eigenvalues of the step Jacobian at step {step} of one sequence, with the unit circle.",
-    ),
-    "lyapunov": (
-        "The largest Lyapunov exponents",
-        "Lyapunov exponents: above 0 small changes grow and the network is chaotic on these inputs.",
-    ),
-    "memory": (
-        "Size of a small change of the state, by steps since the change",
-        "Size of a small change of the state relative to its first size; the half-life is marked.",
-    ),
-    "saturation": (
-        "Share of steps in which each unit of each gate is saturated, below 0.1 and above 0.9",
-        "Share of steps in which each unit of a gate is below 0.1 (horizontal) and above 0.9 (vertical).",
-    ),
-    "time-scales": (
-        "Time scale of each unit in steps, sorted",
-        "Time scale of each unit in steps, computed from its gate alone.",
-    ),
-    "states": (
-        "Size of the states, by step",
-        "Root mean square of each state over units and sequences.",
-    ),
-    "units": (
-        "Outputs of single units over the inputs of one sequence, as a heat map",
-        "The units whose outputs vary most over one sequence.",
-    ),
-}
-"""Description and caption of each figure; ``step`` is that of the Jacobian."""
-
-
-def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
-    """Draw every figure of one layer; return by name the figure, its description, and its caption.
+def of_layer(layer: dict[str, Any]) -> dict[str, Figure]:
+    """Draw every figure of one layer, by name.
 
     Args:
         layer: the result of `rnnlab.diagnostics.report.describe_layer`.
@@ -70,7 +25,7 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
     """
     drawn = {
         "gradients": gradients(layer["gradients"]["last"], "steps before the last scored step"),
-        "gradients-whole": gradients(layer["gradients"]["whole"], "step"),
+        "gradients-whole": gradients(layer["gradients"]["whole"], "step of the sequence"),
     }
     jacobian = layer["jacobian"]
     if "singular_values" in jacobian:
@@ -85,8 +40,7 @@ def of_layer(layer: dict[str, Any]) -> dict[str, tuple[Figure, str, str]]:
         drawn["time-scales"] = time_scales(scales)
     drawn["states"] = states(layer["state_norms"])
     drawn["units"] = units(**layer["units"])
-    step = jacobian.get("steps", [0])[0]  # without a Jacobian no text names it
-    return {name: (figure, *(text.format(step=step) for text in TEXTS[name])) for name, figure in drawn.items()}
+    return drawn
 
 
 def gradients(norms: dict[str, Numbers], xlabel: str) -> Figure:
@@ -96,20 +50,22 @@ def gradients(norms: dict[str, Numbers], xlabel: str) -> Figure:
         norms: norms by the state's name.
         xlabel: label of the x axis.
     """
-    made, axes = figure(xlabel=xlabel, ylabel="‖dL/dh‖", yscale="log")
+    made, axes = figure(xlabel=xlabel, ylabel="norm of the gradient", yscale="log")
     for number, (name, values) in enumerate(norms.items()):
         axes.plot([value if value > 0 else None for value in values], label=name, **_line(number))
     if len(norms) > 1:
-        legend(axes)
+        legend_below(made)
+    write_counts(axes)
     return made
 
 
 def singular_values(values: Numbers) -> Figure:
     """Plot singular values, largest first."""
-    made, axes = figure(xlabel="index", ylabel="singular value")
+    made, axes = figure(xlabel="direction, most stretched first", ylabel="factor per step (singular value)")
     axes.axhline(1, color=MUTED, linewidth=0.8)
     axes.plot(range(1, len(values) + 1), values, **_line(0, marked=len(values) < 50))
     axes.set_ylim(bottom=0)
+    write_counts(axes)
     return made
 
 
@@ -117,7 +73,7 @@ def eigenvalues(real: Numbers, imaginary: Numbers) -> Figure:
     """Plot eigenvalues in the complex plane, with the unit circle."""
     from matplotlib.patches import Circle
 
-    made, axes = figure(5.0, 3.6, xlabel="real", ylabel="imaginary")
+    made, axes = figure(5.0, 3.6, xlabel="real part", ylabel="imaginary part")
     axes.add_patch(Circle((0, 0), 1, fill=False, color=MUTED, linewidth=0.8))
     axes.scatter(real, imaginary, s=12, color=SERIES[0])
     reach = max(1.0, *map(abs, real), *map(abs, imaginary)) * 1.1
@@ -127,7 +83,7 @@ def eigenvalues(real: Numbers, imaginary: Numbers) -> Figure:
 
 def lyapunov(exponents: Numbers) -> Figure:
     """Plot exponents as bars, largest first; exponents of minus infinity have no bar."""
-    made, axes = figure(xlabel="index", ylabel="exponent (nats per step)")
+    made, axes = figure(xlabel="exponent, largest first", ylabel="growth (nats per step)")
     numbers = [n for n, value in enumerate(exponents, 1) if _is_finite(value)]
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.bar(numbers, [exponents[n - 1] for n in numbers], color=SERIES[0], width=0.6)
@@ -143,6 +99,7 @@ def memory(influence: Numbers, half_life: float | None) -> Figure:
     if half_life is not None:
         axes.plot([half_life], [0.5], marker="o", color=SERIES[1])
         axes.annotate(f" {half_life:.3g} steps", (half_life, 0.5), color=INK, fontsize=9, va="bottom")
+    write_counts(axes)
     return made
 
 
@@ -155,28 +112,29 @@ def saturation(gates: dict[str, dict[str, Any]]) -> Figure:
         place = (gate["left_saturated"], gate["right_saturated"])
         axes.scatter(*place, s=18, alpha=0.7, color=look["color"], marker=look["marker"], label=name)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    legend(axes)
+    legend_below(made)
     return made
 
 
 def time_scales(scales: dict[str, Numbers]) -> Figure:
     """Plot the sorted time scales of the units on a logarithmic scale."""
-    made, axes = figure(xlabel="unit, in order", ylabel="time scale (steps)", yscale="log")
+    made, axes = figure(xlabel="units, sorted by time scale", ylabel="time scale (steps)", yscale="log")
     for number, (name, values) in enumerate(scales.items()):
         axes.plot(sorted(value for value in values if value > 0), label=name, **_line(number))
     if len(scales) > 1:
-        legend(axes)
+        legend_below(made)
     return made
 
 
 def states(norms: dict[str, Numbers]) -> Figure:
     """Plot one line for each state."""
-    made, axes = figure(xlabel="step", ylabel="root mean square")
+    made, axes = figure(xlabel="step of the sequence", ylabel="size (root mean square)")
     for number, (name, values) in enumerate(norms.items()):
         axes.plot(values, label=name, **_line(number))
     if len(norms) > 1:
-        legend(axes)
+        legend_below(made)
     axes.set_ylim(bottom=0)
+    write_counts(axes)
     return made
 
 

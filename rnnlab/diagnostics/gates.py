@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab.cells import Cell
 from rnnlab.diagnostics.trajectory import Trajectory
+from rnnlab.layers.wrapped import innermost
 from rnnlab.trees import map_state, tensors_of, unstack
 
 LEFT, RIGHT = 0.1, 0.9
@@ -181,7 +182,7 @@ def _one_step(trajectory: Trajectory, cut: bool) -> tuple[list[Tensor], list[_Se
     with torch.enable_grad(), _Watch(cut) as watch:
         inputs = trajectory.inputs[:1].detach().requires_grad_()
         state = map_state(_leaf, trajectory.before[0])
-        constants, prepared = trajectory.cell(inputs, **trajectory.context)
+        constants, prepared = trajectory.cell(inputs, **trajectory.context_until(1))
         trajectory.cell.step(constants, unstack(prepared)[0], state)
     return [inputs, *tensors_of(state)], watch.take()
 
@@ -215,13 +216,6 @@ def _name(cell: Cell, argument: Tensor, source: Tensor | None) -> _Part | None:
         if name in cell.remembers
     }
     return _Part("/".join(touched), signs.pop() if len(signs) == 1 else None)
-
-
-def innermost(cell: Cell) -> Cell:
-    """Return the cell inside its regularisers."""
-    while isinstance(getattr(cell, "cell", None), Cell):
-        cell = cell.cell
-    return cell
 
 
 def _unused(name: str, names: dict[str, Gate]) -> str:

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from rnnlab import files
 from rnnlab.diagnostics import figures
-from rnnlab.diagnostics.gates import gates, innermost, saturation, time_scales
+from rnnlab.diagnostics.gates import gates, saturation, time_scales
 from rnnlab.diagnostics.gradients import Flows, gradient_flow
 from rnnlab.diagnostics.jacobian import half_life, influence, lyapunov_exponents, spectrum, state_size
+from rnnlab.diagnostics.reading import PARTS, TEXTS, Text, remarks, rows, sentence
 from rnnlab.diagnostics.trajectory import Trajectory
 from rnnlab.interface import Batch, InputError
+from rnnlab.layers.wrapped import name_of
 from rnnlab.lookup import nearest
 from rnnlab.models import Model
-from rnnlab.report import Page, number, save
+from rnnlab.report import Page, save
 from rnnlab.tasks import Task
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def describe_layer(found: Trajectory, flows: Flows, effort: Effort, spelled: lis
     exponents = lyapunov_exponents(part, effort.exponents, skip).mean(1)
     distance = flows.last.by_distance(flows.last.total)
     return {
-        "cell": type(innermost(found.cell)).__name__,
+        "cell": name_of(found.cell),
         "state_size": state_size(part),
         "steps_looked_at": len(part),
         "gradients": {
@@ -171,8 +173,8 @@ def scalars(found: dict[str, Any]) -> dict[str, float]:
     return values
 
 
-Drawn = dict[str, tuple["Figure", str, str]]
-"""Figures by name: the figure, its description, and its caption."""
+Drawn = dict[str, tuple["Figure", Text]]
+"""Figures by file name, with their texts."""
 
 
 def draw(found: dict[str, Any]) -> Drawn:
@@ -182,10 +184,16 @@ def draw(found: dict[str, Any]) -> Drawn:
         InputError: matplotlib is not installed.
     """
     return {
-        _prefix(found, name) + kind: drawn
+        _prefix(found, name) + kind: (drawn, _text(kind, layer))
         for name, layer in found["layers"].items()
         for kind, drawn in figures.of_layer(layer).items()
     }
+
+
+def _text(kind: str, layer: dict[str, Any]) -> Text:
+    step = layer["jacobian"].get("steps", [0])[0]  # without a Jacobian no text names it
+    text = TEXTS[kind]
+    return text._replace(caption=text.caption.replace("{step}", f"{step:,}")) if "{step}" in text.caption else text
 
 
 def write(found: dict[str, Any], folder: Path, title: str) -> list[str]:
@@ -204,7 +212,7 @@ def write(found: dict[str, Any], folder: Path, title: str) -> list[str]:
         drawn = draw(found)
     except InputError as error:
         return [f"Written: {folder / 'diagnostics.json'}", f"No page: {error}"]
-    for name, (figure, _, _) in drawn.items():
+    for name, (figure, _) in drawn.items():
         save(figure, folder / name)
     page(found, title, drawn).write(folder / "page.html")
     return [f"Written: {folder / 'page.html'}, and in the same folder diagnostics.json and {len(drawn)} figures"]
@@ -213,27 +221,27 @@ def write(found: dict[str, Any], folder: Path, title: str) -> list[str]:
 def page(found: dict[str, Any], title: str, drawn: Drawn) -> Page:
     """Return a diagnosis as one page, with the figures of `draw`."""
     sheet = Page(
-        title, " ".join(_sentence(name, layer, len(found["layers"])) for name, layer in found["layers"].items())
+        title, " ".join(sentence(name, layer, len(found["layers"])) for name, layer in found["layers"].items())
     )
+    size = f"{found['steps']:,} steps of {found['sequences']:,} sequences"
     sheet.text(
-        f"Computed on the first batch of {found['split']}, {found['steps']} steps of {found['sequences']} sequences, "
-        "in double precision with the equations of the cell.",
+        f"Computed on the first batch of {found['split']}: {size}, in double precision with the equations of the cell.",
         "note",
     )
-    for name, layer in found["layers"].items():
-        sheet.section(f"{layer['cell']}, {name}")
-        sheet.table(["measure", "value", "explanation"], _rows(layer), f"Measures of {name}")
-        for key, (figure, alt, caption) in drawn.items():
-            if key == _prefix(found, name) + "units":
-                sheet.heading("Units over the inputs")  # in a separate row, because the letters need the width
-            if key.startswith(_prefix(found, name)):
-                sheet.figure(figure, alt, caption)
-        if not layer["gates"]:
-            sheet.text("This cell has no gate: its step has no sigmoid of inputs or state.")
-        elif not any("time_scales" in gate for gate in layer["gates"].values()):
-            sheet.text("The cell does not declare which of its gates keep the state, so there are no time scales.")
-        if "left_out" in layer["jacobian"]:
-            sheet.text(layer["jacobian"]["left_out"])
+    for place, (name, layer) in enumerate(found["layers"].items(), 1):
+        which = f"Layer {place} of {len(found['layers'])}: {layer['cell']}" if len(found["layers"]) > 1 else "Measures"
+        sheet.section(which)
+        sheet.table(["measure", "value", "explanation"], rows(layer), f"{layer['cell']}, {name} in the model.")
+        for heading, kinds in PARTS.items():
+            shown = [drawn[key] for kind in kinds if (key := _prefix(found, name) + kind) in drawn]
+            missing = remarks(layer, kinds)
+            if shown or missing:
+                sheet.heading(heading)
+            for made, text in shown:
+                is_wide = text is TEXTS["units"]  # its letters need the width
+                sheet.figure(made, text.alt, text.caption, is_wide, text.reading)
+            for remark in missing:
+                sheet.text(remark)
     return sheet
 
 
@@ -242,16 +250,16 @@ def first_steps(task: Task, split: str, steps: int) -> Batch:
     batch = task.batch(split, 0)
     if batch.fresh is None or len(batch.targets) != len(batch.inputs):
         return batch
-    inputs, targets = [batch.inputs], [batch.targets]
+    windows, has_resets = [batch], batch.fresh.dim() == 2
     for place in range(1, task.num_batches(split)):
-        if sum(map(len, inputs)) >= steps:
+        if sum(len(window.inputs) for window in windows) >= steps:
             break
         window = task.batch(split, place)
-        if window.fresh.any():
+        if window.fresh.any() and not has_resets:
             break
-        inputs.append(window.inputs)
-        targets.append(window.targets)
-    return replace(batch, inputs=torch.cat(inputs)[:steps], targets=torch.cat(targets)[:steps])
+        windows.append(window)
+    names = ("inputs", "targets", "fresh")[: 2 + has_resets]
+    return replace(batch, **{name: torch.cat([getattr(w, name) for w in windows])[:steps] for name in names})
 
 
 def _double(batch: Batch) -> Batch:
@@ -337,37 +345,3 @@ def _units(found: Trajectory, spelled: list[str]) -> dict[str, Any]:
 def _prefix(found: dict[str, Any], name: str) -> str:
     """Return the prefix of the names of a layer's figures; empty if there is one layer."""
     return f"{name.replace('.', '-')}-" if len(found["layers"]) > 1 else ""
-
-
-def _sentence(name: str, layer: dict[str, Any], layers: int) -> str:
-    """Return a sentence on the gradient and the memory of a layer."""
-    ratio, life = layer["gradients"]["log10_ratio"], layer["memory"]["half_life"]
-    distance = len(next(iter(layer["gradients"]["last"].values()))) - 1
-    which = f"In {name}, the" if layers > 1 else "The"
-    size = "is zero" if ratio == -inf else f"is 10^{ratio:.1f} times the gradient at that step"
-    memory = f"falls to half in {life:.1f} steps" if life is not None else "stays above half to the end"
-    return (
-        f"{which} gradient {distance} steps before the last scored step {size}; a small change of the state {memory}."
-    )
-
-
-def _rows(layer: dict[str, Any]) -> list[list[Any]]:
-    """Return the rows of the table of measures: name, value, explanation."""
-    rows = [
-        ["gradient, log10 of farthest over nearest", layer["gradients"]["log10_ratio"], "0: equal norms"],
-        ["largest Lyapunov exponent", layer["lyapunov_exponents"][0], "nats per step; above 0 small changes grow"],
-        ["memory half-life", layer["memory"]["half_life"], "steps until a small change falls to half; – if never"],
-        ["state size", layer["state_size"], "numbers in the state of one sequence"],
-    ]
-    if "spectral_radius" in layer["jacobian"]:
-        rows.insert(1, ["spectral radius of the step", layer["jacobian"]["spectral_radius"], "mean over steps"])
-    for name, gate in layer["gates"].items():
-        left, right = (sum(gate[key]) / len(gate[key]) for key in ("left_saturated", "right_saturated"))
-        rows.append(
-            [f"gate {name}: mean", gate["mean"], f"share below 0.1: {number(left, 2)}, above 0.9: {number(right, 2)}"]
-        )
-        if "time_scales" in gate:
-            scales = sorted(gate["time_scales"])
-            middle, longest = scales[len(scales) // 2], scales[-1]
-            rows.append([f"gate {name}: median time scale", middle, f"steps; longest: {number(longest, 3)}"])
-    return rows

@@ -18,6 +18,7 @@ from rnnlab.cells import Cell
 from rnnlab.engine import reference
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
+from rnnlab.layers.resets import Resetting
 from rnnlab.trees import State, map_state, pick_rows, tensors_of, unstack
 
 
@@ -85,7 +86,12 @@ class Trajectory:
 
         before, after = rows(self.before), rows(self.after)
         inputs, outputs = self.inputs[:end, chosen], self.outputs[:end, chosen]
-        return Trajectory(self.cell, inputs, before, after, outputs, after[-1], context=self.context)
+        return Trajectory(self.cell, inputs, before, after, outputs, after[-1], context=self.context_until(end))
+
+    def context_until(self, end: int) -> dict[str, Any]:
+        """Return the context of the first ``end`` steps."""
+        per_step = self.cell.context_per_step
+        return {name: value[:end] if name in per_step else value for name, value in self.context.items()}
 
     def detached(self) -> Trajectory:
         """Return the same trajectory without the autograd graph."""
@@ -112,9 +118,15 @@ def follow(
         lengths: lengths of the sequences, int64 ``[B]``; None if every sequence has T steps.
         context: arguments of the cell's ``prepare`` other than its inputs.
 
+    Returns:
+        the trajectory; of a cell with resets that of the cell inside, with the states after the resets as ``before``.
+
     Raises:
         InputError: the inputs have a wrong shape or no steps.
     """
+    fresh = first = None
+    if isinstance(cell, Resetting):
+        cell, fresh, first = cell.cell, context.pop("fresh"), context.pop("first")
     if inputs.dim() != 3 or inputs.shape[-1] != cell.input_size or not len(inputs):
         raise InputError(f"inputs are {list(inputs.shape)}; the cell expects [T, B, {cell.input_size}], T at least 1")
     state = cell.initial_state(inputs.shape[1]) if state is None else state
@@ -122,6 +134,8 @@ def follow(
     constants, prepared = cell(inputs, **context)
     before, after, outputs = [], [], []
     for t, step_inputs in enumerate(unstack(prepared)):
+        if fresh is not None:
+            state = map_state(lambda yes, no, mask=fresh[t]: pick_rows(mask, yes, no), first, state)
         output, new = cell.step(constants, step_inputs, state)
         before.append(state)
         after.append(new)
@@ -169,6 +183,10 @@ def _joined(first: Trajectory, second: Trajectory) -> Trajectory:
     live = None
     if first.live is not None or second.live is not None:
         live = torch.cat([first.counts, second.counts])
+    per_step = {
+        name: torch.cat([first.context[name], second.context[name]])
+        for name in {*first.cell.context_per_step} & first.context.keys() & second.context.keys()
+    }
     return Trajectory(
         first.cell,
         torch.cat([first.inputs, second.inputs]),
@@ -177,5 +195,5 @@ def _joined(first: Trajectory, second: Trajectory) -> Trajectory:
         torch.cat([first.outputs, second.outputs]),
         second.last,
         live,
-        second.context,
+        second.context | per_step,
     )

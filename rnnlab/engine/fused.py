@@ -172,8 +172,10 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
         training: whether gradients are enabled.
     """
     step = plan.step
-    # Tensors without gradient are detached: otherwise hooks on them would be called with None.
-    tensors = [t if learns else t.detach() for t, learns in zip((*parts[0], *parts[1]), step.learns, strict=True)]
+    tensors = [*parts[0], *parts[1]]
+    if training:
+        # Tensors without gradient are detached: otherwise hooks on them would be called with None.
+        tensors = [t if learns else t.detach() for t, learns in zip(tensors, step.learns, strict=True)]
     tensors += parts[2]
     if training:
         function = _Heads if step.heads is not None else _Eager if step.kernel is None else _Compiled

@@ -60,6 +60,8 @@ def export_run(
     _check(format, step, lengths, steps, checkpoint)
     backend = "reference" if format == "torch_export" else None
     task, model, content = load(run, "cpu", checkpoint, backend=backend, data_root=data_root)
+    if task.has_elapsed and format != "safetensors":
+        raise InputError("the model reads elapsed times, which no graph has as an input; use format=safetensors")
     path = Path(run, f"model{SUFFIXES[format]}") if out is None else Path(out).expanduser()
     about = {
         **describe(model),

@@ -7,13 +7,17 @@ from rnnlab.layers.initialisers import initialise
 from rnnlab.layers.linear import Linear
 from rnnlab.layers.recurrent import Recurrent
 from rnnlab.layers.regularisers import VariationalDropout, WeightDrop, Zoneout, regularise
+from rnnlab.layers.resets import Resetting
 from rnnlab.layers.stack import Bidirectional, Stack
+from rnnlab.layers.states import Exposing
 
 __all__ = [
     "Bidirectional",
     "Block",
+    "Exposing",
     "Linear",
     "Recurrent",
+    "Resetting",
     "ShortConvolution",
     "Stack",
     "VariationalDropout",

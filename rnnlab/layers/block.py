@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from rnnlab.layers.gate import gated
 from rnnlab.layers.linear import Linear
 from rnnlab.layers.norms import NORMS
 from rnnlab.layers.recurrent import Recurrent
-from rnnlab.layers.stack import Stack
+from rnnlab.layers.stack import Stack, outputs_of, trajectory_of
 from rnnlab.trees import State
 
 
@@ -41,6 +42,13 @@ class MLP(nn.Module):
         """Map ``[..., width]`` to ``[..., width]``."""
         up = self.up(inputs)
         return self.down(gelu(up) if self.gate is None else gated(self.gate(inputs), up))
+
+
+class _Alone(Recurrent):
+    """A layer in a stack whose context is for another layer."""
+
+    def _context(self, context: dict[str, Any], *arguments: Any) -> dict[str, Any]:
+        return super()._context({}, *arguments)
 
 
 class Block(nn.Module):
@@ -93,7 +101,7 @@ class Block(nn.Module):
         layers = [Recurrent(cell, backend, initial_state)]
         if convolution:
             own = "reference" if backend == "reference" else "auto"
-            layers.insert(0, Recurrent(ShortConvolution(width, convolution), own))
+            layers.insert(0, _Alone(ShortConvolution(width, convolution), own))
         self.norm = make_norm(width)
         self.recurrence = Stack(layers)
         self.gate = Linear(width, cell.output_size, bias=False) if gate else None
@@ -117,14 +125,26 @@ class Block(nn.Module):
         self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
     ) -> tuple[Tensor, State]:
         """Run the block on inputs ``[T, B, width]``; see `Recurrent.forward`. Outputs in the padding are undefined."""
+        outputs, state, _ = self._run(outputs_of, inputs, state, lengths, context)
+        return outputs, state
+
+    def trajectory(
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+    ) -> tuple[Tensor, State, State]:
+        """Run the block, and also return the states of convolution and cell after every step."""
+        return self._run(trajectory_of, inputs, state, lengths, context)
+
+    def _run(
+        self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
+    ) -> tuple[Tensor, State, State]:
         normed = self.norm(inputs)
-        hidden, after = self.recurrence(normed, state, lengths, **context)
+        hidden, after, *of_steps = call(self.recurrence, normed, state, lengths, **context)
         if self.gate is not None:
             hidden = gated(self.gate(normed), hidden)
         outputs = inputs + dropout(self.project(hidden), self.dropout, self.training)
         if self.mlp is not None and self.mlp_norm is not None:
             outputs = outputs + dropout(self.mlp(self.mlp_norm(outputs)), self.dropout, self.training)
-        return outputs, after
+        return outputs, after, of_steps[0] if of_steps else ()
 
 
 MLPS = ("swiglu", "gelu")

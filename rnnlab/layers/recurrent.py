@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnlab import engine
+from rnnlab import cells, engine
 from rnnlab.cells.base import Cell, check_choice
 from rnnlab.interface import InputError, on_host
+from rnnlab.layers.resets import Resetting
+from rnnlab.layers.states import Exposing, separated
+from rnnlab.layers.wrapped import Wrapped, name_of
 from rnnlab.trees import State, map_state, tensors_of
 
 
@@ -31,7 +34,6 @@ class Recurrent(nn.Module):
         InputError: the backend is unknown or cannot run this cell, ``cell`` is not a `Cell`, or it has no parameters.
     """
 
-    _chosen: tuple[Any, Any, engine.Choice] | None = None  # key, cell options and result of the last choice
     _fitting: tuple[Any, ...] | None = None  # `_kinds` of the last state that fitted: checking takes longer than a step
     _watcher: Callable | None = None
 
@@ -55,24 +57,44 @@ class Recurrent(nn.Module):
         """The backend that runs the cell and the reason, for its current options, device and dtype."""
         if self._watcher is not None:
             return engine.Choice("watched", self._watcher, "a diagnosis runs the layer")
-        return self._choice_for(self.cell.like)
+        return self._choice_for(self.cell, self.cell.like)
 
-    def _choice_for(self, like: Tensor) -> engine.Choice:
+    def _choice_for(self, cell: Cell, like: Tensor) -> engine.Choice:
         # On a GPU the choice depends on the precision of matrix products.
         precision = engine.reference.precision(like.device, like.dtype)
-        where = (id(self.cell), self.backend, like.device, like.dtype, precision)
-        if self._chosen is not None and self._chosen[0] == where:
-            _, options, choice = self._chosen
-            # A compiled step traces itself again when the cell changes.
-            if choice.follows or options == engine.identity(self.cell):
-                return choice
-        choice = engine.choose(self.cell, self.backend)
-        self._chosen = where, engine.identity(self.cell), choice
+        where = (self.backend, like.device, like.dtype, precision)
+        choices = vars(self).setdefault("_choices", {})
+        known, options, choice = choices.get(id(cell), (None, None, None))
+        # A compiled step traces itself again when the cell changes.
+        if known == where and (choice.follows or options == engine.identity(cell)):
+            return choice
+        choice = engine.choose(cell, self.backend) if cell is self.cell else self._choice_around(cell)
+        choices[id(cell)] = where, engine.identity(cell), choice
         return choice
+
+    def _choice_around(self, cell: Cell) -> engine.Choice:
+        """Return the layer's backend for a wrapped cell, or that of ``auto`` where it cannot run it."""
+        try:
+            return engine.choose(cell, self.backend)
+        except InputError:
+            return engine.choose(cell)
+
+    def around(self, *wrappers: type[Wrapped]) -> Cell:
+        """Return the cell in wrappers, the first one innermost; the same object at every call, to keep its trace."""
+        cell = self.cell
+        known = vars(self).setdefault("_around", {})
+        for kind in wrappers:
+            if (kind, cell) not in known:
+                known[kind, cell] = kind(cell)
+            wrapped = known[kind, cell]
+            if wrapped.training != cell.training:
+                wrapped.training = cell.training
+            cell = wrapped
+        return cell
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes for a copy, which chooses its own backend."""
-        return {key: value for key, value in vars(self).items() if key not in ("_chosen", "_fitting")}
+        return {key: value for key, value in vars(self).items() if key not in ("_choices", "_around", "_fitting")}
 
     def __prepare_scriptable__(self) -> None:
         """Raise an InputError: ``torch.jit.script`` cannot compile the Python code of a cell."""
@@ -103,7 +125,12 @@ class Recurrent(nn.Module):
         return map_state(lambda t: next(learned).expand_as(t) if t.is_floating_point() else t, state)
 
     def forward(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+        self,
+        inputs: Tensor,
+        state: State | None = None,
+        lengths: Tensor | None = None,
+        fresh: Tensor | None = None,
+        **context: Any,
     ) -> tuple[Tensor, State]:
         """Run the cell over a batch of sequences.
 
@@ -112,6 +139,9 @@ class Recurrent(nn.Module):
             state: the state before the first step; None for `initial_state`.
             lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None if all are T. To check
                 lengths on a GPU, the host waits for it, unless `rnnlab.interface.Batch.to` has copied them there.
+            fresh: bool ``[T, B]``, True at steps before which the state is set to `initial_state`: the first steps of
+                the pieces of a packed sequence. The results are those of the pieces as separate sequences. A layer with
+                ``reverse=True`` reads each piece from its last step. None for no resets.
             context: additional arguments of the cell's ``prepare``, by name.
 
         Returns:
@@ -120,20 +150,48 @@ class Recurrent(nn.Module):
         Raises:
             InputError: a shape, a dtype or a length is wrong.
         """
+        run = self._run
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and self.backend != "reference":
             disable: Any = torch._dynamo.disable  # its annotations lack this form of call
-            run = disable(self._run)  # the graph breaks here, as for nn.GRU
-            return run(inputs, state, lengths, **context)
-        return self._run(inputs, state, lengths, **context)
+            run = disable(run)  # the graph breaks here, as for nn.GRU
+        return run((), inputs, state, lengths, fresh, context)
 
-    def _run(self, inputs: Tensor, state: State | None, lengths: Tensor | None, **context: Any) -> tuple[Tensor, State]:
+    def trajectory(
+        self,
+        inputs: Tensor,
+        state: State | None = None,
+        lengths: Tensor | None = None,
+        fresh: Tensor | None = None,
+        **context: Any,
+    ) -> tuple[Tensor, State, State]:
+        """Run the cell as `forward` does, and also return the state after every step.
+
+        Returns:
+            outputs, final state, and the states: a tree like the state, of tensors ``[T, B, ...]`` in the order of the
+            inputs, zero after the end of each sequence.
+        """
+        outputs, final = self._run((Exposing,), inputs, state, lengths, fresh, context)
+        outputs, states = separated(outputs, self.output_size, final)
+        return outputs, final, states
+
+    def _run(
+        self,
+        wrappers: tuple[type[Wrapped], ...],
+        inputs: Tensor,
+        state: State | None,
+        lengths: Tensor | None,
+        fresh: Tensor | None,
+        context: dict[str, Any],
+    ) -> tuple[Tensor, State]:
+        """Run the cell in ``wrappers``; see `forward` for the other arguments."""
+        cell = self.cell
         if not isinstance(inputs, Tensor):
-            raise InputError(f"inputs must be a tensor [T, B, {self.cell.input_size}], not {type(inputs).__name__}")
-        if inputs.dim() != 3 or inputs.shape[-1] != self.cell.input_size or not inputs.shape[0]:
+            raise InputError(f"inputs must be a tensor [T, B, {cell.input_size}], not {type(inputs).__name__}")
+        if inputs.dim() != 3 or inputs.shape[-1] != cell.input_size or not inputs.shape[0]:
             raise InputError(
-                f"inputs have shape {list(inputs.shape)}, expected [T, B, {self.cell.input_size}] with T at least 1"
+                f"inputs have shape {list(inputs.shape)}, expected [T, B, {cell.input_size}] with T at least 1"
             )
-        like = self.cell.like
+        like = cell.like
         dtype = like.dtype
         if inputs.dtype != dtype and engine.reference.autocast_dtype(inputs.device) is None:
             raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one of them")
@@ -141,20 +199,43 @@ class Recurrent(nn.Module):
         state = self.initial_state(batch_size) if state is None else self._checked_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
-        for name in set(self.cell.context_per_step) & context.keys():
-            context[name] = self._per_step(context[name], lengths)
-        if self.reverse:
-            inputs = _reversed(inputs, lengths)
-        run = self._watcher or engine.observed(self.cell, self.backend, inputs) or self._choice_for(like).run
-        outputs, after = run(self.cell, inputs, state, lengths, **context)
-        return (_reversed(outputs, lengths) if self.reverse else outputs), after
+        if context or fresh is not None:
+            context = self._context(context, inputs, lengths, fresh)
+            wrappers = wrappers if fresh is None else (Resetting, *wrappers)
+        if wrappers:
+            cell = self.around(*wrappers)
+        inputs = self._ordered(inputs, lengths)
+        run = self._watcher or engine.observed(cell, self.backend, inputs) or self._choice_for(cell, like).run
+        outputs, after = run(cell, inputs, state, lengths, **context)
+        return self._ordered(outputs, lengths), after
 
-    def _per_step(self, values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return a context tensor ``[T, B, ...]`` with its padding set to zero and its steps in reading order."""
-        if lengths is not None:
-            live = torch.arange(len(values), device=values.device).unsqueeze(1) < lengths
-            values = values.where(live.view(*live.shape, *[1] * (values.dim() - 2)), 0)
+    def _ordered(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return ``[T, B, ...]`` in reading order, or from reading order in that of the inputs."""
         return _reversed(values, lengths) if self.reverse else values
+
+    def _context(
+        self, context: dict[str, Any], inputs: Tensor, lengths: Tensor | None, fresh: Tensor | None
+    ) -> dict[str, Any]:
+        """Return the arguments of the cell's ``prepare`` with zero padding, and their steps in reading order."""
+        if "elapsed" in context and "elapsed" not in self.cell.context_per_step:
+            timed = [name for name in cells.available() if "elapsed" in cells.find(name).context_per_step]
+            raise InputError(f"{name_of(self.cell)} takes no elapsed times; the cells that do are {', '.join(timed)}")
+        if fresh is not None:
+            if not isinstance(fresh, Tensor) or fresh.dtype != torch.bool or fresh.shape != inputs.shape[:2]:
+                given = f"{fresh.dtype} {list(fresh.shape)}" if isinstance(fresh, Tensor) else type(fresh).__name__
+                raise InputError(f"fresh is {given}; it must be a bool tensor {list(inputs.shape[:2])}, [T, B]")
+            fresh = _without_padding(fresh.to(inputs.device), lengths)
+        found = dict(context)
+        for name in set(self.cell.context_per_step) & context.keys():
+            values = _without_padding(context[name], lengths)
+            if self.reverse and name in self.cell.context_between:
+                values = _after(values, lengths, fresh)
+            found[name] = self._ordered(values, lengths)
+        if fresh is not None:
+            if self.reverse:  # a piece ends before the next one starts
+                fresh = torch.cat([fresh[1:], torch.zeros_like(fresh[:1])])
+            found |= {"fresh": self._ordered(fresh, lengths), "first": self.initial_state(1)}
+        return found
 
     def _checked_state(self, state: State, batch_size: int) -> State:
         tensors = tensors_of(state)
@@ -198,6 +279,25 @@ class Recurrent(nn.Module):
 
 def _words(kinds: list[Any]) -> str:
     return ", ".join(map(str, dict.fromkeys(kinds)))
+
+
+def _without_padding(values: Tensor, lengths: Tensor | None) -> Tensor:
+    """Return ``[T, B, ...]`` with zeros after the end of each sequence."""
+    if lengths is None:
+        return values
+    past = torch.arange(len(values), device=values.device).unsqueeze(1) >= lengths
+    return values.masked_fill(past.view(*past.shape, *[1] * (values.dim() - 2)), 0)
+
+
+def _after(values: Tensor, lengths: Tensor | None, fresh: Tensor | None) -> Tensor:
+    """Return for each step of ``[T, B, ...]`` the value of the next step; for the last of a piece, of its first."""
+    steps = torch.arange(len(values), device=values.device).unsqueeze(1).expand(values.shape[:2])
+    starts = steps == 0 if fresh is None else fresh | (steps == 0)
+    first = torch.where(starts, steps, 0).cummax(0).values
+    is_last = steps == (len(values) if lengths is None else lengths) - 1
+    is_last = is_last | torch.cat([starts[1:], starts[:1]])
+    source = torch.where(is_last, first, steps + 1)
+    return values.gather(0, source.view(*source.shape, *[1] * (values.dim() - 2)).expand_as(values))
 
 
 def _reversed(sequences: Tensor, lengths: Tensor | None) -> Tensor:

@@ -18,31 +18,8 @@ from torch.nn.functional import dropout
 from rnnlab.cells.base import Cell
 from rnnlab.interface import InputError
 from rnnlab.layers.reads import MaskedReads, reads_by_products
+from rnnlab.layers.wrapped import Wrapped, name_of
 from rnnlab.trees import State, map_state, tensors_of
-
-
-class Wrapped(Cell):
-    """Base class of cells that wrap another cell; by default they behave like it."""
-
-    def __init__(self, cell: Cell) -> None:
-        super().__init__(cell.input_size, cell.hidden_size, cell.output_size)
-        self.cell = cell
-        self.states = cell.states
-        self.keeps_norm, self.has_surrogate = cell.keeps_norm, cell.has_surrogate
-        self.context_per_step = cell.context_per_step
-
-    @property
-    def required_context(self) -> tuple[str, ...]:  # noqa: D102
-        return self.cell.required_context
-
-    def initial_state(self, batch_size: int) -> State:  # noqa: D102
-        return self.cell.initial_state(batch_size)
-
-    def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:  # noqa: D102
-        return self.cell(inputs, **context)
-
-    def step(self, constants: Any, inputs: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        return self.cell.step(constants, inputs, state)
 
 
 class VariationalDropout(Wrapped):
@@ -75,7 +52,7 @@ class VariationalDropout(Wrapped):
             _check_norm("recurrent_dropout", recurrent, cell)
             if not cell.required_context and not reads_by_products(cell):
                 _refuse(
-                    f"recurrent_dropout={recurrent} has nothing to drop: {_innermost(cell)} has no recurrent matrix "
+                    f"recurrent_dropout={recurrent} has nothing to drop: {name_of(cell)} has no recurrent matrix "
                     f"that reads its state {cell.states[0]}; use input_dropout, output_dropout or zoneout"
                 )
 
@@ -175,7 +152,7 @@ class WeightDrop(Wrapped):
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             constants, _ = cell(cell.like.new_zeros(1, 1, cell.input_size))
         if not any(_is_learned_matrix(tensor) for tensor in tensors_of(constants)):
-            raise InputError(f"weight_drop={share} has nothing to drop: {_innermost(cell)} has no recurrent matrix")
+            raise InputError(f"weight_drop={share} has nothing to drop: {name_of(cell)} has no recurrent matrix")
 
     def prepare(self, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
         """Drop weights."""
@@ -213,11 +190,6 @@ def _is_learned_matrix(tensor: Tensor) -> bool:
     return tensor.dim() == 2 and tensor.requires_grad
 
 
-def _innermost(cell: Cell) -> str:
-    """Return the class name of the cell inside all regularisers."""
-    return _innermost(cell.cell) if isinstance(cell, Wrapped) else type(cell).__name__
-
-
 _REFUSES: ContextVar[bool] = ContextVar("refuses", default=True)
 
 
@@ -243,7 +215,7 @@ def _refuse(sentence: str) -> None:
 def _check_norm(name: str, share: float, cell: Cell) -> None:
     if share and cell.keeps_norm:
         _refuse(
-            f"{name}={share} would make the state of {_innermost(cell)} explode, because its recurrent matrix must "
+            f"{name}={share} would make the state of {name_of(cell)} explode, because its recurrent matrix must "
             "preserve the norm of the state; use a bounded activation (cell.activation=tanh), input_dropout or "
             "output_dropout"
         )

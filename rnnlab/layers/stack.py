@@ -18,6 +18,16 @@ from rnnlab.trees import State
 NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
+def outputs_of(layer: nn.Module, *arguments: Any, **context: Any) -> tuple[Tensor, State]:
+    """Call a layer."""
+    return layer(*arguments, **context)
+
+
+def trajectory_of(layer: Any, *arguments: Any, **context: Any) -> tuple[Tensor, State, State]:
+    """Call the ``trajectory`` of a layer."""
+    return layer.trajectory(*arguments, **context)
+
+
 class Bidirectional(nn.Module):
     """A bidirectional layer: a forward and a backward layer (Schuster and Paliwal, 1997, doi:10.1109/78.650093).
 
@@ -49,10 +59,23 @@ class Bidirectional(nn.Module):
         self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
     ) -> tuple[Tensor, State]:
         """Run both layers; see `Recurrent.forward`."""
+        outputs, final, _ = self._run(outputs_of, inputs, state, lengths, context)
+        return outputs, final
+
+    def trajectory(
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+    ) -> tuple[Tensor, State, State]:
+        """Run both layers, and also return the pair of their states after every step; see `Recurrent.trajectory`."""
+        return self._run(trajectory_of, inputs, state, lengths, context)
+
+    def _run(
+        self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
+    ) -> tuple[Tensor, State, State]:
         first, second = (None, None) if state is None else state
-        ahead, first = self.forward_layer(inputs, first, lengths, **context)
-        back, second = self.backward_layer(inputs, second, lengths, **context)
-        return torch.cat([ahead, back], -1) if self.merge == "concatenate" else ahead + back, (first, second)
+        ahead, first, *early = call(self.forward_layer, inputs, first, lengths, **context)
+        back, second, *late = call(self.backward_layer, inputs, second, lengths, **context)
+        outputs = torch.cat([ahead, back], -1) if self.merge == "concatenate" else ahead + back
+        return outputs, (first, second), (*early, *late)
 
 
 class Connection(nn.Module):
@@ -180,18 +203,31 @@ class Stack(nn.Module):
     def forward(
         self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
     ) -> tuple[Tensor, State]:
-        """Run all layers on inputs ``[T, B, F]``, with the same ``context``; see `Recurrent.forward`."""
+        """Run all layers on inputs ``[T, B, F]``, with the same ``fresh`` and ``context``; see `Recurrent.forward`."""
+        outputs, final, _ = self._run(outputs_of, inputs, state, lengths, context)
+        return outputs, final
+
+    def trajectory(
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+    ) -> tuple[Tensor, State, State]:
+        """Run all layers, and also return their states after every step; see `Recurrent.trajectory`."""
+        return self._run(trajectory_of, inputs, state, lengths, context)
+
+    def _run(
+        self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
+    ) -> tuple[Tensor, State, State]:
         states = [None] * len(self.layers) if state is None else state
         if len(states) != len(self.layers):
             raise InputError(f"the state is for {len(states)} layers, the stack has {len(self.layers)}")
-        final = []
+        final, found = [], []
         outputs = inputs
         for depth, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             below = outputs
             if depth:
                 outputs = dropout(self.norms[depth - 1](outputs), self.dropout, self.training)
-            outputs, after = layer(outputs, before, lengths, **context)
+            outputs, after, *of_steps = call(layer, outputs, before, lengths, **context)
             if depth and self.connections:
                 outputs = self.connections[depth - 1](below, outputs)
             final.append(after)
-        return outputs, tuple(final)
+            found += of_steps
+        return outputs, tuple(final), tuple(found)

@@ -52,7 +52,10 @@ class Stacked(Model):
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:
         if state is not None:
             self.check_carrying()
-        hidden, state = self.stack(self.encoder(batch.inputs), state, batch.lengths)
+        per_step = {} if batch.fresh is None or batch.fresh.dim() == 1 else {"fresh": batch.fresh}
+        if batch.elapsed is not None:
+            per_step["elapsed"] = batch.elapsed
+        hidden, state = self.stack(self.encoder(batch.inputs), state, batch.lengths, **per_step)
         return self.readout(hidden), state
 
     def begin(self, source: Tensor | None = None, source_lengths: Tensor | None = None, batch_size: int = 1) -> State:

@@ -235,6 +235,10 @@ class EncoderDecoder(Model):
         return features.unflatten(0, frames.shape[:2])
 
     def forward(self, batch: Batch, state: State | None = None) -> tuple[Tensor, State]:  # noqa: D102
+        if batch.elapsed is not None or (batch.fresh is not None and batch.fresh.dim() == 2):
+            raise InputError(
+                "an encoder-decoder takes neither elapsed times nor resets inside a sequence; use model=gru"
+            )
         if state is None:
             state = self.begin(batch.source, batch.source_lengths, batch.batch_size)
         inputs = batch.inputs

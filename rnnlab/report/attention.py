@@ -24,7 +24,6 @@ def attention_map(weights: np.ndarray, read: list[str], written: list[str]) -> b
         made, axes = figure(1.2 + 0.32 * len(read), 1.0 + 0.28 * len(written))
     except InputError:
         return None
-    made.patch.set_alpha(1)
     axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     axes.grid(visible=False)
     axes.set_xticks(range(len(read)), read, rotation=90)

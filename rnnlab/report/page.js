@@ -21,6 +21,12 @@ document.querySelectorAll('table').forEach(function (table) {
     });
   });
 });
+function hint() {
+  document.querySelectorAll('.hint').forEach(function (one) {
+    var box = one.previousElementSibling;
+    one.hidden = box.scrollWidth <= box.clientWidth;
+  });
+}
 function reveal() {
   var target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (target && target.tagName === 'DETAILS') { target.open = true; target.scrollIntoView(); }
@@ -30,3 +36,5 @@ addEventListener('beforeprint', function () {
   document.querySelectorAll('details').forEach(function (one) { one.open = true; });
 });
 reveal();
+addEventListener('resize', hint);
+hint();

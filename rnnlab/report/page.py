@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rnnlab import files
 from rnnlab.report.figures import colours, render, themed
+from rnnlab.report.numbers import inline, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,22 +62,22 @@ class Page:
         """Start a section; it appears in the table of contents."""
         anchor = anchor or f"s{len(self._sections) + 1}"
         self._sections.append((anchor, heading))
-        self._body.append(f'<h2 id="{escape(anchor)}">{escape(heading)}</h2>')
+        self._body.append(f'<h2 id="{escape(anchor)}">{inline(heading)}</h2>')
 
     def heading(self, text: str) -> None:
         """Add a heading within a section."""
-        self._body.append(f"<h3>{escape(text)}</h3>")
+        self._body.append(f"<h3>{inline(text)}</h3>")
 
     def text(self, text: str, kind: str = "") -> None:
         """Add a paragraph; ``kind`` may be ``warning`` or ``note``."""
         chosen = f' class="{escape(kind)}"' if kind else ""
-        self._body.append(f"<p{chosen}>{escape(text)}</p>")
+        self._body.append(f"<p{chosen}>{inline(text)}</p>")
 
     def code(self, text: str) -> None:
         """Add preformatted text."""
         self._body.append(f"<pre>{escape(text)}</pre>")
 
-    def figure(self, made: Figure | str, alt: str, caption: str = "", is_wide: bool = False) -> None:
+    def figure(self, made: Figure | str, alt: str, caption: str = "", is_wide: bool = False, reading: str = "") -> None:
         """Add a figure; consecutive figures are placed side by side.
 
         Args:
@@ -84,10 +85,13 @@ class Page:
             alt: alternative text for screen readers.
             caption: text below the figure.
             is_wide: whether the figure takes the full width of the page; on a narrow screen it scrolls horizontally.
+            reading: text on how to read the figure, below the caption.
         """
         self._count += 1
         svg = themed(made if isinstance(made, str) else render(made, "figure"), alt, f"f{self._count}-")
-        below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        said = f"<p>{inline(caption)}</p>" if caption else ""
+        said += f"<p><b>How to read this.</b> {inline(reading)}</p>" if reading else ""
+        below = f"<figcaption>{said}</figcaption>" if said else ""
         if is_wide:
             moved = f'<div class="wide" tabindex="0" role="region" aria-label="{escape(alt)}">{svg}</div>'
             self._body.append(f"<figure>{moved}{below}</figure>")
@@ -112,37 +116,37 @@ class Page:
         numbers = {place for row in cells for place, cell in enumerate(row) if cell.is_number}
         looks = [' class="n"' if place in numbers else "" for place in range(len(columns))]
         head = "".join(
-            f'<th scope="col"{look}><button type="button">{escape(name)}</button></th>'
+            f'<th scope="col"{look}><button type="button">{inline(name)}</button></th>'
             for name, look in zip(columns, looks, strict=True)
         )
         body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in cells)
         self._tables += 1
         # Outside the table: a <caption> would be as wide as the table. The region can be scrolled with the keyboard.
-        named = f'<p class="caption" id="t{self._tables}">{escape(caption)}</p>' if caption else ""
+        named = f'<p class="caption" id="t{self._tables}">{inline(caption)}</p>' if caption else ""
         label = f'aria-labelledby="t{self._tables}"' if caption else 'aria-label="table"'
         self._body.append(
             f'{named}<div class="table" tabindex="0" role="region" {label}><table {label}><thead><tr>{head}</tr>'
-            f"</thead><tbody>{body}</tbody></table></div>"
+            f'</thead><tbody>{body}</tbody></table></div><p class="hint" hidden>Scroll sideways for more columns.</p>'
         )
 
     def details(self, summary: str, anchor: str, rows: Sequence[tuple[str, str | None]]) -> None:
         """Add a collapsible list, which opens on a click or when a link targets it; ``rows`` are (text, href) pairs."""
         items = "".join(f"<li>{_link(text, href)}</li>" for text, href in rows)
         self._body.append(
-            f'<details id="{escape(anchor)}"><summary>{escape(summary)}</summary><ul>{items}</ul></details>'
+            f'<details id="{escape(anchor)}"><summary>{inline(summary)}</summary><ul>{items}</ul></details>'
         )
 
     def html(self) -> str:
         """The page as an HTML document."""
-        contents = "".join(f'<li><a href="#{escape(a)}">{escape(h)}</a></li>' for a, h in self._sections)
+        contents = "".join(f'<li><a href="#{escape(a)}">{inline(h)}</a></li>' for a, h in self._sections)
         nav = f'<nav aria-label="Contents"><ul>{contents}</ul></nav>' if len(self._sections) > 2 else ""
-        lead = f'<p class="lead">{escape(self.lead)}</p>' if self.lead else ""
+        lead = f'<p class="lead">{inline(self.lead)}</p>' if self.lead else ""
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<link rel="icon" href="data:,">'
             f"<title>{escape(self.title)}</title><style>{colours()}{_asset('page.css')}</style></head>\n<body><main>"
-            f"<h1>{escape(self.title)}</h1>{lead}{nav}\n"
+            f"<h1>{inline(self.title)}</h1>{lead}{nav}\n"
             + "\n".join(self._body)
             + f"\n</main><script>{_asset('page.js')}</script></body></html>\n"
         )
@@ -150,18 +154,6 @@ class Page:
     def write(self, path: Path) -> None:
         """Write the page to ``path`` atomically."""
         files.write_bytes(Path(path), self.html().encode())
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Format a number with ``digits`` significant digits and thousands separators; a dash for None and NaN."""
-    if value is None or value != value:
-        return "–"
-    if abs(value) == float("inf"):
-        return "∞" if value > 0 else "−∞"
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}".replace("-", "−")
-    text = f"{value:,.{digits}g}" if abs(value) < 1e5 else f"{value:.{digits}g}"
-    return text.replace("-", "−")
 
 
 def _as_cell(cell: Cell | str | float | None) -> Cell:
@@ -179,7 +171,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _link(text: str, href: str | None) -> str:
-    return f'<a href="{escape(href)}">{escape(text)}</a>' if href else escape(text)
+    return f'<a href="{escape(href)}">{inline(text)}</a>' if href else inline(text)
 
 
 def _asset(name: str) -> str:

@@ -6,7 +6,7 @@ To add a task, add a file here and a YAML file of the same name in ``conf/task``
 import sys
 
 from rnnlab import lookup
-from rnnlab.tasks._predicting import Predicts
+from rnnlab.tasks._predicting import Answers, Predicts
 from rnnlab.tasks.base import Task
 
 
@@ -15,4 +15,4 @@ def find(name: str) -> type[Task]:
     return lookup.find(name, sys.modules[__name__], Task)
 
 
-__all__ = ["Predicts", "Task", "find"]
+__all__ = ["Answers", "Predicts", "Task", "find"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlab.interface import InputError
 
@@ -87,7 +87,50 @@ class Characters:
         ]
 
 
-Prediction = Classes | Forecasts | Characters
+@dataclass(frozen=True)
+class Texts:
+    """The text that the model writes for each text or file.
+
+    sources: the texts or the names of the files.
+    texts: what the model writes for each of them.
+    """
+
+    sources: list[str]
+    texts: list[str]
+
+    def rows(self) -> list[list[Any]]:
+        """A header, and for each source the source and the text."""
+        return [["source", "text"], *map(list, zip(self.sources, self.texts, strict=True))]
+
+
+Prediction = Classes | Forecasts | Characters | Texts
+
+
+class Answers:
+    """A mix-in for tasks whose trained model writes a text for each of the user's texts or files."""
+
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """What a trained model writes.
+
+        Args:
+            model: model in evaluation mode.
+            given: texts, or paths of files.
+
+        Raises:
+            InputError: a text or a file does not fit the model.
+        """
+        raise NotImplementedError
+
+    def read_own(self, path: Path) -> list[str]:
+        """What `answer` receives for the user's file or folder: the file itself, or the files of the folder by name.
+
+        Raises:
+            InputError: the file cannot be read, or the folder has no files.
+        """
+        found = sorted(map(str, filter(Path.is_file, path.iterdir()))) if path.is_dir() else [str(path)]
+        if not found:
+            raise InputError(f"{path} has no files; give a file, or a folder of files")
+        return found
 
 
 class Predicts:
@@ -114,6 +157,10 @@ class Predicts:
         """
         raise NotImplementedError
 
+    def elapsed_of(self, values: Any) -> list[Tensor] | None:
+        """The time between each input of a sequence and the previous one, float ``[T]``; None for no times."""
+        return None
+
     def decode(self, outputs: Any, values: Any) -> Prediction:
         """Convert the outputs of the model to a prediction.
 
@@ -124,7 +171,7 @@ class Predicts:
         """
         raise NotImplementedError
 
-    def read(self, path: Path) -> Any:
+    def read_own(self, path: Path) -> Any:
         """Read the user's data from a file; by default sequences from a .npz or .npy file.
 
         Raises:

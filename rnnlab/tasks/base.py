@@ -67,6 +67,7 @@ class Task:
     end: token that ends a generated sequence, see `steps_to_write`; None if sequences have no end token.
     beam_size: beam size of generation during evaluation; 1 is greedy.
     prompt_steps: number of true inputs that a model reads before it generates in an evaluation, see `steps_to_write`.
+    has_elapsed: whether batches have elapsed times, see `rnnlab.interface.Batch`.
     usage: command that uses a trained model of a task with a `speaker` or its own `generate`, shown after training.
     """
 
@@ -83,11 +84,11 @@ class Task:
     end: int | None = None
     beam_size: int = 1
     prompt_steps: int = 1
+    has_elapsed: bool = False
     usage: ClassVar[str] = "generate run={run} length=1000"
 
     def __init__(self, seed: int = 0, data_root: str = "data") -> None:
-        self.seed = seed
-        self.data_root = data_root
+        self.seed, self.data_root = seed, data_root
 
     def batch(self, split: str, step: int) -> Batch:
         """Batch number ``step`` of a split, a pure function of the task's seed, the split and the step.
@@ -316,8 +317,7 @@ class Finite(Task):
 class Generated(Task):
     """A task that generates random sequences for each batch; all sequences of a batch have the same length.
 
-    Each task defines its own length, which is not always the number of steps. ``ranges`` has the lengths of each
-    split.
+    Each task defines its own length, which is not always the number of steps; ``ranges`` has those of each split.
 
     Args:
         seed: seed of the training batches.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rnnlab.data import BYTE_ORDER_MARK, PublicFile, locate, read_text
 from rnnlab.heads import IGNORE, Categorical
 from rnnlab.interface import Batch, InputError, Mean, Metric, Sample, Tokens
+from rnnlab.tasks._documents import document_starts, packed
 from rnnlab.tasks._ngrams import MarkedBatch, repeated
 from rnnlab.tasks._predicting import Characters, Predicts
 from rnnlab.tasks.base import Task, check_least, check_shares
@@ -31,7 +32,7 @@ SAMPLE_LENGTH = 200
 
 
 class CharLM(Predicts, Task):
-    """Next-character prediction over contiguous parallel streams, as in char-rnn.
+    r"""Next-character prediction over contiguous parallel streams, as in char-rnn.
 
     The text is split into contiguous train, valid and test parts, in this order. Each part is split into
     ``batch_size`` contiguous streams. Batch number n contains the n-th window of ``seq_len`` characters of each stream,
@@ -56,6 +57,10 @@ class CharLM(Predicts, Task):
             N-grams that are frequent in the training text do not count, because a model can store them in its weights.
             Arora et al., 2023 (arXiv:2312.04927) measure recall in this way with bigrams of word pieces.
         recall_count: largest number of occurrences of such an n-gram in the training text.
+        documents: text that ends each document of the corpus, with \n for a line break; empty: the corpus is one text.
+            With documents, splits and streams contain whole documents, ``fresh`` is ``[seq_len, batch_size]`` and True
+            where a document starts, and the first character of a document is not scored: the loss is the mean over all
+            documents, each read alone.
 
     Raises:
         InputError: the corpus cannot be read or is too short, an option is not valid, or no n-gram is repeated.
@@ -75,6 +80,7 @@ class CharLM(Predicts, Task):
         seq_len: int = 64,
         recall_length: int = 0,
         recall_count: int = 2,
+        documents: str = "",
     ) -> None:
         super().__init__(seed, data_root)
         check_shares(split)
@@ -86,6 +92,11 @@ class CharLM(Predicts, Task):
         self.batch_size = batch_size
         self.seq_len = seq_len
         self.recall_length, self.recall_count = recall_length, recall_count
+        self.documents = documents.replace("\\n", "\n")
+        if documents and recall_length:
+            raise InputError(
+                f"task.recall_length={recall_length} counts repetitions across documents; use it without task.documents"
+            )
         if recall_length:
             self.metrics = self.metrics | {
                 "loss_repeated": Metric("nats per character that ends a repeated n-gram"),
@@ -121,13 +132,34 @@ class CharLM(Predicts, Task):
     @cached_property
     def streams(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Inputs and targets of each split, ``[steps, batch_size]``."""
+        return {name: found[:2] for name, found in self._parts.items()}
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Tensor, ...]]:
+        """Inputs and targets of each split, and with ``documents`` also where documents start."""
         tokens = self.vocabulary.encode(self.text)
         ends = [round(len(tokens) * sum(self.split[: i + 1])) for i in range(len(self.split))]
-        starts = [0, *ends[:-1]]
-        return {
-            name: self._streams_of(tokens[start:end], name)
-            for name, start, end in zip(self.splits, starts, ends, strict=True)
-        }
+        found, start = {}, 0
+        first = document_starts(self.text, self.documents) if self.documents else None
+        for name, end in zip(self.splits, ends, strict=True):
+            if first is None:
+                found[name] = self._streams_of(tokens[start:end], name)
+            else:  # only whole documents
+                end = int(torch.cat([first, torch.tensor([len(tokens)])])[torch.searchsorted(first, end)])
+                inside = first[(first >= start) & (first < end)] - start
+                found[name] = self._documents_of(tokens[start:end], inside, name)
+            start = end
+        return found
+
+    def _documents_of(self, tokens: Tensor, first: Tensor, split: str) -> tuple[Tensor, ...]:
+        streams, multiple = (self.batch_size, self.seq_len) if split == "train" else (len(first), 1)
+        found = packed(tokens, first, min(self.batch_size, streams), multiple) if len(first) else None
+        if found is None:
+            raise InputError(
+                f"the {split} part of corpus {self.corpus!r} has {len(first)} documents ending with "
+                f"{self.documents!r}, too few for {self.batch_size} streams; lower task.batch_size"
+            )
+        return found
 
     def _streams_of(self, tokens: Tensor, split: str) -> tuple[Tensor, Tensor]:
         inputs, targets = tokens[:-1], tokens[1:]
@@ -157,7 +189,7 @@ class CharLM(Predicts, Task):
         inputs, targets = self.streams[split]
         window = step % self.num_batches(split)
         steps = slice(window * self.seq_len, (window + 1) * self.seq_len)
-        fresh = torch.full((self.batch_size,), window == 0)
+        fresh = self._parts[split][2][steps] if self.documents else torch.full((self.batch_size,), window == 0)
         if not self.recall_length:
             return Batch(inputs[steps], targets[steps], fresh=fresh)
         return MarkedBatch(inputs[steps], targets[steps], fresh=fresh, repeated=self.repeated(split)[steps])
@@ -202,7 +234,8 @@ class CharLM(Predicts, Task):
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``chance``: uniform over characters; ``unigram``: training frequencies with add-one smoothing."""
         size = len(self.vocabulary)
-        counts = 1 + torch.bincount(self.streams["train"][1].flatten(), minlength=size).double()
+        seen = self.streams["train"][1]
+        counts = 1 + torch.bincount(seen[seen != IGNORE], minlength=size).double()
         nats = -(counts / counts.sum()).log()
         targets = self.streams[split][1]
         scored = {"loss": targets != IGNORE}
@@ -241,7 +274,7 @@ class CharLM(Predicts, Task):
             found.append(torch.cat([torch.full((1,), nan), later.squeeze(1)]))
         return Characters(_texts_of(values), found)
 
-    def read(self, path: Path) -> str:
+    def read_own(self, path: Path) -> str:
         """The text of a UTF-8 file."""
         return read_text(path).replace(BYTE_ORDER_MARK, "")
 

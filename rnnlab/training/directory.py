@@ -4,6 +4,7 @@ config.yaml        resolved configuration
 metrics.jsonl      all measurements, one JSON object per line: the source of truth
 summary.json       result of the run, written when it ends
 events.out.*       measurements for TensorBoard
+trackers.json      identifiers of the run in Weights & Biases, MLflow and Trackio
 checkpoints/       last.pt and best.pt
 samples/           samples of the model, one file per evaluation and suffix
 written/SPLIT/     what the model generated in the latest evaluation of a split, such as translations and references
@@ -37,6 +38,10 @@ FREE_KEYS = (
     "budget.tolerance",
     "trainer.prefetch",
     "logger.tensorboard",
+    "logger.wandb",
+    "logger.mlflow",
+    "logger.trackio",
+    "logger.project",
     "logger.progress",
     "logger.diagnostics",
 )
@@ -46,7 +51,7 @@ YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is t
 
 
 _WRITTEN = {
-    ".": r"config\.yaml|metrics\.jsonl|summary\.json|events\.out\.tfevents\..+",
+    ".": r"config\.yaml|metrics\.jsonl|(summary|trackers)\.json|events\.out\.tfevents\..+",
     "checkpoints": r"(last|best)\.pt",
     "samples": rf"([0-9]{{8}}|[1-9][0-9]{{8,}})({'|'.join(map(re.escape, SAMPLE_SUFFIXES))})",
 }
@@ -72,6 +77,7 @@ class RunDirectory:
         self.config_file = self.path / "config.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
+        self.trackers_file = self.path / "trackers.json"
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.samples = self.path / "samples"

@@ -21,16 +21,19 @@ def carry(model: Model, state: State | None, fresh: Tensor | None) -> State | No
     Args:
         model: model that provides the initial state, which may be learned.
         state: final state of the previous batch; None for the first batch.
-        fresh: bool ``[B]``, True for streams that start in this batch; None if batches are independent.
+        fresh: bool ``[B]``, True for streams that start in this batch, or ``[T, B]``, True at steps before which the
+            model itself resets its state; None if batches are independent.
 
     Returns:
         the state; None if ``fresh`` is None.
     """
     if fresh is None:
         return None
-    initial = model.begin(batch_size=fresh.shape[0])
+    initial = model.begin(batch_size=fresh.shape[-1])
     if state is None:
         return initial
+    if fresh.dim() == 2:
+        return map_state(Tensor.detach, state)
     return map_state(lambda new, old: pick_rows(fresh, new.to(old.dtype), old.detach()), initial, state)
 
 

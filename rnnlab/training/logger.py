@@ -1,35 +1,39 @@
-"""Output of a run: metrics.jsonl (the source of truth), TensorBoard events, sample files and the console."""
+"""Output of a run: metrics.jsonl (the source of truth), trackers such as TensorBoard, sample files and the console."""
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import struct
-import wave
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from textwrap import indent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from rnnlab import diagnostics, files
+from rnnlab import files
+from rnnlab.diagnostics import SCALARS, draw
 from rnnlab.interface import InputError, Metric, Sample
+from rnnlab.training.board import TensorBoard
 from rnnlab.training.directory import RunDirectory, flatten
+from rnnlab.training.pace import Pace
+from rnnlab.training.progress import Progress
+from rnnlab.training.trackers import MLflow, Tracker, Trackio, WandB
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 console = logging.getLogger("rnnlab")
 
+TRACKERS: tuple[type[Tracker], ...] = (TensorBoard, WandB, MLflow, Trackio)
 
-def check_tensorboard() -> None:
-    """Raise an InputError unless TensorBoard is installed."""
-    if find_spec("tensorboard") is None:
-        raise InputError(
-            "logger.tensorboard=true needs TensorBoard, which is not installed; pip install tensorboard, or set "
-            "logger.tensorboard=false"
-        )
+
+def check_trackers(options: dict[str, Any]) -> None:
+    """Raise an InputError if ``options`` of a `Logger` select a tracker whose package is not installed."""
+    for tracker in TRACKERS:
+        if options[tracker.package]:
+            tracker.check()
 
 
 class Logger:
@@ -41,7 +45,12 @@ class Logger:
         length_metric: name of the metric that is plotted against sequence length, or None.
         length_name: label of the lengths.
         tensorboard: whether to write TensorBoard events.
-        progress: whether to show a progress bar if the output is a terminal.
+        wandb: whether to record the run with Weights & Biases, see `rnnlab.training.trackers`.
+        mlflow: whether to record the run with MLflow.
+        trackio: whether to record the run with Trackio.
+        project: name under which Weights & Biases, MLflow and Trackio group runs.
+        progress: whether to show progress: a bar if the output is a terminal, lines in a log file, see
+            `rnnlab.training.pace`.
         diagnostics: whether to diagnose the model at each evaluation, see `rnnlab.diagnostics`. This takes some seconds
             per evaluation and does not change the results.
     """
@@ -54,6 +63,10 @@ class Logger:
         length_name: str = "length",
         *,
         tensorboard: bool = True,
+        wandb: bool = False,
+        mlflow: bool = False,
+        trackio: bool = False,
+        project: str = "rnnlab",
         progress: bool = True,
         diagnostics: bool = False,
     ) -> None:
@@ -62,27 +75,39 @@ class Logger:
         self.length_metric, self.length_name = length_metric, length_name
         self.progress = progress
         self.diagnostics = diagnostics
+        self.pace: Pace | None = None
         self.lines = directory.metrics_file.open("a", encoding="utf-8")
-        self.writer = None
+        self.trackers: list[Tracker] = []
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+            self.trackers.append(TensorBoard(directory, project, list(metrics), SCALARS if diagnostics else ()))
+        chosen = ((WandB, wandb), (MLflow, mlflow), (Trackio, trackio))
+        self.trackers += [tracker(directory, project) for tracker, is_chosen in chosen if is_chosen]
 
-            self.writer = SummaryWriter(str(directory.path))
+    def begin(self, config: dict[str, Any], is_new: bool) -> None:
+        """Start or continue the run in each tracker, with the options of ``config``."""
+        options = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in flatten(config).items()
+        }
+        for tracker in self.trackers:
+            tracker.config(options, is_new)
 
     def scalars(self, split: str, step: int, values: dict[str, Any], tokens: int, seconds: float) -> None:
         """Record ``values`` of ``split`` at ``step``, after ``tokens`` and ``seconds`` of training."""
         record = {"step": step, "split": split, "tokens": tokens, "seconds": round(seconds, 3), **values}
         self.lines.write(files.to_json(record) + "\n")
         self.lines.flush()
-        if self.writer:
-            for name, value in values.items():
-                if isinstance(value, dict):
-                    self._curve(split, step, value)
-                else:
-                    self.writer.add_scalar(f"{split}/{name}", value, step)
+        if self.pace and split == "train":
+            self.pace.loss = values.get("loss")
+        numbers = {f"{split}/{name}": value for name, value in values.items() if not isinstance(value, dict)}
+        for tracker in self.trackers:
+            tracker.scalars(step, numbers)
+        if self.trackers:
+            for by_length in (value for value in values.values() if isinstance(value, dict)):
+                self._curve(split, step, by_length)
 
     def _curve(self, split: str, step: int, by_length: dict[int, float]) -> None:
-        """Plot a metric against sequence length for TensorBoard; without matplotlib, only metrics.jsonl has it."""
+        """Plot a metric against sequence length for the trackers; without matplotlib, only metrics.jsonl has it."""
         try:
             from matplotlib.figure import Figure  # figures of pyplot would have to be closed
         except ModuleNotFoundError:
@@ -90,21 +115,26 @@ class Logger:
         figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()
         axes.plot(by_length.keys(), by_length.values(), marker="." if len(by_length) < 50 else None)
-        axes.set(xlabel=self.length_name, ylabel=self.length_metric, title=f"{split}, step {step}")
+        known = self.metrics.get(self.length_metric or "")
+        unit = f" ({known.unit})" if known else ""
+        axes.set(xlabel=self.length_name, ylabel=f"{self.length_metric}{unit}", title=f"{split}, step {step:,}")
         axes.grid(alpha=0.3)
-        self.writer.add_figure(f"{split}/by_length", figure, step, close=False)
+        self._figure(f"{split}/by_length", step, figure)
+
+    def _figure(self, name: str, step: int, made: Figure) -> None:
+        for tracker in self.trackers:
+            tracker.figure(name, step, made)
 
     def figures(self, name: str, step: int, found: dict[str, Any]) -> None:
-        """Add the figures of a diagnosis to TensorBoard; without matplotlib, nothing is added."""
-        if not self.writer:
+        """Add the figures of a diagnosis to the trackers; without matplotlib, nothing is added."""
+        if not self.trackers:
             return
         try:
-            drawn = diagnostics.draw(found)
+            drawn = draw(found)
         except InputError:
             return
-        for kind, (figure, _, _) in drawn.items():
-            figure.patch.set_alpha(1)  # TensorBoard does not show transparency
-            self.writer.add_figure(f"{name}/{kind}", figure, step, close=False)
+        for kind, (figure, _) in drawn.items():
+            self._figure(f"{name}/{kind}", step, figure)
 
     def remark(self, sentence: str) -> None:
         """Print a sentence to the console."""
@@ -127,7 +157,7 @@ class Logger:
         console.info("step %d  %s: %s%s", step, split, ", ".join(named), remark)
 
     def sample(self, step: int, sample: Sample) -> None:
-        """Write a sample of the model to a file and to TensorBoard; print a text, or the path of another file."""
+        """Write a sample of the model to a file and to the trackers; print a text, or the path of another file."""
         path = self.directory.samples / f"{step:08d}{sample.suffix}"
         if path.is_dir():
             console.warning("the sample is not written: %s is a folder; remove or rename it", path)
@@ -137,88 +167,42 @@ class Logger:
             console.info("--- sample at step %d ---\n%s\n---", step, sample.content)
         else:
             console.info("sample at step %d: %s", step, path)
-        if self.writer:
-            self._show(step, sample)
-
-    def _show(self, step: int, sample: Sample) -> None:
-        """Add a sample to TensorBoard, if it is a text, PNG, GIF or WAV file."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        if sample.is_text:  # Markdown shows indented text verbatim
-            self.writer.add_text("sample", indent(sample.content, "    ", lambda line: True), step)
-            return
-        if sample.suffix in (".png", ".gif"):
-            width, height = _picture_size(sample)
-            image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=sample.data())
-            tag = "sample/picture" if sample.suffix == ".png" else "sample/animation"
-            value = Summary.Value(tag=tag, image=image)
-        elif sample.suffix == ".wav":
-            with wave.open(io.BytesIO(sample.data())) as sound:
-                audio = Summary.Audio(
-                    sample_rate=sound.getframerate(),
-                    num_channels=sound.getnchannels(),
-                    length_frames=sound.getnframes(),
-                    encoded_audio_string=sample.data(),
-                    content_type="audio/wav",
-                )
-            value = Summary.Value(tag="sample/sound", audio=audio)
-        else:
-            return
-        self.writer.file_writer.add_summary(Summary(value=[value]), step)
-
-    def begin(self, config: dict[str, Any]) -> None:
-        """Write the hyperparameters and the layout of the curves to TensorBoard, once per run.
-
-        ``SummaryWriter.add_hparams`` is not used: it would create a second run below this one, named by a timestamp.
-        """
-        if self.writer:
-            from torch.utils.tensorboard.summary import hparams
-
-            metrics = {name: ["Multiline", [f"(train|train_eval|valid|test)/{name}$"]] for name in self.metrics}
-            speed = {"tokens per second": ["Multiline", ["train/tokens_per_second"]]}
-            gradients = {name: ["Multiline", [f"train/{name}"]] for name in ("grad_norm", "lr")}
-            layout = {"loss": metrics, "speed": speed, "gradients": gradients}
-            if self.diagnostics:
-                names = diagnostics.SCALARS
-                layout["diagnostics"] = {name: ["Multiline", [f"diagnostics/(.*/)?{name}$"]] for name in names}
-            self.writer.add_custom_scalars(layout)
-            options = {
-                key: value if isinstance(value, bool | int | float | str) else str(value)
-                for key, value in flatten(config).items()
-            }
-            # Leave out the first summary, the experiment: TensorBoard would use its columns for all runs.
-            _, *session = hparams(options, {})
-            for summary in session:
-                self.writer.file_writer.add_summary(summary)
+        for tracker in self.trackers:
+            tracker.sample(step, sample, path)
 
     def flush(self) -> None:
         """Flush all output to the disk, so that a checkpoint is never ahead of it."""
         os.fsync(self.lines.fileno())
-        if self.writer:
-            self.writer.flush()
+        for tracker in self.trackers:
+            tracker.flush()
 
     @contextmanager
-    def bar(self, step: int, steps: int) -> Iterator[tqdm]:
-        """A progress bar over training steps, with the estimated time left; log messages appear above it."""
-        shown = tqdm(
-            total=steps,
-            initial=step,
-            unit="step",
-            leave=False,
-            dynamic_ncols=True,
-            disable=None if self.progress else True,
-        )
+    def bar(self, at: Progress, steps: int, seconds: float | None = None) -> Iterator[Callable[[], None]]:
+        """Show progress with the estimated time left: a bar in a terminal, and lines in a log file.
+
+        Args:
+            at: progress of the run, which the caller updates.
+            steps: number of training steps of the run.
+            seconds: training time after which the run ends, or None.
+
+        Yields:
+            a function to call after each training step. Log messages appear above the bar.
+        """
+        disable = None if self.progress else True  # None: unless the output is a terminal
+        shown = tqdm(total=steps, initial=at.step, unit="step", leave=False, dynamic_ncols=True, disable=disable)
+        if self.progress and not (sys.stdout and sys.stdout.isatty()):
+            self.pace = Pace(at, steps, seconds)
+
+        def update() -> None:
+            shown.update()
+            if self.pace and (line := self.pace.line()):
+                console.info(line)
+
         with logging_redirect_tqdm([console]), shown:
-            yield shown
+            yield update
 
-    def close(self) -> None:
-        """Close the files."""
+    def close(self, status: str = "stopped") -> None:
+        """Close the files and end the run in each tracker, with the status of the summary."""
         self.lines.close()
-        if self.writer:
-            self.writer.close()
-
-
-def _picture_size(sample: Sample) -> tuple[int, int]:
-    """Width and height of a PNG or a GIF, from its header."""
-    header = sample.data()
-    return struct.unpack(">II", header[16:24]) if sample.suffix == ".png" else struct.unpack("<HH", header[6:10])
+        for tracker in self.trackers:
+            tracker.close(status)

@@ -25,7 +25,7 @@ from rnnlab.training.build import Config, build_model, build_task, maker
 from rnnlab.training.device import autocast, machine, pick_device, seed_everything
 from rnnlab.training.directory import RunDirectory, differences
 from rnnlab.training.evaluation import evaluate, store
-from rnnlab.training.logger import Logger, check_tensorboard, console
+from rnnlab.training.logger import Logger, check_trackers, console
 from rnnlab.training.places import find_task
 from rnnlab.training.settings import check_known, complete
 from rnnlab.training.trainer import Diverged, Trainer, load_weights
@@ -50,8 +50,7 @@ def train(config: Config) -> dict[str, Any]:
         console.info("%s: the run has already ended (%s) and is not trained again", directory.path, _tell(summary))
         return summary
 
-    if config["logger"]["tensorboard"]:
-        check_tensorboard()
+    check_trackers(config["logger"])
     seed_everything(config["seed"])
     task = _task(directory, config)
     with as_trained() if directory.is_begun() else nullcontext():
@@ -163,8 +162,8 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
 
     test = None
     try:
+        logger.begin(config, is_new)
         if is_new:
-            logger.begin(config)
             trainer.show_sample(logger)
         summary["status"] = trainer.fit(directory, logger, identity)
         if summary["status"] == "finished" and "test" in task.splits and at.best:
@@ -179,7 +178,7 @@ def _train_in(directory: RunDirectory, trainer: Trainer, identity: dict[str, Any
         summary |= {"status": "diverged", "diverged_at": diverged.step}
         console.error("%s; the last good checkpoint is kept", diverged)
     finally:
-        logger.close()
+        logger.close(summary["status"])
     summary |= {
         "signal": trainer.signal,
         "ended": trainer.ended,

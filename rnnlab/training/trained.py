@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rnnlab.interface import Batch, InputError
 from rnnlab.models import Model
 from rnnlab.tasks import Task
-from rnnlab.tasks._predicting import Prediction, Predicts
+from rnnlab.tasks._predicting import Answers, Prediction, Predicts, Texts
 from rnnlab.training import run as runs
 from rnnlab.training.device import autocast
 from rnnlab.training.directory import RunDirectory
@@ -44,14 +44,16 @@ class Trained:
         """Predict on the user's own data.
 
         Args:
-            values: text or a list of texts for a text model; otherwise a sequence ``[T, F]``, ``[N, T, F]``, a list of
+            values: text or a list of texts for a text model; a path or a list of paths of sound files or pictures for
+                a model of speech or captions; otherwise a sequence ``[T, F]``, ``[N, T, F]``, a list of
                 sequences of any lengths, or a DataFrame with the columns of the training data. Units are those of the
                 training data; NaN marks missing values.
             batch_size: largest number of sequences per batch.
 
         Returns:
-            the classes and probabilities of each sequence, the next rows of each series, or the log-probabilities of
-            the characters of each text, in the order of ``values``.
+            the classes and probabilities of each sequence, the next rows of each series, the log-probabilities of the
+            characters of each text, or the text that the model writes (translation, answer, words, caption), in the
+            order of ``values``.
 
         Raises:
             InputError: the task does not predict, or the values do not fit the model.
@@ -59,8 +61,11 @@ class Trained:
         task = self.predicting()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
+        if isinstance(task, Answers):
+            given = list(map(str, [values] if isinstance(values, str | Path) else values))
+            return Texts(given, task.answer(self.model, given))
         values = task.convert(values)
-        inputs = task.encode(values)
+        inputs, times = task.encode(values), task.elapsed_of(values)
         device = next(self.model.parameters()).device
         sizes = [one.shape[0] for one in inputs]
         outputs: list[Tensor] = []
@@ -70,7 +75,9 @@ class Trained:
                 lengths = torch.tensor([sizes[i] for i in chosen])
                 padded = pad_sequence([inputs[i] for i in chosen])
                 same = bool((lengths == len(padded)).all())
-                batch = Batch(padded, lengths.new_zeros(len(chosen)), lengths=None if same else lengths)
+                elapsed = None if times is None else pad_sequence([times[i] for i in chosen])
+                targets = lengths.new_zeros(len(chosen))
+                batch = Batch(padded, targets, lengths=None if same else lengths, elapsed=elapsed)
                 found, _ = self.model(batch.to(device))
                 if task.decodes_every_step:
                     outputs += [found[: sizes[i], row].cpu() for row, i in enumerate(chosen)]
@@ -104,13 +111,13 @@ class Trained:
         speaker = self.task.speaker(self.model, temperature, top_k, seed)
         return "".join(speaker.generate(prompt or self.task.default_prompt, length))
 
-    def predicting(self) -> Predicts:
+    def predicting(self) -> Predicts | Answers:
         """The task, if it predicts on the user's own data.
 
         Raises:
             InputError: it does not.
         """
-        if not isinstance(self.task, Predicts):
+        if not isinstance(self.task, Predicts | Answers):
             name = self.config["task"]["name"]
             raise InputError(f"the task {name} does not predict on own data; use rnnlab evaluate or rnnlab generate")
         return self.task

@@ -149,7 +149,7 @@ class Trainer:
         """
         task, model, at = self.task, self.model.train(), self.progress
         next_batch = ahead(partial(task.batch, "train"), self.steps * self.accumulate, self.prefetch)
-        with stop_signals() as caught, logger.bar(at.step, self.steps) as bar, next_batch as get_batch:
+        with stop_signals() as caught, logger.bar(at, self.steps, self.seconds) as update, next_batch as get_batch:
             while not self.ended:
                 started = perf_counter()
                 with without_compiler():
@@ -165,7 +165,7 @@ class Trainer:
                 self.pending.append(torch.stack([loss, norm]))
                 at.step += 1
                 at.seconds += perf_counter() - started
-                bar.update()
+                update()
 
                 done, stop = self.ended is not None, bool(caught)
                 if at.step % self.log_every == 0 or done:

@@ -13,7 +13,7 @@ import browser
 import numpy as np
 import pytest
 import tiers
-import yaml
+from made import compared, make
 
 from rnnlab import __main__, analysis, config
 from rnnlab.analysis import figures, report
@@ -30,56 +30,6 @@ def folder(tmp_path, monkeypatch):
     """The working directory; paths in the tests are relative to it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def make(folder, cell="gru", seed=0, score=1.0, digest="d1", task="adding", status="finished", **more):
-    """Write the directory of a run with three evaluations and a test of the best checkpoint."""
-    place = (
-        folder
-        / "runs"
-        / f"{task}-{re.sub(r'[^a-z0-9]', '_', cell)}-{seed}-{digest}-{len(list(folder.rglob('summary.json')))}"
-    )
-    place.mkdir(parents=True)
-    options = {"seed": seed, "run_dir": str(place), "task": {"name": task}, "model": {"name": "m", "hidden_size": 8}}
-    options |= {"cell": {"name": cell}, "optimizer": {"name": "adamw", "lr": more.pop("lr", 0.001)}}
-    options |= {"trainer": {"steps": 30, "target": more.pop("target", None)}}
-    best = {"step": 30, "loss": more.pop("valid", score), "mae": 0.5}
-    summary = {
-        "status": status,
-        "task": task,
-        "cell": cell,
-        "seed": seed,
-        "config": options,
-        "data_digest": digest,
-        "parameters": 100,
-        "flops_per_token": 600,
-        "seconds": 3.0,
-        "steps": 30,
-        "tokens": 3000,
-        "best": best,
-        "metrics": {"loss": {"unit": "nats", "better": "lower"}, "mae": {"unit": "error", "better": "lower"}},
-        "monitor": "loss",
-        "test": {**best, "loss": score},
-        "solved": None,
-        "versions": {"torch": "2"},
-        **more,
-    }
-    (place / "config.yaml").write_text(yaml.safe_dump(options))
-    (place / "summary.json").write_text(json.dumps(summary))
-    lines = [
-        {"step": s, "split": split, "tokens": 100 * s, "seconds": s / 10, "loss": score * 30 / s, "mae": 1.0}
-        for s in (10, 20, 30)
-        for split in ("train", "valid")
-    ]
-    (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return place
-
-
-def compared(*paths, **options):
-    runs, problems = analysis.read(paths or ["runs"])
-    result = analysis.compare(runs, **options)
-    result.problems[:0] = problems
-    return result
 
 
 def groups(result):
@@ -193,7 +143,7 @@ def test_baselines_of_a_metric_that_is_better_if_higher(folder, value):
         make(folder, "gru", seed, score=value, **about)
         make(folder, "rnn", seed, score=0.5, **about)
     (section,) = compared().sections
-    assert ("no group does better than the baseline chance (0.5)" in verdict(section)) == (value < 0.525)
+    assert ("no group does better than the baseline chance (50%)" in verdict(section)) == (value < 0.525)
 
 
 @pytest.mark.slow
@@ -204,7 +154,8 @@ def test_baselines_on_the_page_and_in_the_tables(folder):
     place = analysis.write(compared(), "out")
     html = (place / "index.html").read_text()
     assert "baseline: chance" in html
-    assert html.count("baseline mean") >= 4, "in the legends of the curves"
+    assert html.count("mean: 2") >= 5, "at the lines of the scores and the curves"
+    assert html.count("chance: 3") >= 5
     assert "| baseline: mean | – | – | 2 | 2 | 2 |" in (place / "report.md").read_text()
     rows = list(csv.reader((place / "baselines.csv").read_text().splitlines()))
     assert ["adding", "d1", "loss", "test", "mean", "2.0"] in rows

@@ -80,9 +80,14 @@ def test_curves_have_a_panel_for_each_metric_and_a_line_for_each_split(folder, c
     }
     assert measured["loss"]["train"] == ([1, 2, 3], [3, 1.5, 1])
     figure = curves.draw(measured, "a")
-    assert [axes.get_title() for axes in figure.axes] == ["loss", "lr", "accuracy"]
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "learning rate", "accuracy"]
     loss = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert loss == {"train": [3, 1.5, 1], "valid": [4, 4 / 3], "test, step 3": [1.5, 1.5]}
+    assert curves.read(folder / "a", "lr") == {"loss": {"train": ([0.1] * 3, [3, 1.5, 1])}}
+    by_rate = curves.draw(curves.read(folder / "a", "lr"), "a", against="lr").axes[0]
+    assert (by_rate.get_xscale(), by_rate.get_xlabel()) == ("log", "learning rate")
+    assert __main__.main(["plot", "a", "against=rate"]) == 2
+    assert "against='rate' is not one of step, tokens, seconds, lr" in capsys.readouterr().err
     assert __main__.main(["plot", "a", "metrics=loss", "out=only.png"]) == 0
     assert (folder / "only.png").read_bytes().startswith(b"\x89PNG")
     assert "accuracy" not in (folder / "only.svg").read_text()

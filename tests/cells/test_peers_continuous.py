@@ -129,13 +129,14 @@ def test_lipschitz_as_the_authors_wrote_it():
     _compare(cell, step)
 
 
-def test_ltc_of_neurons_with_one_synapse():
+def _ltc(**options):
+    """An LTC and the cell of ncps with the same weights."""
     # In ncps a neuron's f is a sum over its synapses, each with its own slope, threshold and reversal potential;
     # the paper's f is one function of the neuron. They are the same thing for neurons of one synapse.
     ncps = pytest.importorskip("ncps")
     torch_ncps = pytest.importorskip("ncps.torch")
     pytest.importorskip("ncps.wirings")
-    cell = _make("ltc", unfolds=4, elapsed=0.9)
+    cell = _make("ltc", unfolds=4, **options)
     sources = [INPUT + 2, 1, INPUT + 0, INPUT + 3]  # of neuron 0, 1, ...: an input, or, from INPUT on, a neuron
     slope = torch.tensor([1.3, -0.7, 0.9, 2.1], dtype=torch.float64)
     both = torch.zeros(INPUT + HIDDEN, HIDDEN, dtype=torch.float64)
@@ -159,16 +160,42 @@ def test_ltc_of_neurons_with_one_synapse():
         _load(peer, **{prefix + name: tensor[rows] for name, tensor in values.items()})
     tau = torch.nn.functional.softplus(cell.rho)
     _load(peer, cm=torch.ones(HIDDEN), gleak=1 / tau, vleak=torch.zeros(HIDDEN))
+    return cell, peer
+
+
+def test_ltc_of_neurons_with_one_synapse():
+    cell, peer = _ltc(elapsed=0.9)
     _compare(cell, lambda x, state: (peer(x, state[0], 0.9)[1],))
 
 
-@pytest.mark.parametrize("mode", ["default", "no_gate", "pure"])
-@pytest.mark.parametrize(("layers", "activation"), [(0, "lecun_tanh"), (1, "lecun_tanh"), (2, "silu"), (1, "gelu")])
-def test_cfc(mode, layers, activation):
+def _times():
+    return torch.rand(STEPS, BATCH, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
+
+
+def _compare_timed(cell, module):
+    """Compare with a layer of ncps that gets ``timespans``, one sequence at a time."""
+    inputs, (state,) = _sequence(cell)
+    elapsed = _times()
+    with torch.no_grad():
+        outputs, (final,) = Recurrent(cell)(inputs, (state,), elapsed=elapsed)
+        for b in range(BATCH):
+            one = slice(b, b + 1)
+            theirs, last = module(inputs[:, one], state[one], timespans=elapsed[:, one])
+            torch.testing.assert_close((outputs[:, one], final[one]), (theirs, last), **CLOSE)
+
+
+def test_ltc_with_elapsed_times():
+    cell, peer = _ltc()
+    module = pytest.importorskip("ncps.torch").LTC(INPUT, HIDDEN, batch_first=False)
+    module.rnn_cell = peer
+    _compare_timed(cell, module)
+
+
+def _cfc(mode, layers, activation, **own):
+    """A CfC, and the cell of ncps with the same weights but those of the time heads."""
     torch_ncps = pytest.importorskip("ncps.torch")
-    elapsed = 0.8
     options = {"mode": mode, "backbone_units": 6, "backbone_layers": layers}
-    cell = _make("cfc", activation=activation, elapsed=elapsed, **options)
+    cell = _make("cfc", activation=activation, **own, **options)
     peer = torch_ncps.CfCCell(INPUT, HIDDEN, backbone_activation=activation, **options).double()
     weights = [torch.cat([cell.W, cell.U], 1), *cell.V]
     biases = [cell.b, *cell.c]
@@ -178,17 +205,38 @@ def test_cfc(mode, layers, activation):
     if mode == "pure":
         _load(peer.ff1, weight=weights[-1], bias=biases[-1])
         _load(peer, A=cell.A, w_tau=cell.w_tau)
-    else:
-        heads = zip(weights[-1].chunk(3), biases[-1].chunk(3), strict=True)
-        for head, (weight, bias) in zip((peer.ff1, peer.ff2, peer.time_b), heads, strict=True):
-            _load(head, weight=weight, bias=bias)
+        return cell, peer
+    heads = (peer.ff1, peer.ff2, peer.time_a, peer.time_b)  # g, k, f, and o if the cell has it
+    rows = (part.split(HIDDEN) for part in (weights[-1], biases[-1]))
+    for head, weight, bias in zip(heads, *rows, strict=False):
+        _load(head, weight=weight, bias=bias)
+    return cell, peer
+
+
+@pytest.mark.parametrize("mode", ["default", "no_gate", "pure"])
+@pytest.mark.parametrize(("layers", "activation"), [(0, "lecun_tanh"), (1, "lecun_tanh"), (2, "silu"), (1, "gelu")])
+def test_cfc(mode, layers, activation):
+    elapsed = 0.8
+    cell, peer = _cfc(mode, layers, activation, elapsed=elapsed)
+    if mode != "pure":
         # Theirs is σ(a T + b) of two heads, ours σ(f T) of one: the same where f = a + b/T.
         with torch.no_grad():
-            peer.time_a.weight.normal_()
-            peer.time_a.bias.normal_()
-            peer.time_b.weight.copy_(elapsed * (peer.time_b.weight - peer.time_a.weight))
-            peer.time_b.bias.copy_(elapsed * (peer.time_b.bias - peer.time_a.bias))
+            for of_a, of_b in zip(peer.time_a.parameters(), peer.time_b.parameters(), strict=True):
+                of_b.normal_()
+                of_a.sub_(of_b / elapsed)
     _compare(cell, lambda x, state: (peer(x, state[0], elapsed)[0],))
+
+
+@pytest.mark.parametrize(
+    ("mode", "offset"), [("default", True), ("no_gate", True), ("default", False), ("pure", False)]
+)
+def test_cfc_with_elapsed_times(mode, offset):
+    cell, peer = _cfc(mode, 1, "lecun_tanh", offset=offset)
+    if mode != "pure" and not offset:
+        _load(peer.time_b, weight=torch.zeros(()), bias=torch.zeros(()))
+    module = pytest.importorskip("ncps.torch").CfC(INPUT, HIDDEN, batch_first=False, mode=mode)
+    module.rnn_cell = peer
+    _compare_timed(cell, module)
 
 
 def test_the_step_of_unicornn_keeps_its_energy():

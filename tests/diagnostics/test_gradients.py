@@ -1,11 +1,13 @@
 """Norms of dL/dh_t compared with analytic cases, finite differences, and autograd on every backend."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from rnnlab import cells
-from rnnlab.diagnostics import gradient_flow
+from rnnlab.diagnostics import gates, gradient_flow
 from rnnlab.engine import backends_of
 from rnnlab.interface import Batch, InputError, Mean, Vectors
 from rnnlab.layers import Recurrent
@@ -214,3 +216,22 @@ def test_invalid_input_is_refused():
         gradient_flow(nn.Linear(2, 2), a_batch(), loss)
     with pytest.raises(InputError, match="the gradient of the loss is zero at every output"):
         gradient_flow(a_model(), a_batch(), lambda outputs, batch: Mean((0 * outputs).sum(), 1))
+
+
+def test_gradients_and_gates_stop_at_a_reset():
+    model, whole = a_model("gru", num_layers=2), a_batch()
+    fresh = torch.zeros(T, B, dtype=torch.bool)
+    fresh[4] = True
+    flows, seen = gradient_flow(model, replace(whole, fresh=fresh), loss)
+    piece = Batch(whole.inputs[4:], whole.targets[4:])
+    flows_alone, seen_alone = gradient_flow(model, piece, loss)
+    for name, found in seen.items():
+        norms, alone = flows[name].whole.states["h"], flows_alone[name].whole.states["h"]
+        torch.testing.assert_close(norms[4:], alone)
+        assert not norms[:4].any()
+        assert found.cell is model.get_submodule(name).cell
+        assert not any(tensor.any() for tensor in found.before[4])
+        few = found.select(1, steps=5)
+        torch.testing.assert_close(torch.stack([h for (h,) in few.after]), few.outputs)
+        gate = gates(seen_alone[name])["z"].values
+        torch.testing.assert_close(gates(found)["z"].values[4:], gate)

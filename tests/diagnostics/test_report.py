@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from math import inf
+from math import inf, nan
 
 import processes
 import pytest
@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rnnlab import __main__, cells, config
 from rnnlab.diagnostics import LIGHT, SCALARS, Effort, diagnose, draw, scalars
+from rnnlab.diagnostics.reading import PARTS, TEXTS, power
 from rnnlab.diagnostics.report import first_steps, page
 from rnnlab.interface import InputError
 from rnnlab.training import load, train
@@ -142,6 +143,28 @@ def test_the_step_jacobian_of_a_large_state_is_left_out_with_the_reason(run):
     assert "Above 4 the step Jacobian is not computed as a matrix" in layer["jacobian"]["left_out"]
     assert layer["memory"]["exact"] is False
     assert layer["jacobian"]["left_out"] in page(found, "a title", draw(found)).html()
+
+
+def test_a_student_can_read_the_page(run):
+    task, model, _ = load(run, "cpu")
+    found = diagnose(model, task, "valid", SMALL)
+    (layer,) = found["layers"].values()
+    layer["gradients"]["log10_ratio"] = -12.5
+    drawn = draw(found)
+    shown = page(found, "a title", drawn).html()
+    assert [text in shown for text in (f"<h3>{heading}</h3>" for heading in PARTS)] == [True] * len(PARTS)
+    assert shown.count("<b>How to read this.</b>") == len(drawn) == sum(map(len, PARTS.values()))
+    assert set(TEXTS) == {kind for kinds in PARTS.values() for kind in kinds}
+    assert "is 3.2×10<sup>−13</sup> times the gradient at that step" in shown
+    assert "{step}" not in shown
+
+
+@pytest.mark.parametrize(
+    ("exponent", "text"),
+    [(0.0, "1"), (-0.3010, "0.5"), (2.5, "316"), (-12.5, "3.2×10⁻¹³"), (-400.0, "1×10⁻⁴⁰⁰"), (-inf, "0"), (nan, "–")],
+)
+def test_ratios_of_gradients_are_powers_of_ten(exponent, text):
+    assert power(exponent) == text
 
 
 def test_the_page_names_missing_gates_and_zero_gradients():

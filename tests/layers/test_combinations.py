@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rnnlab import cells, contracts
 from rnnlab.interface import InputError, Vectors
 from rnnlab.layers import initialise, regularise
-from rnnlab.layers.regularisers import Wrapped
+from rnnlab.layers.wrapped import Wrapped
 from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.trees import map_state, tensors_of
 

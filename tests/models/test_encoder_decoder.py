@@ -348,3 +348,11 @@ def test_a_task_without_a_source_is_refused():
 def test_start_and_end_of_the_outside_task_are_what_the_model_reads():
     assert Reversal.end == END
     assert Reversal.input.size > START
+
+
+def test_resets_and_elapsed_times_are_refused():
+    model, batch = build(), batch_of([3, 2], [4, 1])
+    for given in ({"fresh": torch.zeros(3, 2, dtype=torch.bool)}, {"elapsed": torch.ones(3, 2)}):
+        with pytest.raises(InputError, match="takes neither elapsed times nor resets inside a sequence"):
+            model(replace(batch, **given))
+    model(replace(batch, fresh=torch.ones(2, dtype=torch.bool)))

@@ -340,6 +340,7 @@ def test_a_picture_file_is_described_as_the_picture_in_it(make, tmp_path):
     expected = task.texts(task.captions(model, [one.frames]))[0]
     assert "".join(task.speaker(model, 0, 0, 0).generate(str(path), 40)) == expected
     assert task.generate(model, str(path), 40, 0, 0, 0)[0].content == expected
+    assert task.answer(model, [str(path)] * 3) == [expected] * 3
 
 
 def test_files_that_are_no_pictures_are_refused(tmp_path):

@@ -5,11 +5,13 @@ from math import log
 import pytest
 import torch
 
-from rnnlab import data
+from rnnlab import cells, data
 from rnnlab.contracts import check_task
-from rnnlab.interface import InputError
+from rnnlab.interface import Batch, InputError
+from rnnlab.models.sequence_model import SequenceModel
 from rnnlab.outputs import IGNORE
 from rnnlab.tasks.char_lm import TINY_SHAKESPEARE, CharLM
+from rnnlab.training.evaluation import evaluate
 
 
 def make(tmp_path, text, **options):
@@ -265,3 +267,81 @@ def test_tiny_shakespeare_is_what_everybody_uses(data_root):
     task = CharLM(corpus="tiny_shakespeare", data_root=data_root, split=[0.9, 0.1])
     assert len(task.text) == 1_115_394
     assert len(task.vocabulary) == 65
+
+
+def documents_of(text, separator):
+    """The documents of a text, each with its separator."""
+    parts = [part + separator for part in text.split(separator)]
+    parts[-1] = parts[-1].removesuffix(separator)
+    return [part for part in parts if part]
+
+
+def test_streams_of_documents_are_those_of_the_text(tmp_path):
+    text = "ab;c;;defgh;ij;klmno;p;"
+    task = make(tmp_path, text * 2, split=[0.5, 0.5], batch_size=2, seq_len=4, documents=";")
+    streams = task.batch("valid", 0), task.batch("valid", 1), task.batch("valid", 2)
+    inputs, targets, fresh = (torch.cat([getattr(b, n) for b in streams]) for n in ("inputs", "targets", "fresh"))
+    assert spell(task, targets) == ["b;-;--efgh;", "j;-lmno;-;-"]
+    assert [piece[:10] for piece in spell(task, inputs)] == ["ab;c;;defg", "ij;klmno;p"]
+    assert fresh.int().t().tolist() == [[1, 0, 0, 1, 0, 1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]]
+    train = [task.batch("train", step) for step in range(task.num_batches("train"))]
+    assert {batch.inputs.shape for batch in train} == {(4, 2)}  # padded to whole windows
+
+
+@pytest.mark.parametrize("seq_len", [5, 64])
+def test_the_loss_of_documents_is_the_mean_over_documents_read_alone(tmp_path, seq_len):
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 12, (30,), generator=draw).tolist()
+    letters = ["".join("abcdef"[i] for i in torch.randint(6, (n,), generator=draw).tolist()) for n in lengths]
+    text = "--".join(letters)
+    task = make(tmp_path, text, split=[0.7, 0.3], batch_size=3, seq_len=seq_len, documents="--")
+    torch.manual_seed(0)
+    options = {"hidden_size": 6, "num_layers": 2, "initial_state": "learned"}
+    model = SequenceModel(task.input, task.output_size, cells.find("lstm"), **options).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+
+    def alone(document):
+        """The summed loss of a document and its number of targets."""
+        tokens = task.vocabulary.encode(document).unsqueeze(1)
+        batch = Batch(tokens[:-1], tokens[1:])
+        return task.loss(model(batch)[0], batch) if len(tokens) > 1 else (torch.zeros(()).double(), 0)
+
+    assert task.streams  # made before an evaluation, whose tensors could not be differentiated
+    documents, place = documents_of(text, "--"), 0
+    for split in ("train", "valid"):
+        report = evaluate(model, task, split, torch.device("cpu"), torch.autocast("cpu", enabled=False))
+        scored = int((task.streams[split][1] != IGNORE).sum())
+        ours = []
+        while sum(int(count) for _, count in ours) < scored:
+            ours.append(alone(documents[place]))
+            place += 1
+        assert sum(int(count) for _, count in ours) == scored
+        assert report.values["loss"] == pytest.approx(
+            float(sum(total.detach() for total, _ in ours)) / scored, rel=1e-10
+        )
+        if task.num_batches(split) > 1:
+            continue
+        batch = task.batch(split, 0)  # it holds all documents of the split
+        total, _ = task.loss(model(batch, model.begin(batch_size=3))[0], batch)
+        found, expected = (
+            torch.autograd.grad(loss, list(model.parameters())) for loss in (total, sum(part for part, _ in ours))
+        )
+        for mine, true in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-9)
+    assert not any(int(alone(document)[1]) for document in documents[place:])
+
+
+@pytest.mark.slow
+def test_documents_keep_the_contract_of_a_task(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("one two.\nthree.\n\nfour five six.\n" * 60)
+    check_task(CharLM, corpus=str(path), documents="\n", batch_size=4, seq_len=8)
+
+
+def test_a_text_with_too_few_documents_is_refused(tmp_path):
+    task = make(tmp_path, "ab;cd;ef;gh;" * 3, split=[0.5, 0.5], batch_size=40, seq_len=4, documents=";")
+    with pytest.raises(InputError, match="has 6 documents ending with ';', too few for 40 streams"):
+        task.batch("train", 0)
+    with pytest.raises(InputError, match=r"use it without task\.documents"):
+        make(tmp_path, "ab;cd;", documents=";", recall_length=2)

@@ -8,11 +8,13 @@ import torch
 from scipy.integrate import solve_ivp
 
 from rnnlab import tasks
+from rnnlab.contracts import check_task
 from rnnlab.interface import InputError
 from rnnlab.outputs import IGNORE
 from rnnlab.tasks.signals import lorenz, mackey_glass
 from rnnlab.tasks.signals.base import Simulated
 from rnnlab.tasks.signals.delayed_xor import DelayedXOR
+from rnnlab.tasks.signals.doses import Doses
 from rnnlab.tasks.signals.lorenz import Lorenz
 from rnnlab.tasks.signals.mackey_glass import MackeyGlass
 from rnnlab.tasks.signals.sine_mixture import SineMixture
@@ -242,6 +244,12 @@ def test_bits_and_their_parity_are_fair():
         ("sine_mixture", {"frequencies": [0.0, 1.0]}, r"task\.frequencies is \[0.0, 1.0\]; give the lowest"),
         ("sine_mixture", {"frequencies": [1.0, 0.5]}, r"task\.frequencies is \[1.0, 0.5\]; give the lowest"),
         ("sine_mixture", {"frequencies": [0.5, 3.2]}, r"task\.frequencies is \[0.5, 3.2\]; give the lowest"),
+        ("doses", {"times": "all"}, r"task\.times='all' is not one of elapsed, input, both, none"),
+        (
+            "doses",
+            {"elimination": 2.0},
+            r"task\.absorption=2.0 and task\.elimination=2.0 must be above 0 and different",
+        ),
         ("delayed_xor", {"delay": -1}, r"task\.delay=-1 must be at least 0"),
         ("delayed_xor", {"bits": 0}, r"task\.bits=0 must be at least 1"),
         ("delayed_xor", {"lengths": [6, 9]}, r"task\.lengths is \[6, 9\]; the shortest length must be at least 7"),
@@ -263,3 +271,49 @@ def test_a_signal_that_stands_still_is_0():
 
     batch = Still(train_steps=1000).batch("train", 0)
     assert batch.inputs.abs().max() == batch.targets.abs().max() == 0
+
+
+# Doses
+
+
+def test_concentrations_solve_the_equations_of_the_compartments():
+    task = Doses(times="elapsed", batch_size=3, lengths=[12, 12], absorption=1.7, elimination=0.4)
+    batch = task.batch("train", 0)
+    for b in range(3):
+        amounts, found = [0.0, 0.0], []
+        for dose, time in zip(batch.inputs[:, b, 0].tolist(), batch.elapsed[:, b].tolist(), strict=True):
+            solved = solve_ivp(
+                lambda _, at: (-1.7 * at[0], 1.7 * at[0] - 0.4 * at[1]), (0, time), amounts, rtol=1e-9, atol=1e-12
+            )
+            in_gut, in_blood = solved.y[:, -1]
+            found.append(in_blood)
+            amounts = [in_gut + dose, in_blood]
+        assert batch.targets[:, b, 0].tolist() == pytest.approx(found, rel=1e-5, abs=1e-6)
+
+
+def test_doses_of_the_docstring():
+    doses, times = torch.tensor([[1.0], [0.0], [0.0]]), torch.tensor([[1.0], [1.0], [3.0]])
+    found = Doses().concentrations(doses, times)[:, 0].tolist()
+    assert [f"{number:.2f}" for number in found] == ["0.00", "0.63", "0.18"]
+
+
+def test_doses_give_times_as_asked():
+    for times, features, is_given in (
+        ("elapsed", 1, True), ("input", 2, False), ("both", 2, True), ("none", 1, False),
+    ):  # fmt: skip
+        task = Doses(times=times, batch_size=500)
+        batch = task.batch("train", 0)
+        assert batch.inputs.shape == (50, 500, features)
+        assert (batch.elapsed is not None, task.has_elapsed) == (is_given, is_given)
+        given = batch.inputs[..., 1] if features == 2 else batch.elapsed
+        if given is not None:
+            assert float(given.mean()) == pytest.approx(1, abs=0.02)
+            assert float(given.var()) == pytest.approx(1, abs=0.05)
+        doses = batch.inputs[..., 0]
+        assert float((doses > 0).double().mean()) == pytest.approx(0.5, abs=0.01)
+    check_task(Doses, lengths=[8, 8], test_lengths=[9, 9], eval_batches=2, batch_size=4)
+
+
+def test_equal_times_are_a_baseline_between_the_mean_and_zero():
+    found = Doses(eval_batches=2).baselines("valid")
+    assert 0 < found["equal times"]["loss"] < found["mean"]["loss"]

@@ -11,6 +11,7 @@ import torch
 import rnnlab
 from rnnlab import config
 from rnnlab.__main__ import main
+from rnnlab.contracts import check_task
 from rnnlab.heads import IGNORE
 from rnnlab.interface import Batch, InputError
 from rnnlab.tasks.classification import _confusion
@@ -98,6 +99,24 @@ def test_lines_of_text(tmp_path):
     assert strange.sum(1).tolist() == [1, 0]
 
 
+def test_a_column_of_texts(tmp_path):
+    rows = [f'{i};"good; {"very " * i}";1,5' if i % 2 else f"{i};bad;2" for i in range(12)]
+    (tmp_path / "own.csv").write_text("\n".join(["number;review;stars", *rows]))
+    task = Table(file=str(tmp_path / "own.csv"), text="review", label="stars")
+    assert task.data.labels == ["2", "1.5"] * 6
+    assert task.data.lengths == [3 if i % 2 == 0 else len(("good; " + "very " * i).strip()) for i in range(12)]
+    (tmp_path / "new.csv").write_text("review\nbad\n")
+    for given in (task.read_own(tmp_path / "new.csv"), Frame(review=["bad"]), "bad", ["bad"]):
+        assert torch.equal(task.encode(given)[0], task.inputs[0])
+    with pytest.raises(InputError, match=r"no column 'sequence'.*; name a column of texts in task.text"):
+        Table(file=str(tmp_path / "own.csv"), label="stars").data  # noqa: B018
+    with pytest.raises(InputError, match=r"no column 'words'; name the column of the text in task.text"):
+        Table(file=str(tmp_path / "own.csv"), label="stars", text="words").data  # noqa: B018
+    (tmp_path / "own.csv").write_text("review,label\ngood,1\n,0\n")
+    with pytest.raises(InputError, match="line 3 has no text"):
+        Table(file=str(tmp_path / "own.csv"), text="review").data  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -183,7 +202,9 @@ class Frame:
         self.parts, self.columns = columns, list(columns)
 
     def __getitem__(self, name):
-        return type("Column", (), {"to_numpy": lambda _: np.array(self.parts[name], dtype=object)})()
+        part = self.parts[name]
+        values = part if isinstance(part, np.ndarray) else np.array(part, dtype=object)
+        return type("Column", (), {"to_numpy": lambda _: values})()
 
 
 def test_a_frame_is_encoded_as_the_file_is(tmp_path):
@@ -209,3 +230,73 @@ def test_arrays_are_read_by_position(tmp_path, values):
     first, second = task.encode(values)
     assert first[:, 1].tolist() == pytest.approx([(2 - mean) / deviation, (4 - mean) / deviation], rel=1e-5)
     assert second.shape == (1, 2)
+
+
+def write_times(path, count=40, dates=False):
+    """Sequences of one column whose class is whether the rows of 1 are closer in time than the rows of 0."""
+    rows = [["id", "when", "x", "kind"]]
+    for i in range(count):
+        now = 0
+        for step in range(4 + i % 3):
+            now += (0 if not step else 2 if (step % 2) == (i % 2) else 6) * 3600
+            day, hour = divmod(now // 3600, 24)
+            when = f"2024-01-{day + 1:02} {hour:02}:00" if dates else str(now / 3600)
+            rows.append([f"s{i}", when, str(step % 2), "ab"[i % 2]])
+    path.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    return {"file": str(path), "sequence": "id", "label": "kind", "elapsed": "when"}
+
+
+@pytest.mark.parametrize("dates", [False, True])
+def test_a_column_of_times_gives_elapsed_times(tmp_path, dates):
+    task = Table(**write_times(tmp_path / "own.csv", dates=dates), batch_size=40, split=[0.8, 0.2])
+    assert list(task.data.columns) == ["x"]
+    unit = 3600 * task.encoding["time_unit"] if not dates else task.encoding["time_unit"]
+    assert unit in (2 * 3600, 6 * 3600)
+    batch = task.batch("valid", 0)
+    hours = unit / 3600
+    for place, i in enumerate(task.members["valid"].tolist()):
+        expected = [1.0, *((2 if step % 2 == i % 2 else 6) / hours for step in range(1, 4 + i % 3))]
+        found = batch.elapsed[:, place].tolist()
+        assert found[: len(expected)] == pytest.approx(expected)
+        assert not any(found[len(expected) :])
+    tell = f"column 'when': elapsed times, median {task.encoding['time_unit']:g} in training"
+    assert tell in task.describe()
+    assert "column 'when': left out (time)" not in task.describe()
+    if not dates:
+        check_task(Table, **write_times(tmp_path / "own.csv"), batch_size=8)
+
+
+def test_times_reach_a_prediction(tmp_path):
+    options = write_times(tmp_path / "own.csv", dates=True)
+    task = [f"task.{name}={value}" for name, value in options.items()]
+    run = tmp_path / "run"
+    train(config.compose([
+        "task=table", *task, "task.batch_size=16", "cell=cfc", "model.hidden_size=8", "trainer.steps=60",
+        "trainer.eval_every=60", "optimizer.lr=0.03", f"run_dir={run}", *QUIET,
+    ]))  # fmt: skip
+    trained = rnnlab.load(run)
+    found = trained.predict(trained.task.read_own(tmp_path / "own.csv"))
+    assert found.labels == ["ab"[i % 2] for i in range(40)]  # the values alone do not tell the class
+    rows = list(csv.DictReader((tmp_path / "own.csv").read_text().splitlines()))
+    columns = {name: [row[name] for row in rows] for name in ("id", "when", "x")}
+    torch.testing.assert_close(trained.predict(Frame(**columns)).probabilities, found.probabilities)
+    columns["when"] = np.array(columns["when"], dtype="datetime64[s]")
+    torch.testing.assert_close(trained.predict(Frame(**columns)).probabilities, found.probabilities)
+    with pytest.raises(InputError, match=r"the data has no column 'when' of times, which task\.elapsed names"):
+        trained.predict(np.zeros((5, 1)))
+    assert main(["export", f"run={run}", f"out={tmp_path / 'm.onnx'}"]) == 2
+    assert main(["export", f"run={run}", "format=safetensors", f"out={tmp_path / 'm.safetensors'}"]) == 0
+
+
+def test_times_that_cannot_be_used_are_refused(tmp_path):
+    path = tmp_path / "own.csv"
+    options = write_times(path)
+    text = path.read_text()
+    for found, other, sentence in (
+        ("s3,2.0", "s3,9.5", "sequence 's3' is not in the order of its times in column 'when'"),
+        ("s3,2.0", "s3,noon", "column 'when' has cells that are neither numbers nor dates"),
+        ("id,when", "id,then", "has no column 'when' of times, which task.elapsed names"),
+    ):
+        path.write_text(text.replace(found, other))
+        with pytest.raises(InputError, match=sentence):
+            Table(**options).batch("train", 0)

@@ -1,10 +1,13 @@
 """CfC: closed-form continuous-time network, an LTC without a solver."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, silu
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice, input_weights
+from rnnlab.cells.base import bias_vector, check_choice, input_weights
+from rnnlab.cells.continuous._timed import Timed, time_of
 from rnnlab.interface import InputError
 from rnnlab.trees import State
 
@@ -17,7 +20,7 @@ _ACTIVATIONS = {
 }
 
 
-class CfC(Cell):
+class CfC(Timed):
     """Closed-form continuous-time network, CfC (Hasani et al., 2022, arXiv:2106.13898).
 
     An approximate solution of the equation of the liquid time-constant network. A backbone of ``backbone_layers``
@@ -30,18 +33,19 @@ class CfC(Cell):
     T is the time between two inputs.
 
     Shapes: x [B, input_size]; h [B, hidden_size]; output h. W and U are the first layer's weights for x and h.
-    Differs from the paper: the elapsed time T is the same at every step. The two time heads T a + b of the authors'
-    code are therefore one head, f = a + b/T. ``pure`` follows that code: B = -A, absolute values in the rate, and f
+    Differs from the paper: nothing in the gate; the authors' code has σ(-(f T + o)) with two heads, which differ from
+    one head only if T varies, see ``offset``. ``pure`` follows that code: B = -A, absolute values in the rate, and f
     instead of f of the negative input. w_τ is initialised to 1; it is 0 in that code, where |w_τ| has no gradient.
 
     Args:
         input_size: features of x.
         hidden_size: width of h.
         mode: ``default``, ``no_gate`` or ``pure``.
-        elapsed: T, the time between two inputs.
+        elapsed: T, the time between two inputs, or its unit if the inputs come with elapsed times.
         backbone_units: width of the backbone's layers; None for ``hidden_size``. The authors use 128.
         backbone_layers: number of backbone layers; with 0 the heads read x and h directly.
         activation: the backbone's nonlinearity, ``lecun_tanh``, ``tanh``, ``relu``, ``silu`` or ``gelu``.
+        offset: whether another head o is added to f T in the gate, as in the authors' code.
     """
 
     verified = "ncps 1.0.1"
@@ -56,6 +60,7 @@ class CfC(Cell):
         backbone_units: int | None = None,
         backbone_layers: int = 1,
         activation: str = "lecun_tanh",
+        offset: bool = False,
     ) -> None:
         super().__init__(input_size, hidden_size)
         backbone_units = hidden_size if backbone_units is None else backbone_units
@@ -66,7 +71,10 @@ class CfC(Cell):
         self.mode = check_choice("mode", mode, ("default", "no_gate", "pure"))
         self.activation = check_choice("activation", activation, tuple(_ACTIVATIONS))
         self.elapsed, self.backbone_layers = elapsed, backbone_layers
-        heads = ("f",) if mode == "pure" else ("g", "k", "f")
+        if offset and mode == "pure":
+            raise InputError('offset=True is for mode="default" and "no_gate"; mode="pure" has no gate')
+        self.offset = offset
+        heads = ("f",) if mode == "pure" else ("g", "k", "f", "o")[: 3 + offset]
         self.gates = () if backbone_layers else heads
         widths = [input_size + hidden_size, *[backbone_units] * backbone_layers, len(heads) * hidden_size]
         weights = [
@@ -83,11 +91,12 @@ class CfC(Cell):
             self.w_tau = nn.Parameter(torch.ones(hidden_size))
             self.A = nn.Parameter(torch.ones(hidden_size))
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
+    def prepare(self, inputs: Tensor, elapsed: Tensor | None = None) -> tuple[tuple, Any]:  # noqa: D102
         solution = (self.A, self.w_tau.abs()) if self.mode == "pure" else ()
-        return (self.U, self.b, tuple(self.V), tuple(self.c), solution), linear(inputs, self.W)
+        return (self.U, self.b, tuple(self.V), tuple(self.c), solution), self.timed(linear(inputs, self.W), elapsed)
 
-    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        x, T = time_of(x, self.elapsed)
         U, b, V, c, solution = constants
         (h,) = state
         a = x + linear(h, U, b)
@@ -95,9 +104,9 @@ class CfC(Cell):
             a = linear(_ACTIVATIONS[self.activation](a), weight, bias)
         if self.mode == "pure":
             A, rate = solution
-            h = A - A * (-self.elapsed * (rate + a.abs())).exp() * a
+            h = A - A * (-T * (rate + a.abs())).exp() * a
         else:
-            g, k, f = a.chunk(3, dim=-1)
-            s = (self.elapsed * f).sigmoid()  # 1 - σ(-f T)
+            g, k, f, *o = a.chunk(4 if self.offset else 3, dim=-1)
+            s = sum(o, T * f).sigmoid()  # 1 - σ(-f T)
             h = (g.tanh() if self.mode == "no_gate" else (1 - s) * g.tanh()) + s * k.tanh()
         return h, (h,)

@@ -1,14 +1,17 @@
 """coRNN: coupled, damped and driven oscillators."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, check_choice
+from rnnlab.cells.base import bias_vector, check_choice
+from rnnlab.cells.continuous._timed import Timed, time_of
 from rnnlab.trees import State
 
 
-class CoRNN(Cell):
+class CoRNN(Timed):
     """Coupled oscillatory recurrent network, coRNN (Rusch and Mishra, 2021, arXiv:2010.00951).
 
     Damped, driven oscillators with positions y and velocities z; equation 3 of the paper:
@@ -26,7 +29,7 @@ class CoRNN(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of y and z.
-        dt: Δt, the time step.
+        dt: Δt, the time step; ``elapsed`` multiplies it at every step.
         gamma: γ, squared frequency of the oscillators.
         epsilon: ε, damping of the oscillators.
         damping: ``explicit`` or ``implicit``.
@@ -58,16 +61,17 @@ class CoRNN(Cell):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
-        return (self.U_y, self.U_z, self.b), linear(inputs, self.W)
+    def prepare(self, inputs: Tensor, elapsed: Tensor | None = None) -> tuple[tuple, Any]:  # noqa: D102
+        return (self.U_y, self.U_z, self.b), self.timed(linear(inputs, self.W), elapsed)
 
-    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        x, dt = time_of(x, self.dt)
         U_y, U_z, b = constants
         y, z = state
         force = (x + linear(y, U_y, b) + linear(z, U_z)).tanh() - self.gamma * y
         if self.damping == "explicit":
-            z = z + self.dt * (force - self.epsilon * z)
+            z = z + dt * (force - self.epsilon * z)
         else:
-            z = (z + self.dt * force) / (1 + self.dt * self.epsilon)
-        y = y + self.dt * z
+            z = (z + dt * force) / (1 + dt * self.epsilon)
+        y = y + dt * z
         return y, (y, z)

@@ -1,14 +1,17 @@
 """LEM: long expressive memory, two states with learned time steps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, biased
+from rnnlab.cells.base import bias_vector, biased
+from rnnlab.cells.continuous._timed import Timed, time_of
 from rnnlab.trees import State
 
 
-class LEM(Cell):
+class LEM(Timed):
     """Long expressive memory, LEM (Rusch et al., 2022, arXiv:2110.04744).
 
     Two states, each with its own learned time step (equation 3 of the paper):
@@ -24,7 +27,7 @@ class LEM(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of y and z.
-        dt: Δt, the longest time step, at most 1.
+        dt: Δt, the longest time step, at most 1; ``elapsed`` multiplies it at every step.
         bias: whether the cell has biases.
     """
 
@@ -44,16 +47,17 @@ class LEM(Cell):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
-        return (self.U, self.U_y, self.b), linear(inputs, self.W)
+    def prepare(self, inputs: Tensor, elapsed: Tensor | None = None) -> tuple[tuple, Any]:  # noqa: D102
+        return (self.U, self.U_y, self.b), self.timed(linear(inputs, self.W), elapsed)
 
-    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        x, dt = time_of(x, self.dt)
         U, U_y, b = constants
         y, z = state
         x_1, x_2, x_z, x_y = biased(x, b).chunk(4, dim=-1)
         u_1, u_2, u_z = linear(y, U).chunk(3, dim=-1)
-        dt_z = self.dt * (x_1 + u_1).sigmoid()
-        dt_y = self.dt * (x_2 + u_2).sigmoid()
+        dt_z = dt * (x_1 + u_1).sigmoid()
+        dt_y = dt * (x_2 + u_2).sigmoid()
         z = (1 - dt_z) * z + dt_z * (x_z + u_z).tanh()
         y = (1 - dt_y) * y + dt_y * (x_y + linear(z, U_y)).tanh()
         return y, (y, z)

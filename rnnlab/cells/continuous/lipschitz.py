@@ -1,14 +1,17 @@
 """Lipschitz RNN: linear part plus tanh, with weights between symmetric and skew-symmetric."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector
+from rnnlab.cells.base import bias_vector
+from rnnlab.cells.continuous._timed import Timed, time_of
 from rnnlab.trees import State
 
 
-class LipschitzRNN(Cell):
+class LipschitzRNN(Timed):
     """Lipschitz recurrent network (Erichson et al., 2021, arXiv:2006.12070).
 
     A forward Euler step of dh/dt = A h + tanh(U h + W x + b), with a linear part and a Lipschitz nonlinearity:
@@ -29,7 +32,7 @@ class LipschitzRNN(Cell):
         hidden_size: H, the width of h.
         beta: β, from 0 (symmetric) to 1 (skew-symmetric).
         gamma: γ, damping.
-        eps: ε, the time step.
+        eps: ε, the time step; ``elapsed`` multiplies it at every step.
         bias: whether the cell has a bias b.
     """
 
@@ -52,13 +55,14 @@ class LipschitzRNN(Cell):
         self.M_U = nn.Parameter(torch.randn(hidden_size, hidden_size) / hidden_size)
         self.b = bias_vector(hidden_size, bias)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
-        return (self._built(self.M_A), self._built(self.M_U), self.b), linear(inputs, self.W)
+    def prepare(self, inputs: Tensor, elapsed: Tensor | None = None) -> tuple[tuple, Any]:  # noqa: D102
+        return (self._built(self.M_A), self._built(self.M_U), self.b), self.timed(linear(inputs, self.W), elapsed)
 
-    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
+        x, eps = time_of(x, self.eps)
         A, U, b = constants
         (h,) = state
-        h = h + self.eps * (linear(h, A) + (x + linear(h, U, b)).tanh())
+        h = h + eps * (linear(h, A) + (x + linear(h, U, b)).tanh())
         return h, (h,)
 
     def _built(self, M: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
 """UnICORNN: undamped uncoupled oscillators with learned time steps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rnnlab.cells.base import Cell, bias_vector, biased
+from rnnlab.cells.base import bias_vector, biased
+from rnnlab.cells.continuous._timed import Timed, time_of
 from rnnlab.trees import State
 
 
-class UnICORNN(Cell):
+class UnICORNN(Timed):
     """Undamped independent controlled oscillatory network, UnICORNN (Rusch and Mishra, 2021, arXiv:2103.05487).
 
     A symplectic Euler step of a Hamiltonian system of oscillators, with positions y and velocities z. The oscillators
@@ -24,7 +27,7 @@ class UnICORNN(Cell):
     Args:
         input_size: features of x.
         hidden_size: width of y and z.
-        dt: Δt, the longest time step.
+        dt: Δt, the longest time step; ``elapsed`` multiplies it at every step.
         alpha: α, squared frequency of the uncoupled oscillators.
         bias: whether the cell has a bias b.
     """
@@ -45,11 +48,12 @@ class UnICORNN(Cell):
         nn.init.uniform_(self.u)
         nn.init.uniform_(self.c, -0.1, 0.1)
 
-    def prepare(self, inputs: Tensor) -> tuple[tuple, Tensor]:  # noqa: D102
-        return (self.u, self.b, self.dt * self.c.sigmoid()), linear(inputs, self.W)
+    def prepare(self, inputs: Tensor, elapsed: Tensor | None = None) -> tuple[tuple, Any]:  # noqa: D102
+        return (self.u, self.b, self.dt * self.c.sigmoid()), self.timed(linear(inputs, self.W), elapsed)
 
-    def step(self, constants: tuple, x: Tensor, state: State) -> tuple[Tensor, State]:  # noqa: D102
+    def step(self, constants: tuple, x: Any, state: State) -> tuple[Tensor, State]:  # noqa: D102
         u, b, dt = constants
+        x, dt = time_of(x, dt)
         y, z = state
         z = z - dt * (biased(x + u * y, b).tanh() + self.alpha * y)
         y = y + dt * z

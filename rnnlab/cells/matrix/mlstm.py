@@ -82,10 +82,9 @@ class MLSTM(Cell):
         return tuple(self.W.new_zeros(batch_size, self.heads, *shape) for shape in shapes)
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
-        q, k, v, o = linear(inputs, self.W, self.b).chunk(4, dim=-1)
+        shape = (self.heads, self.hidden_size // self.heads)
+        q, k, v, o = linear(inputs, self.W, self.b).unflatten(-1, (4, *shape)).unbind(-3)
         i, f = linear(inputs, self.W_gates, self.b_gates).chunk(2, dim=-1)
-        size = self.hidden_size // self.heads
-        q, k, v = (part.unflatten(-1, (self.heads, size)) for part in (q, k, v))
         return (), (q, k, v, o, i, logsigmoid(f) if self.forget_gate == "sigmoid" else f)
 
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
@@ -101,5 +100,5 @@ class MLSTM(Cell):
         n = n + (lost * n + i * k)
         read = (C * q.unsqueeze(-2)).sum(-1)  # [B, heads, d]
         scale = torch.maximum((n * q).sum(-1).abs(), (-m_new).clamp(-2 * half, 2 * half).exp())  # above 0, finite
-        h = o.sigmoid() * (read / scale.unsqueeze(-1)).flatten(1)
+        h = o.flatten(1).sigmoid() * (read / scale.unsqueeze(-1)).flatten(1)
         return h, (C, n, m_new)

@@ -60,18 +60,19 @@ class HeadKernel:
             the checkpoints, ``[T / every, B, heads, record]``; nothing if ``every`` is 0.
         """
         steps, rows = inputs[0].shape[:2]
-        record = (rows, self.source.heads, self.source.record)
+        heads = (rows, self.source.heads)
         outputs = take((steps, rows, *self.program.output.shape[1:]), self.dtype)
-        checkpoints = take((-(-steps // every) if every else 0, *record), self.dtype)
         # Without a backward pass all steps store their sums in the same place.
-        sums = take((steps if every else 1, rows, self.source.heads, self.source.sums), self.dtype)
-        first = [tensor.to(self.dtype).contiguous() for tensor in state]
+        sums = take((steps if every else 1, *heads, self.source.sums), self.dtype)
         last = [take(tensor.shape, self.dtype) for tensor in state]
-        of_steps = sums if every else sums.expand(steps, -1, -1, -1)
-        tensors = [*self._read(inputs, constants), *first, outputs, of_steps, checkpoints, *last]
+        if every:
+            kept = [sums, take((-(-steps // every), *heads, self.source.record), self.dtype)]
+        else:
+            kept = [sums.expand(steps, -1, -1, -1), sums]  # there are no checkpoints
+        tensors = [*self._read(inputs, [*constants, *state]), outputs, *kept, *last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
-        return outputs, last, [sums, checkpoints] if every else []
+        return outputs, last, kept if every else []
 
     def backward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
@@ -121,10 +122,13 @@ class HeadKernel:
 
     def _read(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
         """Return tensors in the dtype of the step; the axes after the batch are contiguous, constants altogether."""
-        found = [tensor if tensor.dtype == self.dtype else tensor.to(self.dtype) for tensor in (*inputs, *constants)]
-        found = [tensor.resolve_neg() if tensor.is_neg() else tensor for tensor in found]
-        rows = [tensor if _has_rows(tensor) else tensor.contiguous() for tensor in found[: len(inputs)]]
-        return rows + [tensor.contiguous() for tensor in found[len(inputs) :]]
+        found = []
+        for n, tensor in enumerate((*inputs, *constants)):
+            if tensor.dtype != self.dtype or tensor.is_neg():
+                tensor = tensor.to(self.dtype).resolve_neg()
+            is_fit = tensor.is_contiguous() or (n < len(inputs) and _has_rows(tensor))
+            found.append(tensor if is_fit else tensor.contiguous())
+        return found
 
     def _parts(self, rows: int, steps: int) -> list[tuple[int, int]]:
         """Return the share of each thread: its first and last head, the last exclusive."""
@@ -138,7 +142,11 @@ class HeadKernel:
         lengths: Tensor | None, every: int,
     ) -> None:  # fmt: skip
         """Call a C function; its arrays are ``tensors`` and ``sums`` in the order of the source, and scratch memory."""
-        numbers = array("q", [number for tensor in tensors for number in _described(tensor)])
+        numbers = []
+        for tensor in tensors:  # a `struct array` of c/step.h each: address, strides of steps and rows, step mask
+            step, row, *_ = (*tensor.stride(), 0, 0)
+            numbers += (tensor.data_ptr(), step, row, -1, 0)
+        numbers = array("q", numbers)
         parts = self._parts(rows, steps)
         size = -(-scratch // 16) * 16
         memory = take((len(parts), size), self.dtype)
@@ -162,13 +170,6 @@ def interval(steps: int) -> int:
 
 def _has_rows(tensor: Tensor) -> bool:
     """Whether each row of a tensor ``[T, B, ...]`` is contiguous."""
-    if tensor.is_contiguous():
-        return True
-    pairs = zip(tensor.stride()[2:], natural(tensor.shape[2:]), tensor.shape[2:], strict=True)
-    return all(stride == wanted or size == 1 for stride, wanted, size in pairs)
-
-
-def _described(tensor: Tensor) -> tuple[int, ...]:
-    """Return address, strides of steps and rows, and step mask of an array: a ``struct array`` of ``c/step.h``."""
-    step, row, *_ = (*tensor.stride(), 0, 0)
-    return tensor.data_ptr(), step, row, -1, 0
+    strides, shape = tensor.stride()[2:], tensor.shape[2:]
+    wanted = natural(shape)
+    return strides == wanted or all(s == w or n == 1 for s, w, n in zip(strides, wanted, shape, strict=True))

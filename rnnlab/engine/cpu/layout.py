@@ -12,6 +12,7 @@ values only, and their gradients are linear functions of its gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -44,6 +45,7 @@ class View:
         return " + ".join(terms) or "0"
 
 
+@lru_cache(maxsize=1024)
 def natural(shape: Shape) -> Shape:
     """Return the strides of a contiguous array."""
     return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))

@@ -17,6 +17,7 @@ from rnnlab import generation
 from rnnlab.formats.picture import frames_of
 from rnnlab.heads import Categorical
 from rnnlab.interface import Batch, Images, InputError, Metric, Sample, Tokens
+from rnnlab.tasks._predicting import Answers
 from rnnlab.tasks._writing import Writer, started, teacher_forced
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, check_least
 from rnnlab.tasks.captions import _show
@@ -38,7 +39,7 @@ class Example(NamedTuple):
     caption: str
 
 
-class Captioning(Finite):
+class Captioning(Answers, Finite):
     """Look at a picture or at the frames of a video, then write a caption.
 
         source   the pixels, from 0 to 1
@@ -235,6 +236,11 @@ class Captioning(Finite):
         given = started(model, len(videos), self.pixels(videos))
         options = {"steps": self.longest_output, "end": END, "beam_size": self.beam_size}
         return generation.write(model, self.head, **given, **options)
+
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """The caption of each of some picture files, see `asked`."""
+        parts = (given[start : start + self.batch_size] for start in range(0, len(given), self.batch_size))
+        return [text for part in parts for text in self.texts(self.captions(model, list(map(self.asked, part))))]
 
     def source_of(self, prompt: str) -> dict[str, Tensor]:
         """The source of a batch of one picture file, see `asked`."""

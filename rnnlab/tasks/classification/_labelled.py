@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from rnnlab.data import read_lines
 from rnnlab.interface import InputError
 from rnnlab.tasks._predicting import read_arrays, sequences_of
-from rnnlab.tasks.signals._csv import cells_of, check_cells, is_time
+from rnnlab.tasks.signals._csv import cells_of, check_cells, instants_of, is_time
 
 CHARACTER = "character"
 """The name of the only column of texts; its cells are the characters."""
@@ -27,6 +28,7 @@ class Labelled(NamedTuple):
     labels: class of each sequence; empty if the classes are not known.
     ids: name of each sequence.
     left_out: names of the columns that are not read, with the reason.
+    times: the time of each row, float64 ``[rows]``; None if they are not read.
     """
 
     columns: dict[str, list[str] | Tensor]
@@ -34,31 +36,44 @@ class Labelled(NamedTuple):
     labels: list[str]
     ids: list[str]
     left_out: dict[str, str]
+    times: Tensor | None = None
 
 
-def read_labelled(path: Path, sequence: str, label: str, columns: Sequence[str], needs_labels: bool = True) -> Labelled:
+def read_labelled(
+    path: Path,
+    sequence: str,
+    label: str,
+    columns: Sequence[str],
+    text: str = "",
+    time: str = "",
+    needs_labels: bool = True,
+) -> Labelled:
     """Read a folder or a file.
 
     Args:
         path: a folder with one sub-folder of CSV, .npz or .npy files per class; a CSV file with a column of sequence
-            names; a .txt file with lines of class, tab (or comma) and text.
+            names, or one with a column of texts; a .txt file with lines of class, tab (or comma) and text.
         sequence: name of the column with the name of the sequence.
         label: name of the column with the class.
         columns: names of the columns to read; empty: all except sequence, class and times.
+        text: name of the column of texts, each of which is a sequence of characters; empty for a file without texts.
+        time: name of the column with the time of each row; empty to read no times.
         needs_labels: whether the class of each sequence is needed.
 
     Raises:
         InputError: the data cannot be read, or a class is missing.
     """
     if path.is_dir():
-        return _read_folder(path, columns)
+        return _read_folder(path, columns, time)
     if not path.is_file():
         raise InputError(f"{path} is neither a file nor a folder; give a CSV file, a .txt file or a folder of classes")
     if path.suffix == ".txt":
         return _read_lines(path, needs_labels)
     if path.suffix in (".npz", ".npy"):
         raise InputError(f"{path} has no classes; put the file into a folder with one sub-folder per class")
-    return _read_table(path, sequence, label, columns, needs_labels)
+    if text:
+        return _read_texts(path, text, label, needs_labels)
+    return _read_table(path, sequence, label, columns, time, needs_labels)
 
 
 def of_arrays(values: Any) -> Labelled:
@@ -96,10 +111,12 @@ def joined(parts: list[Labelled], source: str) -> Labelled:
         else:
             cells[name] = [str(cell) for one in found for cell in (one if isinstance(one, list) else one.tolist())]
     lengths, labels, ids = ([x for part in parts for x in part[place]] for place in (1, 2, 3))
-    return Labelled(cells, lengths, labels, ids, parts[0].left_out)
+    times = [part.times for part in parts]
+    whole = None if any(one is None for one in times) else torch.cat(times)
+    return Labelled(cells, lengths, labels, ids, parts[0].left_out, whole)
 
 
-def _read_folder(path: Path, columns: Sequence[str]) -> Labelled:
+def _read_folder(path: Path, columns: Sequence[str], time: str) -> Labelled:
     """The class of a file is the name of its folder."""
     parts: list[Labelled] = []
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
@@ -108,7 +125,7 @@ def _read_folder(path: Path, columns: Sequence[str]) -> Labelled:
                 found = of_arrays(read_arrays(file))
             elif file.suffix in (".csv", ".tsv"):
                 header, lines = cells_of(file)
-                found = _part(file, header, lines, [0] * len(lines), columns, ())
+                found = _part(file, header, lines, [0] * len(lines), columns, (), time)
             else:
                 continue
             count = len(found.lengths)
@@ -135,14 +152,37 @@ def _read_lines(path: Path, needs_labels: bool) -> Labelled:
     return of_texts(texts, labels if needs_labels else [])
 
 
-def _read_table(path: Path, sequence: str, label: str, columns: Sequence[str], needs_labels: bool) -> Labelled:
+def _read_texts(path: Path, text: str, label: str, needs_labels: bool) -> Labelled:
+    """The texts of a column of a CSV file, with the class in another column."""
     header, lines = cells_of(path)
-    for option, name in (("sequence", sequence), ("label", label)):
-        if name not in header and needs_labels:
+    wanted = {"text": text, "label": label} if needs_labels else {"text": text}
+    _check_columns(path, header, wanted)
+    check_cells(path, header, lines, ())
+    found = {option: [cells[header.index(name)].strip() for _, cells in lines] for option, name in wanted.items()}
+    for option, cells in found.items():
+        if "" in cells:
+            line = lines[cells.index("")][0]
+            raise InputError(f"{path}, line {line} has no {option}; remove the line or complete it")
+    return of_texts(found["text"], found.get("label", []))
+
+
+def _check_columns(path: Path, header: list[str], wanted: dict[str, str]) -> None:
+    """Check that the columns that are named in options exist."""
+    for option, name in wanted.items():
+        if name not in header:
+            more = "; name a column of texts in task.text" if option == "sequence" else ""
             raise InputError(
                 f"{path} has no column {name!r}; name the column of the {option} in task.{option}, one of "
-                f"{', '.join(header)}"
+                f"{', '.join(header)}{more}"
             )
+
+
+def _read_table(
+    path: Path, sequence: str, label: str, columns: Sequence[str], time: str, needs_labels: bool
+) -> Labelled:
+    header, lines = cells_of(path)
+    if needs_labels:
+        _check_columns(path, header, {"sequence": sequence, "label": label})
     groups: dict[str, list[int]] = {}
     for row, (line, cells) in enumerate(lines):
         if len(cells) != len(header):
@@ -150,7 +190,7 @@ def _read_table(path: Path, sequence: str, label: str, columns: Sequence[str], n
         groups.setdefault(cells[header.index(sequence)] if sequence in header else "0", []).append(row)
     order = [row for rows in groups.values() for row in rows]
     numbers = [number for number, rows in enumerate(groups.values()) for _ in rows]
-    found = _part(path, header, [lines[row] for row in order], numbers, columns, (sequence, label))
+    found = _part(path, header, [lines[row] for row in order], numbers, columns, (sequence, label), time)
     return found._replace(labels=_labels_of(path, header, lines, groups, label) if needs_labels else [], ids=[*groups])
 
 
@@ -175,17 +215,56 @@ def _part(
     numbers: list[int],
     columns: Sequence[str],
     others: Sequence[str],
+    time: str,
 ) -> Labelled:
     """The columns of rows that are sorted by their sequence, whose number is in ``numbers``."""
     check_cells(path, header, lines, columns)
     cells = {name: [row[place].strip() for _, row in lines] for place, name in enumerate(header) if name not in others}
+    instants = None
+    if time:
+        instants = times_in(cells[time], time) if time in cells else _no_times(str(path), time)
     if columns:
-        return Labelled({name: cells[name] for name in columns}, _counts(numbers), [], [], {})
+        return Labelled({name: cells[name] for name in columns}, _counts(numbers), [], [], {}, instants)
     times = [name for place, name in enumerate(cells) if is_time(name, cells[name], is_first=place == 0)]
     if len(times) == len(cells):
         raise InputError(f"{path} has no column of values; to read a column, name it in task.columns")
-    kept = {name: values for name, values in cells.items() if name not in times}
-    return Labelled(kept, _counts(numbers), [], [], dict.fromkeys(times, "time"))
+    kept = {name: values for name, values in cells.items() if name not in times and name != time}
+    return Labelled(kept, _counts(numbers), [], [], dict.fromkeys((n for n in times if n != time), "time"), instants)
+
+
+def times_in(cells: list[str], name: str) -> Tensor:
+    """The times in a column, float64 ``[rows]``: numbers, or seconds for dates.
+
+    Raises:
+        InputError: a cell is neither.
+    """
+    found = instants_of(cells)
+    if found is None:
+        raise InputError(f"column {name!r} has cells that are neither numbers nor dates of one format; correct them")
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _no_times(source: str, name: str) -> Tensor:
+    raise InputError(f"{source} has no column {name!r} of times, which task.elapsed names")
+
+
+def gaps_of(data: Labelled, name: str) -> list[Tensor]:
+    """The time between each row of a sequence and the row before it, float64 ``[T]``; NaN for the first row.
+
+    Raises:
+        InputError: a row is earlier than the row before it, or the times were not read.
+    """
+    if data.times is None:
+        _no_times("the data", name)
+    found = []
+    for times, sequence in zip(data.times.split(data.lengths), data.ids, strict=True):
+        gaps = torch.cat([times.new_full((1,), nan), times.diff()])
+        if (gaps < 0).any():
+            raise InputError(
+                f"sequence {sequence!r} is not in the order of its times in column {name!r}; sort its rows"
+            )
+        found.append(gaps)
+    return found
 
 
 def _counts(numbers: list[int]) -> list[int]:

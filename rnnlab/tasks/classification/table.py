@@ -20,7 +20,16 @@ from rnnlab.tasks._predicting import Classes, Predicts, classes_of
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Labelling, check_least, check_shares
 from rnnlab.tasks.classification import _columns
 from rnnlab.tasks.classification._confusion import CONFUSION, counts, macro_f1, report
-from rnnlab.tasks.classification._labelled import CHARACTER, Labelled, joined, of_arrays, of_texts, read_labelled
+from rnnlab.tasks.classification._labelled import (
+    CHARACTER,
+    Labelled,
+    gaps_of,
+    joined,
+    of_arrays,
+    of_texts,
+    read_labelled,
+    times_in,
+)
 
 SHOWN = 20
 """Maximum number of classes, and of columns, that the log describes."""
@@ -29,9 +38,10 @@ SHOWN = 20
 class Table(Predicts, Finite, Labelling):
     """Classify each of the user's own sequences at its last step.
 
-    ``file`` is a CSV file with a column of sequence names and a column of classes, a folder with one sub-folder of CSV,
-    .npz or .npy files for each class, or a .txt file with lines of class, tab (or comma) and text. CSV files may have
-    semicolons or tabs and decimal commas. A first column of times, and every column of dates, is left out.
+    ``file`` is a CSV file with a column of sequence names and a column of classes, a CSV file with a column of texts
+    and a column of classes, a folder with one sub-folder of CSV, .npz or .npy files for each class, or a .txt file with
+    lines of class, tab (or comma) and text. CSV files may have semicolons or tabs and decimal commas. A first column of
+    times, and every column of dates, is left out.
 
     Columns of numbers are standardised by the mean and standard deviation of the training rows. A missing number (an
     empty cell, NA or NaN) is replaced by the last observed value of its sequence, or by the mean if there is none; if
@@ -53,6 +63,11 @@ class Table(Predicts, Finite, Labelling):
         sequence: column of a CSV file with the name of the sequence.
         label: column of a CSV file with the class.
         columns: names of the columns to read; empty: all except sequence, class and times.
+        text: column of a CSV file with texts, each of which is a sequence of characters; empty for a file without
+            texts.
+        elapsed: column of a CSV file with the time of each row, a number or a date, for cells that take elapsed times;
+            empty: rows are equally spaced. The unit is the median time between rows of the training sequences, and the
+            first time of each sequence is 1.
         class_weights: ``none``, or ``balanced``: each class has the same weight in the loss, whatever its frequency.
         split: fractions of train, valid and test, or of train and valid.
         batch_size: number of sequences per batch.
@@ -77,6 +92,8 @@ class Table(Predicts, Finite, Labelling):
         sequence: str = "sequence",
         label: str = "label",
         columns: list[str] = (),
+        text: str = "",
+        elapsed: str = "",
         class_weights: str = "none",
         split: list[float] = (0.7, 0.15, 0.15),
         batch_size: int = 32,
@@ -86,7 +103,11 @@ class Table(Predicts, Finite, Labelling):
         check_least(1, batch_size=batch_size)
         if class_weights not in ("none", "balanced"):
             raise InputError(f"task.class_weights={class_weights!r} must be one of none, balanced")
-        self.file, self.sequence, self.label, self.columns = file, sequence, label, list(columns)
+        if text and (columns or elapsed):
+            other = "columns" if columns else "elapsed"
+            raise InputError(f"task.text={text} and task.{other} are both set; a text is the only column that is read")
+        self.file, self.sequence, self.label, self.columns, self.text = file, sequence, label, list(columns), text
+        self.elapsed, self.has_elapsed = elapsed, bool(elapsed)
         self.class_weights, self.split, self.batch_size = class_weights, list(split), batch_size
         self.splits = ("train", "valid", "test")[: len(split)]
         self._known: dict[str, Any] | None = None
@@ -96,7 +117,8 @@ class Table(Predicts, Finite, Labelling):
         """The sequences of the file."""
         if self.file == "example":
             return _example()
-        return read_labelled(Path(self.file).expanduser(), self.sequence, self.label, self.columns)
+        path = Path(self.file).expanduser()
+        return read_labelled(path, self.sequence, self.label, self.columns, self.text, self.elapsed)
 
     @property
     def _names(self) -> list[str]:
@@ -136,7 +158,16 @@ class Table(Predicts, Finite, Labelling):
         encoding = _columns.fit(self.data, is_train.repeat_interleave(torch.tensor(self.data.lengths)))
         if not _columns.size_of(encoding):
             raise InputError(f"the training part of {self.file!r} has no values; give columns with values")
-        return {"classes": classes, **encoding}
+        return {"classes": classes, **encoding, **({"time_unit": self._time_unit()} if self.elapsed else {})}
+
+    def _time_unit(self) -> float:
+        """The median time between rows of the training sequences."""
+        gaps = gaps_of(self.data, self.elapsed)
+        known = torch.cat([gaps[i] for i in self.members["train"].tolist()])
+        known = known[known > 0]  # not of first rows, which are NaN
+        if not len(known):
+            raise InputError(f"column {self.elapsed!r} has the same time in all rows of each training sequence")
+        return float(known.median())
 
     @property
     def input(self) -> Vectors:  # noqa: D102
@@ -150,6 +181,18 @@ class Table(Predicts, Finite, Labelling):
     def inputs(self) -> list[Tensor]:
         """The inputs of each sequence, float ``[T, input.size]``."""
         return _columns.encode(self.data, self.encoding)
+
+    @cached_property
+    def times(self) -> list[Tensor] | None:
+        """The elapsed times of each sequence, see `elapsed_of`."""
+        return self.elapsed_of(self.data)
+
+    def elapsed_of(self, values: Any) -> list[Tensor] | None:
+        """The time between each row and the previous one, float ``[T]``; None without ``elapsed``."""
+        if not self.elapsed:
+            return None
+        gaps = gaps_of(self.convert(values), self.elapsed)
+        return [(one / self.encoding["time_unit"]).nan_to_num(1.0).float() for one in gaps]
 
     @cached_property
     def labels(self) -> Tensor:
@@ -176,7 +219,8 @@ class Table(Predicts, Finite, Labelling):
         lengths = torch.tensor([self.data.lengths[i] for i in chosen.tolist()])
         targets = torch.full(inputs.shape[:2], IGNORE)
         targets[lengths - 1, torch.arange(len(chosen))] = self.labels[chosen]
-        return Batch(inputs, targets, lengths=lengths)
+        elapsed = pad_sequence([self.times[i] for i in chosen.tolist()]) if self.elapsed else None
+        return Batch(inputs, targets, lengths=lengths, elapsed=elapsed)
 
     def loss(self, outputs: Tensor, batch: Batch) -> Mean:
         """The cross-entropy of each sequence, weighted by its class with ``class_weights=balanced``."""
@@ -230,14 +274,16 @@ class Table(Predicts, Finite, Labelling):
             lines.append(f"column {name!r}: {kind}")
         if len(self._names) > SHOWN:
             lines.append(f"and {len(self._names) - SHOWN} further columns")
+        if self.elapsed:
+            lines.append(f"column {self.elapsed!r}: elapsed times, median {encoding['time_unit']:g} in training")
         return [*lines, *(f"column {name!r}: left out ({reason})" for name, reason in data.left_out.items())]
 
-    def read(self, path: Path) -> Any:
+    def read_own(self, path: Path) -> Any:
         """The sequences of a file in a format of ``file``, without using classes; a .txt file has one text per line."""
         if path.suffix in (".npz", ".npy"):
-            return super().read(path)
+            return super().read_own(path)
         columns = self._names if path.suffix in (".csv", ".tsv") else self.columns
-        return read_labelled(path, self.sequence, self.label, columns, needs_labels=False)
+        return read_labelled(path, self.sequence, self.label, columns, self.text, self.elapsed, needs_labels=False)
 
     def encode(self, values: Any) -> list[Tensor]:
         """The inputs of each sequence; see `convert` for the values."""
@@ -276,6 +322,8 @@ class Table(Predicts, Finite, Labelling):
     def _framed(self, frame: Any) -> Labelled:
         """The sequences of a DataFrame: one, or those of the column of sequence names."""
         names = list(frame.columns)
+        if self.text in names:
+            return of_texts(list(map(str, frame[self.text].to_numpy().tolist())), [])
         if missing := [name for name in self._names if name not in names]:
             raise InputError(f"the DataFrame has no column {missing[0]!r}; the model needs {', '.join(self._names)}")
         count = len(np.asarray(frame[self._names[0]].to_numpy()))
@@ -288,7 +336,17 @@ class Table(Predicts, Finite, Labelling):
         for name in self._names:
             found = frame[name].to_numpy().tolist()
             cells[name] = ["" if found[row] is None or found[row] != found[row] else str(found[row]) for row in order]
-        return Labelled(cells, [len(rows) for rows in groups.values()], [], list(groups), {})
+        lengths = [len(rows) for rows in groups.values()]
+        return Labelled(cells, lengths, [], list(groups), {}, self._times_of(frame, names, order))
+
+    def _times_of(self, frame: Any, names: list[str], order: list[int]) -> Tensor | None:
+        """The times of the rows of a DataFrame."""
+        if not self.elapsed or self.elapsed not in names:
+            return None
+        found = np.asarray(frame[self.elapsed].to_numpy())[order]
+        if found.dtype.kind == "M":
+            return torch.from_numpy(found.astype("datetime64[ns]").astype(np.int64) / 1e9)
+        return times_in([str(time) for time in found.tolist()], self.elapsed)
 
     def memory(self) -> dict[str, Any]:
         """The classes, and the encoding of the columns."""
@@ -301,7 +359,7 @@ class Table(Predicts, Finite, Labelling):
     def data_digest(self) -> str:
         """SHA-256 of all inputs and classes, in order."""
         digest = hashlib.sha256("\n".join(self.encoding["classes"]).encode())
-        for tensor in (*self.inputs, self.labels):
+        for tensor in (*self.inputs, self.labels, *(self.times or ())):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 

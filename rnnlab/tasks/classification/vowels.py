@@ -171,9 +171,9 @@ class Vowels(Predicts, Finite, Labelling):
         """The class of each sequence."""
         return classes_of(outputs, self.classes)
 
-    def read(self, path: Path) -> list[Any]:
+    def read_own(self, path: Path) -> list[Any]:
         """The sequences of a .ts, .npz or .npy file; the classes of a .ts file are not used."""
-        return read_ts(path).series if path.suffix == ".ts" else super().read(path)
+        return read_ts(path).series if path.suffix == ".ts" else super().read_own(path)
 
     def memory(self) -> dict[str, Any]:
         """The number of channels and of classes, and the names of the classes."""

@@ -169,6 +169,15 @@ def number_of(cell: str) -> float | None:
     return value if isfinite(value) else None
 
 
+def instants_of(cells: list[str]) -> list[float] | None:
+    """The times in a column: numbers, or seconds if the cells are dates; None if a cell is neither."""
+    numbers = [number_of(cell) for cell in cells]
+    if all(number is not None and number == number for number in numbers):
+        return numbers
+    dates = _instants(cells)
+    return dates if isinstance(dates, list) else None
+
+
 def _find_times(path: Path, header: list[str], lines: list[tuple[int, list[str]]]) -> Times | None:
     """The first column as the time, or None if it is not a time column.
 

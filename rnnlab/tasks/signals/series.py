@@ -209,10 +209,10 @@ class Series(Predicts, Finite, Regression):
         found = outputs.double().unflatten(1, (len(names), self.horizon)).transpose(1, 2)
         return Forecasts(names, found * scales[0] + scales[1])
 
-    def read(self, path: Path) -> Tensor:
+    def read_own(self, path: Path) -> Tensor:
         """The rows of a CSV file with the columns of the training file."""
         if path.suffix in (".npz", ".npy"):
-            return super().read(path)
+            return super().read_own(path)
         return read_csv(path, self.scaling["columns"], check_times=False).values
 
     @cached_property

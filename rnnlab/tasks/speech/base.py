@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rnnlab.formats import audio
 from rnnlab.interface import Batch, InputError, Sample, Vectors
+from rnnlab.tasks._predicting import Answers
 from rnnlab.tasks.base import Task, check_least
 from rnnlab.tasks.speech import _corpora
 from rnnlab.tasks.speech._corpora import Recording, levelled
@@ -27,7 +28,7 @@ SHOWN = 4
 """Number of recordings of a sample."""
 
 
-class Speech(Task):
+class Speech(Answers, Task):
     """Recognise digits in recordings.
 
     The inputs are log-mel features at 8 kHz, 62.5 frames per second, see `rnnlab.tasks.speech._features`; each band has
@@ -183,6 +184,10 @@ class Speech(Task):
                 "part of it"
             )
         return self.recognise(model, torch.from_numpy(levelled(samples, rate, str(path))), beam_size)
+
+    def answer(self, model: nn.Module, given: Sequence[str]) -> list[str]:
+        """The words in each of some sound files, see `transcribe`."""
+        return [self.transcribe(model, path) for path in given]
 
     def sample(self, model: nn.Module) -> list[Sample]:
         """The true and the recognised words of some recordings of the validation set, and the first one as WAV."""

@@ -206,6 +206,7 @@ class Babi(TextToText):
                 axes.bar(centres, column, width=0.28, label=label, color=colour)
         axes.set_xticks(range(len(rows)), [str(number) for number in self.tasks])
         axes.set(xlabel="task", ylim=(0, 1.2), yticks=[0, 0.25, 0.5, 0.75, 1])
+        axes.yaxis.set_major_formatter(lambda value, place: f"{value:.0%}")
         axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper center", ncols=3)
         return render(made, "tasks")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnlab import generation
+from rnnlab.data import read_lines
 from rnnlab.heads import Categorical
 from rnnlab.interface import Batch, InputError, Metric, Sample, Tokens
 from rnnlab.report.attention import attention_map
+from rnnlab.tasks._predicting import Answers
 from rnnlab.tasks._writing import Writer, started, teacher_forced
 from rnnlab.tasks.base import Finite, check_least
 from rnnlab.vocabulary import END, UNKNOWN, Vocabulary, learn, restored, tidy
@@ -35,7 +38,7 @@ class Pair(NamedTuple):
     target: str
 
 
-class TextToText(Finite):
+class TextToText(Answers, Finite):
     """Read a source text, then write a target text.
 
         source   il fait froid . END
@@ -222,6 +225,10 @@ class TextToText(Finite):
             for number, text in zip(numbers, self.texts(written), strict=True):
                 answers[number] = text
         return answers
+
+    def read_own(self, path: Path) -> list[str]:
+        """The lines of a UTF-8 file."""
+        return read_lines(path)
 
     def encode_source(self, text: str) -> Tensor:
         """The tokens of a source text, int64 ``[S]``, with END.
