@@ -96,7 +96,10 @@ def mistake(capsys, *arguments):
             ),
             (["task=helo"], "unknown task 'helo'; did you mean 'hello'?"),
             (["experiment=none_such"], "unknown experiment 'none_such'"),
-            (["experiment=parity"], "did you mean 'acceptance/parity' or 'atlas/parity' or 'compare/parity' or 'state_tracking/parity'?"),
+            (
+                ["experiment=parity"],
+                "did you mean 'acceptance/parity' or 'atlas/parity' or 'compare/parity' or 'state_tracking/parity'?",
+            ),
             (["task=shakespeare"], "unknown task 'shakespeare'; did you mean experiment=shakespeare?"),
             (["model=mlstm"], "unknown model 'mlstm'; did you mean cell=mlstm?"),
             (["cell=stacked_rnn"], "unknown cell 'stacked_rnn'; did you mean model=stacked_rnn?"),
