@@ -15,7 +15,7 @@ from rnnlab.layers.gate import gated
 from rnnlab.layers.linear import Linear
 from rnnlab.layers.norms import NORMS
 from rnnlab.layers.recurrent import Recurrent
-from rnnlab.layers.stack import Stack, outputs_of, trajectory_of
+from rnnlab.layers.stack import Composite, Stack
 from rnnlab.trees import State
 
 
@@ -51,7 +51,7 @@ class _Alone(Recurrent):
         return super()._context({}, *arguments)
 
 
-class Block(nn.Module):
+class Block(Composite):
     """A pre-norm residual block with the interface of a layer; its state is that of the convolution and the cell.
 
         u = norm(x)
@@ -121,22 +121,10 @@ class Block(nn.Module):
         """Return the states of convolution and cell before the first step."""
         return self.recurrence.initial_state(batch_size)
 
-    def forward(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
-    ) -> tuple[Tensor, State]:
-        """Run the block on inputs ``[T, B, width]``; see `Recurrent.forward`. Outputs in the padding are undefined."""
-        outputs, state, _ = self._run(outputs_of, inputs, state, lengths, context)
-        return outputs, state
-
-    def trajectory(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
-    ) -> tuple[Tensor, State, State]:
-        """Run the block, and also return the states of convolution and cell after every step."""
-        return self._run(trajectory_of, inputs, state, lengths, context)
-
-    def _run(
+    def run(
         self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
     ) -> tuple[Tensor, State, State]:
+        """Run convolution and cell on inputs ``[T, B, width]``; outputs in the padding are undefined."""
         normed = self.norm(inputs)
         hidden, after, *of_steps = call(self.recurrence, normed, state, lengths, **context)
         if self.gate is not None:

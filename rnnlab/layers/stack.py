@@ -18,17 +18,50 @@ from rnnlab.trees import State
 NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
-def outputs_of(layer: nn.Module, *arguments: Any, **context: Any) -> tuple[Tensor, State]:
-    """Call a layer."""
+class Composite(nn.Module):
+    """Base class of layers that consist of layers: `forward` and `trajectory` by one method, ``run``."""
+
+    def forward(
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+    ) -> tuple[Tensor, State]:
+        """Run all layers on inputs ``[T, B, F]``, with the same ``fresh`` and ``context``; see `Recurrent.forward`."""
+        outputs, final, _ = self.run(_outputs_of, inputs, state, lengths, context)
+        return outputs, final
+
+    def trajectory(
+        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
+    ) -> tuple[Tensor, State, State]:
+        """Run all layers, and also return their states after every step; see `Recurrent.trajectory`."""
+        return self.run(_trajectory_of, inputs, state, lengths, context)
+
+    def run(
+        self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
+    ) -> tuple[Tensor, State, State]:
+        """Run all layers.
+
+        Args:
+            call: function ``(layer, inputs, state, lengths, **context) -> (outputs, state)`` or ``(outputs, state,
+                states)``, which runs a layer.
+            inputs: ``[T, B, F]``.
+            state: the state before the first step, or None.
+            lengths: int64 ``[B]`` or None.
+            context: additional arguments of ``call``.
+
+        Returns:
+            outputs, final state, and the states of all steps; these are empty if ``call`` returns none.
+        """
+        raise NotImplementedError
+
+
+def _outputs_of(layer: nn.Module, *arguments: Any, **context: Any) -> tuple[Tensor, State]:
     return layer(*arguments, **context)
 
 
-def trajectory_of(layer: Any, *arguments: Any, **context: Any) -> tuple[Tensor, State, State]:
-    """Call the ``trajectory`` of a layer."""
+def _trajectory_of(layer: Any, *arguments: Any, **context: Any) -> tuple[Tensor, State, State]:
     return layer.trajectory(*arguments, **context)
 
 
-class Bidirectional(nn.Module):
+class Bidirectional(Composite):
     """A bidirectional layer: a forward and a backward layer (Schuster and Paliwal, 1997, doi:10.1109/78.650093).
 
     It has the interface of a layer; its state is the pair of the two states. Each output depends on the whole sequence,
@@ -55,20 +88,7 @@ class Bidirectional(nn.Module):
         """Return the initial states of the forward and the backward layer."""
         return self.forward_layer.initial_state(batch_size), self.backward_layer.initial_state(batch_size)
 
-    def forward(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
-    ) -> tuple[Tensor, State]:
-        """Run both layers; see `Recurrent.forward`."""
-        outputs, final, _ = self._run(outputs_of, inputs, state, lengths, context)
-        return outputs, final
-
-    def trajectory(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
-    ) -> tuple[Tensor, State, State]:
-        """Run both layers, and also return the pair of their states after every step; see `Recurrent.trajectory`."""
-        return self._run(trajectory_of, inputs, state, lengths, context)
-
-    def _run(
+    def run(  # noqa: D102
         self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
     ) -> tuple[Tensor, State, State]:
         first, second = (None, None) if state is None else state
@@ -104,7 +124,7 @@ class Connection(nn.Module):
         return g * outputs + (1 - g) * inputs
 
 
-class Stack(nn.Module):
+class Stack(Composite):
     """A stack of layers with the interface of a layer; its state is a tuple of the layers' states.
 
     The inputs of each layer but the lowest go through the norm, then the dropout. The connection is around norm,
@@ -200,20 +220,7 @@ class Stack(nn.Module):
         """Return the states before the first step, one per layer."""
         return tuple(layer.initial_state(batch_size) for layer in self.layers)
 
-    def forward(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
-    ) -> tuple[Tensor, State]:
-        """Run all layers on inputs ``[T, B, F]``, with the same ``fresh`` and ``context``; see `Recurrent.forward`."""
-        outputs, final, _ = self._run(outputs_of, inputs, state, lengths, context)
-        return outputs, final
-
-    def trajectory(
-        self, inputs: Tensor, state: State | None = None, lengths: Tensor | None = None, **context: Any
-    ) -> tuple[Tensor, State, State]:
-        """Run all layers, and also return their states after every step; see `Recurrent.trajectory`."""
-        return self._run(trajectory_of, inputs, state, lengths, context)
-
-    def _run(
+    def run(  # noqa: D102
         self, call: Callable, inputs: Tensor, state: State | None, lengths: Tensor | None, context: dict[str, Any]
     ) -> tuple[Tensor, State, State]:
         states = [None] * len(self.layers) if state is None else state
