@@ -34,7 +34,7 @@ REFERENCE = [
     "contracts",
     "training",
 ]
-REFERENCE += ["generation", "engine", "diagnostics", "analysis", "benchmark", "export"]
+REFERENCE += ["generation", "engine", "diagnostics", "analysis", "benchmark", "export", "weights"]
 """Public modules of rnnlab; ``__all__`` of each lists what is public."""
 
 

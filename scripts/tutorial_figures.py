@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 import tutorial_diagrams as diagrams
+from why_training_is_hard import curve
 
 from rnnlab import files, report
-from rnnlab.diagnostics import flows_of, gates, watching
+from rnnlab.analysis import curves
+from rnnlab.diagnostics import gates, watching
 from rnnlab.diagnostics.trajectory import Trajectory
 from rnnlab.interface import Batch
 from rnnlab.report.figures import colours
@@ -24,21 +26,9 @@ from rnnlab.training import load
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def validated(run: Path, metric: str) -> tuple[list[int], list[float]]:
+def validated(run: Path, metric: str) -> tuple[list[float], list[float]]:
     """Training steps and values of a metric on the validation set."""
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    found = [(row["step"], row[metric]) for row in rows if row["split"] == "valid"]
-    steps, values = zip(*found, strict=True)
-    return list(steps), list(values)
-
-
-def by_distance(run: Path, which: str) -> list[float]:
-    """The gradient norm of the last step's loss by distance, relative to distance 0."""
-    task, model, _ = load(run, "cpu", which)
-    flows, _, _ = flows_of(model, task, "test", steps=1)
-    (flow,) = flows.values()
-    norms = flow.last.by_distance(flow.last.total)
-    return (norms / norms[0]).tolist()
+    return curves.read(run)[metric]["valid"]
 
 
 def excerpt(run: Path, length: int) -> tuple[str, Trajectory, slice, int]:
@@ -109,7 +99,7 @@ def gradients(runs: Path) -> str:
         axes.set(title=title, xlabel="steps before the loss", yscale="log", ylim=(1e-14, 1e2))
         for number, cell in enumerate(("rnn", "lstm", "gru")):
             look = {**report.style(number), "markevery": 10, "markersize": 4}
-            axes.plot(by_distance(runs / f"adding_{cell}", which), label=cell, **look)
+            axes.plot(curve(runs / f"adding_{cell}", which), label=cell, **look)
     report.legend(axes)
     return themed(made, "gradients")
 
@@ -125,7 +115,7 @@ def forget_bias(runs: Path) -> str:
     right.set(title="during training", xlabel="training step", ylabel="squared error")
     for number, bias in enumerate((-2, 0, 1, 3)):
         run, look = runs / f"bias_{bias}", {**report.style(number), "markersize": 4}
-        left.plot(by_distance(run, "initial"), **look, markevery=10)
+        left.plot(curve(run, "initial"), **look, markevery=10)
         right.plot(*validated(run, "loss"), label=f"b_f = {bias}".replace("-", "−"), **look, markevery=3)
     right.set_ylim(bottom=0)
     report.legend(right)

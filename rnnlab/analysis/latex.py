@@ -141,7 +141,7 @@ def _exponent(values: Sequence[float]) -> int:
 
 
 def _decimals(values: Sequence[float], margins: Sequence[float]) -> int:
-    """Return the decimals at which the median margin, or else the median value, has two significant digits."""
+    """Return the decimals that give the median margin two significant digits; without margins, the median value."""
     sizes = [abs(size) for size in margins or values if size and isfinite(size)]
     return min(MOST_DECIMALS, max(0, 1 - floor(log10(median(sizes))))) if sizes else 0
 

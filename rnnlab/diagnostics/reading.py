@@ -58,8 +58,8 @@ TEXTS = {
     "eigenvalues": Text(
         "Eigenvalues of a step Jacobian in the complex plane",
         "Eigenvalues of the step Jacobian at step {step} of one sequence, with the unit circle.",
-        "If the same step were repeated, a point inside the circle would be a pattern that dies out, a point outside "
-        "one that grows, and a point on the circle one that lasts. Points off the horizontal axis oscillate.",
+        "Each point is a pattern of the state. If the same step is repeated, a pattern inside the circle dies out, one "
+        "outside grows, and one on the circle lasts. Points off the horizontal axis oscillate.",
     ),
     "lyapunov": Text(
         "The largest Lyapunov exponents",

@@ -64,12 +64,12 @@ class Recurrent(nn.Module):
         precision = engine.reference.precision(like.device, like.dtype)
         where = (self.backend, like.device, like.dtype, precision)
         choices = vars(self).setdefault("_choices", {})
-        known, options, choice = choices.get(id(cell), (None, None, None))
+        known, options, choice = choices.get(cell, (None, None, None))
         # A compiled step traces itself again when the cell changes.
         if known == where and (choice.follows or options == engine.identity(cell)):
             return choice
         choice = engine.choose(cell, self.backend) if cell is self.cell else self._choice_around(cell)
-        choices[id(cell)] = where, engine.identity(cell), choice
+        choices[cell] = where, engine.identity(cell), choice
         return choice
 
     def _choice_around(self, cell: Cell) -> engine.Choice:
@@ -140,8 +140,8 @@ class Recurrent(nn.Module):
             lengths: int64 ``[B]``, each between 1 and T, in any order, on any device; None if all are T. To check
                 lengths on a GPU, the host waits for it, unless `rnnlab.interface.Batch.to` has copied them there.
             fresh: bool ``[T, B]``, True at steps before which the state is set to `initial_state`: the first steps of
-                the pieces of a packed sequence. The results are those of the pieces as separate sequences. A layer with
-                ``reverse=True`` reads each piece from its last step. None for no resets.
+                the pieces of a packed sequence. The results equal those of running each piece as a sequence of its own.
+                A layer with ``reverse=True`` reads each piece from its last step. None for no resets.
             context: additional arguments of the cell's ``prepare``, by name.
 
         Returns:

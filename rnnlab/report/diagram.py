@@ -72,7 +72,7 @@ class Line:
 
 @dataclass
 class Diagram:
-    """Boxes in an order in which each one follows those that it reads, their lines, and lines back in time.
+    """Boxes, each after all boxes that it reads; the lines between them; and lines back in time.
 
     feedback: pairs ``(result, leaf)`` of boxes.
     """

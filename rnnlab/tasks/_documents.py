@@ -1,4 +1,4 @@
-"""Streams of documents: a text is cut where a separator ends, and the state starts again at every cut."""
+"""Streams of documents: each document ends with a separator, and the state is reset where the next one starts."""
 
 from __future__ import annotations
 

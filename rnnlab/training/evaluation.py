@@ -29,11 +29,11 @@ def carry(model: Model, state: State | None, fresh: Tensor | None) -> State | No
     """
     if fresh is None:
         return None
+    if state is not None and fresh.dim() == 2:
+        return map_state(Tensor.detach, state)
     initial = model.begin(batch_size=fresh.shape[-1])
     if state is None:
         return initial
-    if fresh.dim() == 2:
-        return map_state(Tensor.detach, state)
     return map_state(lambda new, old: pick_rows(fresh, new.to(old.dtype), old.detach()), initial, state)
 
 

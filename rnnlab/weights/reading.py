@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnlab.cells import Cell
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent, Stack, from_torch
-from rnnlab.layers.regularisers import Wrapped
+from rnnlab.layers.wrapped import innermost
 from rnnlab.weights import keras, torch_nn
 from rnnlab.weights.parts import Part, stack_of
 
@@ -58,7 +57,8 @@ def load(model: nn.Module, source: Any, layers: Sequence[str] | None = None) -> 
         InputError: the source cannot be read, or its layers differ from those of the model.
     """
     targets = _layers_of(model)
-    activation = next((str(cell.activation) for cell in map(_inner, targets) if hasattr(cell, "activation")), "tanh")
+    inner = [innermost(layer.cell) for layer in targets]
+    activation = next((str(cell.activation) for cell in inner if hasattr(cell, "activation")), "tanh")
     found = _layers_of(read(source, layers, activation=activation))
     theirs, ours = ([_described(layer) for layer in group] for group in (found, targets))
     if theirs != ours:
@@ -133,16 +133,8 @@ def _layers_of(model: nn.Module) -> list[Recurrent]:
     return [module for module in model.modules() if isinstance(module, Recurrent)]
 
 
-def _inner(layer: Recurrent) -> Cell:
-    """The cell of a layer without its regularisers."""
-    cell = layer.cell
-    while isinstance(cell, Wrapped):
-        cell = cell.cell
-    return cell
-
-
 def _described(layer: Recurrent) -> str:
-    cell = _inner(layer)
+    cell = innermost(layer.cell)
     options = [f"{name}={getattr(cell, name)}" for name in ("activation", "reset") if hasattr(cell, name)]
     options += [f"projection_size={cell.output_size}"] if cell.output_size != cell.hidden_size else []
     sizes = [str(cell.input_size), str(cell.hidden_size)]
@@ -155,4 +147,4 @@ def _listed(layers: list[str]) -> str:
 
 def _tensors(layer: Recurrent) -> dict[str, Tensor]:
     """The parameters of the cell by name, and those of the initial state by number."""
-    return {**dict(_inner(layer).named_parameters()), **dict(layer.first.named_parameters())}
+    return {**dict(innermost(layer.cell).named_parameters()), **dict(layer.first.named_parameters())}

@@ -25,13 +25,6 @@ from rnnlab.training import train
 HTML = "<img src=x onerror=alert(1)>|`$x$"
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The working directory; paths in the tests are relative to it."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def groups(result):
     return {group.label: group for section in result.sections for group in section.groups}
 

@@ -20,12 +20,6 @@ TWO = {"chance": {"loss": 2.4}, "mean": {"loss": 2.0}}
 BASELINES = {"valid": TWO, "test": TWO}
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def drawn(result):
     (section,) = result.sections
     return figures.figures(section, figures.looks_of(result))

@@ -20,12 +20,6 @@ COMMANDS |= {"includegraphics", "linewidth", "clearpage"}
 NASTY = '50% of_a #1 & {b} \\end{table} $x$ ~^ <|> "σ é 가" −…'
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def read(text):
     """Read LaTeX strictly, and return the cells of each row of its tables; anything unknown or unbalanced fails."""
     assert text.isascii() or not re.search(r"[^\x00-\x7f\u00c0-\u017f]", text), "letters that need another font"

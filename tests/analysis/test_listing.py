@@ -9,13 +9,6 @@ from rnnlab.analysis import curves
 from rnnlab.interface import InputError
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def make(place, cell, score, seed=0, task="adding", monitor="loss", better="lower", status="finished", **more):
     """Write the directory of a run."""
     place.mkdir(parents=True)
