@@ -74,7 +74,7 @@ def run_or(
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
     random = random_state(inputs.device) if training and is_training(cell) else None
-    with reusing(inputs):
+    with reusing(inputs, cell.hidden_size):
         constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
     again = Again(cell, context, random) if training else None
     try:

@@ -83,7 +83,7 @@ class MLSTM(Cell):
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
         shape = (self.heads, self.hidden_size // self.heads)
-        q, k, v, o = linear(inputs, self.W, self.b).unflatten(-1, (4, *shape)).unbind(-3)
+        q, k, v, o = (part.unflatten(-1, shape) for part in linear(inputs, self.W, self.b).chunk(4, dim=-1))
         i, f = linear(inputs, self.W_gates, self.b_gates).chunk(2, dim=-1)
         return (), (q, k, v, o, i, logsigmoid(f) if self.forget_gate == "sigmoid" else f)
 

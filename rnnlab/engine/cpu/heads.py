@@ -9,6 +9,8 @@ elements. The sums of a step are another record.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from math import prod
 
 from rnnlab.engine.cpu.layout import View, laid_out
@@ -64,6 +66,34 @@ BACKWARD = """    const unsigned long mode = flush();
     restore(mode);"""
 
 
+@dataclass(frozen=True)
+class Pointer:
+    """A pointer that a step function declares.
+
+    Attributes:
+        kind: the type of its elements, such as ``const real``.
+        name: its name.
+        start: its value.
+        array: if it points to the elements of one time step of an array ``[T, B, ...]``, the number of that array.
+        size: the number of these elements.
+    """
+
+    kind: str
+    name: str
+    start: str
+    array: int = -1
+    size: int = 0
+
+    def declared(self) -> str:
+        """Return the declaration."""
+        return f"{self.kind} *const {self.name} = {self.start};"
+
+    def fetched(self, sign: str) -> list[str]:
+        """Return the code that fetches the elements of the next step; ``sign`` is the direction of time."""
+        at = f"{self.name} {sign} a[{self.array}].step"
+        return [f"fetch({at}, {self.size}, {int(self.kind == 'real')});"] if self.size else []
+
+
 class HeadSource:
     """The C code of a step with heads, and the meaning of its arguments.
 
@@ -117,9 +147,13 @@ class HeadSource:
             return prod(value.shape) // (self.heads if self.layout.by_head.get(value) else 1)
         return prod(self.layout.inner(value))
 
-    def _element(self, array: int, value: Value, shared: bool = False) -> str:
-        head = "" if shared else f" + h * {self.size(value)}"
+    def _element(self, array: int, size: int, shared: bool = False) -> str:
+        head = "" if shared else f" + h * {size}"
         return f"at(&a[{array}], t) + b * a[{array}].row{head}"
+
+    def _row(self, kind: str, name: str, array: int, size: int, shared: bool = False) -> Pointer:
+        """Return the pointer to the ``size`` elements of one head and one time step of an array."""
+        return Pointer(kind, name, self._element(array, size, shared), array, size)
 
     def _kept(self) -> tuple[dict[Value, int], int]:
         """Return the place in the sums of a step of every value that is stored there, and the size of the sums."""
@@ -150,32 +184,41 @@ class HeadSource:
         """Return the number of elements of a computed value of one head."""
         return prod(self.layout.views[value].shape)
 
-    def _inputs(self) -> tuple[list[str], dict[Value, str]]:
-        """Return declarations of pointers to inputs and constants, and the pointers."""
-        elements = [self._element(n, x, x in self.shared) for n, x in enumerate(self.program.inputs)]
-        lines = [f"const real *const {x}_at = {at};" for x, at in zip(self.program.inputs, elements, strict=True)]
+    def _inputs(self) -> tuple[list[Pointer], dict[Value, str]]:
+        """Return the pointers to inputs and constants, and their names."""
+        pointers = [
+            self._row("const real", f"{value}_at", n, self.size(value), value in self.shared)
+            for n, value in enumerate(self.program.inputs)
+        ]
         constants = {value: n for n, value in enumerate(self.program.constants, len(self.program.inputs))}
         for value, n in constants.items():  # a cell may return a constant twice
             head = f" + h * {self.size(value)}" if self.layout.by_head.get(value) else ""
-            lines.append(f"const real *const {value}_at = a[{n}].at{head};")
-        return lines, {value: f"{value}_at" for value in (*self.program.inputs, *self.program.constants)}
+            pointers.append(Pointer("const real", f"{value}_at", f"a[{n}].at{head}"))
+        return pointers, {value: f"{value}_at" for value in (*self.program.inputs, *self.program.constants)}
 
-    def _sums(self, function: str, kind: str) -> list[str]:
-        """Return declarations of pointers to the stored sums of a step."""
-        n = self.arrays[function].index("sums")
-        start = f"at(&a[{n}], t) + b * a[{n}].row + h * {self.sums}"
-        return [f"{kind} *const {value}_kept = {start} + {offset};" for value, offset in self.kept.items()]
+    def _sums(self, function: str, kind: str) -> list[Pointer]:
+        """Return the pointers to the stored sums of a step."""
+        whole = self._row(kind, "sums", self.arrays[function].index("sums"), self.sums)
+        return [whole, *(Pointer(kind, f"{value}_kept", f"sums + {offset}") for value, offset in self.kept.items())]
 
-    def _records(self, record: str, names: list[str], kind: str = "const real") -> list[str]:
+    def _records(self, record: str, names: list[str], kind: str = "const real") -> list[Pointer]:
         pairs = zip(names, self.offsets, strict=True)
-        return [f"{kind} *const {name} = {record} + {offset};" for name, (offset, _) in pairs]
+        return [Pointer(kind, name, f"{record} + {offset}") for name, (offset, _) in pairs]
 
-    def _function(self, name: str, arguments: str, pointers: list[str], body: Body) -> str:
-        """Print a step; declarations of pointers that it does not use are left out."""
+    def _function(self, name: str, arguments: str, pointers: list[Pointer], body: Body) -> str:
+        """Print a step; pointers that it does not use are left out.
+
+        The arrays of a step are far apart from those of the next step, so that the processor does not fetch them by
+        itself. The code asks for those of the next step before it computes.
+        """
         self.scratch = max(self.scratch, body.scratch)
-        code = "\n".join(body.lines)
-        used = [line for line in pointers if f"{line.split('const ')[-1].split(' = ')[0]}[" in code]
-        lines = [f"  {line}" if not line.startswith("#") else line for line in (*used, *body.lines)]
+        names = set(re.findall(r"\w+", "\n".join(body.lines)))
+        used = [pointer for pointer in pointers if pointer.name in names]
+        if any(pointer.start.startswith("sums +") for pointer in used):
+            used = [pointer for pointer in pointers if pointer in used or pointer.name == "sums"]
+        ahead = [line for pointer in used for line in pointer.fetched("-" if name == "backward_step" else "+")]
+        code = [*(pointer.declared() for pointer in used), *ahead, *body.lines]
+        lines = [f"  {line}" if not line.startswith("#") else line for line in code]
         start = f"static void {name}(const struct call *call, long t, long b, long h, {arguments}, real *scratch"
         start += ", unsigned long mode) {" if name == "backward_step" else ") {"
         return "\n".join([start, "  const struct array *const a = call->arrays;", *lines, "}"])
@@ -183,23 +226,23 @@ class HeadSource:
     def _stepped(self, name: str, has_output: bool) -> tuple[str, Body]:
         """Print the forward step, or the part of it that computes the new state."""
         program = self.program
-        lines, leaves = self._inputs()
+        pointers, leaves = self._inputs()
         before, after = [f"{s}_at" for s in program.state], [f"{s}_new" for s in program.state]
         leaves |= dict(zip(program.state, before, strict=True))
         targets = list(zip(program.new_state, after, strict=True))
         if has_output:
             n = self.arrays["forward"].index("output")
-            lines.append(f"real *const y_at = {self._element(n, program.output)};")
+            pointers.append(self._row("real", "y_at", n, self.size(program.output)))
             targets.append((program.output, "y_at"))
-            lines += self._sums("forward", "real")
+            pointers += self._sums("forward", "real")
             targets += [(value, f"{value}_kept") for value in self.kept]
         else:
-            lines += self._sums("backward", "const real")
+            pointers += self._sums("backward", "const real")
             leaves |= {value: f"{value}_kept" for value in self.kept}
         nodes = needed(self.layout, program.nodes, [value for value, _ in targets], leaves)
         body = Body(self.layout, [nodes], leaves, targets, self.single)
-        lines += [*self._records("before", before), *self._records("after", after, "real")]
-        return self._function(name, "const real *before, real *after", lines, body), body
+        pointers += [*self._records("before", before), *self._records("after", after, "real")]
+        return self._function(name, "const real *before, real *after", pointers, body), body
 
     def _swap(self, body: Body, before: list[Value], after: list[Value | None], pointers: list[str]) -> str:
         """Return where the next record starts: at the previous one if a step can overwrite it."""
@@ -231,13 +274,14 @@ class HeadSource:
 
     def _ended(self, cleared: list[tuple[int, Value]]) -> str:
         """Print the zeros after the end of a sequence."""
-        lines = [f"memset({self._element(n, v)}, 0, {self.size(v)} * sizeof(real));" for n, v in cleared]
+        sizes = [(n, self.size(value)) for n, value in cleared]
+        lines = [f"memset({self._element(n, size)}, 0, {size} * sizeof(real));" for n, size in sizes]
         return "".join(f"\n    for (long t = steps; t < call->T; t++) {line}" for line in lines)
 
     def _backward(self) -> str:
         program, back = self.program, self.back
         places = {name: n for n, name in enumerate(self.arrays["backward"])}
-        lines, leaves = self._inputs()
+        pointers, leaves = self._inputs()
         states, news = [f"{s}_at" for s in program.state], [f"{s}_new" for s in program.state]
         gradients, results = [f"{g}_at" for g in back.state_gradients], [f"{s}_gradient" for s in program.state]
         # The new state is in memory, unless it is only a view of another value.
@@ -247,18 +291,17 @@ class HeadSource:
         leaves |= dict(zip((*program.state, *back.state_gradients), (*states, *gradients), strict=True))
         leaves[back.output_gradient] = "y_gradient"
         leaves |= {value: f"{value}_kept" for value in self.kept}
-        lines += self._sums("backward", "const real")
-        n = places["upstream"]
-        lines.append(f"const real *const y_gradient = {self._element(n, program.output)};")
+        pointers += self._sums("backward", "const real")
+        pointers.append(self._row("const real", "y_gradient", places["upstream"], self.size(program.output)))
         targets, cleared, zeros = [], [], []
         for value in self.learned:
             n = places[f"gradient of {value}"]
             if value in self.layout.constants:
                 head = f" + h * {self.size(value)}" if self.layout.by_head.get(value) else ""
-                lines.append(f"double *const total_{value} = a[{n}].total{head};")
+                pointers.append(Pointer("double", f"total_{value}", f"a[{n}].total{head}"))
                 targets.append((back.gradients[value], f"total_{value}"))
             else:
-                lines.append(f"real *const {value}_gradient = {self._element(n, value)};")
+                pointers.append(self._row("real", f"{value}_gradient", n, self.size(value)))
                 targets.append((back.gradients[value], f"{value}_gradient"))
                 cleared.append((n, value))
         for value, pointer, (_, size) in zip(program.state, results, self.offsets, strict=True):
@@ -278,9 +321,9 @@ class HeadSource:
             ("g_now", gradients, "const real"),
             ("g_next", results, "real"),
         ):
-            lines += self._records(record, names, kind)
+            pointers += self._records(record, names, kind)
         arguments = "const real *before, const real *after, const real *g_now, real *g_next"
-        code = self._function("backward_step", arguments, lines, body)
+        code = self._function("backward_step", arguments, pointers, body)
         after = [back.gradients.get(value) for value in program.state]
         swap = self._swap(body, back.state_gradients, after, results)
         copies = self._copies("backward", "g_now", "last", "first")

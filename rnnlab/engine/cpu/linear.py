@@ -16,7 +16,7 @@ from rnnlab.engine.cpu import gemm, memory
 from rnnlab.engine.cpu.gemm import mm
 
 LARGE = 2**21
-"""Size of the inputs of a sequence, in bytes, from which `Reusing` saves more than its cost of 60 microseconds."""
+"""Size of a sequence, in bytes, from which `Reusing` saves more than its cost of 60 microseconds."""
 LARGE_FOR_OWN = 2**16
 """The same if rnnlab's GEMM kernel is used, which saves more."""
 
@@ -29,20 +29,29 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         weight: ``[G, F]``.
         bias: ``[G]``; None for no bias.
     """
-    if reference.observer(inputs) is None and _is_large(inputs) and _fits(inputs, weight, bias):
+    if reference.observer(inputs) is None and _is_large(inputs, len(weight)) and _fits(inputs, weight, bias):
         return _Linear.apply(inputs, weight, bias)
     return functional.linear(inputs, weight, bias)
 
 
-def reusing(inputs: Tensor) -> AbstractContextManager:
-    """Return a context for the ``prepare`` of a cell: `Reusing` if the inputs are large enough to benefit from it."""
-    return Reusing() if _is_large(inputs) else nullcontext()
+def reusing(inputs: Tensor, width: int) -> AbstractContextManager:
+    """Return a context for the ``prepare`` of a cell: `Reusing` if the sequences are large enough to benefit from it.
+
+    Args:
+        inputs: ``[T, B, input_size]``.
+        width: the hidden size of the cell.
+    """
+    return Reusing() if _is_large(inputs, width) else nullcontext()
 
 
-def _is_large(inputs: Tensor) -> bool:
-    if inputs.device.type != "cpu" or inputs.nbytes < LARGE_FOR_OWN or reference.autocast_dtype(inputs.device):
+def _is_large(inputs: Tensor, width: int) -> bool:
+    """Whether the inputs, or as many rows of ``width`` numbers, are large."""
+    size = inputs.nbytes
+    if width > inputs.shape[-1] > 0:
+        size = size // inputs.shape[-1] * width
+    if inputs.device.type != "cpu" or size < LARGE_FOR_OWN or reference.autocast_dtype(inputs.device):
         return False  # autocast has its own product
-    return inputs.nbytes >= LARGE or gemm.own(inputs.dtype, "sequence") is not None
+    return size >= LARGE or gemm.own(inputs.dtype, "sequence") is not None
 
 
 class Reusing(TorchFunctionMode):

@@ -18,9 +18,9 @@ from rnnlab.engine.ir.program import Node, Value
 COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne")
 ROWS = 4
 """Rows of a matrix that a nest computes at once, if their number is a multiple of it."""
-LANES = 16
-"""Sums over a multiple of this number of elements are accumulated in so many parts. Compilers would otherwise add the
-elements of a vector register one after the other, as floating-point addition is not associative."""
+MULTIPLE = 16
+"""Sums over a multiple of this number of elements are accumulated in LANES parts (c/heads.h). Compilers would otherwise
+add the elements of a vector register one after the other, as floating-point addition is not associative."""
 ALIGNED = 16
 """Arrays start at multiples of this number of elements, so that vectors do not cross cache lines."""
 
@@ -299,7 +299,7 @@ class _Nest:
         each_row = [one for one in self.sums if is_matrix and one[3] not in ("0", inner)]
         whole = [one for one in self.sums if one not in columns and one not in each_row]
         only_sums = all(kind == "sum" for _, _, kind, _ in whole + each_row)
-        by_lane = only_sums and width % LANES == 0
+        by_lane = only_sums and width % MULTIPLE == 0
         lane = f"[{inner} - k]" if by_lane else ""
         places = {value: self.body.places[value] for value, *_ in columns}
         before = [f"for (long j = 0; j < {width}; j++) {places[v]}[j] = {self._start(v)};" for v, *_ in columns]
@@ -307,7 +307,7 @@ class _Nest:
         start, after, end = [], [], []
         sums = [str(value) for value, *_ in whole]
         if by_lane:
-            before += [f"real {value}_l[{LANES}] = {{0}};" for value, *_ in whole]
+            before += [f"real {value}_l[LANES] = {{0}};" for value, *_ in whole]
             end += [f"{value} = folded({value}_l);" for value, *_ in whole]
         for row in range(rows):
             block = [f"const real {name} = {text};" for name, text in self.levels[-1].items()]
@@ -320,7 +320,7 @@ class _Nest:
             for value, _, _, index in each_row:
                 name, place = f"{value}_s{row}", self.body.places.get(value)
                 sums.append(name)
-                start.append(f"real {name}[{LANES}] = {{0}};" if by_lane else f"real {name} = {self._start(value)};")
+                start.append(f"real {name}[LANES] = {{0}};" if by_lane else f"real {name} = {self._start(value)};")
                 if by_lane and rows == ROWS:
                     names = ", ".join(f"{value}_s{n}" for n in range(rows))
                     after += [f"folded4({names}, {place} + {index});"] if place and not row else []
@@ -340,11 +340,11 @@ class _Nest:
     def _inner(
         self, inner: str, width: int, lines: list[str], sums: list[str], only_sums: bool, by_lane: bool
     ) -> list[str]:
-        """Print the innermost loop, or two loops over blocks of `LANES` elements if sums are accumulated by lane."""
+        """Print the innermost loop, or two loops over blocks of LANES elements if sums are accumulated by lane."""
         lines = [f"  {line}" for line in lines]
         if by_lane:
-            head = f"for (long {inner} = k; {inner} < k + {LANES}; {inner}++) {{"
-            return [f"for (long k = 0; k < {width}; k += {LANES})", "#pragma omp simd", head, *lines, "}"]
+            head = f"for (long {inner} = k; {inner} < k + LANES; {inner}++) {{"
+            return [f"for (long k = 0; k < {width}; k += LANES)", "#pragma omp simd", head, *lines, "}"]
         reduction = f" reduction(+ : {', '.join(sums)})" if sums else ""
         simd = [f"#pragma omp simd{reduction}"] if only_sums else []
         return [*simd, f"for (long {inner} = 0; {inner} < {width}; {inner}++) {{", *lines, "}"]

@@ -1,8 +1,20 @@
-/* Sums of 16 numbers, in vector registers: compilers would add the elements of a register one after the other. */
+/* Sums of LANES numbers, in vector registers: compilers would add the elements of a register one after the other. */
 
 #ifndef __has_builtin
 #define __has_builtin(name) 0
 #endif
+
+/* Nests accumulate up to five sums at once. With 16 lanes each, they fit into the registers of AVX-512 only. */
+#ifdef __AVX512F__
+#define LANES 16
+#else
+#define LANES 8
+#endif
+
+/* Fetch elements into the cache; `writes` is 1 if they will be written. */
+#define fetch(x, elements, writes)                                          \
+  for (size_t byte = 0; byte < (elements) * sizeof(real); byte += 64) \
+    __builtin_prefetch((const char *)(x) + byte, writes)
 
 #if __has_builtin(__builtin_shufflevector)
 
@@ -12,12 +24,22 @@ typedef real lanes8 vector_of(8);
 typedef real lanes16 vector_of(16);
 #define pick __builtin_shufflevector
 
-inlined real folded(const real *x) {
+inlined lanes8 eight(const real *x) {
+#if LANES == 16
   const lanes16 a = *(const lanes16 *)x;
-  const lanes8 b = pick(a, a, 0, 1, 2, 3, 4, 5, 6, 7) + pick(a, a, 8, 9, 10, 11, 12, 13, 14, 15);
+  return pick(a, a, 0, 1, 2, 3, 4, 5, 6, 7) + pick(a, a, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  return *(const lanes8 *)x;
+#endif
+}
+
+inlined real folded(const real *x) {
+  const lanes8 b = eight(x);
   const lanes4 c = pick(b, b, 0, 1, 2, 3) + pick(b, b, 4, 5, 6, 7), d = c + pick(c, c, 2, 3, 0, 1);
   return d[0] + d[1];
 }
+
+#if LANES == 16
 
 /* Two rows of 16 numbers as one: eight sums of each. */
 inlined lanes16 halves(const real *x, const real *y) {
@@ -38,11 +60,29 @@ inlined void folded4(const real *x, const real *y, const real *z, const real *w,
 
 #else
 
+/* Two rows of 8 numbers as one: four sums of each. */
+inlined lanes8 halves(const real *x, const real *y) {
+  const lanes8 a = *(const lanes8 *)x, b = *(const lanes8 *)y;
+  return pick(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + pick(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
+/* The sums of four times 8 numbers. */
+inlined void folded4(const real *x, const real *y, const real *z, const real *w, real *sums) {
+  const lanes8 a = halves(x, y), b = halves(z, w);
+  const lanes8 c = pick(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + pick(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+  *(lanes4 *)sums = pick(c, c, 0, 4, 2, 6) + pick(c, c, 1, 5, 3, 7);
+}
+
+#endif
+
+#else
+
 inlined real folded(const real *x) {
-  real a[8], b[4];
-  for (long j = 0; j < 8; j++) a[j] = x[j] + x[j + 8];
-  for (long j = 0; j < 4; j++) b[j] = a[j] + a[j + 4];
-  return (b[0] + b[2]) + (b[1] + b[3]);
+  real a[LANES];
+  for (long j = 0; j < LANES; j++) a[j] = x[j];
+  for (long n = LANES / 2; n; n /= 2)
+    for (long j = 0; j < n; j++) a[j] += a[j + n];
+  return a[0];
 }
 
 inlined void folded4(const real *x, const real *y, const real *z, const real *w, real *sums) {
