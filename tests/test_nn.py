@@ -214,6 +214,14 @@ def test_frozen_weights_get_no_gradient():
     assert fast.weight_ih_l0.grad is not None
 
 
+def _dtype_or_error(layer, inputs):
+    """Return the dtype of the outputs; the error on a processor on which oneDNN has no LSTM in bfloat16."""
+    try:
+        return layer(inputs)[0].dtype
+    except RuntimeError as error:
+        return str(error)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit", "ignore:LSTM with projections", "ignore::torch.jit.TracerWarning")
 def test_what_pytorch_runs_itself(calls):
     inputs = torch.randn(40, 3, 5)
@@ -222,7 +230,7 @@ def test_what_pytorch_runs_itself(calls):
     with torch.no_grad():
         layer(inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer(inputs)[0].dtype == nn.LSTM(5, 7)(inputs)[0].dtype
+        assert _dtype_or_error(layer, inputs) == _dtype_or_error(nn.LSTM(5, 7), inputs)
     torch.jit.trace(layer, inputs)
     torch.func.jacrev(lambda x: layer(x)[0].sum())(inputs)
     assert not calls
