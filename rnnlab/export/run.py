@@ -79,11 +79,11 @@ def export_run(
                 "step=true and lengths=true are for models without a source; the encoder of this model always reads "
                 "lengths, and its decoder always computes one step; omit them"
             )
-        chosen = zip(part_paths(path), parts.encoder_decoder(model), strict=True)
-        return [line for part_path, part in chosen for line in _write_onnx(part_path, part, False, about)]
+        chosen = dict(zip(part_paths(path), parts.encoder_decoder(model), strict=True))
+        return _write_onnx(chosen, False, about)
     part = parts.Steps(model, step, task.has_elapsed)
     if format == "onnx":
-        return _write_onnx(path, part, lengths, about)
+        return _write_onnx({path: part}, lengths, about)
     return _write_program(path, part, steps, about)
 
 
@@ -113,19 +113,23 @@ def _check(format: str, step: bool, lengths: bool, steps: int, checkpoint: str) 
         )
 
 
-def _write_onnx(path: Path, part: parts.Part, lengths: bool, about: dict[str, Any]) -> list[str]:
+def _write_onnx(chosen: dict[Path, parts.Part], lengths: bool, about: dict[str, Any]) -> list[str]:
+    """Write a graph for each part, after all of them have been compared with the model."""
     from rnnlab.export import check, graph
 
-    made = graph.build(part, lengths, about)
-    lines = []
-    if find_spec("onnxruntime") is not None:
-        difference = check.largest_difference(made, part)
+    graphs = {path: graph.build(part, lengths, about) for path, part in chosen.items()}
+    compared = {}
+    for path, part in chosen.items() if find_spec("onnxruntime") is not None else ():
+        difference = check.largest_difference(graphs[path], part)
         if not difference <= TOLERANCE:
             raise InputError(f"the results of the graph differ by {difference:.1e} from the model; nothing was written")
-        lines.append(f"Checked with onnxruntime: largest difference {difference:.1e}")
-    _write(path, lambda file: file.write(made.SerializeToString()))
-    inputs, outputs = (_ports_of(infos) for infos in (made.graph.input, made.graph.output))
-    return [f"Written: {path}", _listed("inputs", inputs), _listed("outputs", outputs), *lines]
+        compared[path] = [f"Checked with onnxruntime: largest difference {difference:.1e}"]
+    lines = []
+    for path, made in graphs.items():
+        _write(path, lambda file, made=made: file.write(made.SerializeToString()))
+        inputs, outputs = (_ports_of(infos) for infos in (made.graph.input, made.graph.output))
+        lines += [f"Written: {path}", _listed("inputs", inputs), _listed("outputs", outputs), *compared.get(path, [])]
+    return lines
 
 
 def _ports_of(infos: Any) -> list[tuple[str, list[str]]]:
