@@ -20,7 +20,7 @@ class Options:
     out: str = option("", "file to write; default: model.onnx, model.pt2 or model.safetensors in DIR", "FILE")
     step: bool = option(False, "export one time step, for streams")
     lengths: bool = option(False, "an input for the lengths of padded sequences, for format=onnx")
-    steps: int = option(0, "number of time steps of format=torch_export; 0: 32")
+    steps: int = option(0, "unroll the loop of format=torch_export over this number of steps; 0: any number of steps")
     checkpoint: str = option("best", "checkpoint: best or last")
     data_root: str = option("", DATA_ROOT, "DIR")
 
@@ -30,7 +30,10 @@ def run(arguments: list[str]) -> int:
     chosen = options.read(Options, arguments)
     options.check_new(chosen.out)
     from rnnlab.export import export_run
+    from rnnlab.export.run import part_paths
 
+    for path in part_paths(chosen.out) if chosen.out else ():
+        options.check_new(str(path))
     lines = export_run(
         chosen.run,
         chosen.format,

@@ -238,12 +238,13 @@ def _few(cell: Cell, but: int = 1) -> int:
     return next(number for number in count(2) if number not in sizes and number != but)
 
 
-def _prepared(cell: Cell, rows: int) -> tuple[Any, Any]:
-    """Return the result of ``prepare`` for one time step of zeros."""
+def _prepared(cell: Cell, rows: int, *per_step: str) -> tuple[Any, Any]:
+    """Return the result of ``prepare`` for one time step of zeros; arguments ``per_step`` are ones ``[1, rows]``."""
     like = cell.like
     gpus = [like.device] if like.device.type == "cuda" else []
     with torch.random.fork_rng(gpus), torch.autocast(like.device.type, enabled=False), _saving():
-        return on_trial(cell, like.new_zeros(1, rows, cell.input_size))
+        context = {name: like.new_ones(1, rows) for name in per_step}
+        return on_trial(cell, like.new_zeros(1, rows, cell.input_size), **context)
 
 
 def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[Any, Any, State]:
@@ -294,14 +295,18 @@ def on_trial(cell: Cell, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
     return trial(inputs, **context)
 
 
-def program_of(cell: Cell) -> Program:
+def program_of(cell: Cell, *per_step: str) -> Program:
     """Return the forward step of ``cell`` for inference, traced on a few rows of zeros.
+
+    Args:
+        cell: the cell.
+        per_step: names of further arguments of ``prepare``, each ``[T, B]``, such as ``elapsed``.
 
     Raises:
         Unsupported: the step cannot be traced; the message names the operation.
     """
     rows = _few(cell)
-    constants, prepared = _prepared(cell, rows)
+    constants, prepared = _prepared(cell, rows, *per_step)
     first = map_state(lambda tensor: tensor[0], prepared)
     return _program(cell, _copies(constants, first, cell.initial_state(rows), False), False)
 

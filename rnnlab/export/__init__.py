@@ -1,8 +1,8 @@
 """Export trained models: ONNX graphs, exported programs of PyTorch, and safetensors.
 
-- `interface`: inputs, outputs and states of a model.
-- `record`: a model as a program. `operations`, `graph`: the program as an ONNX graph. `check`: compare the graph with
-  the model.
+- `interface`: inputs, outputs and states of a model. `parts`: the functions of a model that are exported.
+- `record`: a part of a model as a program. `operations`, `graph`: the program as an ONNX graph. `check`: compare the
+  graph with the model.
 - `exported_program`: ``torch.export``. `weights`: safetensors and JSON.
 - `run`: export a run.
 """

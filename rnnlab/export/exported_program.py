@@ -5,71 +5,75 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rnnlab.export.check import random_inputs
-from rnnlab.export.interface import carries, check_exportable
-from rnnlab.interface import Batch, InputError
-from rnnlab.models import Model
-from rnnlab.trees import map_state, tensors_of
-
-
-class Flat(nn.Module):
-    """A model whose states are separate arguments and results, ``(inputs, *states) -> (outputs, *states)``.
-
-    Args:
-        model: the model.
-        step: whether to compute one time step.
-    """
-
-    def __init__(self, model: Model, step: bool) -> None:
-        super().__init__()
-        self.model, self.step = model, step
-        self.nesting = model.begin(batch_size=1) if carries(model) else None
-
-    def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Compute the outputs and the final states."""
-        left = iter(states)
-        state = None if self.nesting is None else map_state(lambda _: next(left), self.nesting)
-        outputs, after = self.model.step(inputs, state) if self.step else self.model(Batch(inputs, inputs), state)
-        return (outputs, *(() if state is None else tensors_of(after)))
+from rnnlab.cells import Cell
+from rnnlab.export.parts import Part
+from rnnlab.interface import InputError
+from rnnlab.layers import Recurrent
+from rnnlab.trees import State, map_state, tensors_of
 
 
-def build(model: Model, step: bool = False, steps: int = 32) -> torch.export.ExportedProgram:
-    """Return a model as an exported program with a dynamic number of sequences.
-
-    The program computes ``(inputs, *states) -> (outputs, *states)``. A loop over time has a fixed number of steps.
+def build(part: Part, steps: int = 0) -> torch.export.ExportedProgram:
+    """Return a part of a model as an exported program with dynamic numbers of steps and sequences.
 
     Args:
-        model: the model, in evaluation mode, on the CPU, with ``backend=reference``.
-        step: whether the program computes one time step: inputs ``[B]`` or ``[B, F]``.
-        steps: number of steps of the inputs ``[steps, B]`` or ``[steps, B, F]``, without ``step``.
+        part: the part, of a model in evaluation mode, on the CPU, with ``backend=reference``.
+        steps: number of time steps of a program with an unrolled loop; 0 for a loop over any number of steps.
 
     Raises:
         InputError: torch cannot export the model; the message gives its reason.
     """
-    if not step and steps < 1:
-        raise InputError(f"steps={steps} must be at least 1")
-    check_exportable(model, step)
-    batch_size = 3
-    generator = torch.Generator().manual_seed(0)
-    inputs = random_inputs(model, *([batch_size] if step else [steps, batch_size]), generator=generator)
-    flat = Flat(model, step)
-    states = () if flat.nesting is None else tuple(map(torch.clone, tensors_of(model.begin(batch_size=batch_size))))
-    rows = torch.export.Dim("batch", min=1)
-    dynamic: Any = {"inputs": {0 if step else 1: rows}, "states": tuple({0: rows} for _ in states)}
+    given = tuple(part.examples(steps or 5, 3, torch.Generator().manual_seed(0)))
+    axes = {size: torch.export.Dim(size, min=1) for size in ("batch", *([] if steps else ["time"]))}
+    shapes = tuple({i: axes[size] for i, size in enumerate(port.shape) if size in axes} for port in part.given)
+    dynamic: Any = {"inputs": shapes[0], "others": shapes[1:]}
+    is_one_step = all("time" not in port.shape for port in part.given)
+    run_layers = nullcontext() if steps or is_one_step else _scanned(part)
     try:
         # torch warns about its own interfaces; if it fails, it logs and prints the graph.
-        with warnings.catch_warnings(action="ignore"), redirect_stderr(StringIO()), _without_logs():
-            return torch.export.export(flat.eval(), (inputs, *states), dynamic_shapes=dynamic, strict=False)
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(StringIO()), _without_logs(), run_layers:
+            return torch.export.export(part.eval(), given, dynamic_shapes=dynamic, strict=False)
     except Exception as error:  # torch.export raises errors of many types
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"torch.export cannot export the model: {type(error).__name__}: {reason}") from error
+
+
+@contextmanager
+def _scanned(part: Part) -> Iterator[None]:
+    """A context in which `_scan` runs all recurrent layers."""
+    with ExitStack() as stack:
+        for layer in part.modules():
+            if isinstance(layer, Recurrent):
+                stack.enter_context(layer.run_by(_scan))
+        yield
+
+
+def _scan(cell: Cell, inputs: Tensor, state: State, lengths: None, **context: Any) -> tuple[Tensor, State]:
+    """Run a cell as one operation over time, so that the number of steps stays variable; a backend of a layer.
+
+    PyTorch requires that no tensor of the loop shares the memory of another one.
+    """
+    from torch._higher_order_ops.scan import scan  # imports torch's compiler, which takes seconds
+
+    constants, prepared, state = map_state(torch.clone, (*cell(inputs, **context), state))
+
+    def step(before: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        output, after = cell.step(constants, _nested(prepared, inputs), _nested(state, before))
+        return [tensor.clone() for tensor in tensors_of(after)], output.clone()
+
+    final, outputs = scan(step, tensors_of(state), tensors_of(prepared))
+    return outputs, _nested(state, final)
+
+
+def _nested(like: State, tensors: list[Tensor]) -> State:
+    left = iter(tensors)
+    return map_state(lambda _: next(left), like)
 
 
 @contextmanager

@@ -11,11 +11,10 @@ import torch
 from onnx import TensorProto, helper
 
 from rnnlab.engine.ir.program import Node, Unsupported, Value, values_of
-from rnnlab.export.interface import states_of
-from rnnlab.export.operations import Writer
+from rnnlab.export.operations import Writer, repeated, sizes_of
+from rnnlab.export.parts import Part
 from rnnlab.export.record import Loop, Recording, record
-from rnnlab.interface import InputError, Tokens
-from rnnlab.models import Model
+from rnnlab.interface import InputError
 
 OPSET, IR_VERSION = 18, 10
 """Versions of the operators and of the file format: onnxruntime reads them since its release 1.18."""
@@ -25,42 +24,40 @@ ORDERS = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 r, z, n."""
 
 
-def build(
-    model: Model, step: bool = False, lengths: bool = False, about: dict[str, Any] | None = None
-) -> onnx.ModelProto:
-    """Return a model as an ONNX graph with dynamic numbers of steps and sequences.
+KINDS = {torch.int64: TensorProto.INT64, torch.float32: TensorProto.FLOAT, torch.bool: TensorProto.BOOL}
 
-    The graph has an input ``inputs``: tokens int64 ``[time, batch]`` or vectors ``[time, batch, F]``, and an output
-    ``outputs`` ``[time, batch, output_size]``. For each state tensor it has an input, such as ``layers.0.h``, and an
-    output, ``layers.0.h.next``, both ``[batch, ...]``. A bidirectional model has no states: it starts from its initial
-    state.
+
+def build(part: Part, lengths: bool = False, about: dict[str, Any] | None = None) -> onnx.ModelProto:
+    """Return a part of a model as an ONNX graph with dynamic numbers of steps and sequences.
+
+    The graph has the inputs and the outputs of the part. The graph of an `Encoder` has ``lengths`` instead of
+    ``present``.
 
     Args:
-        model: the model, in evaluation mode, in float32 and on the CPU.
-        step: whether the graph computes one time step: inputs ``[batch]`` or ``[batch, F]``.
-        lengths: whether the graph has a second input ``lengths``, int64 ``[batch]``: the number of steps of each
-            sequence. The states are then those at the end of each sequence; outputs after it are undefined.
+        part: the part of a model in evaluation mode, in float32 and on the CPU.
+        lengths: whether the graph has an input ``lengths`` after the first one, int64 ``[batch]``: the number of steps
+            of each sequence. The states are then those at the end of each sequence; outputs after it are undefined.
         about: a description, which the file stores as JSON under the key ``rnnlab``.
 
     Raises:
         InputError: the model uses an operation that cannot be exported; the message names it.
     """
-    recording = record(model, step)
+    recording = record(part)
     w = Writer()
-    given, returned = _interface(w, recording, model, step, lengths)
+    given, returned = _interface(w, recording, part, lengths)
     for value, tensor in recording.constants.items():
         w.names[value] = w.array(tensor.numpy(), value.name)
     try:
         for node in recording.nodes:
             if node.operation == "loop":
-                _write_loop(w, node, recording, step)
+                _write_loop(w, node, recording)
             else:
                 w.write(node)
     except Unsupported as error:
         raise InputError(f"the model cannot be exported to ONNX because it uses {error}") from error
-    for (name, *_), value in zip(returned, [recording.outputs, *recording.after], strict=True):
-        w.nodes.append(helper.make_node("Identity", [w.names[value]], [name]))
-    infos = [[helper.make_tensor_value_info(*one) for one in part] for part in (given, returned)]
+    for (name, *_), value in zip(returned, recording.returned, strict=True):
+        w.nodes.append(helper.make_node("Identity", [_result(w, value, recording, part)], [name]))
+    infos = [[helper.make_tensor_value_info(*one) for one in ports] for ports in (given, returned)]
     used = {name for node in w.nodes for name in _read(node)}
     graph = helper.make_graph(w.nodes, "model", *infos, [c for c in w.constants.values() if c.name in used])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -71,24 +68,30 @@ def build(
     return made
 
 
-def _interface(w: Writer, recording: Recording, model: Model, step: bool, lengths: bool) -> tuple[list, list]:
+def _interface(w: Writer, recording: Recording, part: Part, lengths: bool) -> tuple[list, list]:
     """Name the inputs and the outputs of the graph; list the name, type and shape of each."""
-    lead = ["batch"] if step else ["time", "batch"]
-    is_tokens = isinstance(model.input, Tokens)
-    kind = TensorProto.INT64 if is_tokens else TensorProto.FLOAT
-    given = [("inputs", kind, lead if is_tokens else [*lead, model.input.size])]
-    w.names[recording.inputs] = w.fresh("inputs")
-    if lengths:
+    given = []
+    for port, value in zip(part.given, recording.given, strict=True):
+        if port.name != part.mask:
+            w.names[value] = w.fresh(port.name)
+            given.append((port.name, KINDS[port.dtype], port.shape))
+            if port.dtype == torch.bool:
+                w.masks.add(port.name)
+    if lengths or part.mask:
         w.lengths = w.fresh("lengths")
-        given.append((w.lengths, TensorProto.INT64, ["batch"]))
-    for value, state in zip(recording.before, states_of(model), strict=True):
-        w.names[value] = w.fresh(state.name)
-        given.append((w.names[value], TensorProto.FLOAT, ["batch", *value.shape[1:]]))
-    returned = [("outputs", TensorProto.FLOAT, [*lead, model.output_size])]
-    returned += [(f"{name}.next", TensorProto.FLOAT, shape) for name, _, shape in given[1 + lengths :]]
-    for name, *_ in returned:
-        w.fresh(name)
+        given.insert(1, (w.lengths, TensorProto.INT64, ["batch"]))
+    if part.mask:
+        w.names[recording.given[1]] = _live(w, given[0][0], batch_first=True)
+    returned = [(w.fresh(port.name), KINDS[port.dtype], port.shape) for port in part.returned]
     return given, returned
+
+
+def _result(w: Writer, value: Value, recording: Recording, part: Part) -> str:
+    """The name of a result; a constant is repeated for every sequence of the batch."""
+    if value not in recording.constants:
+        return w.names[value]
+    axis = part.given[0].shape.index("batch")
+    return repeated(w, w.names[value], len(value.shape), sizes_of(w, part.given[0].name, axis, axis + 1))
 
 
 def _read(node: onnx.NodeProto) -> list[str]:
@@ -97,12 +100,18 @@ def _read(node: onnx.NodeProto) -> list[str]:
     return [*node.input, *(name for body in bodies for inner in body.node for name in _read(inner))]
 
 
-def _write_loop(w: Writer, node: Node, recording: Recording, step: bool) -> None:
+def _live(w: Writer, sequences: str, batch_first: bool = False) -> str:
+    """The name of a mask that is False for padding, bool ``[time, batch]`` or ``[batch, time]``."""
+    step, end = (w.integers([axis]) for axis in ((0, 1) if batch_first else (1, 0)))
+    return w.logical("Less", w.add("Unsqueeze", _steps(w, sequences), step), w.add("Unsqueeze", w.lengths, end))
+
+
+def _write_loop(w: Writer, node: Node, recording: Recording) -> None:
     loop: Loop = node.arguments[0]
     before = [_per_sequence(w, value, loop, recording) for value in loop.before]
     if loop.native is not None:
         made = _native(w, loop, before, recording)
-    elif step:
+    elif loop.inputs.shape[0] == 1:
         made = _once(w, loop, before)
     else:
         made = _scan(w, loop, before)
@@ -113,9 +122,7 @@ def _per_sequence(w: Writer, value: Value, loop: Loop, recording: Recording) -> 
     """The name of a state before the first step; an initial state is repeated for every sequence of the batch."""
     if value not in recording.constants:
         return w.names[value]
-    batch = w.add("Slice", w.add("Shape", w.names[loop.inputs]), w.integers([1]), w.integers([2]))
-    rest = [w.integers(list(value.shape[1:]))] if len(value.shape) > 1 else []
-    return w.add("Expand", w.names[value], w.add("Concat", batch, *rest, axis=0))
+    return repeated(w, w.names[value], len(value.shape), sizes_of(w, w.names[loop.inputs], 1, 2))
 
 
 def _native(w: Writer, loop: Loop, before: list[str], recording: Recording) -> list[str]:
@@ -138,7 +145,8 @@ def _native(w: Writer, loop: Loop, before: list[str], recording: Recording) -> l
     options: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
     if activation:
         options["activations"] = [activation.capitalize()]
-    lengths = w.add("Cast", w.lengths, to=TensorProto.INT32) if w.lengths else ""
+    is_padded = w.lengths and loop.inputs.shape[0] > 1
+    lengths = w.add("Cast", w.lengths, to=TensorProto.INT32) if is_padded else ""
     inputs = (w.names[loop.inputs], *arrays, biases, lengths, *states)
     outputs, *final = w.add(kind, *inputs, outputs=1 + len(states), hidden_size=width, **options)
     return [w.add("Squeeze", outputs, w.integers([1])), *(w.add("Squeeze", name, first) for name in final)]
@@ -177,7 +185,7 @@ def _scan(w: Writer, loop: Loop, before: list[str]) -> list[str]:
         given.append(helper.make_tensor_value_info(body.names[leaf], TensorProto.FLOAT, [rows, *shape[1:]]))
     inputs = [*before, *(w.names[value] for value in scanned.values())]
     if w.lengths:
-        inputs.append(_steps(w, loop))
+        inputs.append(_steps(w, w.names[loop.inputs]))
         step = body.fresh("step")
         given.append(helper.make_tensor_value_info(step, TensorProto.INT64, []))
         live = body.logical("Less", step, w.lengths)
@@ -198,8 +206,7 @@ def _scan(w: Writer, loop: Loop, before: list[str]) -> list[str]:
     return [outputs, *after]
 
 
-def _steps(w: Writer, loop: Loop) -> str:
+def _steps(w: Writer, sequences: str) -> str:
     """The numbers of the time steps, int64 ``[time]``."""
     zero, one = (w.array(np.array(number, np.int64), "number", ("int", number)) for number in (0, 1))
-    num_steps = w.add("Gather", w.add("Shape", w.names[loop.inputs]), zero)
-    return w.add("Range", zero, num_steps, one)
+    return w.add("Range", zero, w.add("Gather", w.add("Shape", sequences), zero), one)

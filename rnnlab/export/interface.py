@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnlab.cells import Cell
 from rnnlab.interface import Images, InputError, Tokens
@@ -28,21 +29,35 @@ def states_of(model: Model) -> list[Carried]:
     if not carries(model) or model.source is not None:
         return []
     state = map_state(torch.clone, model.begin(batch_size=1))
+    names = names_of(model, state, lambda: model.step(example(model, 1), state))
+    return [Carried(name, tensor.detach()[0]) for name, tensor in zip(names, tensors_of(state), strict=True)]
+
+
+def names_of(module: nn.Module, state: State, run: Callable[[], Any]) -> list[str]:
+    """Name the tensors of a state by the layers that read them.
+
+    Args:
+        module: a module with recurrent layers.
+        state: a state of the module, in which no tensor occurs twice.
+        run: function that runs the module once from this state.
+    """
     tensors = tensors_of(state)
     names = {id(tensor): f"state.{number}" for number, tensor in enumerate(tensors)}
 
-    def run(path: str, cell: Cell, inputs: Tensor, state: State, lengths: None, **context: Any) -> tuple[Tensor, State]:
+    def name(
+        path: str, cell: Cell, inputs: Tensor, state: State, lengths: None, **context: Any
+    ) -> tuple[Tensor, State]:
         own = tensors_of(state)
         states = cell.states if len(cell.states) == len(own) else range(len(own))
         names.update({id(tensor): f"{path}.{one}" for tensor, one in zip(own, states, strict=True)})
         return inputs.new_zeros(*inputs.shape[:2], cell.output_size), state
 
     with torch.inference_mode(), ExitStack() as stack:
-        for path, layer in model.named_modules():
+        for path, layer in module.named_modules():
             if isinstance(layer, Recurrent):
-                stack.enter_context(layer.run_by(partial(run, path.removeprefix("stack."))))
-        model.step(example(model, 1), state)
-    return [Carried(names[id(tensor)], tensor.detach()[0]) for tensor in tensors]
+                stack.enter_context(layer.run_by(partial(name, path.removeprefix("stack."))))
+        run()
+    return [names[id(tensor)] for tensor in tensors]
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -70,9 +85,12 @@ def _kind(input: Any) -> dict[str, Any]:
 def check_exportable(model: Model, step: bool) -> None:
     """Raise an InputError if a graph cannot have the inputs of ``model``."""
     if model.source is not None:
-        raise InputError("the model reads a source before its first step; only format=safetensors can export it")
+        raise InputError(
+            "the model reads a source before its first step, so it has two parts, an encoder and a decoder; only "
+            "format=onnx and format=safetensors can export them"
+        )
     if isinstance(model.input, Images):
-        raise InputError("the model reads images; only format=safetensors can export it")
+        raise InputError("the model reads images step by step; only format=safetensors can export it")
     if step:
         model.check_carrying()
 

@@ -177,6 +177,64 @@ def _unflatten(w: Writer, n: Node) -> str:
     return w.add("Reshape", w.float(x), w.integers([0] * kept + sizes))
 
 
+def _permute(w: Writer, n: Node) -> str:
+    x, order = n.arguments
+    made = w.logical if w.names[x] in w.masks else w.add
+    return made("Transpose", w.names[x], perm=order)
+
+
+def _reshape(w: Writer, n: Node) -> str:
+    return w.add("Reshape", w.float(n.arguments[0]), w.integers(n.arguments[1]))  # 0 keeps an axis
+
+
+def sizes_of(w: Writer, name: str, first: int, end: int) -> str:
+    """The sizes of some axes of a tensor, int64 ``[end - first]``."""
+    return w.add("Slice", w.add("Shape", name), w.integers([first]), w.integers([end]))
+
+
+def repeated(w: Writer, name: str, rank: int, sizes: str) -> str:
+    """Repeat a tensor of ``rank`` axes, whose first axis has size 1, so that this axis has size ``sizes``, ``[1]``."""
+    rest = [w.integers([1] * (rank - 1))] if rank > 1 else []
+    return w.add("Expand", name, w.add("Concat", sizes, *rest, axis=0))
+
+
+def _repeat(w: Writer, n: Node) -> str:
+    x, like = n.arguments
+    return repeated(w, w.float(x), len(x.shape), sizes_of(w, w.names[like], 0, 1))
+
+
+def _unmerge(w: Writer, n: Node) -> str:
+    x, like = n.arguments
+    sizes = [sizes_of(w, w.names[like], 0, 2), *([w.integers(list(x.shape[1:]))] if len(x.shape) > 1 else [])]
+    return w.add("Reshape", w.float(x), w.add("Concat", *sizes, axis=0))
+
+
+def _next(w: Writer, n: Node) -> str:
+    """The values of the next step; for the last step of a sequence, of its first."""
+
+    def part(name: str, start: int, end: int) -> str:
+        return w.add("Slice", name, w.integers([start]), w.integers([end]), w.integers([0]))
+
+    x = w.float(n.arguments[0])
+    first = part(x, 0, 1)
+    if not w.lengths:
+        return w.add("Concat", part(x, 1, 2**62), first, axis=0)
+    return _reversed(w, w.add("Concat", first, part(_reversed(w, x), 0, -1), axis=0))
+
+
+def _reversed(w: Writer, name: str) -> str:
+    return w.add("ReverseSequence", name, w.lengths, time_axis=0, batch_axis=1)
+
+
+def _group_norm(w: Writer, n: Node) -> str:
+    x, groups, eps = n.arguments
+    name = w.float(x)
+    by_group = w.add("Reshape", name, w.integers([0, groups, -1]))
+    ones, zeros = (w.array(np.full(groups, number, np.float32)) for number in (1.0, 0.0))
+    normal = w.add("InstanceNormalization", by_group, ones, zeros, epsilon=eps)
+    return w.add("Reshape", normal, w.add("Shape", name))
+
+
 def _cat(w: Writer, n: Node) -> str:
     pieces, dim = n.arguments
     return w.add("Concat", *map(w.float, pieces), axis=dim)
@@ -192,7 +250,7 @@ def _split(w: Writer, n: Node) -> list[str]:
 def _flip(w: Writer, n: Node) -> str:
     x, dims = n.arguments
     if w.lengths and dims == [0]:
-        return w.add("ReverseSequence", w.float(x), w.lengths, time_axis=0, batch_axis=1)
+        return _reversed(w, w.float(x))
     first, end, back = (w.integers([value] * len(dims)) for value in (-1, -(2**62), -1))
     return w.add("Slice", w.float(x), first, end, w.integers([dim % len(x.shape) for dim in dims]), back)
 
@@ -236,6 +294,15 @@ WRITTEN: dict[str, Write] = {
     "split": _split,
     "t": lambda w, n: w.add("Transpose", w.float(n.arguments[0]), perm=[1, 0]),
     "flip": _flip,
+    "permute": _permute,
+    "reshape": _reshape,
+    "repeat": _repeat,
+    "next": _next,
+    "unmerge": _unmerge,
+    "softmax": lambda w, n: w.add("Softmax", w.float(n.arguments[0]), axis=n.arguments[1]),
+    "convolution": lambda w, n: w.add("Conv", *map(w.float, n.arguments), pads=[1, 1, 1, 1]),
+    "pool": lambda w, n: w.add("MaxPool", w.float(n.arguments[0]), kernel_shape=[2, 2], strides=[2, 2]),
+    "group_norm": _group_norm,
     "gather": _gather,
 }
 """Functions ``(writer, node) -> name or names of the results``, by operation.

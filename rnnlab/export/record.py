@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ from rnnlab.engine.ir.operations import EXPANSIONS
 from rnnlab.engine.ir.program import Builder, Node, Program, Unsupported, Value, broadcast, needed
 from rnnlab.engine.ir.trace import expand
 from rnnlab.engine.traced import program_of
-from rnnlab.export.interface import carries, check_exportable, example
-from rnnlab.interface import Batch, InputError
+from rnnlab.export.parts import Part
+from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
-from rnnlab.models import Model
 from rnnlab.trees import State, map_state, tensors_of
+
+WHOLE_NUMBERS = ("inputs", "source", "present")
+"""Arguments of parts that need not be real numbers."""
 
 SIZES = (53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 """Candidates for the example numbers of steps and sequences; two that are no size of a weight are used."""
@@ -60,39 +63,32 @@ class Loop:
 
 @dataclass
 class Recording:
-    """A recorded model.
+    """A recorded part of a model.
 
-    inputs: tokens ``[T, B]`` or vectors ``[T, B, F]``; of one step ``[B]`` or ``[B, F]``.
-    outputs: ``[T, B, output_size]``; of one step ``[B, output_size]``.
-    before, after: the states before and after, in the order of the model's state; empty if the model cannot start from
-        a given state.
+    given, returned: the arguments and the results, in the order of the part's.
     nodes: the operations in order; those called ``loop`` have a `Loop` as their first argument.
     constants: the value of each constant.
     """
 
-    inputs: Value
-    before: list[Value]
-    outputs: Value | None = None
-    after: list[Value] = field(default_factory=list)
+    given: list[Value] = field(default_factory=list)
+    returned: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     constants: dict[Value, Tensor] = field(default_factory=dict)
 
 
-def record(model: Model, step: bool = False) -> Recording:
-    """Record ``model``, which must be in evaluation mode, in float32 and on the CPU.
-
-    Args:
-        model: the model.
-        step: whether to record one time step instead of sequences.
+def record(part: Part) -> Recording:
+    """Record a part of a model, which must be in evaluation mode, in float32 and on the CPU.
 
     Raises:
         InputError: the model uses something that cannot be recorded; the message names it.
     """
-    check_exportable(model, step)
-    used = {size for tensor in (*model.parameters(), *model.buffers()) for size in tensor.shape}
-    sizes = [size for size in SIZES if size not in {*used, model.input.size}]
+    used = {size for tensor in (*part.parameters(), *part.buffers()) for size in tensor.shape}
+    used.update(size for port in part.given for size in port.shape if isinstance(size, int))
+    model = part.model
+    used.update(kind.size for kind in (model.input, model.source) if hasattr(kind, "size"))
+    sizes = [size for size in SIZES if size not in used]
     try:
-        first, second = (_Recorder(model, *pair, step).recording for pair in list(pairwise(sizes))[:2])
+        first, second = (_Recorder(part, *pair).recording for pair in list(pairwise(sizes))[:2])
     except Unsupported as error:
         raise InputError(f"the model cannot be exported to ONNX because it uses {error}") from error
     pairs = zip(first.constants.values(), second.constants.values(), strict=False)
@@ -104,32 +100,30 @@ def record(model: Model, step: bool = False) -> Recording:
 
 
 class _Recorder(TorchDispatchMode):
-    """Records the operations of a model on example inputs of ``num_steps`` steps and ``batch_size`` sequences."""
+    """Records the operations of a part on example inputs of ``num_steps`` steps and ``batch_size`` sequences."""
 
-    def __init__(self, model: Model, num_steps: int, batch_size: int, step: bool) -> None:
+    def __init__(self, part: Part, num_steps: int, batch_size: int) -> None:
         super().__init__()
-        self.dynamic = {num_steps, batch_size}
+        self.dynamic = {num_steps, batch_size, num_steps * batch_size}
         self.builder = Builder("v")
         self.values: dict[int, Value] = {}
         self.alive: list[Tensor] = []  # keeps the ids in `values` from being reused
-        self.parameters = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
-        layers = {name: module for name, module in model.named_modules() if isinstance(module, Recurrent)}
-        programs = {name: program_of(layer.cell) for name, layer in layers.items()}
+        self.parameters = {id(tensor): name for name, tensor in part.model.state_dict(keep_vars=True).items()}
+        layers = {name: module for name, module in part.model.named_modules() if isinstance(module, Recurrent)}
+        per_step = [port.name for port in part.given if port.name == "elapsed"]
+        programs = {name: program_of(layer.cell, *per_step) for name, layer in layers.items()}
+        sizes = {"time": num_steps, "source_time": num_steps, "batch": batch_size}
         with torch.inference_mode(), ExitStack() as stack:
-            inputs = example(model, *([batch_size] if step else [num_steps, batch_size]))
-            state = model.begin(batch_size=batch_size) if carries(model) else None
-            state = None if state is None else map_state(torch.clone, state)
-            if not all(tensor.is_floating_point() for tensor in tensors_of(state)):
+            given = [torch.zeros(port.sized(sizes), dtype=port.dtype) for port in part.given]
+            if any(port.name not in WHOLE_NUMBERS and not port.dtype.is_floating_point for port in part.given):
                 raise Unsupported("a state that is not a real number")
-            leaves = [self.leaf(tensor, "s") for tensor in tensors_of(state)]
-            self.recording = Recording(self.leaf(inputs, "x"), leaves)
+            self.recording = Recording([self.leaf(tensor, "x") for tensor in given])
             for name, layer in layers.items():
                 stack.enter_context(layer.run_by(partial(self.loop, programs[name])))
             with self:
-                outputs, after = model.step(inputs, state) if step else model(Batch(inputs, inputs), state)
-        self.recording.outputs = self.value(outputs)
-        self.recording.after = [] if state is None else [self.value(tensor) for tensor in tensors_of(after)]
-        self.recording.nodes = needed(self.builder.nodes, [self.recording.outputs, *self.recording.after])
+                returned = part(*given)
+        self.recording.returned = [self.value(tensor) for tensor in returned]
+        self.recording.nodes = needed(self.builder.nodes, self.recording.returned)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -175,6 +169,8 @@ class _Recorder(TorchDispatchMode):
         if is_random and (name, args[2:]) != ("dropout", (False,)):
             raise Unsupported(name)
         results = function(*args, **kwargs)
+        if name == "to" and results is args[0]:
+            return results
         if name in FILLED or not any(map(self.depends, tensors_of([*args, *kwargs.values()]))):
             return results
         made = results if isinstance(results, tuple | list) else (results,)
@@ -223,8 +219,10 @@ class _Recorder(TorchDispatchMode):
 
 
 def _product(b: Builder, x: Value, y: Value) -> Value:
-    if min(len(x.shape), len(y.shape)) < 2:
-        raise Unsupported("a product with a vector")
+    if len(x.shape) < 2:
+        raise Unsupported("a product of a vector")
+    if len(y.shape) == 1:
+        return b.squeeze(_product(b, x, b.unsqueeze(y, 1)), -1)
     shape = (*broadcast(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
     return b.node("mm", (x, y), shape)[0]
 
@@ -245,9 +243,82 @@ def _index(b: Builder, table: Value, indices: list[Value | None]) -> Value:
 
 
 def _unflatten(b: Builder, x: Value, dim: int, sizes: list[int]) -> Value:
-    if dim % len(x.shape) != len(x.shape) - 1 or -1 in sizes:
-        raise Unsupported("unflatten of an axis other than the last")
-    return b.node("unflatten", (x, list(sizes)), (*x.shape[:-1], *sizes))[0]
+    if dim == 0:
+        return _unmerge(b, x, sizes)
+    if dim % len(x.shape) != len(x.shape) - 1:
+        raise Unsupported("unflatten of an axis between others")
+    known = prod(size for size in sizes if size != -1)
+    sizes = [x.shape[-1] // known if size == -1 else size for size in sizes]
+    return b.node("unflatten", (x, sizes), (*x.shape[:-1], *sizes))[0]
+
+
+def _unmerge(b: Builder, x: Value, sizes: list[int]) -> Value:
+    """Divide the first axis into the two axes, steps and sequences, that `_flatten` has merged before."""
+    for node in reversed(b.nodes):
+        if node.operation == "reshape" and node.results[0].shape[0] == x.shape[0] == prod(sizes):
+            before = node.arguments[0]
+            if list(before.shape[:2]) == list(sizes):
+                return b.node("unmerge", (x, before), (*sizes, *x.shape[1:]))[0]
+    raise Unsupported("unflatten of steps or sequences")
+
+
+def _flatten(b: Builder, x: Value, first: int = 0, last: int = -1) -> Value:
+    last %= len(x.shape)
+    kept, merged, rest = x.shape[:first], x.shape[first : last + 1], x.shape[last + 1 :]
+    sizes = [0] * first + [-1 if first == 0 else prod(merged), *rest]  # 0 keeps an axis
+    return b.node("reshape", (x, sizes), (*kept, prod(merged), *rest))[0]
+
+
+def _permute(b: Builder, x: Value, *dims: Any) -> Value:
+    axes = range(len(x.shape))
+    if isinstance(dims[0], list):
+        order = [dim % len(axes) for dim in dims[0]]
+    else:
+        swapped = {axes[dims[0]]: axes[dims[1]], axes[dims[1]]: axes[dims[0]]}
+        order = [swapped.get(axis, axis) for axis in axes]
+    return b.node("permute", (x, order), tuple(x.shape[axis] for axis in order))[0]
+
+
+def _expand(b: Builder, x: Value, sizes: list[int], **options: Any) -> Value:
+    for _ in range(len(sizes) - len(x.shape)):
+        x = b.unsqueeze(x, 0)
+    return EXPANSIONS["expand"](b, x, sizes)
+
+
+def _cat(b: Builder, pieces: list[Value], dim: int = 0) -> Value:
+    """Concatenate; a piece that is a constant for all sequences is repeated for each of them."""
+    dim %= len(pieces[0].shape)
+    largest = max(pieces, key=lambda piece: piece.shape[0])
+    if dim:
+        for place, piece in enumerate(pieces):
+            if piece.shape[0] != largest.shape[0]:
+                shape = (largest.shape[0], *piece.shape[1:])
+                pieces[place] = b.node("repeat", (piece, largest), shape)[0]
+    return b.cat(pieces, dim)
+
+
+def _roll(b: Builder, x: Value, shifts: list[int], dims: list[int]) -> Value:
+    if (*shifts, *dims) != (-1, 0):
+        raise Unsupported("roll other than by one step")
+    return b.node("next", (x,), x.shape)[0]
+
+
+def _convolution(b: Builder, x: Value, weight: Value, bias: Value, *options: Any) -> Value:
+    if options != ([1, 1], [1, 1]):  # stride and padding
+        raise Unsupported("a convolution with other options than a padding of 1")
+    return b.node("convolution", (x, weight, bias), (x.shape[0], weight.shape[0], *x.shape[2:]))[0]
+
+
+def _pool(b: Builder, x: Value, kernel: list[int], stride: list[int], *others: Any) -> Value:
+    if [*kernel, *stride] != [2, 2, 2, 2] or others:
+        raise Unsupported("max pooling other than 2x2")
+    return b.node("pool", (x,), (*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2))[0]
+
+
+def _group_norm(b: Builder, x: Value, groups: int, gain: Value, bias: Value, *eps: Any) -> Value:
+    y = b.node("group_norm", (x, groups, *(eps[:1] or (1e-5,))), x.shape)[0]
+    gain, bias = (b.unsqueeze(b.unsqueeze(value, 1), 2) for value in (gain, bias))
+    return b.add(b.mul(y, gain), bias)
 
 
 def _view(b: Builder, x: Value, shape: list[int]) -> Value:
@@ -286,6 +357,17 @@ FILLED = ("new_ones", "new_zeros", "new_full", "zeros_like", "ones_like", "full_
 WHOLE: dict[str, Callable[..., Any]] = EXPANSIONS | {
     "linear": _linear,
     "matmul": _product,
+    "bmm": _product,
+    "transpose": _permute,
+    "permute": _permute,
+    "flatten": _flatten,
+    "expand": _expand,
+    "roll": _roll,
+    "cat": _cat,
+    "softmax": lambda b, x, dim, *options: b.node("softmax", (x, dim % len(x.shape)), x.shape)[0],
+    "conv2d": _convolution,
+    "max_pool2d": _pool,
+    "group_norm": _group_norm,
     "embedding": _gather,
     "index": _index,
     "unflatten": _unflatten,

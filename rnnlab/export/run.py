@@ -12,10 +12,9 @@ import torch
 
 import rnnlab
 from rnnlab import files
-from rnnlab.export import exported_program, weights
+from rnnlab.export import exported_program, parts, weights
 from rnnlab.export.interface import describe
 from rnnlab.interface import InputError
-from rnnlab.models import Model
 from rnnlab.training import load
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
@@ -24,8 +23,8 @@ NEEDED = {"onnx": "onnx", "safetensors": "safetensors"}
 """The package that a format needs, in the extra ``export``."""
 TOLERANCE = 1e-3
 """Largest difference between a graph and its model that is accepted; rounding in float32 gives 1e-7 to 1e-5."""
-STEPS = 32
-"""Number of time steps of an exported program of PyTorch, unless the user gives one."""
+PARTS = ("encoder", "decoder")
+"""The parts of a model with a source, each of which has its own graph."""
 
 
 def export_run(
@@ -45,9 +44,11 @@ def export_run(
         run: directory of the run.
         format: ``onnx``, ``torch_export`` or ``safetensors``.
         out: path of the file; None for ``model.onnx``, ``model.pt2`` or ``model.safetensors`` in the run's directory.
+            An ``onnx`` model with a source has two files, see `part_paths`.
         step: whether to export one time step, for streams; not for ``safetensors``.
         lengths: whether an ``onnx`` graph has an input for the lengths of padded sequences.
-        steps: number of time steps of a ``torch_export`` program; 0 for 32.
+        steps: number of time steps of a ``torch_export`` program whose loop is unrolled; 0 for a loop over any number
+            of steps.
         checkpoint: ``best`` or ``last``.
         data_root: folder of the data; None to use the environment variable RNNLAB_DATA or the folder of the run.
 
@@ -60,8 +61,6 @@ def export_run(
     _check(format, step, lengths, steps, checkpoint)
     backend = "reference" if format == "torch_export" else None
     task, model, content = load(run, "cpu", checkpoint, backend=backend, data_root=data_root)
-    if task.has_elapsed and format != "safetensors":
-        raise InputError("the model reads elapsed times, which no graph has as an input; use format=safetensors")
     path = Path(run, f"model{SUFFIXES[format]}") if out is None else Path(out).expanduser()
     about = {
         **describe(model),
@@ -74,9 +73,24 @@ def export_run(
         return [f"Written: {path}, {weights.write(path, model, about)}"]
     about = json.loads(weights.dumped(about))
     model = model.float()
+    if model.source is not None and format == "onnx":
+        if step or lengths:
+            raise InputError(
+                "step=true and lengths=true are for models without a source; the encoder of this model always reads "
+                "lengths, and its decoder always computes one step; omit them"
+            )
+        chosen = dict(zip(part_paths(path), parts.encoder_decoder(model), strict=True))
+        return _write_onnx(chosen, False, about)
+    part = parts.Steps(model, step, task.has_elapsed)
     if format == "onnx":
-        return _write_onnx(path, model, step, lengths, about)
-    return _write_program(path, model, step, steps or STEPS, about)
+        return _write_onnx({path: part}, lengths, about)
+    return _write_program(path, part, steps, about)
+
+
+def part_paths(path: str | Path) -> list[Path]:
+    """The files of a model with a source: ``model.encoder.onnx`` and ``model.decoder.onnx`` for ``model.onnx``."""
+    path = Path(path)
+    return [path.with_name(f"{path.stem}.{part}{path.suffix}") for part in PARTS]
 
 
 def _check(format: str, step: bool, lengths: bool, steps: int, checkpoint: str) -> None:
@@ -99,32 +113,44 @@ def _check(format: str, step: bool, lengths: bool, steps: int, checkpoint: str) 
         )
 
 
-def _write_onnx(path: Path, model: Model, step: bool, lengths: bool, about: dict[str, Any]) -> list[str]:
+def _write_onnx(chosen: dict[Path, parts.Part], lengths: bool, about: dict[str, Any]) -> list[str]:
+    """Write a graph for each part, after all of them have been compared with the model."""
     from rnnlab.export import check, graph
 
-    made = graph.build(model, step, lengths, about)
-    lines = []
-    if find_spec("onnxruntime") is not None:
-        difference = check.largest_difference(made, model, step)
+    graphs = {path: graph.build(part, lengths, about) for path, part in chosen.items()}
+    compared = {}
+    for path, part in chosen.items() if find_spec("onnxruntime") is not None else ():
+        difference = check.largest_difference(graphs[path], part)
         if not difference <= TOLERANCE:
             raise InputError(f"the results of the graph differ by {difference:.1e} from the model; nothing was written")
-        lines.append(f"Checked with onnxruntime: largest difference {difference:.1e}")
-    _write(path, lambda file: file.write(made.SerializeToString()))
-    return [f"Written: {path}", _listed("inputs", made.graph.input), _listed("outputs", made.graph.output), *lines]
+        compared[path] = [f"Checked with onnxruntime: largest difference {difference:.1e}"]
+    lines = []
+    for path, made in graphs.items():
+        _write(path, lambda file, made=made: file.write(made.SerializeToString()))
+        inputs, outputs = (_ports_of(infos) for infos in (made.graph.input, made.graph.output))
+        lines += [f"Written: {path}", _listed("inputs", inputs), _listed("outputs", outputs), *compared.get(path, [])]
+    return lines
 
 
-def _listed(title: str, infos: Any) -> str:
+def _ports_of(infos: Any) -> list[tuple[str, list[str]]]:
     """The names and shapes of the inputs or outputs of a graph."""
-    shapes = [[dim.dim_param or str(dim.dim_value) for dim in info.type.tensor_type.shape.dim] for info in infos]
-    named = (f"{info.name} [{', '.join(shape)}]" for info, shape in zip(infos, shapes, strict=True))
+    return [(info.name, [d.dim_param or str(d.dim_value) for d in info.type.tensor_type.shape.dim]) for info in infos]
+
+
+def _listed(title: str, ports: list[tuple[str, list[str]]]) -> str:
+    named = (f"{name} [{', '.join(shape)}]" for name, shape in ports)
     return f"{title}: {'; '.join(named)}"
 
 
-def _write_program(path: Path, model: Model, step: bool, steps: int, about: dict[str, Any]) -> list[str]:
-    program = exported_program.build(model, step, steps)
+def _write_program(path: Path, part: parts.Part, steps: int, about: dict[str, Any]) -> list[str]:
+    program = exported_program.build(part, steps)
+    given, returned = (
+        [(port.name, [*map(str, port.shape)]) for port in ports] for ports in (part.given, part.returned)
+    )
+    about = {**about, "arguments": [name for name, _ in given], "results": [name for name, _ in returned]}
     _write(path, lambda file: torch.export.save(program, file, extra_files={"rnnlab.json": json.dumps(about)}))
-    length = "one time step" if step else f"{steps} time steps"
-    return [f"Written: {path}, {length}, any number of sequences"]
+    fixed = [f"time = {steps}, with an unrolled loop"] if steps else []
+    return [f"Written: {path}", _listed("arguments", given), _listed("results", returned), *fixed]
 
 
 def _write(path: Path, write: Callable[[Any], Any]) -> None:

@@ -291,6 +291,8 @@ def _without_padding(values: Tensor, lengths: Tensor | None) -> Tensor:
 
 def _after(values: Tensor, lengths: Tensor | None, fresh: Tensor | None) -> Tensor:
     """Return for each step of ``[T, B, ...]`` the value of the next step; for the last of a piece, of its first."""
+    if lengths is None and fresh is None:
+        return values.roll(-1, 0)
     steps = torch.arange(len(values), device=values.device).unsqueeze(1).expand(values.shape[:2])
     starts = steps == 0 if fresh is None else fresh | (steps == 0)
     first = torch.where(starts, steps, 0).cummax(0).values

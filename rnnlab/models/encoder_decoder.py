@@ -194,35 +194,50 @@ class EncoderDecoder(Model):
     ) -> State:
         if source is None:
             raise InputError("the encoder-decoder needs a source; pass it to begin")
-        memory, fixed, final, present = self._encode(source, source_lengths)
-        state = self.decoder.initial_state(batch_size)
+        memory, fixed, final = self.encode(source, source_lengths)
+        present = memory.new_ones(memory.shape[:2], dtype=torch.bool)
+        if source_lengths is not None and self.encoder is not None:
+            steps = torch.arange(memory.shape[1], device=memory.device)
+            present = steps < source_lengths.to(memory.device).unsqueeze(1)
+        return self.start(memory, fixed, final, present)
+
+    def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None, State]:
+        """Encode a batch of sources.
+
+        Args:
+            source: ``[S, B, ...]``.
+            lengths: number of steps of each source, int64 ``[B]``; None if all have S steps.
+
+        Returns:
+            the memory ``[B, S, M]``, for a single image the positions of its grid; the fixed context of each image
+            ``[B, embedding_size]``, None for other sources; and the final state of the encoder, empty for an image.
+        """
+        if self.encoder is None:
+            return *self.pictures(source[0]), ()
+        features = self.read(source) if self.pictures is None else self._frame_features(source, lengths)
+        hidden, final = self.encoder(drop(features, self.dropout, self.training), None, lengths)
+        return hidden.transpose(0, 1), None, final
+
+    def start(self, memory: Tensor, fixed: Tensor | None, final: State, present: Tensor) -> State:
+        """The state before the first step of the decoder.
+
+        Args:
+            memory: result of `encode`, ``[B, S, M]``.
+            fixed: result of `encode`, ``[B, embedding_size]`` or None.
+            final: result of `encode`, the final state of the encoder.
+            present: which positions of the memory exist, bool ``[B, S]``.
+        """
+        if fixed is None:  # the memory is zero after the end of each source
+            fixed = memory.sum(1) / present.sum(1, keepdim=True)
+        state = self.decoder.initial_state(len(memory))
         if self.bridge in ("state", "both"):
             state = self._last(final)
-        fed = (memory.new_zeros(batch_size, self.hidden_size),) if self.input_feeding else ()
+        fed = (memory.new_zeros(len(memory), self.hidden_size),) if self.input_feeding else ()
         kept = (memory, self.attention.keys(memory), present) if self.attention else (fixed,)
         state = (state, fed, kept)
         if self.first_input is not None:
             _, state = self._decode(self.first_input(fixed).unsqueeze(0), state, None)
         return state
-
-    def _encode(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, State, Tensor]:
-        """Encode a batch of sources.
-
-        Returns:
-            memory ``[B, S, M]``; the fixed context of each source ``[B, ...]``; the final state of the encoder; and
-            which positions of the memory exist, bool ``[B, S]``.
-        """
-        if self.encoder is None:
-            memory, fixed = self.pictures(source[0])
-            return memory, fixed, (), memory.new_ones(memory.shape[:2], dtype=torch.bool)
-        features = self.read(source) if self.pictures is None else self._frame_features(source, lengths)
-        hidden, final = self.encoder(drop(features, self.dropout, self.training), None, lengths)
-        memory = hidden.transpose(0, 1)
-        present = memory.new_ones(memory.shape[:2], dtype=torch.bool)
-        if lengths is not None:
-            present = torch.arange(len(hidden), device=memory.device) < lengths.to(memory.device).unsqueeze(1)
-        # The outputs are zero after the end of each source.
-        return memory, memory.sum(1) / present.sum(1, keepdim=True), final, present
 
     def _frame_features(self, frames: Tensor, lengths: Tensor | None) -> Tensor:
         """The features ``[S, B, embedding_size]`` of the frames of videos; zero for padding, which is not computed."""

@@ -1,6 +1,9 @@
 """Exported runs: files that other programs read, and the command that writes them."""
 
 import json
+import random
+import subprocess
+import sys
 
 import onnx
 import processes
@@ -11,10 +14,9 @@ from safetensors.torch import load_file
 
 from rnnlab import cells, config
 from rnnlab.export import export_run, exported_program, read, weights
-from rnnlab.export.check import random_inputs, random_state
 from rnnlab.export.interface import describe
+from rnnlab.export.parts import Steps
 from rnnlab.interface import Batch, InputError, Tokens
-from rnnlab.trees import tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -106,46 +108,82 @@ def _model(trained):
     return load(trained, "cpu")[1]
 
 
+LOAD = """
+import json, sys, torch
+extra = {"rnnlab.json": ""}
+program = torch.export.load(sys.argv[1], extra_files=extra).module()
+assert "rnnlab" not in sys.modules
+torch.manual_seed(0)
+given = torch.load(sys.argv[2])
+with torch.no_grad():
+    torch.save([program(*tensors) for tensors in given], sys.argv[3])
+"""
+
+
+def in_a_new_process(path, given):
+    """The results of a program for each of several lists of arguments."""
+    torch.save(given, path.with_suffix(".given"))
+    files = [str(path), str(path.with_suffix(".given")), str(path.with_suffix(".found"))]
+    subprocess.run([sys.executable, "-c", LOAD, *files], check=True, timeout=300)
+    return torch.load(files[-1])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["true", "false"])
-def test_the_command_writes_a_program(trained, tmp_path, step):
-    steps = [] if step == "true" else ["steps=4"]
-    processes.rnnlab("export", str(trained), "format=torch_export", f"step={step}", *steps, f"out={tmp_path}/m.pt2")
+@pytest.mark.parametrize("options", [["step=true"], ["steps=4"], []])
+def test_the_command_writes_a_program(trained, tmp_path, options):
+    done = processes.rnnlab("export", str(trained), "format=torch_export", *options, f"out={tmp_path}/m.pt2")
+    assert "arguments: inputs [" in done.stdout
     extra = {"rnnlab.json": ""}
-    program = torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    about = json.loads(extra["rnnlab.json"])
+    assert about["arguments"] == ["inputs", *(state["name"] for state in about["states"])]
     tokens, expected = outputs_of(_model(trained))
-    states = [
-        torch.full((3, *state["shape"]), state["initial"]) for state in json.loads(extra["rnnlab.json"])["states"]
-    ]
-    if step == "false":
-        outputs, *_ = program.module()(tokens, *states)
-    else:
-        made_ = []
+    states = [torch.full((3, *state["shape"]), state["initial"]) for state in about["states"]]
+    if options == ["step=true"]:
+        program, made_ = torch.export.load(tmp_path / "m.pt2").module(), []
         for x in tokens:
-            output, *states = program.module()(x, *states)
+            output, *states = program(x, *states)
             made_.append(output)
         outputs = torch.stack(made_)
+    else:
+        ((outputs, *_),) = in_a_new_process(tmp_path / "m.pt2", [[tokens, *states]])
     torch.testing.assert_close(outputs.detach(), expected, rtol=0, atol=1e-6)
 
 
-NOT_EXPORTED = {"orthogonal": "data-dependent"}
-"""Cells that torch.export cannot export, with a word of the reason."""
+def _compared(part, tmp_path, lengths, steps=0, call=None):
+    """Compare a program, read from a file, with the model, for several numbers of steps and sequences."""
+    torch.export.save(exported_program.build(part, steps), tmp_path / "m.pt2")
+    generator = torch.Generator().manual_seed(1)
+    given = [part.examples(num_steps, batch_size, generator) for num_steps, batch_size in lengths]
+    with torch.no_grad():
+        found = (call or _in_this_process)(tmp_path / "m.pt2", given)
+        for tensors, results in zip(given, found, strict=True):
+            for ours, theirs in zip(part(*tensors), results, strict=True):
+                torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5 * max(1.0, float(ours.abs().max())))
+
+
+def _in_this_process(path, given):
+    program = torch.export.load(path).module()
+    return [program(*tensors) for tensors in given]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cells.available())
-def test_programs_of_every_cell(name):
-    model = made(name)
-    if name in NOT_EXPORTED:
-        with pytest.raises(InputError, match=NOT_EXPORTED[name]):
-            exported_program.build(model, step=True)
-        return
-    for step in (True, False):
-        program = exported_program.build(model, step, steps=3).module()
-        flat = exported_program.Flat(model, step)
-        generator = torch.Generator().manual_seed(1)
-        for batch_size in (1, 4):
-            inputs = random_inputs(model, *([batch_size] if step else [3, batch_size]), generator=generator)
-            given = (inputs, *tensors_of(random_state(model, batch_size, generator)))
-            with torch.no_grad():
-                torch.testing.assert_close(program(*given), flat(*given), rtol=0, atol=1e-5)
+def test_programs_of_every_cell(name, tmp_path):
+    draw = random.Random(name)
+    lengths = [(1, 1), *((draw.randint(2, 200), draw.randint(1, 5)) for _ in range(3))]
+    _compared(Steps(made(name)), tmp_path, lengths)
+    _compared(Steps(made(name), step=True), tmp_path, [(1, 1), (1, 4)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "mlstm", "orthogonal", "brc"])
+def test_programs_in_a_new_process(name, tmp_path):
+    _compared(Steps(made(name, num_layers=2)), tmp_path, [(1, 1), (200, 2), (37, 5)], call=in_a_new_process)
+    _compared(Steps(made(name)), tmp_path, [(3, 1), (3, 4)], steps=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": "sum"}])
+def test_programs_with_elapsed_times(tmp_path, options):
+    _compared(Steps(made("cfc", **options), elapsed=True), tmp_path, [(1, 1), (7, 3), (61, 2)])

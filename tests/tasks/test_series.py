@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tasks.test_table import Frame
 
-from rnnlab import cells, models
+import rnnlab
+from rnnlab import cells, layers, models
+from rnnlab.__main__ import main
+from rnnlab.config import compose
 from rnnlab.contracts import check_task
 from rnnlab.interface import InputError
 from rnnlab.tasks.signals._csv import read_csv
 from rnnlab.tasks.signals.series import PUBLIC, Series
+from rnnlab.training import train
 
 HILLS = [1.0, 4.0, 2.0, 8.0, 5.0, 7.0, 3.0, 9.0, 6.0, 2.0, 5.0, 4.0, 8.0, 1.0, 7.0, 3.0, 9.0, 2.0, 6.0, 4.0]
 
@@ -497,3 +502,94 @@ def test_semicolons_or_tabs_with_decimal_commas(tmp_path, separator):
     assert table.names == ["a", "b, c"]
     assert table.times.values == [2001, 2002, 2003]
     assert str(table.values.tolist()) == "[[1.5, -2.0], [0.25, 1500.0], [nan, 4.0]]"
+
+
+def write_times(path, count=40, dates=False):
+    """A CSV file whose rows are 1, 2 or 5 hours apart; returns the options of the task."""
+    rows, now = ["when,x,y"], datetime(2024, 1, 1)
+    for i in range(count):
+        now += timedelta(hours=(1, 2, 2, 5)[i * i % 4])
+        when = now.isoformat() if dates else (now - datetime(2024, 1, 1)).total_seconds() / 3600
+        rows.append(f"{when},{HILLS[i % 20]},{HILLS[i * 3 % 20]}")
+    path.write_text("\n".join(rows) + "\n")
+    return {"file": str(path), "seq_len": 4, "batch_size": 3, "elapsed": "when"}
+
+
+@pytest.mark.parametrize("dates", [False, True])
+def test_a_column_of_times_gives_elapsed_times(tmp_path, dates):
+    task = Series(**write_times(tmp_path / "own.csv", dates=dates))
+    assert task.scaling["columns"] == ["x", "y"]
+    assert task.has_elapsed
+    with open(tmp_path / "own.csv") as file:
+        lines = list(csv.DictReader(file))
+    hours = [datetime.fromisoformat(row["when"]).timestamp() / 3600 if dates else float(row["when"]) for row in lines]
+    gaps = [after - before for before, after in itertools.pairwise(hours)]
+    unit = sorted(gaps[: len(task.rows["train"]) - 1])[(len(task.rows["train"]) - 2) // 2]
+    assert task.scaling["time_unit"] == pytest.approx(unit * (3600 if dates else 1))
+    for split in task.splits:
+        for step in range(task.num_batches(split)):
+            batch = task.batch(split, step)
+            for i, end in enumerate(task.ends[split][task.chosen(split, step)].tolist()):
+                expected = [1.0, *(gap / unit for gap in gaps[end - 3 : end])]
+                assert batch.elapsed[:, i].tolist() == pytest.approx(expected)
+    assert f"column 'when': elapsed times, median {task.scaling['time_unit']:g} in training" in task.describe()
+    assert "treated as equal" not in task.describe()[0]
+
+
+@pytest.mark.slow
+def test_the_model_reads_the_elapsed_times_of_a_series(tmp_path):
+    """The outputs of a batch are those of the equations of `cfc`, step by step with the times of the file."""
+    check_task(Series, **write_times(tmp_path / "own.csv"))
+    task = Series(**write_times(tmp_path / "own.csv"))
+    cell = cells.create("cfc", input_size=2, hidden_size=5)
+    batch = task.batch("valid", 0)
+    outputs, _ = layers.Recurrent(cell)(batch.inputs, elapsed=batch.elapsed)
+    state = cell.initial_state(batch.batch_size)
+    for x, elapsed, expected in zip(batch.inputs, batch.elapsed, outputs, strict=True):
+        constants, prepared = cell(x.unsqueeze(0), elapsed=elapsed.unsqueeze(0))
+        output, state = cell.step(constants, tuple(one[0] for one in prepared), state)
+        torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.slow
+def test_times_reach_a_forecast(tmp_path):
+    options = write_times(tmp_path / "own.csv", dates=True)
+    run = tmp_path / "run"
+    train(compose([
+        "task=series", *(f"task.{name}={value}" for name, value in options.items()), "cell=cfc", "model.hidden_size=8",
+        "trainer.steps=10", "trainer.eval_every=10", f"run_dir={run}", "logger.tensorboard=false",
+        "logger.progress=false",
+    ]))  # fmt: skip
+    trained = rnnlab.load(run)
+    found = trained.predict(trained.task.read_own(tmp_path / "own.csv"))
+    with open(tmp_path / "own.csv") as file:
+        rows = list(csv.DictReader(file))
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in "xy"}
+    when = np.array([row["when"] for row in rows])
+    frame = Frame(**columns, when=when)
+    torch.testing.assert_close(trained.predict(frame).values, found.values)
+    torch.testing.assert_close(trained.predict([frame]).values, found.values)
+    frame = Frame(**columns, when=when.astype("datetime64[s]"))
+    torch.testing.assert_close(trained.predict(frame).values, found.values)
+    even = Frame(**columns, when=np.arange(40) * np.timedelta64(1, "h") + np.datetime64("2024-01-01"))
+    assert not torch.allclose(trained.predict(even).values, found.values)
+    assert main(["evaluate", f"run={run}"]) == 0
+    assert main(["export", f"run={run}"]) == 0
+    with pytest.raises(InputError, match="must be"):
+        trained.predict(np.zeros((5, 2)))
+
+
+def test_times_of_a_series_that_cannot_be_used_are_refused(tmp_path):
+    path = tmp_path / "own.csv"
+    options = write_times(path)
+    for changed, sentence in (
+        ({"elapsed": "then"}, "has no column 'then' of times, which task.elapsed names"),
+        ({"elapsed": "x"}, "the rows are not in the order of their times in column 'x'"),
+        ({"columns": ["x", "when"]}, "task.elapsed=when is also in task.columns"),
+        ({"file": "example"}, "the example has no column of times"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            Series(**options | changed).scaling  # noqa: B018 - reads the file
+    path.write_text(path.read_text().replace("\n", "\nnoon,1,2\n", 1))
+    with pytest.raises(InputError, match=r"not a time of the same format|neither numbers nor dates"):
+        Series(**options).scaling  # noqa: B018

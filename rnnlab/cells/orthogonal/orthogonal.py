@@ -116,11 +116,11 @@ def exponential(A: Tensor) -> Tensor:
     """
     norm = A.detach().abs().sum(0).max()
     near = 1.2 if A.dtype == torch.float32 else 0.33  # near^13 / 13! is below half a unit in the last place
-    if A.device.type == "cpu":
+    if A.device.type == "cpu" and not torch.compiler.is_exporting():
         norm = float(norm)
         halvings = ceil(log2(norm / near)) if isfinite(norm) and norm > near else 0
         A = A / 2**halvings
-    else:  # the number stays on the device: the host would wait for it
+    else:  # the number stays a tensor: the host would wait for a GPU, and an exported program cannot branch on it
         halvings = (norm / near).log2().ceil().nan_to_num(0).clamp(0, _MOST + 1).long()
         A = A / (torch.ones_like(halvings) << halvings)  # a power of floats could be inexact
     A_2 = A @ A

@@ -14,7 +14,7 @@ from torch import Tensor
 from rnnlab.data import read_lines
 from rnnlab.interface import InputError
 from rnnlab.tasks._predicting import read_arrays, sequences_of
-from rnnlab.tasks.signals._csv import cells_of, check_cells, instants_of, is_time
+from rnnlab.tasks.signals._csv import cells_of, check_cells, is_time, times_in
 
 CHARACTER = "character"
 """The name of the only column of texts; its cells are the characters."""
@@ -230,18 +230,6 @@ def _part(
         raise InputError(f"{path} has no column of values; to read a column, name it in task.columns")
     kept = {name: values for name, values in cells.items() if name not in times and name != time}
     return Labelled(kept, _counts(numbers), [], [], dict.fromkeys((n for n in times if n != time), "time"), instants)
-
-
-def times_in(cells: list[str], name: str) -> Tensor:
-    """The times in a column, float64 ``[rows]``: numbers, or seconds for dates.
-
-    Raises:
-        InputError: a cell is neither.
-    """
-    found = instants_of(cells)
-    if found is None:
-        raise InputError(f"column {name!r} has cells that are neither numbers nor dates of one format; correct them")
-    return torch.tensor(found, dtype=torch.float64)
 
 
 def _no_times(source: str, name: str) -> Tensor:

@@ -28,8 +28,8 @@ from rnnlab.tasks.classification._labelled import (
     of_arrays,
     of_texts,
     read_labelled,
-    times_in,
 )
+from rnnlab.tasks.signals._csv import times_of
 
 SHOWN = 20
 """Maximum number of classes, and of columns, that the log describes."""
@@ -343,10 +343,7 @@ class Table(Predicts, Finite, Labelling):
         """The times of the rows of a DataFrame."""
         if not self.elapsed or self.elapsed not in names:
             return None
-        found = np.asarray(frame[self.elapsed].to_numpy())[order]
-        if found.dtype.kind == "M":
-            return torch.from_numpy(found.astype("datetime64[ns]").astype(np.int64) / 1e9)
-        return times_in([str(time) for time in found.tolist()], self.elapsed)
+        return times_of(np.asarray(frame[self.elapsed].to_numpy())[order], self.elapsed)
 
     def memory(self) -> dict[str, Any]:
         """The classes, and the encoding of the columns."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,20 +57,24 @@ class Table(NamedTuple):
     names: names of the columns.
     values: float64 ``[N, columns]``, NaN for empty cells.
     times: times of the rows; None if the file has no time column or the reader did not look for it.
+    instants: the time of each row in the column ``elapsed`` of `read_csv`, float64 ``[N]``; None without it.
     """
 
     names: list[str]
     values: Tensor
     times: Times | None = None
+    instants: Tensor | None = None
 
 
-def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) -> Table:
+def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True, elapsed: str = "") -> Table:
     """Read the numeric columns of a CSV file.
 
     Args:
         path: path of the file; its first line contains the column names.
         columns: names of the columns to read; empty: all except the time.
         check_times: whether to look for a time column and to check that the rows are in its order.
+        elapsed: name of a column of times, which is read into ``instants``; empty for none. If it is the first column
+            and the second one has times of day, both are read.
 
     Raises:
         InputError: the file cannot be read, a column does not exist, a cell is neither a number nor empty, or the rows
@@ -86,6 +91,8 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
     check_cells(path, header, lines, columns)
     times = _find_times(path, header, lines) if check_times and header[0] not in columns else None
     names = list(columns) or [name for name in header if times is None or name not in times.columns]
+    instants = _instants_in(path, header, lines, elapsed) if elapsed else None
+    names = names if columns else [name for name in names if name != elapsed]
     if not names:
         raise InputError(
             f"{path} has one column, {header[0]!r}, which is read as the time; to read it as numbers, name it in "
@@ -94,7 +101,29 @@ def read_csv(path: Path, columns: Sequence[str] = (), check_times: bool = True) 
     values = _numbers_of(path, header, lines, names)
     if times is not None:
         _check_order(path, times, [line for line, _ in lines])
-    return Table(names, values, times)
+    return Table(names, values, times, instants)
+
+
+def _instants_in(path: Path, header: list[str], lines: list[tuple[int, list[str]]], name: str) -> Tensor:
+    """The times of the rows in the column ``name``, float64 ``[N]``."""
+    if name not in header:
+        raise InputError(f"{path} has no column {name!r} of times, which task.elapsed names")
+    place = header.index(name)
+    cells = [row[place].strip() for _, row in lines]
+    both = _with_clock(header, lines, cells) if place == 0 and isinstance(_instants(cells), list) else None
+    return times_in(cells, name) if both is None else torch.tensor(both.values, dtype=torch.float64)
+
+
+def times_in(cells: list[str], name: str) -> Tensor:
+    """The times in a column, float64 ``[rows]``: numbers, or seconds for dates.
+
+    Raises:
+        InputError: a cell is neither.
+    """
+    found = instants_of(cells)
+    if found is None:
+        raise InputError(f"column {name!r} has cells that are neither numbers nor dates of one format; correct them")
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def cells_of(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -140,6 +169,13 @@ def check_cells(path: Path, header: list[str], lines: list[tuple[int, list[str]]
     for line, cells in lines:
         if len(cells) != len(header):
             raise InputError(f"{path}, line {line} has {len(cells)} cells, expected {len(header)}; correct the line")
+
+
+def times_of(column: np.ndarray, name: str) -> Tensor:
+    """The times in a column of a DataFrame, float64 ``[rows]``; see `times_in`."""
+    if column.dtype.kind == "M":
+        return torch.from_numpy(column.astype("datetime64[ns]").astype(np.int64) / 1e9)
+    return times_in([str(time) for time in column.tolist()], name)
 
 
 def _numbers_of(path: Path, header: list[str], lines: list[tuple[int, list[str]]], names: list[str]) -> Tensor:
@@ -317,8 +353,8 @@ def _check_order(path: Path, times: Times, lines: list[int]) -> None:
     )
 
 
-def tell_times(times: Times | None) -> str:
-    """A summary of the times of the rows: column, span, spacing and gaps."""
+def tell_times(times: Times | None, are_read: bool = False) -> str:
+    """A summary of the times of the rows: column, span, spacing and gaps; ``are_read`` is for elapsed times."""
     if times is None:
         return "no time column; rows are assumed to be equally spaced, in the order of the file"
     column = " and ".join(map(repr, times.columns))
@@ -333,7 +369,8 @@ def tell_times(times: Times | None) -> str:
     gaps = [step for step in steps if step > 1.5 * usual]
     spacing = f"{tell(usual)} apart"
     if max(steps) - min(steps) > 1e-6 * usual:
-        spacing = f"{tell(min(steps))} to {tell(max(steps))} apart, median {tell(usual)}, treated as equal"
+        treated = "" if are_read else ", treated as equal"
+        spacing = f"{tell(min(steps))} to {tell(max(steps))} apart, median {tell(usual)}{treated}"
     return f"{span}, {spacing}, " + (f"gaps: {len(gaps)}" if gaps else "no gaps")
 
 

@@ -8,6 +8,7 @@ from math import nan, pi
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from rnnlab.data import PublicFile, locate
 from rnnlab.interface import Batch, InputError, Metric, Vectors
 from rnnlab.tasks._predicting import Forecasts, Predicts, hold, sequences_of
 from rnnlab.tasks.base import EVALUATION_SEED, Finite, Regression, check_least, check_shares
-from rnnlab.tasks.signals._csv import Table, read_csv, tell_times
+from rnnlab.tasks.signals._csv import Table, read_csv, tell_times, times_of
 from rnnlab.tasks.signals.base import scale_of
 
 PUBLIC = {
@@ -45,11 +46,12 @@ SHOWN = 20
 class Series(Predicts, Finite, Regression):
     """Forecast the next ``horizon`` rows of a time series from the last ``seq_len``.
 
-    Rows are assumed to be equally spaced in time. The first column is the time, and not an input, if it contains dates,
-    has a name such as time or year, or contains numbers with equal steps. Rows that are not in chronological order are
-    an error. To read the first column as numbers, name it in ``columns``. At each step, the model forecasts the next
-    ``horizon`` values of each target column, one column after the other: output_size is the number of target columns
-    times ``horizon``. With seq_len=3 and horizon=2, the first window of 10, 11, 12, 13, 14, ... is
+    Rows are assumed to be equally spaced in time, unless ``elapsed`` names a column with their times. The first column
+    is the time, and not an input, if it contains dates, has a name such as time or year, or contains numbers with equal
+    steps. Rows that are not in chronological order are an error. To read the first column as numbers, name it in
+    ``columns``. At each step, the model forecasts the next ``horizon`` values of each target column, one column after
+    the other: output_size is the number of target columns times ``horizon``. With seq_len=3 and horizon=2, the first
+    window of 10, 11, 12, 13, 14, ... is
 
         inputs        10       11       12
         targets   11, 12   12, 13   13, 14
@@ -78,6 +80,9 @@ class Series(Predicts, Finite, Regression):
         split: fractions of train, valid and test, or of train and valid; null: 0.7, 0.1, 0.2, or 12, 4, 4 months for
             ``etth1``.
         every_step: whether training scores every step of a window.
+        elapsed: column with the time of each row, a number or a date, for cells that take elapsed times; it is not an
+            input. Empty: rows are equally spaced. The unit is the median time between training rows, and the first time
+            of each window is 1.
         batch_size: number of windows per batch.
 
     Raises:
@@ -99,10 +104,13 @@ class Series(Predicts, Finite, Regression):
         seq_len: int = 96,
         split: list[float] | None = None,
         every_step: bool = True,
+        elapsed: str = "",
         batch_size: int = 32,
     ) -> None:
         super().__init__(seed, data_root)
         check_least(1, horizon=horizon, seq_len=seq_len, batch_size=batch_size)
+        if elapsed and elapsed in (*columns, *targets):
+            raise InputError(f"task.elapsed={elapsed} is also in task.columns or task.targets; leave it out there")
         for name, given in (("columns", columns), ("targets", targets)):
             if len(set(given)) < len(given):
                 raise InputError(f"task.{name} is {list(given)}; name each column only once")
@@ -111,6 +119,7 @@ class Series(Predicts, Finite, Regression):
         self.file, self.columns, self.targets = file, list(columns), list(targets)
         self.horizon, self.seq_len, self.batch_size, self.every_step = horizon, seq_len, batch_size, every_step
         self.split = split
+        self.elapsed, self.has_elapsed = elapsed, bool(elapsed)
         self.splits = ("train", "valid", "test")[: len(split or SHARES)]
         self._restored: dict[str, Any] | None = None
         self._baselines: dict[str, dict[str, dict[str, float]]] = {}
@@ -120,7 +129,7 @@ class Series(Predicts, Finite, Regression):
         """The columns read from the file."""
         restored = self._restored
         columns = restored["columns"] if restored else self.columns
-        return read_table(self.file, columns, self.data_root, check_times=restored is None)
+        return read_table(self.file, columns, self.data_root, restored is None, self.elapsed)
 
     @cached_property
     def rows(self) -> dict[str, range]:
@@ -144,7 +153,7 @@ class Series(Predicts, Finite, Regression):
 
     @cached_property
     def scaling(self) -> dict[str, Any]:
-        """The data settings of a trained model: column order, targets, whether inputs include masks, and scales."""
+        """The data settings of a trained model: column order, targets, masks, scales, and the unit of time."""
         names, values = self.table.names, self.table.values
         targets = self.targets or names
         unknown = [name for name in targets if name not in names]
@@ -165,7 +174,29 @@ class Series(Predicts, Finite, Regression):
             "masked": bool(values.isnan().any()),
             "mean": mean.tolist(),
             "deviation": deviation.tolist(),
+            **({"time_unit": self._time_unit()} if self.elapsed else {}),
         }
+
+    def _time_unit(self) -> float:
+        """The median time between training rows."""
+        rows = self.rows["train"]
+        gaps = gaps_in(self.table.instants, [len(self.table.values)], self.elapsed)[0][rows.start : rows.stop]
+        known = gaps[gaps > 0]  # not of the first row, which is NaN
+        if not len(known):
+            raise InputError(f"column {self.elapsed!r} has the same time in all training rows")
+        return float(known.median())
+
+    @cached_property
+    def times(self) -> Tensor | None:
+        """The elapsed time of each row, float ``[N]``, 1 for the first row; None without ``elapsed``."""
+        if not self.elapsed:
+            return None
+        return self._elapsed_in(self.table.instants, [len(self.table.values)])[0]
+
+    def _elapsed_in(self, instants: Tensor, lengths: list[int]) -> list[Tensor]:
+        """The elapsed times of several series, of which ``instants`` holds the times, one after the other."""
+        unit = self.scaling["time_unit"]
+        return [(gaps / unit).nan_to_num(1.0).float() for gaps in gaps_in(instants, lengths, self.elapsed)]
 
     @property
     def input(self) -> Vectors:  # noqa: D102
@@ -197,10 +228,36 @@ class Series(Predicts, Finite, Regression):
 
     def encode(self, values: Any) -> list[Tensor]:
         """The last ``seq_len`` rows of each series; a missing value is replaced as in training."""
-        rows, lengths = sequences_of(values, self.scaling["columns"])
+        rows, lengths, _ = self._rows_of(values)
         found = self._inputs_of(rows, "the data", lengths).split(lengths)
         sized = zip(found, lengths, strict=True)
         return [one[-self.seq_len :] if length > self.seq_len else one for one, length in sized]
+
+    def elapsed_of(self, values: Any) -> list[Tensor] | None:
+        """The elapsed times of the rows of `encode`; the last column of arrays without names has the times."""
+        if not self.elapsed:
+            return None
+        _, lengths, instants = self._rows_of(values)
+        kept = [one[-self.seq_len :] for one in instants.split(lengths)]
+        return self._elapsed_in(torch.cat(kept), [len(one) for one in kept])
+
+    def _rows_of(self, values: Any) -> tuple[Tensor, list[int], Tensor | None]:
+        """The rows of the user's series, the number of rows of each, and the time of each row with ``elapsed``."""
+        names = self.scaling["columns"]
+        if not self.elapsed:
+            return *sequences_of(values, names), None
+        several = isinstance(values, list) and any(hasattr(one, "columns") for one in values)
+        values = [self._with_numbers(one) for one in values] if several else self._with_numbers(values)
+        rows, lengths = sequences_of(values, [*names, self.elapsed])
+        return rows[:, :-1], lengths, rows[:, -1]
+
+    def _with_numbers(self, values: Any) -> Any:
+        """A DataFrame as an array whose last column has the times as numbers; anything else stays as it is."""
+        names = self.scaling["columns"]
+        if not hasattr(values, "columns") or not {*names, self.elapsed} <= set(values.columns):
+            return values  # `sequences_of` names a missing column
+        times = times_of(np.asarray(values[self.elapsed].to_numpy()), self.elapsed)
+        return np.stack([*(values[name].to_numpy() for name in names), times.numpy()], 1)
 
     def decode(self, outputs: Tensor, values: Any) -> Forecasts:
         """The next ``horizon`` rows of each series, in the units of the file."""
@@ -213,7 +270,8 @@ class Series(Predicts, Finite, Regression):
         """The rows of a CSV file with the columns of the training file."""
         if path.suffix in (".npz", ".npy"):
             return super().read_own(path)
-        return read_csv(path, self.scaling["columns"], check_times=False).values
+        table = read_csv(path, self.scaling["columns"], check_times=False, elapsed=self.elapsed)
+        return table.values if table.instants is None else torch.cat([table.values, table.instants.unsqueeze(1)], 1)
 
     @cached_property
     def values(self) -> Tensor:
@@ -250,7 +308,15 @@ class Series(Predicts, Finite, Regression):
         else:
             targets = torch.full((*rows.shape, self.output_size), nan)
             targets[-1] = future[rows[-1] + 1].flatten(1)
-        return Batch(self.inputs[rows], targets)
+        return Batch(self.inputs[rows], targets, elapsed=self._elapsed_at(rows))
+
+    def _elapsed_at(self, rows: Tensor) -> Tensor | None:
+        """The elapsed times of windows ``[seq_len, B]``; the first time of each window is 1."""
+        if self.times is None:
+            return None
+        elapsed = self.times[rows]
+        elapsed[0] = 1.0
+        return elapsed
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """``mean``: the mean of the training rows; ``persistence``: the last observed value.
@@ -281,7 +347,8 @@ class Series(Predicts, Finite, Regression):
     def sample(self, model: nn.Module) -> str:
         """A table of the forecast and the true values of the last validation window, in the units of the file."""
         batch = self.batch("valid", self.num_batches("valid") - 1)
-        batch = Batch(batch.inputs[:, -1:], batch.targets[:, -1:])
+        elapsed = None if batch.elapsed is None else batch.elapsed[:, -1:]
+        batch = Batch(batch.inputs[:, -1:], batch.targets[:, -1:], elapsed=elapsed)
         with torch.inference_mode():
             outputs, _ = model(batch.to(next(model.parameters()).device))
         rows = ["column  ahead  forecast  value"]
@@ -299,7 +366,8 @@ class Series(Predicts, Finite, Regression):
             return []
         scaling, values = self.scaling, self.table.values
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self.rows.items())
-        times = "" if self._restored else f"; {tell_times(self.table.times)}"  # a restored task does not read the times
+        # A restored task does not look for a time column.
+        times = "" if self._restored else f"; {tell_times(self.table.times, self.has_elapsed)}"
         lines = [f"data: {len(values)} rows of {self.file} ({parts}){times}"]
         for i, name in enumerate(scaling["columns"][:SHOWN]):
             missing = int(values[:, i].isnan().sum())
@@ -310,6 +378,8 @@ class Series(Predicts, Finite, Regression):
                 + (f", {missing} missing values" if missing else "")
                 + ("" if name in scaling["targets"] else ", not forecast")
             )
+        if self.elapsed:
+            lines.append(f"column {self.elapsed!r}: elapsed times, median {scaling['time_unit']:g} in training")
         more = len(scaling["columns"]) - SHOWN
         return [*lines, f"and {more} further columns"] if more > 0 else lines
 
@@ -322,12 +392,32 @@ class Series(Predicts, Finite, Regression):
         self.scaling = self._restored = memory["scaling"]
 
     def data_digest(self) -> str:
-        """SHA-256 of the columns read: names and values."""
-        names = "\n".join(self.table.names)
-        return hashlib.sha256(names.encode() + self.table.values.numpy().tobytes()).hexdigest()
+        """SHA-256 of the columns read: names, values and times."""
+        names, instants = "\n".join(self.table.names), self.table.instants
+        times = b"" if instants is None else instants.numpy().tobytes()
+        return hashlib.sha256(names.encode() + self.table.values.numpy().tobytes() + times).hexdigest()
 
 
-def read_table(file: str, columns: list[str], root: str, check_times: bool = True) -> Table:
+def gaps_in(instants: Tensor, lengths: list[int], name: str) -> list[Tensor]:
+    """The time between each row of a series and the row before it, float64 ``[T]``; NaN for the first row.
+
+    Args:
+        instants: times of the rows of all series, one after the other.
+        lengths: number of rows of each series.
+        name: name of the column.
+
+    Raises:
+        InputError: a row has no time, or is earlier than the row before it.
+    """
+    if not instants.isfinite().all():
+        raise InputError(f"column {name!r} has a row without a time; give the time of each row")
+    found = [torch.cat([one.new_full((1,), nan), one.diff()]) for one in instants.split(lengths)]
+    if any((gaps < 0).any() for gaps in found):
+        raise InputError(f"the rows are not in the order of their times in column {name!r}; sort them")
+    return found
+
+
+def read_table(file: str, columns: list[str], root: str, check_times: bool = True, elapsed: str = "") -> Table:
     """Read the ``columns`` of a file, given by a built-in name or the path of a CSV file; see `read_csv`.
 
     Raises:
@@ -337,13 +427,15 @@ def read_table(file: str, columns: list[str], root: str, check_times: bool = Tru
         table = _example()
         if columns not in ([], table.names):
             raise InputError(f"task.columns is {columns}; the example has one column, {table.names[0]!r}")
+        if elapsed:
+            raise InputError(f"task.elapsed is {elapsed}; the example has no column of times")
         return table
     path = locate(PUBLIC[file], root) if file in PUBLIC else Path(file).expanduser()
     if not path.is_file():
         raise InputError(
             f"task.file={file!r} is neither a file nor one of example, {', '.join(PUBLIC)}; give the path of a CSV file"
         )
-    return read_csv(path, columns, check_times)
+    return read_csv(path, columns, check_times, elapsed)
 
 
 def _example() -> Table:
