@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
@@ -95,6 +96,10 @@ class Recorder:
 
 _LIBRARIES: list[torch.library.Library] = []
 """Kept, since a library withdraws its kernels when it is collected."""
+
+
+if not hasattr(backend_registration, "_DummyBackendModule"):
+    pytest.skip("the simulated device needs PyTorch 2.9", allow_module_level=True)
 
 
 class _Module(backend_registration._DummyBackendModule):
