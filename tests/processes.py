@@ -105,10 +105,14 @@ def _serve(address: str) -> dict:
 
 
 def _import() -> None:
-    """Import what every command imports."""
+    """Import what every command imports, and what many import."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
     import torch
+    from torch.utils import tensorboard  # noqa: F401
 
-    from rnnlab import config
+    from rnnlab import analysis, config  # noqa: F401
 
     torch.set_num_threads(1)
     config.compose([])  # loads Hydra
