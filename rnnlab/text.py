@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,9 @@ class Alphabet:
 
     def __init__(self, characters: str) -> None:
         self.characters = characters
-        self._tokens = {character: token for token, character in enumerate(characters)}
+        codes = _codes(characters)
+        self._tokens = np.full(int(codes.max(initial=-1)) + 2, -1)  # by code point; the last one stands for all others
+        self._tokens[codes] = np.arange(len(codes))
 
     @classmethod
     def of(cls, text: str) -> Alphabet:
@@ -39,13 +42,19 @@ class Alphabet:
         Raises:
             InputError: a character is not in the vocabulary.
         """
-        try:
-            return torch.tensor([self._tokens[character] for character in text], dtype=torch.int64)
-        except KeyError as error:
+        tokens = self._tokens[np.minimum(_codes(text), len(self._tokens) - 1)]
+        unknown = tokens < 0
+        if unknown.any():
             raise InputError(
-                f"the character {error.args[0]!r} is not in the model's vocabulary of {len(self)} characters: "
+                f"the character {text[unknown.argmax()]!r} is not in the model's vocabulary of {len(self)} characters: "
                 f"{self.characters!r}"
-            ) from None
+            )
+        return torch.from_numpy(tokens)
+
+
+def _codes(text: str) -> np.ndarray:
+    """Return the code point of each character of ``text``."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
 
 
 class Speaker:

@@ -105,12 +105,18 @@ def _serve(address: str) -> dict:
 
 
 def _import() -> None:
-    """Import what every command imports."""
+    """Import what every command imports, and what many import."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
     import torch
+    from torch.utils import tensorboard  # noqa: F401
 
-    from rnnlab import config
+    from rnnlab import analysis, config  # noqa: F401
+    from rnnlab.tasks import char_lm
 
     torch.set_num_threads(1)
+    char_lm.SAMPLE_LENGTH = 5  # longer samples would take a quarter of the time of a short training
     config.compose([])  # loads Hydra
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the rest of what torch imports, on first use
     gc.collect()

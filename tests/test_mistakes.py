@@ -266,9 +266,9 @@ def _command(*arguments, **options):
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(here):
     # A limit on the size of a file stands for the disk: like a full disk it lets the write fail in the middle.
-    options = [*TINY, "logger.tensorboard=false", "run_dir=run", "trainer.steps=600", "trainer.checkpoint_every=50"]
+    options = [*TINY, "logger.tensorboard=false", "run_dir=run", "trainer.steps=320", "trainer.checkpoint_every=50"]
     arguments = ["train", *options, "trainer.log_every=1", "trainer.eval_every=1000"]
-    done = _command(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)))
+    done = _command(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (45_000, 45_000)))
     assert done.returncode == 2
     assert done.stderr.startswith("rnnlab: ")
     assert "Traceback" not in done.stderr

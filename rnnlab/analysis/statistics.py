@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 FEWEST_FOR_INTERVAL = 4
 """Fewest values for an interval. With fewer, the interquartile mean trims nothing, and few resamples are distinct."""
@@ -77,7 +77,7 @@ def margin(values: Sequence[float]) -> float | None:
     values = np.asarray(values, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all():
         return None
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def paired(a: Sequence[float], b: Sequence[float], better: str) -> Paired:
@@ -136,7 +136,7 @@ def _wilcoxon(gain: np.ndarray) -> float:
     rank at a time. Ranks are doubled, because a mean rank can be a half-integer.
     """
     moved = gain[gain != 0]
-    doubled = np.rint(2 * stats.rankdata(np.abs(moved))).astype(int)
+    doubled = np.rint(2 * _ranks(np.abs(moved))).astype(int)
     chance = np.ones(1)
     for rank in doubled:
         chance = 0.5 * (np.pad(chance, (0, rank)) + np.pad(chance, (rank, 0)))
@@ -144,11 +144,17 @@ def _wilcoxon(gain: np.ndarray) -> float:
     return min(1.0, 2 * float(min(chance[: found + 1].sum(), chance[found:].sum())))
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each value, from 1; ties get their mean rank. ``scipy.stats`` takes a second to import."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[place]
+
+
 def _rank_biserial(gain: np.ndarray) -> float:
     moved = gain[gain != 0]
     if not len(moved):
         return 0.0
-    ranks = stats.rankdata(np.abs(moved))
+    ranks = _ranks(np.abs(moved))
     return float((ranks[moved > 0].sum() - ranks[moved < 0].sum()) / ranks.sum())
 
 

@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> int:
 
 def _print_table() -> None:
     from rnnlab import cells, engine
+    from rnnlab.report.table import aligned
 
     rows = []
     for name in cells.available():
@@ -35,7 +36,5 @@ def _print_table() -> None:
         states, backends = ",".join(kind.states), ",".join(engine.backends_of(kind(4, 4)))
         rows.append((about.family, about.year, name, states, f"{parameters:,}", backends, kind.verified, about.paper))
     table = [HEADS, *((row[0], str(row[1]), *row[2:]) for row in sorted(rows))]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print(*aligned(table), sep="\n")
     print("\nparameters: for input and hidden size 128. Tests also compare each cell with a loop over its equations.")

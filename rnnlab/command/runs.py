@@ -48,11 +48,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _table(members: list[Run], chosen: Options) -> str:
+    from rnnlab.report.table import aligned
+
     rows = [_row(one, chosen.metric or one.monitor) for one in members]
     rows.sort(key=lambda row: _order(row, chosen.sort))
     cells = [[*COLUMNS], *([_shown(name, row) for name in COLUMNS] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  " + "  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return "\n".join("  " + line for line in aligned(cells))
 
 
 def _row(one: Run, metric: str) -> dict[str, Any]:

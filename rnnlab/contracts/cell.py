@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
+from functools import lru_cache, partial
 from math import isfinite
 from statistics import geometric_mean
 from typing import Any
@@ -49,9 +49,10 @@ def check_cell(cell: str | type[Cell], **options: Any) -> None:
     """
     make = cells.find(cell) if isinstance(cell, str) else cell
     lookup.check_options(options, make, f"cell {make.__name__}")
+    make = partial(make, **options)
     for check in CELL_CHECKS:
         torch.manual_seed(0)
-        check(partial(make, **options))
+        check(make)
 
 
 def _layer(make: Callable[..., Cell], backend: str = "reference") -> Recurrent:
@@ -70,6 +71,7 @@ def _sequence(layer: Recurrent, grad: bool = False) -> tuple[Tensor, State]:
     return inputs.requires_grad_(grad), state
 
 
+@lru_cache(maxsize=1)  # a call of `check_cell` has one ``make``
 def _backends(make: Callable[..., Cell]) -> list[str]:
     return engine.backends_of(make(INPUT, HIDDEN))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -28,7 +29,7 @@ from rnnlab.engine.gpu.emit import Source as TritonSource
 from rnnlab.engine.gpu.kernel import Kernel as GpuKernel
 from rnnlab.engine.ir.derive import derive
 from rnnlab.engine.ir.emit_python import Steps, emit
-from rnnlab.engine.ir.program import Program, Unsupported
+from rnnlab.engine.ir.program import Program, Unsupported, interned
 from rnnlab.engine.ir.split import splits
 from rnnlab.engine.ir.trace import trace
 from rnnlab.engine.ir.verify import verify
@@ -62,13 +63,13 @@ class Traced:
     def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool) -> None:
         parts = _copies(constants, inputs, state, training)
         before = fingerprint(cell)
-        self.program = _program(cell, parts, training)
+        self.program = interned(_program(cell, parts, training))
         if fingerprint(cell) != before:
             raise Unsupported("an assignment to an attribute of the cell")
         _check_rows(cell, self.program, (constants, inputs, state), training)
         leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
-        self.unwanted = {value for value, tensor in leaves if training and not tensor.requires_grad}
-        self.back = derive(self.program, self.unwanted)
+        self.unwanted = frozenset(value for value, tensor in leaves if training and not tensor.requires_grad)
+        self.back = _derived(self.program, self.unwanted)
         reached = {*self.back.gradients, *(product.weight for product in self.back.products)}
         self.learns = [leaf in reached for leaf in (*self.program.constants, *self.program.inputs)]
         self.training = training
@@ -91,7 +92,7 @@ class Traced:
     @once
     def python(self) -> Steps:
         """The forward and the backward step as Python functions."""
-        return emit(self.program, self.back)
+        return _emitted(self.program, self.back)
 
     def c(self) -> str:
         """Print the forward and the backward step as C.
@@ -151,7 +152,7 @@ class Traced:
             kind.check()
             if self.obstacle is not None:
                 raise self.obstacle
-            return lower(self.program, self.back, self.batch_size, kind.overlays)
+            return _lowered(self.program, self.back, self.batch_size, kind.overlays)
         except RecursionError:
             warn_once(f"{self.name} runs {kind.slower}: its step has too many consecutive operations")
         except Unsupported as error:
@@ -202,6 +203,9 @@ class Traced:
         else:
             log.info("%s: kernels for %s compiled in %.1f s", self.name, self.device, perf_counter() - start)
 
+
+_derived, _emitted, _lowered = map(lru_cache(maxsize=64), (derive, emit, lower))
+"""Equal steps, such as those of the layers of a stack, are derived, printed and lowered once."""
 
 KERNELS: dict[str, Any] = {"cpu": CpuKernel, "cuda": GpuKernel}
 """The compiled form of a step on each type of device."""
@@ -337,12 +341,13 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
     fixed, states, training = tensors_of(constants), tensors_of(state), torch.is_grad_enabled()
     rows = states[0].shape[0]
 
-    def kind(tensor: Tensor, shape: torch.Size) -> tuple[Any, ...]:
+    def kind(tensor: Tensor, shape: torch.Size, learns: bool) -> tuple[Any, ...]:
         whole = ("B", *shape[1:]) if rows > 1 and shape and shape[0] == rows else shape
-        return tensor.dtype, whole, training and tensor.requires_grad
+        return tensor.dtype, whole, training and learns
 
-    kinds = [kind(tensor, tensor.shape) for tensor in (*fixed, *states)]
-    kinds += [kind(tensor, tensor.shape[1:]) for tensor in tensors_of(prepared)]
+    kinds = [kind(tensor, tensor.shape, tensor.requires_grad) for tensor in fixed]
+    kinds += [kind(tensor, tensor.shape[1:], tensor.requires_grad) for tensor in tensors_of(prepared)]
+    kinds += [kind(tensor, tensor.shape, True) for tensor in states]  # after the first step, states require gradients
     whole = [id(tensor) for tensor in fixed]
     same = tuple(map(whole.index, whole))  # which constants are the same tensor
     shapes = (states[0].device, training, same, _nesting((constants, prepared)), *kinds)

@@ -12,10 +12,11 @@ from torch.nn.functional import dropout
 
 from rnnlab.cells.base import Cell, check_choice
 from rnnlab.interface import InputError
+from rnnlab.layers import norms
 from rnnlab.layers.recurrent import Recurrent
 from rnnlab.trees import State
 
-NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
+NORMS = {"none": nn.Identity, **norms.NORMS}
 
 
 class Composite(nn.Module):

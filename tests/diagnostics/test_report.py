@@ -194,7 +194,8 @@ def test_the_command_writes_a_page_and_does_not_overwrite(run, tmp_path, monkeyp
 
 def test_without_matplotlib_only_the_numbers_are_written(run, tmp_path):
     code = (
-        "import sys; sys.modules['matplotlib'] = None; from rnnlab.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "import sys; sys.modules |= dict.fromkeys(('matplotlib', 'matplotlib.figure'))\n"
+        "from rnnlab.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["diagnose", f"run={run}", "steps=16", "out=numbers"]
     done = subprocess.run(

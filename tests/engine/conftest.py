@@ -29,6 +29,8 @@ def kernels(device, monkeypatch):
     ``kernels.columns`` is the number of columns of a program; 0 for all columns, None to choose as on a GPU.
     """
     pytest.importorskip("triton", minversion=None if device.type == "cuda" else "3.7")  # older ones cannot interpret
+    if device.type == "cpu":
+        _hasten_interpreter(monkeypatch)
 
     class Kernels(Kernel):
         columns = 0
@@ -44,3 +46,27 @@ def kernels(device, monkeypatch):
     monkeypatch.setitem(traced.KERNELS, device.type, Kernels)
     Kernels.device = device
     return Kernels
+
+
+def _hasten_interpreter(monkeypatch):
+    """Let Triton's interpreter do once what it repeats: a third of its time."""
+    from triton import language
+    from triton.runtime import interpreter
+
+    patch, dtype_of = interpreter._patch_lang, interpreter._get_np_dtype
+
+    def patch_once(function):
+        """Replace the functions of the language, unless that is done: it is done again for each call in a kernel."""
+        used = [one for one in function.__globals__.values() if one is language or one is language.core]
+        is_done = not any(language.core.is_builtin(one.load) for one in used)
+        return interpreter._LangPatchScope() if is_done else patch(function)
+
+    known = {}  # by identity: to hash a type is to format its name
+
+    def known_dtype(kind):
+        if id(kind) not in known:
+            known[id(kind)] = kind, dtype_of(kind)
+        return known[id(kind)][1]
+
+    monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
+    monkeypatch.setattr(interpreter, "_get_np_dtype", known_dtype)

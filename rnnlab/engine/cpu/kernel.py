@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ MEETING = 51 * 8
 
 Memory = dict[Array, Any]
 
+_source = lru_cache(maxsize=64)(Source)
+
 
 class Kernel:
     """A cell's step as compiled C functions.
@@ -60,7 +63,7 @@ class Kernel:
 
     def __init__(self, lowered: Lowered, dtype: torch.dtype, names: Sequence[str], device: torch.device) -> None:
         self.lowered, self.dtype, self.blas = lowered, dtype, compiler.blas()
-        self.source = Source(lowered, dtype == torch.float32, names)
+        self.source = _source(lowered, dtype == torch.float32, tuple(names))
         self.arrays = self.source.arrays
         defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
         library = compiler.load(self.source.text, *defines)

@@ -24,7 +24,7 @@ class Product:
     gradient: Value
 
 
-@dataclass
+@dataclass(eq=False)
 class Backward:
     """The backward step.
 

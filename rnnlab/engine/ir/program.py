@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from math import prod
 from typing import Any
+from weakref import WeakValueDictionary
 
 
 class Unsupported(Exception):
@@ -41,7 +42,7 @@ class Node:
     results: tuple[Value, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """A step: its leaves (constants of the sequence, inputs of one step, state), its operations, its results."""
 
@@ -51,6 +52,23 @@ class Program:
     nodes: list[Node]
     output: Value
     new_state: list[Value]
+
+
+_PROGRAMS: WeakValueDictionary[Any, Program] = WeakValueDictionary()
+
+
+def interned(program: Program) -> Program:
+    """Return the first program that is equal to ``program``, so that equal programs are derived and lowered once."""
+    return _PROGRAMS.setdefault(_description(list(vars(program).values())), program)
+
+
+def _description(part: Any) -> Any:
+    """Return a hashable value that is equal for equal parts of programs."""
+    if isinstance(part, list | tuple):
+        return tuple(map(_description, part))
+    if isinstance(part, Node):
+        return part.operation, _description(part.arguments), _description(part.results)
+    return (part.name, part.shape) if isinstance(part, Value) else (type(part), repr(part))
 
 
 class Builder:

@@ -26,7 +26,7 @@ from rnnlab.engine.loops.keep import Kept, keep, operands_first
 from rnnlab.engine.loops.schedule import Function, Store, positions, schedule, stages, stores_of
 
 
-@dataclass
+@dataclass(eq=False)
 class Lowered:
     """A cell's step and backward step as loops.
 

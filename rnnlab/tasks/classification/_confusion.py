@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rnnlab.heads import IGNORE
 from rnnlab.interface import Mean
+from rnnlab.report.table import aligned
 
 CONFUSION = "confusion/"
 """The prefix of the names of the entries: ``confusion/TRUE/PREDICTED``, with the indices of the classes."""
@@ -56,6 +57,6 @@ def report(means: dict[str, float], classes: list[str], number: int) -> str:
         scores = [row[i] / predicted if predicted else None, row[i] / true if true else None, f1]
         shown = ["-" if score is None else f"{score:.3f}" for score in scores]
         rows.append([name, *(str(round(fraction * number)) for fraction in row), *shown])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*lines, "", f"macro F1 {macro_f1(means, len(classes)):.4f}, {number} sequences", ""])
+    return "\n".join(
+        [*aligned(rows, str.rjust), "", f"macro F1 {macro_f1(means, len(classes)):.4f}, {number} sequences", ""]
+    )
