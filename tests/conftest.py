@@ -2,7 +2,11 @@
 
 import gc
 import os
+import signal
 
+# A shell makes its background processes ignore Ctrl-C, and theirs inherit it; tests stop commands by it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # One thread a process: the suite runs in parallel processes, and teams of threads that share two cores wait for
 # each other far longer than they compute. Subprocesses of tests inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
