@@ -16,7 +16,9 @@ from rnnlab.cells import Cell
 from rnnlab.engine import fused, once, reference
 from rnnlab.engine.choose import choose
 from rnnlab.engine.cpu import head_kernel, kernel
+from rnnlab.engine.cpu import linear as products
 from rnnlab.engine.cpu.memory import take
+from rnnlab.layers import Recurrent
 from rnnlab.trees import map_state, tensors_of
 
 B, N = 3, 4
@@ -364,3 +366,13 @@ def test_explain_prints_the_readout(capsys):
 def test_the_contract_of_a_cell_holds(name):
     contracts.check_cell(name)
     contracts.check_cell(name, heads=2)
+
+
+def test_gradients_of_what_a_wide_cell_reads_are_joined_without_a_copy(monkeypatch):
+    """The memory of input products is reused according to the width of the cell, not only to that of its inputs."""
+    pairs, joined = [], products.joined
+    monkeypatch.setattr(products, "joined", lambda parts: pairs.append((parts[0], joined(parts))) or pairs[-1][1])
+    layer = Recurrent(cells.create("mlstm", input_size=2, hidden_size=64, heads=2))
+    layer(torch.randn(128, 64, 2))[0].sum().backward()
+    wide = [(first, whole) for first, whole in pairs if whole.shape[-1] == 4 * 64]
+    assert [first.data_ptr() == whole.data_ptr() for first, whole in wide] == [True]
