@@ -144,7 +144,7 @@ _RUNNERS: WeakKeyDictionary[nn.RNNBase, list[Recurrent]] = WeakKeyDictionary()
 
 
 def _weights(layer: nn.RNNBase) -> Iterator[Tensor]:
-    """Yield the weights, including those that a parametrization computes and those that are not parameters."""
+    """Yield the weights. They need not be parameters: a parametrization may compute them."""
     return (getattr(layer, name) for names in layer._all_weights for name in names)
 
 

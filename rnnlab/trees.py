@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,7 +36,16 @@ def unstack(tree: Any) -> list[Any]:
     """
     columns = [tensor.unbind() for tensor in tensors_of(tree)]
     rows = (iter(row) for row in zip(*columns, strict=True))
-    return [map_state(lambda _, row=row: next(row), tree) for row in rows]
+    return [nested(tree, row) for row in rows]
+
+
+def nested(like: Any, tensors: Iterable[Any]) -> Any:
+    """Arrange tensors in the order of `tensors_of` in a nested tuple like ``like``; None stays None.
+
+    Of an iterator, only as many tensors are taken as ``like`` has.
+    """
+    left = iter(tensors)
+    return map_state(lambda _: next(left), like)
 
 
 def tensors_of(state: Any) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rnnlab import cells, engine, lookup
 from rnnlab.cells import Cell
 from rnnlab.layers import Recurrent
-from rnnlab.trees import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, nested, tensors_of
 
 STEPS, BATCH, INPUT, HIDDEN = 6, 3, 5, 4
 EXACT = {"rtol": 0.0, "atol": 1e-10}
@@ -127,9 +127,7 @@ def derivatives(make: Callable[..., Cell], training: bool = False) -> None:
     def run(inputs: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         if training:
             torch.manual_seed(0)  # the same masks in each call, if the cell draws masks
-        states = iter(rest)
-        start = map_state(lambda _: next(states), state)
-        return tuple(tensors_of(layer(inputs[:3], start)))
+        return tuple(tensors_of(layer(inputs[:3], nested(state, rest))))
 
     parameters = list(layer.parameters())
     free = [inputs, *tensors_of(state)]

@@ -33,7 +33,7 @@ from rnnlab.engine.plan import (
 )
 from rnnlab.engine.reference import precision
 from rnnlab.engine.traced import Traced, traced, traced_for
-from rnnlab.trees import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, nested, tensors_of
 
 __all__ = ["Traced", "run", "run_or", "traced", "traced_for"]
 
@@ -186,8 +186,7 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
         outputs, final = graphs.inference(step.python, *plan.parts(tensors), plan.live)
     else:
         outputs, *final = _forward(plan, tensors, "inference")[0]
-    final = iter(final)
-    return outputs, map_state(lambda _: next(final), plan.state)
+    return outputs, nested(plan.state, final)
 
 
 def _forward(

@@ -16,7 +16,7 @@ from torch import Tensor
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
 from rnnlab.engine.traced import Traced, on_trial, snapshot
-from rnnlab.trees import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, nested, tensors_of
 
 
 class Again:
@@ -156,7 +156,7 @@ def through_reference(
         with _drawing(gradients):
             like, prepared = plan.again.prepare(inputs)
         flat = iter((*constants, *state))
-        constants, state = (map_state(lambda _: next(flat), part) for part in (like, plan.state))
+        constants, state = (nested(part, flat) for part in (like, plan.state))
         # Views: otherwise a constant from which an input was prepared would receive the input's gradient as well.
         parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
         with plan.again.autocast():

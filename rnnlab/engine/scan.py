@@ -21,7 +21,7 @@ from rnnlab.engine import fused
 from rnnlab.engine.ir.derive import derive
 from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Node, Program, Unsupported, Value, values_of
-from rnnlab.trees import State, map_state, tensors_of
+from rnnlab.trees import State, nested, tensors_of
 
 _STEPS: WeakKeyDictionary[fused.Traced, Steps] = WeakKeyDictionary()
 
@@ -102,8 +102,7 @@ def _in_blocks(
 ) -> tuple[Tensor, State]:
     constants, columns, first = (tuple(tensors_of(part)) for part in (constants, prepared, state))
     outputs, final = _blocked(steps_of(step), couplings(step.program), constants, columns, first, live)
-    final = iter(final)
-    return outputs, map_state(lambda _: next(final), state)
+    return outputs, nested(state, final)
 
 
 def _blocked(

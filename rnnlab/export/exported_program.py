@@ -16,7 +16,7 @@ from rnnlab.cells import Cell
 from rnnlab.export.parts import Part
 from rnnlab.interface import InputError
 from rnnlab.layers import Recurrent
-from rnnlab.trees import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, nested, tensors_of
 
 
 def build(part: Part, steps: int = 0) -> torch.export.ExportedProgram:
@@ -64,16 +64,11 @@ def _scan(cell: Cell, inputs: Tensor, state: State, lengths: None, **context: An
     constants, prepared, state = map_state(torch.clone, (*cell(inputs, **context), state))
 
     def step(before: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        output, after = cell.step(constants, _nested(prepared, inputs), _nested(state, before))
+        output, after = cell.step(constants, nested(prepared, inputs), nested(state, before))
         return [tensor.clone() for tensor in tensors_of(after)], output.clone()
 
     final, outputs = scan(step, tensors_of(state), tensors_of(prepared))
-    return outputs, _nested(state, final)
-
-
-def _nested(like: State, tensors: list[Tensor]) -> State:
-    left = iter(tensors)
-    return map_state(lambda _: next(left), like)
+    return outputs, nested(state, final)
 
 
 @contextmanager

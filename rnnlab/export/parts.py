@@ -11,7 +11,7 @@ from rnnlab.export.interface import carries, check_exportable, names_of, states_
 from rnnlab.interface import Batch, Images, InputError, Tokens
 from rnnlab.models import Model
 from rnnlab.models.encoder_decoder import EncoderDecoder
-from rnnlab.trees import State, map_state, tensors_of
+from rnnlab.trees import State, map_state, nested, tensors_of
 
 
 class Port(NamedTuple):
@@ -93,7 +93,7 @@ class Steps(Part):
         """Compute the outputs and the final states."""
         left = iter(others)
         elapsed = next(left) if self.elapsed else None
-        state = map_state(lambda _: next(left), self.nesting) or None
+        state = nested(self.nesting, left) or None
         if self.step and elapsed is None:
             outputs, after = self.model.step(inputs, state)
         elif self.step:
@@ -170,7 +170,7 @@ class Decoder(Part):
     def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Compute the outputs of one step and the states after it."""
         left = iter(states)
-        before, fed = map_state(lambda _: next(left), self.nesting)
+        before, fed = nested(self.nesting, left)
         kept = tuple(left)
         if len(kept) == 2:  # of single images, all positions are present
             kept = (*kept, _all(kept[0]))

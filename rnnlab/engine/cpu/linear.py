@@ -46,9 +46,7 @@ def reusing(inputs: Tensor, width: int) -> AbstractContextManager:
 
 def _is_large(inputs: Tensor, width: int) -> bool:
     """Whether the inputs, or as many rows of ``width`` numbers, are large."""
-    size = inputs.nbytes
-    if width > inputs.shape[-1] > 0:
-        size = size // inputs.shape[-1] * width
+    size = inputs.shape[:-1].numel() * max((width, *inputs.shape[-1:])) * inputs.itemsize
     if inputs.device.type != "cpu" or size < LARGE_FOR_OWN or reference.autocast_dtype(inputs.device):
         return False  # autocast has its own product
     return size >= LARGE or gemm.own(inputs.dtype, "sequence") is not None
