@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,8 +44,13 @@ def nested(like: Any, tensors: Iterable[Any]) -> Any:
 
     Of an iterator, only as many tensors are taken as ``like`` has.
     """
-    left = iter(tensors)
-    return map_state(lambda _: next(left), like)
+    return _nested(like, iter(tensors))
+
+
+def _nested(like: Any, left: Iterator[Any]) -> Any:
+    if isinstance(like, _NESTS):
+        return tuple([_nested(part, left) for part in like])
+    return None if like is None else next(left)
 
 
 def tensors_of(state: Any) -> list[Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from rnnlab.engine.cpu.linear import reusing
 from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
+from rnnlab.engine.ir.watch import fingerprint
 from rnnlab.engine.once import warn_once
 from rnnlab.engine.plan import (
     Again,
@@ -78,8 +79,7 @@ def run_or(
         constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
     again = Again(cell, context, random) if training else None
     try:
-        _check_plain(inputs, constants, prepared, state)
-        step = traced_for(cell, constants, prepared, state)
+        step = _step(cell, inputs, constants, prepared, state)
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
         warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: its step uses {error}")
         return reference.loop(cell, constants, prepared, state, live)
@@ -102,6 +102,33 @@ def run_or(
     shapes = [tensor.shape for tensor in parts[1]]
     plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free, word)
     return _execute(plan, inputs, parts, training)
+
+
+def _step(cell: Cell, inputs: Tensor, constants: Any, prepared: Any, state: State) -> Traced:
+    """Return the traced step of a call; that of the last call if nothing has changed, as a search would take longer.
+
+    Raises:
+        Unsupported: the step cannot be traced for these tensors.
+    """
+    fixed = [id(tensor) for tensor in tensors_of(constants)]
+    same = [fixed.index(one) for one in fixed]  # which constants are the same tensor
+    now = torch.is_grad_enabled(), same, _kinds((inputs, constants, prepared, state)), fingerprint(cell)
+    before, step = _LAST.get(cell, (None, None))
+    if before != now:
+        _check_plain(inputs, constants, prepared, state)
+        step = traced_for(cell, constants, prepared, state)
+        _LAST[cell] = now, step
+    return step
+
+
+_LAST: WeakKeyDictionary[Cell, tuple[Any, Traced]] = WeakKeyDictionary()
+
+
+def _kinds(tree: Any) -> Any:
+    """Return all that a trace depends on, of each tensor in nested tuples."""
+    if isinstance(tree, tuple | list):
+        return [_kinds(part) for part in tree]
+    return tree is None or (type(tree), tree.shape, tree.dtype, tree.device, tree.layout, tree.requires_grad)
 
 
 def _needs_loop(step: Traced, word: str) -> bool:
@@ -172,6 +199,9 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
         training: whether gradients are enabled.
     """
     step = plan.step
+    if not training and step.heads is not None:
+        outputs, final, _ = _by_head(plan, parts, 0)
+        return outputs, nested(plan.state, final)
     tensors = [*parts[0], *parts[1]]
     if training:
         # Tensors without gradient are detached: otherwise hooks on them would be called with None.
@@ -180,8 +210,6 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
     if training:
         function = _Heads if step.heads is not None else _Eager if step.kernel is None else _Compiled
         outputs, *final = function.apply(plan, inputs, *tensors)
-    elif step.heads is not None:
-        outputs, final, _ = _by_head(plan, tensors, 0)
     elif step.kernel is None:
         outputs, final = graphs.inference(step.python, *plan.parts(tensors), plan.live)
     else:
@@ -239,9 +267,9 @@ class _Compiled(torch.autograd.Function):
         return None, None, *found, *arrays.state_gradients(kernel, memory, tensors_of(plan.state))
 
 
-def _by_head(plan: Plan, tensors: Sequence[Tensor], every: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def _by_head(plan: Plan, parts: Sequence[Sequence[Tensor]], every: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run a step with heads; return outputs, final state and, with ``every`` above 0, what the backward pass reads."""
-    constants, prepared, state = plan.parts(tensors)
+    constants, prepared, state = parts
     read, final, of_heads = plan.step.heads.forward(constants, prepared, state, plan.lengths, every)
     readout = plan.step.readout
     if readout is None:
@@ -257,7 +285,7 @@ class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.plan, ctx.every = plan, interval(plan.steps)
-        outputs, final, kept = _by_head(plan, tensors, ctx.every)
+        outputs, final, kept = _by_head(plan, plan.parts(tensors), ctx.every)
         ctx.save_for_backward(inputs, *tensors, *kept)
         return outputs, *final
 

@@ -187,15 +187,14 @@ class Recurrent(nn.Module):
         cell = self.cell
         if not isinstance(inputs, Tensor):
             raise InputError(f"inputs must be a tensor [T, B, {cell.input_size}], not {type(inputs).__name__}")
-        if inputs.dim() != 3 or inputs.shape[-1] != cell.input_size or not inputs.shape[0]:
-            raise InputError(
-                f"inputs have shape {list(inputs.shape)}, expected [T, B, {cell.input_size}] with T at least 1"
-            )
+        shape = inputs.shape
+        if len(shape) != 3 or shape[2] != cell.input_size or not shape[0]:
+            raise InputError(f"inputs have shape {list(shape)}, expected [T, B, {cell.input_size}] with T at least 1")
         like = cell.like
         dtype = like.dtype
         if inputs.dtype != dtype and engine.reference.autocast_dtype(inputs.device) is None:
             raise InputError(f"inputs are {inputs.dtype}, the cell's parameters {dtype}; convert one of them")
-        num_steps, batch_size, _ = inputs.shape
+        num_steps, batch_size, _ = shape
         state = self.initial_state(batch_size) if state is None else self._checked_state(state, batch_size)
         if lengths is not None:
             lengths = self._checked(lengths, num_steps, batch_size).to(inputs.device)
@@ -261,9 +260,10 @@ class Recurrent(nn.Module):
 
     def _kinds(self, tensors: list[Any], batch_size: int) -> tuple[Any, ...]:
         """Return all that decides whether a state fits."""
-        like = self.cell.like
+        cell = self.cell
+        like = cell.like
         kinds = [(getattr(t, "shape", None), getattr(t, "dtype", None), getattr(t, "device", None)) for t in tensors]
-        return id(self.cell), like.dtype, like.device, batch_size, *kinds
+        return id(cell), like.dtype, like.device, batch_size, kinds
 
     @staticmethod
     def _checked(lengths: Tensor, num_steps: int, batch_size: int) -> Tensor:

@@ -376,3 +376,27 @@ def test_gradients_of_what_a_wide_cell_reads_are_joined_without_a_copy(monkeypat
     layer(torch.randn(128, 64, 2))[0].sum().backward()
     wide = [(first, whole) for first, whole in pairs if whole.shape[-1] == 4 * 64]
     assert [first.data_ptr() == whole.data_ptr() for first, whole in wide] == [True]
+
+
+def test_a_call_is_independent_of_the_layout_and_the_numbers_of_the_call_before():
+    """The kernel keeps the arrangement of its last call; every call differs from the one before it in one respect."""
+    cell = cells.create("mlstm", input_size=N, hidden_size=8, heads=2)
+    layer, twin = Recurrent(cell, backend="fused"), Recurrent(cell, backend="reference")
+    wide = torch.randn(9, 6, 2 * N)
+    state = twin(wide[..., :N])[1]
+    turned = map_state(lambda part: part.transpose(0, -1).contiguous().transpose(0, -1), state)
+    few = map_state(lambda part: part[:1], state)
+    calls = [
+        (wide[:1, :, :N], state),
+        (wide[:1, :, N:], state),
+        (wide[:1, :, N:], turned),
+        (wide[:1, :1, N:], few),
+        (wide[:7, :, :N].transpose(0, 1)[:, :6].contiguous().transpose(0, 1), state),
+        (wide[:1, ::2, :N], map_state(lambda part: part[::2], state)),
+    ]
+    for gradients in (False, True, False):
+        for inputs, before in calls:
+            with torch.set_grad_enabled(gradients):
+                found, wanted = (tensors_of(one(inputs, before)) for one in (layer, twin))
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        layer.double(), layer.float()

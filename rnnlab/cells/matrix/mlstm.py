@@ -82,8 +82,8 @@ class MLSTM(Cell):
         return tuple(self.W.new_zeros(batch_size, self.heads, *shape) for shape in shapes)
 
     def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
-        shape = (self.heads, self.hidden_size // self.heads)
-        q, k, v, o = (part.unflatten(-1, shape) for part in linear(inputs, self.W, self.b).chunk(4, dim=-1))
+        shape = (4, self.heads, self.hidden_size // self.heads)
+        q, k, v, o = linear(inputs, self.W, self.b).unflatten(-1, shape).unbind(2)
         i, f = linear(inputs, self.W_gates, self.b_gates).chunk(2, dim=-1)
         return (), (q, k, v, o, i, logsigmoid(f) if self.forget_gate == "sigmoid" else f)
 

@@ -41,6 +41,8 @@ class HeadKernel:
         self.functions = {name: getattr(library, name) for name in ("forward", "backward")}
         for function in self.functions.values():
             function.argtypes, function.restype = [ctypes.c_void_p], None
+        self.strides = [natural(value.shape[1:]) for value in self.program.inputs]
+        self.described: dict[str, tuple[list, array]] = {}
 
     def forward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor],
@@ -60,19 +62,16 @@ class HeadKernel:
             the checkpoints, ``[T / every, B, heads, record]``; nothing if ``every`` is 0.
         """
         steps, rows = inputs[0].shape[:2]
-        heads = (rows, self.source.heads)
         outputs = take((steps, rows, *self.program.output.shape[1:]), self.dtype)
-        # Without a backward pass all steps store their sums in the same place.
-        sums = take((steps if every else 1, *heads, self.source.sums), self.dtype)
         last = [take(tensor.shape, self.dtype) for tensor in state]
-        if every:
-            kept = [sums, take((-(-steps // every), *heads, self.source.record), self.dtype)]
-        else:
-            kept = [sums.expand(steps, -1, -1, -1), sums]  # there are no checkpoints
-        tensors = [*self._read(inputs, [*constants, *state]), outputs, *kept, *last]
+        heads = (rows, self.source.heads)
+        # Without a backward pass all steps store their sums in the same place, and there are no checkpoints.
+        kept = [take((steps if every else 1, *heads, self.source.sums), self.dtype)]
+        checkpoints = take((-(-steps // every), *heads, self.source.record), self.dtype) if every else kept[0]
+        tensors = [*self._read(inputs, [*constants, *state]), outputs, *kept, checkpoints, *last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
-        return outputs, last, kept if every else []
+        return outputs, last, [*kept, checkpoints] if every else []
 
     def backward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
@@ -104,7 +103,7 @@ class HeadKernel:
             for v in self.source.learned
             if v in self.program.constants
         }
-        (upstream,) = self._read([output_gradients], [])
+        upstream = self._rows(output_gradients, natural(output_gradients.shape[2:]))
         tensors = [*self._read(inputs, constants), *last, upstream, *kept, *first, *own.values()]
         scratch = self.source.scratch + (every + 3) * self.source.record
         self._call("backward", tensors, tuple(sums.values()), scratch, steps, rows, lengths, every)
@@ -120,15 +119,22 @@ class HeadKernel:
         """Return the shape of the gradient of an input that all heads share, with a part for each head."""
         return (*tensor.shape[:2], self.source.heads, *tensor.shape[3:])
 
-    def _read(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> list[Tensor]:
-        """Return tensors in the dtype of the step; the axes after the batch are contiguous, constants altogether."""
-        found = []
-        for n, tensor in enumerate((*inputs, *constants)):
-            if tensor.dtype != self.dtype or tensor.is_neg():
-                tensor = tensor.to(self.dtype).resolve_neg()
-            is_fit = tensor.is_contiguous() or (n < len(inputs) and _has_rows(tensor))
-            found.append(tensor if is_fit else tensor.contiguous())
-        return found
+    def _rows(self, tensor: Tensor, strides: Sequence[int]) -> Tensor:
+        """Return a tensor ``[T, B, ...]`` in the dtype of the step, with ``strides`` after the batch."""
+        tensor = self._converted(tensor)
+        # The strides of axes with one element do not matter.
+        is_fit = tensor.stride()[2:] == strides or tensor[:1, :1].is_contiguous()
+        return tensor if is_fit else tensor.contiguous()
+
+    def _converted(self, tensor: Tensor) -> Tensor:
+        """Return a tensor in the dtype of the step."""
+        is_fit = tensor.dtype == self.dtype and not tensor.is_neg()
+        return tensor if is_fit else tensor.to(self.dtype).resolve_neg()
+
+    def _read(self, inputs: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+        """Return prepared inputs, and other tensors, which are contiguous altogether, as the C functions read them."""
+        found = [self._rows(tensor, strides) for tensor, strides in zip(inputs, self.strides, strict=True)]
+        return found + [self._converted(tensor).contiguous() for tensor in others]
 
     def _parts(self, rows: int, steps: int) -> list[tuple[int, int]]:
         """Return the share of each thread: its first and last head, the last exclusive."""
@@ -142,11 +148,15 @@ class HeadKernel:
         lengths: Tensor | None, every: int,
     ) -> None:  # fmt: skip
         """Call a C function; its arrays are ``tensors`` and ``sums`` in the order of the source, and scratch memory."""
-        numbers = []
-        for tensor in tensors:  # a `struct array` of c/step.h each: address, strides of steps and rows, step mask
-            step, row, *_ = (*tensor.stride(), 0, 0)
-            numbers += (tensor.data_ptr(), step, row, -1, 0)
-        numbers = array("q", numbers)
+        # A `struct array` of c/step.h for each tensor: address, strides of steps and rows, step mask. All but the
+        # addresses are as in the last call, if the tensors have the same form.
+        forms = [(tensor.shape, tensor.stride()) for tensor in tensors]
+        known, numbers = self.described.get(name, (None, None))
+        if known != forms:
+            numbers = array("q", [number for form in forms for number in (0, *_strides(*form), -1, 0)])
+            self.described[name] = forms, numbers
+        numbers = numbers[:]
+        numbers[::5] = array("q", [tensor.data_ptr() for tensor in tensors])
         parts = self._parts(rows, steps)
         size = -(-scratch // 16) * 16
         memory = take((len(parts), size), self.dtype)
@@ -168,8 +178,7 @@ def interval(steps: int) -> int:
     return max(1, isqrt(steps))
 
 
-def _has_rows(tensor: Tensor) -> bool:
-    """Whether each row of a tensor ``[T, B, ...]`` is contiguous."""
-    strides, shape = tensor.stride()[2:], tensor.shape[2:]
-    wanted = natural(shape)
-    return strides == wanted or all(s == w or n == 1 for s, w, n in zip(strides, wanted, shape, strict=True))
+def _strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """Return the strides of the first two axes; 0 for the first if all its elements are in the same place."""
+    step, row, *_ = (*strides, 0, 0)
+    return (step if shape and shape[0] > 1 else 0), row

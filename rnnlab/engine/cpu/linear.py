@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -61,37 +62,43 @@ class Reusing(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is functional.linear and not kwargs and _fits(*args):
             return _Linear.apply(*args, *[None] * (3 - len(args)))
-        if function in _PARTING and type(args[0]) is Tensor and args[0].dim() == 3 and args[0].requires_grad:
+        if function in _PARTING and type(args[0]) is Tensor and args[0].dim() > 2 and args[0].requires_grad:
             parts = function(*args, **(kwargs or {}))
-            sizes = [part.shape[-1] for part in parts]
-            return _Parts.apply(args[0], sizes) if sum(sizes) == args[0].shape[-1] and len(sizes) > 1 else parts
+            return _Parts.apply(args[0], parts) if _are_columns(parts, args[0]) else parts
         return function(*args, **(kwargs or {}))
 
 
-_PARTING = (Tensor.chunk, Tensor.split, torch.chunk, torch.split)
+_PARTING = (Tensor.chunk, Tensor.split, Tensor.unbind, torch.chunk, torch.split, torch.unbind)
+
+
+def _are_columns(parts: Sequence[Tensor], whole: Tensor) -> bool:
+    """Whether several parts of a contiguous tensor ``[T, B, ...]`` divide each row into adjacent blocks."""
+    rows = whole.shape[:2]
+    if len(parts) < 2 or not whole.is_contiguous() or any(part.shape[:2] != rows for part in parts):
+        return False
+    starts = accumulate((part[:1, :1].numel() for part in parts), initial=whole.storage_offset())
+    return all(
+        part.storage_offset() == start and part[0, 0].is_contiguous()
+        for part, start in zip(parts, starts, strict=False)
+    )
 
 
 class _Parts(torch.autograd.Function):
-    """``inputs.split(sizes, dim=-1)``."""
+    """Views of a tensor ``[T, B, ...]`` that divide each row into adjacent blocks."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, whole: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.like = inputs.new_empty(0), inputs.shape[:2], sizes
-        return inputs.split(sizes, dim=-1)
+        ctx.shape, ctx.like, ctx.sizes = whole.shape, whole.new_empty(0), [part[:1, :1].numel() for part in parts]
+        return tuple(part.detach() for part in parts)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        like, rows, sizes = ctx.like
-        if all(gradient is not None for gradient in gradients):
-            return joined(gradients), None
-        return torch.cat(
-            [
-                like.new_zeros((*rows, size)) if gradient is None else gradient
-                for gradient, size in zip(gradients, sizes, strict=True)
-            ],
-            dim=-1,
-        ), None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
+        given = [
+            ctx.like.new_zeros((*ctx.shape[:2], size)) if gradient is None else gradient.flatten(2)
+            for gradient, size in zip(gradients, ctx.sizes, strict=True)
+        ]
+        return joined(given).view(ctx.shape), None
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

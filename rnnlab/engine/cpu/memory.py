@@ -39,6 +39,8 @@ class _Block:
     start: int = 0  # where the memory begins in the storage, in bytes
 
 
+_CPU = torch.device("cpu")
+
 _BLOCKS: list[_Block] = []
 _requests = count(1)
 
@@ -47,7 +49,7 @@ def take(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return an uninitialised contiguous tensor on the CPU, as ``torch.empty`` does."""
     size = prod(shape) * dtype.itemsize
     if size < SMALLEST or not size or not _counts():
-        return torch.empty(shape, dtype=dtype, device="cpu")
+        return torch.empty(shape, dtype=dtype, device=_CPU)
     block = _free_block(size)
     tensor = torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, block.start // dtype.itemsize, shape)
     _BLOCKS.append(block)  # after `set_`, so that other threads see that the block is in use

@@ -54,7 +54,7 @@ def fingerprint(cell: Cell) -> tuple[Any, ...]:
     Raises:
         Unsupported: the attributes of the cell hold too many values to check at every call.
     """
-    return _Fingerprint(list(cell.modules())).of_cell()
+    return _Fingerprint(list(cell.modules()) if cell._modules else [cell]).of_cell()
 
 
 @contextmanager
