@@ -61,7 +61,8 @@ def fresh(device, monkeypatch):
     once.forget_warnings()
     if device.type == "cpu":
         monkeypatch.setitem(graphs.RECORDERS, "cpu", Again)
-        monkeypatch.setattr(fused.Traced, "lowered", None)
+        for compiled in ("lowered", "heads"):
+            monkeypatch.setattr(fused.Traced, compiled, None)
     yield device
     graphs.compiled.cache_clear()
 
