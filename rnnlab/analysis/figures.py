@@ -180,8 +180,10 @@ def _draw_curves(axes: Axes, groups: Sequence[Group], curves: dict[int, list[Any
 
 def _evaluations(steps: Sequence[np.ndarray], first: float, last: float) -> np.ndarray:
     """Return where the runs of a group were evaluated: the median over the runs of each evaluation in turn."""
-    most = max(map(len, steps))
-    places = np.array([np.median([x[number] for x in steps if number < len(x)]) for number in range(most)])
+    by_run = np.full((len(steps), max(map(len, steps))), nan)
+    for row, x in zip(by_run, steps, strict=True):
+        row[: len(x)] = x
+    places = np.nanmedian(by_run, axis=0)
     return places[(first <= places) & (places <= last)]
 
 

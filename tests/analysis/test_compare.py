@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from math import inf, nan
 
 import browser
@@ -605,8 +606,8 @@ def test_curves_are_read_once(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_thousands_of_runs_take_seconds(folder):
-    """2,000 runs of 1,000 points take less than 10 seconds of CPU time."""
+def test_thousands_of_runs_take_the_time_to_read_them(folder):
+    """2,000 runs of 1,000 points take less than 1.5 times the CPU time of parsing their metrics line by line."""
     place = make(folder, "gru", 0)
     summary = json.loads((place / "summary.json").read_text())
     lines = [
@@ -626,7 +627,10 @@ def test_thousands_of_runs_take_seconds(folder):
     done = subprocess.run(
         [sys.executable, "-c", script, "compare", "many"], capture_output=True, text=True, check=True, timeout=300
     )
-    assert float(done.stdout.splitlines()[-1]) < 10
+    started = time.process_time()
+    for file in (folder / "many").glob("*/metrics.jsonl"):
+        assert len([json.loads(line) for line in file.read_text().splitlines()]) == 1000
+    assert float(done.stdout.splitlines()[-1]) < 1.5 * (time.process_time() - started)
     assert "cell0" in done.stdout
 
 
