@@ -258,11 +258,14 @@ class Recurrent(nn.Module):
             self._fitting = kinds
         return state
 
-    def _kinds(self, tensors: list[Any], batch_size: int) -> tuple[Any, ...]:
-        """Return all that decides whether a state fits."""
+    def _kinds(self, tensors: list[Any], batch_size: int) -> tuple[Any, ...] | None:
+        """Return all that decides whether a state fits; None if it holds something else than tensors."""
         cell = self.cell
         like = cell.like
-        kinds = [(getattr(t, "shape", None), getattr(t, "dtype", None), getattr(t, "device", None)) for t in tensors]
+        try:
+            kinds = [(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+        except AttributeError:
+            return None
         return id(cell), like.dtype, like.device, batch_size, kinds
 
     @staticmethod

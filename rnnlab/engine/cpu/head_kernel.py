@@ -14,7 +14,7 @@ from rnnlab.engine.cpu import compiler, threads
 from rnnlab.engine.cpu.heads import HeadSource
 from rnnlab.engine.cpu.layout import natural
 from rnnlab.engine.cpu.linear import side_by_side
-from rnnlab.engine.cpu.memory import take
+from rnnlab.engine.cpu.memory import take, take_like
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -62,13 +62,14 @@ class HeadKernel:
             the checkpoints, ``[T / every, B, heads, record]``; nothing if ``every`` is 0.
         """
         steps, rows = inputs[0].shape[:2]
+        given = self._read(inputs, [*constants, *state])
         outputs = take((steps, rows, *self.program.output.shape[1:]), self.dtype)
-        last = [take(tensor.shape, self.dtype) for tensor in state]
+        last = [take_like(tensor) for tensor in given[-len(state) :]]
         heads = (rows, self.source.heads)
         # Without a backward pass all steps store their sums in the same place, and there are no checkpoints.
         kept = [take((steps if every else 1, *heads, self.source.sums), self.dtype)]
         checkpoints = take((-(-steps // every), *heads, self.source.record), self.dtype) if every else kept[0]
-        tensors = [*self._read(inputs, [*constants, *state]), outputs, *kept, checkpoints, *last]
+        tensors = [*given, outputs, *kept, checkpoints, *last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
         return outputs, last, [*kept, checkpoints] if every else []
