@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,10 @@ FEW_STEPS = 4
 """Below this number of time steps the set-up of a fused call takes longer than the steps themselves."""
 MANY = 40
 """Operations of a step with matrix states from which a fused call of one step takes less time than the plain loop."""
+LARGE = 2**16
+"""Numbers in the states of a batch, matrices among them, from which the same holds for steps of any size. The plain
+loop reads and writes the matrices several times: it takes 0.8 to 1.6 times as long with 65,536 numbers, and 1.1 to 4.8
+times with 131,072 or more."""
 WIDE = 256
 """Hidden size from which the compiled LSTM is faster than ``torch.nn``'s in inference, if it uses rnnlab's GEMM kernel:
 1.05 to 1.1 times as fast. With a hidden size of 128 it is 0.85 to 0.98 times as fast."""
@@ -56,13 +61,13 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
     """Select the backend of ``cell`` on the device of its parameters.
 
     ``auto`` follows measurements (docs/engine.md). On a CPU it selects ``fused`` if the step can be compiled, with two
-    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop, except in inference a step with matrix states and at
-    least `MANY` operations. An LSTM in inference without autocast runs as ``torch.nn.LSTM``, unless rnnlab's GEMM
-    kernel is used, the hidden size is at least `WIDE`, and there are enough sequences for all threads. A cell that is
-    linear in its state, but not compiled, runs in a scan up to `SCANNED` numbers. On CUDA ``auto`` follows estimates
-    (docs/gpu.md): it selects ``fused`` if Triton compiles the step, except for cells of ``torch.nn`` up to `PERSISTENT`
-    hidden units whose weights do not fit on the chip. On other devices it selects ``scan`` for a cell that is linear in
-    its state, and otherwise ``reference``.
+    exceptions. Fewer than `FEW_STEPS` steps run in the plain loop; with matrix states only a single step does, unless
+    the states are `LARGE` or the step has `MANY` operations and no gradients. An LSTM in inference without autocast
+    runs as ``torch.nn.LSTM``, unless rnnlab's GEMM kernel is used, the hidden size is at least `WIDE`, and there are
+    enough sequences for all threads. A cell that is linear in its state, but not compiled, runs in a scan up to
+    `SCANNED` numbers. On CUDA ``auto`` follows estimates (docs/gpu.md): it selects ``fused`` if Triton compiles the
+    step, except for cells of ``torch.nn`` up to `PERSISTENT` hidden units whose weights do not fit on the chip. On
+    other devices it selects ``scan`` for a cell that is linear in its state, and otherwise ``reference``.
 
     Args:
         cell: the cell.
@@ -137,7 +142,7 @@ def _measured(cell: Cell) -> Choice:
             few = " on few sequences" if _is_wide(cell) else ""
             reason = f"its step is compiled; torch.nn's LSTM runs inference{few}"
             return Choice("fused", _with_native, reason)
-        run = _fused_heads if step.heads is not None and len(step.program.nodes) >= MANY else _fused
+        run = _fused if step.heads is None else partial(_fused_heads, len(step.program.nodes) >= MANY)
         return Choice("fused", run, "its step is compiled", follows=True)
     if kernel and is_usual:  # oneDNN fails in half precision on processors without the instructions for it
         return Choice("native", native.run, "torch.nn has this cell")
@@ -201,17 +206,20 @@ def _fused(
 
 
 def _fused_heads(
-    cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
+    is_long: bool, cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    way = _fused if torch.is_grad_enabled() else fused.run
-    return way(cell, inputs, state, lengths, **context)
+    is_fused = len(inputs) > 1 or (is_long and not torch.is_grad_enabled()) or _numbers(state) >= LARGE
+    return (fused if is_fused else reference).run(cell, inputs, state, lengths, **context)
+
+
+def _numbers(state: State) -> int:
+    return sum(tensor.numel() for tensor in tensors_of(state))
 
 
 def _scan(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    is_small = sum(tensor.numel() for tensor in tensors_of(state)) <= SCANNED
-    return (scan if is_small else reference).run(cell, inputs, state, lengths, **context)
+    return (scan if _numbers(state) <= SCANNED else reference).run(cell, inputs, state, lengths, **context)
 
 
 def _with_native(

@@ -400,3 +400,15 @@ def test_a_call_is_independent_of_the_layout_and_the_numbers_of_the_call_before(
                 found, wanted = (tensors_of(one(inputs, before)) for one in (layer, twin))
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
         layer.double(), layer.float()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_few_steps_run_where_they_take_less_time(gradients, monkeypatch):
+    slow, plain = [], reference.run
+    monkeypatch.setattr(reference, "run", lambda cell, *given, **more: slow.append(cell) or plain(cell, *given, **more))
+    few, large = [cells.create("deltanet", input_size=N, hidden_size=size) for size in (8, 128)]
+    long = cells.create("mlstm", input_size=N, hidden_size=8)
+    with torch.set_grad_enabled(gradients):
+        for cell, steps in [(few, 1), (few, 2), (large, 1), (long, 1)]:
+            Recurrent(cell)(torch.randn(steps, 4, N))
+    assert slow == ([few, long] if gradients else [few])
