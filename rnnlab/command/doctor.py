@@ -95,8 +95,10 @@ def _gpu() -> Iterator[Line]:
 
 
 def _data() -> Iterator[Line]:
+    from rnnlab.training.build import DATA_ROOT
+
     named = os.environ.get("RNNLAB_DATA")
-    root = Path(named or "data").expanduser()
+    root = Path(named or DATA_ROOT).expanduser()
     whence = "RNNLAB_DATA" if named else "the default of data.root; set RNNLAB_DATA to use another folder"
     if not root.is_dir():
         yield "data", f"{root} does not exist ({whence}); missing data sets are downloaded into it"

@@ -14,6 +14,9 @@ from rnnlab.tasks import Task
 
 Config = dict[str, Any]
 
+DATA_ROOT = "data"
+"""Folder of the data, in the working directory, if none is given."""
+
 
 def build(config: Config, memory: dict[str, Any] | None = None) -> tuple[Task, Model]:
     """The task and the model of a configuration.
@@ -29,8 +32,8 @@ def build(config: Config, memory: dict[str, Any] | None = None) -> tuple[Task, M
 
 
 def build_task(config: Config) -> Task:
-    """The task of a resolved configuration."""
-    return maker(config["task"], tasks.find)(config["seed"], config["data"]["root"])
+    """The task of a resolved configuration; an empty ``data.root``, as of an empty RNNLAB_DATA, is the default."""
+    return maker(config["task"], tasks.find)(config["seed"], config["data"]["root"] or DATA_ROOT)
 
 
 def build_model(config: Config, task: Task) -> Model:

@@ -10,7 +10,7 @@ from typing import Any
 from rnnlab import lookup, tasks
 from rnnlab.interface import InputError
 from rnnlab.tasks import Task
-from rnnlab.training.build import Config, build_task
+from rnnlab.training.build import DATA_ROOT, Config, build_task
 
 
 def find_task(content: dict[str, Any], run: Path, data_root: str | None = None, check: bool = True) -> Task:
@@ -61,7 +61,7 @@ def candidates(content: dict[str, Any], run: Path, data_root: str | None = None)
     file name alone.
     """
     config = content["config"]
-    roots = [data_root] if data_root else [os.environ.get("RNNLAB_DATA"), config["data"]["root"]]
+    roots = [data_root] if data_root else [os.environ.get("RNNLAB_DATA"), config["data"]["root"] or DATA_ROOT]
     found: list[Config] = []
     for start in [None, *_starts(content, run, data_root)]:
         task = {

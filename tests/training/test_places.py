@@ -140,6 +140,16 @@ def public(folders, monkeypatch):
     return a, b
 
 
+def test_an_empty_variable_means_the_default_folder(public, monkeypatch):
+    a, _ = public
+    (a / "one").rename(a / "data")
+    monkeypatch.setenv("RNNLAB_DATA", "")
+    begin("task.corpus=tiny_shakespeare", "run_dir=empty")
+    assert measured("empty") == expected(a / "empty") == expected(a / "r")
+    begin("run_dir=builtin")  # needs no folder at all
+    assert measured("builtin") == expected(a / "builtin")
+
+
 def test_public_data_are_found_where_the_run_found_them(public, monkeypatch):
     a, b = public
     monkeypatch.chdir(b)
