@@ -114,6 +114,16 @@ def trained(run: Callable, cell: Cell, inputs: Tensor, gradient: Tensor) -> Call
     return step
 
 
+def generating(run: Callable, inputs: Tensor, state: State) -> Callable[[], None]:
+    """Return a function that runs one time step several times."""
+
+    def several() -> None:
+        for _ in range(IN_A_ROW):
+            run(inputs, state)
+
+    return several
+
+
 def fastest(steps: dict[str, Callable], rounds: dict[str, int]) -> dict[str, float]:
     """Return the least seconds of each function; they alternate, and ``rounds`` says how often each of them runs."""
     best = dict.fromkeys(steps, float("inf"))
@@ -152,12 +162,7 @@ def compare(cell: Cell, inputs: Tensor, rounds: int, loop: int, chunks: list[int
     training = fastest(steps, {name: loop if name == "loop" else rounds for name in steps})
     with torch.no_grad():
         _, state = layer(inputs[:100])
-        first = inputs[:1]
-
-        def generate(run: Callable) -> Callable[[], None]:
-            return lambda: [run(first, state) for _ in range(IN_A_ROW)] and None
-
-        several = {name: generate(run) for name, run in forms(cell, layer, [1]).items()}
+        several = {name: generating(run, inputs[:1], state) for name, run in forms(cell, layer, [1]).items()}
         generation = fastest(several, dict.fromkeys(several, 5 * rounds))
     return training, {name: seconds / IN_A_ROW for name, seconds in generation.items()}
 

@@ -206,9 +206,9 @@ def _fused(
 
 
 def _fused_heads(
-    is_long: bool, cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
+    has_many: bool, cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    is_fused = len(inputs) > 1 or (is_long and not torch.is_grad_enabled()) or _numbers(state) >= LARGE
+    is_fused = len(inputs) > 1 or (has_many and not torch.is_grad_enabled()) or _numbers(state) >= LARGE
     return (fused if is_fused else reference).run(cell, inputs, state, lengths, **context)
 
 

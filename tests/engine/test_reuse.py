@@ -142,6 +142,41 @@ def test_linear_is_linear_of_any_shapes(shapes, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "divide",
+    [
+        lambda x: x.chunk(4, dim=-1),
+        lambda x: x.split([3, 4, 1], dim=-1),
+        lambda x: x.unbind(-1),
+        lambda x: x.unbind(0),
+        lambda x: x.unbind(1),
+        lambda x: x.chunk(2, dim=1),
+        lambda x: x.unflatten(-1, (4, 2)).unbind(2),
+        lambda x: x.unflatten(-1, (4, 2)).unbind(-1),
+        lambda x: x.unflatten(-1, (4, 2)).chunk(2, dim=2),
+        lambda x: x.unflatten(-1, (4, 2)).split([1, 3], 2),
+        lambda x: x.unflatten(-1, (4, 2)).chunk(2, dim=-1),
+        lambda x: x.unflatten(-1, (2, 2, 2)).transpose(2, 3).unbind(2),
+        lambda x: x.transpose(0, 1).chunk(2, dim=-1),
+        lambda x: x.chunk(1, dim=-1),
+        lambda x: x[:0].chunk(2, dim=-1),
+    ],
+)
+@pytest.mark.parametrize("size", [(5, 3), (4, 4), (1, 1)])
+def test_parts_of_a_tensor_are_those_of_torch(divide, size):
+    whole = torch.randn(*size, 8, dtype=torch.float64, requires_grad=True)
+    found = []
+    for way in (nullcontext, Reusing):
+        with way():
+            parts = divide(whole)
+        powers = [part.pow(n + 2).sum() for n, part in enumerate(parts) if n != 1 or len(parts) < 3]  # one unused
+        (first,) = torch.autograd.grad(sum(powers), whole, create_graph=True, materialize_grads=True)
+        again = torch.autograd.grad(first.square().sum(), whole, materialize_grads=True)
+        found.append([*parts, first, *again])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
     ("steps", "batch_size", "inner", "outer"), [(30, 64, 256, 600), (200, 3, 257, 31), (1, 1, 5, 4)]
 )
 def test_a_linear_layer_computes_what_torch_s_does(steps, batch_size, inner, outer):

@@ -73,14 +73,13 @@ _PARTING = (Tensor.chunk, Tensor.split, Tensor.unbind, torch.chunk, torch.split,
 
 def _are_columns(parts: Sequence[Tensor], whole: Tensor) -> bool:
     """Whether several parts of a contiguous tensor ``[T, B, ...]`` divide each row into adjacent blocks."""
-    rows = whole.shape[:2]
-    if len(parts) < 2 or not whole.is_contiguous() or any(part.shape[:2] != rows for part in parts):
+    if len(parts) < 2 or not whole.is_contiguous():
+        return False
+    if any(part.dim() < 3 or part.shape[:2] != whole.shape[:2] for part in parts):
         return False
     starts = accumulate((part[:1, :1].numel() for part in parts), initial=whole.storage_offset())
-    return all(
-        part.storage_offset() == start and part[0, 0].is_contiguous()
-        for part, start in zip(parts, starts, strict=False)
-    )
+    pairs = zip(parts, starts, strict=False)  # the last of `starts` is the end of the row
+    return all(part.storage_offset() == start and part[:1, :1].is_contiguous() for part, start in pairs)
 
 
 class _Parts(torch.autograd.Function):
