@@ -245,6 +245,7 @@ def test_bits_and_their_parity_are_fair():
         ("sine_mixture", {"frequencies": [1.0, 0.5]}, r"task\.frequencies is \[1.0, 0.5\]; give the lowest"),
         ("sine_mixture", {"frequencies": [0.5, 3.2]}, r"task\.frequencies is \[0.5, 3.2\]; give the lowest"),
         ("doses", {"times": "all"}, r"task\.times='all' is not one of elapsed, input, both, none"),
+        ("doses", {"inputs": "rate"}, r"task\.inputs='rate' is not one of doses, rates"),
         (
             "doses",
             {"elimination": 2.0},
@@ -312,6 +313,18 @@ def test_doses_give_times_as_asked():
         doses = batch.inputs[..., 0]
         assert float((doses > 0).double().mean()) == pytest.approx(0.5, abs=0.01)
     check_task(Doses, lengths=[8, 8], test_lengths=[9, 9], eval_batches=2, batch_size=4)
+
+
+def test_a_rate_lasts_until_it_has_given_the_dose_before():
+    given, rates = (Doses(times="elapsed", inputs=inputs).batch("train", 0) for inputs in ("doses", "rates"))
+    assert torch.equal(given.targets, rates.targets)
+    assert torch.equal(given.elapsed, rates.elapsed)
+    long = given.elapsed[1:] >= 0.05
+    assert 0.9 < float(long.double().mean()) < 1
+    taken = rates.inputs[1:, :, 0] * given.elapsed[1:]
+    torch.testing.assert_close(taken[long], given.inputs[:-1, :, 0][long])
+    assert (taken[~long] <= given.inputs[:-1, :, 0][~long]).all()
+    assert not rates.inputs[0].any()
 
 
 def test_equal_times_are_a_baseline_between_the_mean_and_zero():

@@ -12,6 +12,8 @@ from rnnlab.interface import Batch, InputError, Vectors
 from rnnlab.tasks.base import Generated, Regression
 
 TIMES = ("elapsed", "input", "both", "none")
+SHORTEST = 0.05
+"""The shortest time of a rate: shorter times would give rates of any size."""
 
 
 class Doses(Generated, Regression):
@@ -36,6 +38,9 @@ class Doses(Generated, Regression):
             the number of events.
         times: how the times are given: ``elapsed`` to cells that take elapsed times, ``input`` as another feature,
             ``both``, or ``none``.
+        inputs: ``doses``, or ``rates``: the dose of the previous event divided by the time since then, at least
+            `SHORTEST`. A cell that integrates an input over the elapsed time then takes up the dose, not a multiple of
+            it that depends on the time.
         absorption: k_a, per unit of time.
         elimination: k_e, per unit of time, different from k_a.
 
@@ -51,6 +56,7 @@ class Doses(Generated, Regression):
         data_root: str = "data",
         *,
         times: str = "input",
+        inputs: str = "doses",
         absorption: float = 2.0,
         elimination: float = 0.5,
         **shared: Any,
@@ -58,11 +64,13 @@ class Doses(Generated, Regression):
         super().__init__(seed, data_root, **shared)
         if times not in TIMES:
             raise InputError(f"task.times={times!r} is not one of {', '.join(TIMES)}")
+        if inputs not in ("doses", "rates"):
+            raise InputError(f"task.inputs={inputs!r} is not one of doses, rates")
         if min(absorption, elimination) <= 0 or absorption == elimination:
             raise InputError(
                 f"task.absorption={absorption} and task.elimination={elimination} must be above 0 and different"
             )
-        self.times, self.absorption, self.elimination = times, absorption, elimination
+        self.times, self.inputs, self.absorption, self.elimination = times, inputs, absorption, elimination
         self.input = Vectors(1 + (times in ("input", "both")))
         self.has_elapsed = times in ("elapsed", "both")
 
@@ -74,6 +82,8 @@ class Doses(Generated, Regression):
         elapsed = -torch.log1p(-torch.rand(shape, generator=generator))
         doses = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.5)
         targets = self.concentrations(doses, elapsed).unsqueeze(-1)
+        if self.inputs == "rates":
+            doses = torch.cat([torch.zeros_like(doses[:1]), doses[:-1]]) / elapsed.clamp(min=SHORTEST)
         features = [doses, elapsed] if self.input.size == 2 else [doses]
         return Batch(torch.stack(features, -1), targets, elapsed=elapsed if self.has_elapsed else None)
 
