@@ -607,7 +607,7 @@ def test_curves_are_read_once(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_thousands_of_runs_take_the_time_to_read_them(folder):
-    """2,000 runs of 1,000 points take less than 1.5 times the CPU time of parsing their metrics line by line."""
+    """2,000 runs of 1,000 points take less than twice the CPU time of parsing their metrics line by line."""
     place = make(folder, "gru", 0)
     summary = json.loads((place / "summary.json").read_text())
     lines = [
@@ -630,7 +630,7 @@ def test_thousands_of_runs_take_the_time_to_read_them(folder):
     started = time.process_time()
     for file in (folder / "many").glob("*/metrics.jsonl"):
         assert len([json.loads(line) for line in file.read_text().splitlines()]) == 1000
-    assert float(done.stdout.splitlines()[-1]) < 1.5 * (time.process_time() - started)
+    assert float(done.stdout.splitlines()[-1]) < 2 * (time.process_time() - started)
     assert "cell0" in done.stdout
 
 
