@@ -105,7 +105,7 @@ def run_or(
 
 
 def _step(cell: Cell, inputs: Tensor, constants: Any, prepared: Any, state: State) -> Traced:
-    """Return the traced step of a call; that of the last call if nothing has changed, as a search would take longer.
+    """Return the traced step of a call. If nothing has changed since the last call, it is that call's step.
 
     Raises:
         Unsupported: the step cannot be traced for these tensors.
@@ -125,7 +125,7 @@ _LAST: WeakKeyDictionary[Cell, tuple[Any, Traced]] = WeakKeyDictionary()
 
 
 def _kinds(tree: Any) -> Any:
-    """Return all that a trace depends on, of each tensor in nested tuples."""
+    """Return type, shape and whatever else a trace depends on, for each tensor in nested tuples."""
     if isinstance(tree, tuple | list):
         return [_kinds(part) for part in tree]
     return tree is None or (type(tree), tree.shape, tree.dtype, tree.device, tree.layout, tree.requires_grad)
@@ -199,9 +199,6 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
         training: whether gradients are enabled.
     """
     step = plan.step
-    if not training and step.heads is not None:
-        outputs, final, _ = _by_head(plan, parts, 0)
-        return outputs, nested(plan.state, final)
     tensors = [*parts[0], *parts[1]]
     if training:
         # Tensors without gradient are detached: otherwise hooks on them would be called with None.
@@ -210,6 +207,8 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
     if training:
         function = _Heads if step.heads is not None else _Eager if step.kernel is None else _Compiled
         outputs, *final = function.apply(plan, inputs, *tensors)
+    elif step.heads is not None:
+        outputs, final, _ = _by_head(plan, parts, 0)
     elif step.kernel is None:
         outputs, final = graphs.inference(step.python, *plan.parts(tensors), plan.live)
     else:

@@ -67,12 +67,12 @@ class HeadKernel:
         last = [take_like(tensor) for tensor in given[-len(state) :]]
         heads = (rows, self.source.heads)
         # Without a backward pass all steps store their sums in the same place, and there are no checkpoints.
-        kept = [take((steps if every else 1, *heads, self.source.sums), self.dtype)]
-        checkpoints = take((-(-steps // every), *heads, self.source.record), self.dtype) if every else kept[0]
-        tensors = [*given, outputs, *kept, checkpoints, *last]
+        sums = take((steps if every else 1, *heads, self.source.sums), self.dtype)
+        checkpoints = take((-(-steps // every), *heads, self.source.record), self.dtype) if every else sums
+        tensors = [*given, outputs, sums, checkpoints, *last]
         scratch = self.source.scratch + 2 * self.source.record
         self._call("forward", tensors, (), scratch, steps, rows, lengths, every)
-        return outputs, last, [*kept, checkpoints] if every else []
+        return outputs, last, [sums, checkpoints] if every else []
 
     def backward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
