@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -84,20 +85,31 @@ class OwnGemm:
             shares: number of threads; None to choose it from the amount of work.
         """
         (rows, inner), outer = left.shape, right.shape[1]
+        by_columns = rows < outer  # then every thread packs its own columns; otherwise all, for its own rows
         if shares is None:
             worth = rows * inner * outer // MULTIPLICATIONS_A_THREAD
-            shares = max(1, min(torch.get_num_threads(), worth, rows // 8))
-        start = 0 if bias is None else bias.data_ptr()
-        packed = min(inner, max(1, PACKED // (outer * self.depth)) * self.depth)
-        calls, room = [], [self._panels(packed, outer) for _ in range(shares)]
-        for part, panels in enumerate(room):
-            first, last = rows * part // shares, rows * (part + 1) // shares
-            matrices = [(left[first:last], left), (right, right), (out[first:last], out)]
-            described = [number for view, whole in matrices for number in (view.data_ptr(), *whole.stride())]
-            calls.append(array("q", [*described, last - first, inner, outer, start, panels.data_ptr(), packed]))
+            most = -(-outer // self.width) if by_columns else rows // 8
+            shares = max(1, min(torch.get_num_threads(), worth, most))
+        strides = (0, right.stride(1), 1, 1) if by_columns else (left.stride(0), 0, out.stride(0), 0)
+        distances = [stride * self.dtype.itemsize for stride in strides]
+        addresses = (left.data_ptr(), right.data_ptr(), out.data_ptr(), 0 if bias is None else bias.data_ptr())
+        calls, room = [], []
+        for first, last in _shares(outer, shares, self.width) if by_columns else _shares(rows, shares, 1):
+            sizes = (rows, inner, last - first) if by_columns else (last - first, inner, outer)
+            packed = min(inner, max(1, PACKED // (sizes[2] * self.depth)) * self.depth)
+            room.append(self._panels(packed, sizes[2]))
+            a, b, c, d = (at + first * distance if at else 0 for at, distance in zip(addresses, distances, strict=True))
+            matrices = (a, *left.stride(), b, *right.stride(), c, *out.stride())
+            calls.append(array("q", [*matrices, *sizes, d, room[-1].data_ptr(), packed]))
         threads.run(
             self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, bias, calls, room)
         )
+
+
+def _shares(count: int, shares: int, multiple: int) -> list[tuple[int, int]]:
+    """Divide rows or columns into adjacent parts of about equal size, which start at a multiple: first and end."""
+    ends = [min(count, -(-count // multiple) * part // shares * multiple) for part in range(shares + 1)]
+    return list(pairwise(ends))
 
 
 def source() -> str:

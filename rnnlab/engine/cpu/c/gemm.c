@@ -90,7 +90,9 @@ void pack(const real *from, long row, long column, long inner, long outer, real 
   for (long j = 0; j < outer; j += WIDTH, from += WIDTH * column, panels += inner * WIDTH) {
     const long width = outer - j < WIDTH ? outer - j : WIDTH;
     if (width < WIDTH) memset(panels, 0, inner * WIDTH * sizeof(real));
-    if (column == 1)
+    if (column == 1 && width == WIDTH) /* a constant size needs no call of memcpy for every row */
+      for (long k = 0; k < inner; k++) memcpy(panels + k * WIDTH, from + k * row, WIDTH * sizeof(real));
+    else if (column == 1)
       for (long k = 0; k < inner; k++) memcpy(panels + k * WIDTH, from + k * row, width * sizeof(real));
     else {
       const long whole = row == 1 && width == WIDTH ? inner / GROUP * GROUP : 0;
