@@ -141,7 +141,7 @@ def _measured(cell: Cell) -> Choice:
         if kernel and kernel.mode == "LSTM":
             few = " on few sequences" if _is_wide(cell) else ""
             reason = f"its step is compiled; torch.nn's LSTM runs inference{few}"
-            return Choice("fused", _with_native, reason)
+            return Choice("fused", _with_native, reason, follows=True)
         run = _fused if step.heads is None else partial(_fused_heads, len(step.program.nodes) >= MANY)
         return Choice("fused", run, "its step is compiled", follows=True)
     if kernel and is_usual:  # oneDNN fails in half precision on processors without the instructions for it
@@ -225,10 +225,12 @@ def _scan(
 def _with_native(
     cell: Cell, inputs: Tensor, state: State, lengths: Tensor | None = None, **context: Any
 ) -> tuple[Tensor, State]:
-    shared = row_shares(inputs.shape[1]) == torch.get_num_threads()
-    is_short = len(inputs) < FEW_STEPS
+    if torch.is_grad_enabled() or lengths is not None or len(inputs) < FEW_STEPS:
+        return _fused(cell, inputs, state, lengths, **context)
+    kernel = _native(cell)  # None if the step was replaced
     has_autocast = reference.autocast_dtype(inputs.device) is not None  # `native` has no kernel for it on a CPU
-    if (shared and _is_wide(cell)) or torch.is_grad_enabled() or lengths is not None or is_short or has_autocast:
+    is_shared = row_shares(inputs.shape[1]) == torch.get_num_threads()
+    if kernel is None or kernel.mode != "LSTM" or has_autocast or (is_shared and _is_wide(cell)):
         return _fused(cell, inputs, state, lengths, **context)
     return native.run(cell, inputs, state, lengths)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
+from rnnlab.engine.ir.watch import modules_of
 from rnnlab.engine.traced import Traced, on_trial, snapshot
 from rnnlab.trees import State, map_state, nested, tensors_of
 
@@ -35,7 +36,8 @@ class Again:
         self.cell, self.context, self.random = snapshot(cell), context, random
         self.device = cell.like.device
         self.dtype = reference.autocast_dtype(self.device)
-        self.versions = [(tensor, tensor._version) for tensor in self.cell.parameters()]
+        tensors = [t for module in modules_of(self.cell) for t in module._parameters.values() if t is not None]
+        self.versions = [(tensor, tensor._version) for tensor in tensors]
 
     def autocast(self) -> AbstractContextManager:
         """Return a context in which autocast is as it was at the time of the call."""
@@ -99,7 +101,7 @@ class Plan(NamedTuple):
 
 def is_training(cell: Cell) -> bool:
     """Whether any module of a cell is in training mode."""
-    return any(module.training for module in cell.modules())
+    return any(module.training for module in modules_of(cell))
 
 
 def random_state(device: torch.device) -> list[Tensor]:

@@ -6,7 +6,8 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from operator import add
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,10 +39,43 @@ ROWS_TO_PACK = 32
 
 MEETING = 51 * 8
 """Size of a ``struct meeting`` of ``c/team.h`` in bytes."""
+NUMBERS = 5
+"""Numbers of a ``struct array`` of ``c/step.h``; the first is its address, the last that of the sums over all steps."""
 
 Memory = dict[Array, Any]
 
 _source = lru_cache(maxsize=64)(Source)
+
+
+class _Share(NamedTuple):
+    """The share of one thread, or of the threads that share its columns.
+
+    first, last: its rows, the last exclusive.
+    sizes: the widths of the step, and the number of columns of this share.
+    described: the arrays, without addresses.
+    starts: where the share begins in each array, in bytes.
+    totals: where it begins in each array of sums over all time steps, in bytes.
+    """
+
+    first: int
+    last: int
+    sizes: array
+    described: array
+    starts: list[int]
+    totals: list[int]
+
+
+class _Division(NamedTuple):
+    """How a call is divided.
+
+    shares: the shares.
+    members: number of threads that share the columns of the same rows.
+    sums: places of the addresses of sums over all time steps in ``described``.
+    """
+
+    shares: list[_Share]
+    members: int
+    sums: list[int]
 
 
 class Kernel:
@@ -67,7 +101,13 @@ class Kernel:
         self.arrays = self.source.arrays
         defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
         library = compiler.load(self.source.text, *defines)
+        names_of = lowered.constants
+        self.constants = {  # which constant is an array, if any
+            name: [(one, names_of.index(one.name) if one.kind == "constant" else None) for one in self.arrays[name]]
+            for name in names
+        }
         self.columns = {name: _columns(getattr(lowered, name), self.arrays[name]) for name in names}
+        self._divided: dict[str, tuple[Any, _Division]] = {}
         self.functions = {name: getattr(library, name) for name in names}
         for function in self.functions.values():
             function.argtypes, function.restype = [ctypes.c_void_p], None
@@ -99,10 +139,16 @@ class Kernel:
             lengths: int64 ``[B]`` or None.
             precision: ``ieee``, or ``bf16`` to round both factors of every product to bfloat16.
         """
-        function, arrays = self.functions[name], self.arrays[name]
-        batch_size = memory[arrays[0]].shape[1]
-        wanted = getattr(self.lowered, name).products
-        rows, size = steps * batch_size, sum(constants[product.weight].numel() for product in wanted)
+        arrays, wanted = self.arrays[name], getattr(self.lowered, name).products
+        tensors = [
+            memory[one] if one in memory else constants[self.lowered.constants.index(one.name)] for one in arrays
+        ]
+        totals = [tensor[1] for tensor in tensors if type(tensor) is tuple]
+        tensors = [tensor[0] if type(tensor) is tuple else tensor for tensor in tensors]
+        size = sum(constants[product.weight].numel() for product in wanted)
+        division = self._division(name, tensors, totals, steps, size)
+        batch_size, members = tensors[0].shape[1], division.members
+        rows = steps * batch_size
         is_large = rows >= ROWS_TO_PACK and rows * size >= gemm.SMALLEST
         assert precision in ("ieee", "bf16"), precision
         own = gemm.own(self.dtype, "pairs") if is_large and precision == "bf16" else None
@@ -111,32 +157,63 @@ class Kernel:
         matrices = array("q", [number for weight in weights for number in _matrix(weight)])
         multiply, pairs = (own.multiply, own.pairs) if own else (0, False)
         products = (self.blas.product[self.dtype], multiply, pairs, self.blas.set_threads)
-        tensors = [_described(one, memory, constants, self.lowered.constants, batch_size) for one in arrays]
         widths = [product.inner for product in wanted if precision == "bf16"]
-        parts = self.parts(name, batch_size, steps)
-        members = self.members(name, batch_size, size)
         rounded = self.take((members * batch_size, max(widths))) if widths else None
-        meetings = [array("q", bytes(MEETING)) for _ in parts]
+        ends = 0 if lengths is None else lengths.data_ptr()
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        totals = [tensor.data_ptr() for tensor in totals]
         calls = []
-        for part, (first, last, low, high) in enumerate(parts):
-            described = array("q")
-            for one, numbers in zip(arrays, tensors, strict=True):
-                if one.kind == "sum":
-                    sums, totals = (tensor[part] for tensor in memory[one])
-                    row = sums.stride(0) if len(sums) > 1 else 0
-                    numbers = (sums.data_ptr(), 0, row, 0, totals.data_ptr() + low * totals.itemsize)
-                start, *others = numbers
-                described.extend((start + low * self.dtype.itemsize if one.width > 1 else start, *others))
-            sizes = array("q", [high - low if n == self.columns[name] else n for n in self.source.sizes])
-            pointers = [pointer.buffer_info()[0] for pointer in (sizes, described, matrices)]
-            ends = 0 if lengths is None else lengths.data_ptr()
-            meeting = meetings[part].buffer_info()[0]
+        for share in division.shares:
+            described, meeting = share.described[:], array("q", bytes(MEETING if members > 1 else 8))
+            described[::NUMBERS] = array("q", map(add, addresses, share.starts))
+            for place, total, start in zip(division.sums, totals, share.totals, strict=True):
+                described[place] = total + start
+            pointers = [pointer.buffer_info()[0] for pointer in (share.sizes, described, matrices)]
             for member in range(members):
-                place = rounded[member * batch_size + first :].data_ptr() if widths else 0
-                numbers = [steps, first, last, ends, *pointers, place, *products, member, members, meeting]
-                calls.append((array("q", numbers), described, sizes))
+                place = rounded[member * batch_size + share.first :].data_ptr() if widths else 0
+                numbers = [steps, share.first, share.last, ends, *pointers, place, *products, member, members]
+                calls.append((array("q", [*numbers, meeting.buffer_info()[0]]), described, meeting))
         pointers = [arguments.buffer_info()[0] for arguments, *_ in calls]
-        threads.run(function, pointers, (memory, constants, weights, matrices, rounded, meetings, calls))
+        held = (memory, constants, weights, matrices, rounded, division, calls)
+        threads.run(self.functions[name], pointers, held)
+
+    def _division(
+        self, name: str, tensors: Sequence[Tensor], totals: Sequence[Tensor], steps: int, size: int
+    ) -> _Division:
+        """Return how a call is divided; the result of the last call if nothing that it depends on has changed."""
+        form = (steps, torch.get_num_threads(), [(tensor.shape, tensor.stride()) for tensor in tensors])
+        known, division = self._divided.get(name, (None, None))
+        if known != form:
+            division = self._divide(name, tensors, totals, steps, size)
+            self._divided[name] = form, division
+        return division
+
+    def _divide(
+        self, name: str, tensors: Sequence[Tensor], totals: Sequence[Tensor], steps: int, size: int
+    ) -> _Division:
+        """Divide a call among threads.
+
+        Args:
+            name: the function.
+            tensors: its arrays; of sums, those over one time step.
+            totals: the sums over all time steps.
+            steps: T.
+            size: the number of multiplications of a time step for one row.
+        """
+        arrays, batch_size, columns = self.arrays[name], tensors[0].shape[1], self.columns[name]
+        numbers = array("q", [n for one, t in zip(arrays, tensors, strict=True) for n in _strides(one, t, batch_size)])
+        shares = []
+        for part, (first, last, low, high) in enumerate(self.parts(name, batch_size, steps)):
+            sizes = array("q", [high - low if n == columns else n for n in self.source.sizes])
+            starts = [
+                (low if one.width > 1 else 0) + (part * tensor.stride(0) if one.kind == "sum" else 0)
+                for one, tensor in zip(arrays, tensors, strict=True)
+            ]
+            starts = [start * self.dtype.itemsize for start in starts]
+            of_totals = [(low + part * tensor.stride(0)) * tensor.itemsize for tensor in totals]
+            shares.append(_Share(first, last, sizes, numbers, starts, of_totals))
+        sums = [NUMBERS * i + NUMBERS - 1 for i, one in enumerate(arrays) if one.kind == "sum"]
+        return _Division(shares, self.members(name, batch_size, size), sums)
 
     def take(self, shape: Sequence[int]) -> Tensor:
         """Return uninitialised memory for an array."""
@@ -210,18 +287,14 @@ def _weight(product: Multiply, constants: Sequence[Tensor], steps: int, own: Own
     return weight.contiguous() if steps >= STEPS_TO_TRANSPOSE or not lies_well else weight
 
 
-def _described(
-    one: Array, memory: Memory, constants: Sequence[Tensor], names: list[str], batch_size: int
-) -> tuple[int, ...]:
-    """Return address, strides of steps and rows, and step mask of an array: a ``struct array`` of ``c/step.h``."""
+def _strides(one: Array, tensor: Tensor, batch_size: int) -> tuple[int, ...]:
+    """Return a ``struct array`` of ``c/step.h``, without addresses: 0, strides of steps and rows, step mask, 0."""
     if one.kind == "sum":
-        return ()
+        return 0, 0, tensor.stride(1) if tensor.shape[1] > 1 else 0, 0, 0
     if one.kind == "constant":
-        tensor = constants[names.index(one.name)]
-        return tensor.data_ptr(), 0, tensor.stride(0) if tensor.dim() == 2 and len(tensor) > 1 else 0, 0, 0
-    tensor = memory[one]
+        return 0, 0, tensor.stride(0) if tensor.dim() == 2 and len(tensor) > 1 else 0, 0, 0
     (steps, rows, _), (step, row, _) = tensor.shape, tensor.stride()
-    return tensor.data_ptr(), step, row if rows == batch_size else 0, steps - 1 if steps <= 2 else -1, 0
+    return 0, step, row if rows == batch_size else 0, steps - 1 if steps <= 2 else -1, 0
 
 
 def _matrix(weight: Tensor) -> tuple[int, int, int]:
