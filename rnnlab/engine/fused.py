@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
@@ -22,7 +22,6 @@ from rnnlab.engine.cpu.linear import reusing
 from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
-from rnnlab.engine.ir.watch import fingerprint
 from rnnlab.engine.once import warn_once
 from rnnlab.engine.plan import (
     Again,
@@ -79,7 +78,7 @@ def run_or(
         constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
     again = Again(cell, context, random) if training else None
     try:
-        step = _step(cell, inputs, constants, prepared, state)
+        step = traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
         warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: its step uses {error}")
         return reference.loop(cell, constants, prepared, state, live)
@@ -102,33 +101,6 @@ def run_or(
     shapes = [tensor.shape for tensor in parts[1]]
     plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free, word)
     return _execute(plan, inputs, parts, training)
-
-
-def _step(cell: Cell, inputs: Tensor, constants: Any, prepared: Any, state: State) -> Traced:
-    """Return the traced step of a call. If nothing has changed since the last call, it is that call's step.
-
-    Raises:
-        Unsupported: the step cannot be traced for these tensors.
-    """
-    fixed = [id(tensor) for tensor in tensors_of(constants)]
-    same = [fixed.index(one) for one in fixed]  # which constants are the same tensor
-    now = torch.is_grad_enabled(), same, _kinds((inputs, constants, prepared, state)), fingerprint(cell)
-    before, step = _LAST.get(cell, (None, None))
-    if before != now:
-        _check_plain(inputs, constants, prepared, state)
-        step = traced_for(cell, constants, prepared, state)
-        _LAST[cell] = now, step
-    return step
-
-
-_LAST: WeakKeyDictionary[Cell, tuple[Any, Traced]] = WeakKeyDictionary()
-
-
-def _kinds(tree: Any) -> Any:
-    """Return type, shape and whatever else a trace depends on, for each tensor in nested tuples."""
-    if isinstance(tree, tuple | list):
-        return [_kinds(part) for part in tree]
-    return tree is None or (type(tree), tree.shape, tree.dtype, tree.device, tree.layout, tree.requires_grad)
 
 
 def _needs_loop(step: Traced, word: str) -> bool:
@@ -170,23 +142,6 @@ def _trimmed(
 
 _DRAWS: WeakSet[Cell] = WeakSet()
 """Cells whose ``prepare`` has drawn random numbers."""
-
-
-def _check_plain(inputs: Tensor, *trees: Any) -> None:
-    """Check that all tensors are plain strided tensors on the device of the inputs.
-
-    Raises:
-        Unsupported: a tensor is of a subclass, or has another layout or device.
-    """
-    device = inputs.device
-    for tensor in tensors_of(trees):
-        if type(tensor) not in _PLAIN:
-            raise Unsupported(f"a tensor of type {type(tensor).__name__}")
-        if tensor.device != device or tensor.layout != torch.strided:
-            raise Unsupported(f"a tensor on {tensor.device} ({tensor.layout}), but the inputs are on {device}")
-
-
-_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 
 
 def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bool) -> tuple[Tensor, State]:

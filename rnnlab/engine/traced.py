@@ -7,6 +7,7 @@ first use it is compared with the cell's own step, forward and backward, on rand
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from itertools import count
@@ -337,35 +338,53 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
+    fixed, given, states = tensors_of(constants), tensors_of(prepared), tensors_of(state)
+    rows, training = states[0].shape[0], torch.is_grad_enabled()
+    tensors, places = (*fixed, *given, *states), [id(tensor) for tensor in fixed]
     # A step may also depend on the shapes of its arguments, but not on the batch size.
-    fixed, states, training = tensors_of(constants), tensors_of(state), torch.is_grad_enabled()
-    rows = states[0].shape[0]
-
-    def kind(tensor: Tensor, shape: torch.Size, learns: bool) -> tuple[Any, ...]:
-        whole = ("B", *shape[1:]) if rows > 1 and shape and shape[0] == rows else shape
-        return tensor.dtype, whole, training and learns
-
-    kinds = [kind(tensor, tensor.shape, tensor.requires_grad) for tensor in fixed]
-    kinds += [kind(tensor, tensor.shape[1:], tensor.requires_grad) for tensor in tensors_of(prepared)]
-    kinds += [kind(tensor, tensor.shape, True) for tensor in states]  # after the first step, states require gradients
-    whole = [id(tensor) for tensor in fixed]
-    same = tuple(map(whole.index, whole))  # which constants are the same tensor
-    shapes = (states[0].device, training, same, _nesting((constants, prepared)), *kinds)
-    variants = _TRACED.setdefault(cell, {}).setdefault(shapes, {})
+    shapes = [*[t.shape for t in fixed], *[t.shape[1:] for t in given], *[t.shape for t in states]]
+    if rows > 1:
+        shapes = [("B", *shape[1:]) if shape and shape[0] == rows else shape for shape in shapes]
+    kinds = (
+        training,
+        tuple([places.index(place) for place in places]),  # which constants are the same tensor
+        _nesting((constants, prepared)),
+        tuple([(type(t), t.dtype, t.device, t.layout) for t in tensors]),
+        tuple(shapes),
+        # After the first step, states require gradients.
+        tuple([t.requires_grad for t in tensors[: -len(states)]]) if training else None,
+    )
+    variants = _TRACED.setdefault(cell, {}).setdefault(kinds, {})
     key = fingerprint(cell)
-    if key not in variants:
+    found = variants.get(key)
+    if found is None:
         if len(variants) >= VARIANTS:
             raise Unsupported("a value that changes from call to call; return it from prepare instead")
-        first = map_state(lambda tensor: tensor[0], prepared)
         try:
-            found = Traced(cell, constants, first, state, training)
+            _check_plain(tensors)
+            found = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training)
         except Unsupported as error:
             found = error
-        variants.setdefault(key, found)
-    found = variants[key]
+        found = variants.setdefault(key, found)  # another thread may have been faster
     if isinstance(found, Unsupported):
         raise found.with_traceback(None)
     return found
+
+
+def _check_plain(tensors: Iterable[Tensor]) -> None:
+    """Check that all tensors are plain strided tensors on one device.
+
+    Raises:
+        Unsupported: a tensor is of a subclass, or has another layout or device.
+    """
+    devices = {tensor.device for tensor in tensors}
+    for tensor in tensors:
+        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise Unsupported(f"a tensor of type {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise Unsupported(f"a tensor with layout {tensor.layout}")
+    if len(devices) > 1:
+        raise Unsupported(f"tensors on several devices: {', '.join(sorted(map(str, devices)))}")
 
 
 def known(cell: Cell) -> list[Traced]:
