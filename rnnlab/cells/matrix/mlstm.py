@@ -84,12 +84,12 @@ class MLSTM(Cell):
     def prepare(self, inputs: Tensor) -> tuple[tuple[()], tuple[Tensor, ...]]:  # noqa: D102
         shape = (4, self.heads, self.hidden_size // self.heads)
         q, k, v, o = linear(inputs, self.W, self.b).unflatten(-1, shape).unbind(2)
-        i, f = linear(inputs, self.W_gates, self.b_gates).chunk(2, dim=-1)
-        return (), (q, k, v, o, i, logsigmoid(f) if self.forget_gate == "sigmoid" else f)
+        return (), (q, k, v, o, *linear(inputs, self.W_gates, self.b_gates).chunk(2, dim=-1))
 
     def step(self, constants: tuple[()], inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        q, k, v, o, log_i, log_f = inputs
+        q, k, v, o, log_i, f = inputs
         C, n, m = state
+        log_f = logsigmoid(f) if self.forget_gate == "sigmoid" else f
         kept, half = scale_of(log_f + m, log_i, n.abs().sum(-1) == 0), half_range(m.dtype)
         m_new = torch.maximum(kept, log_i)
         # f' - 1, as the error of rounding f' near 1 would be multiplied by the number of steps that C remembers.
