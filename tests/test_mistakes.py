@@ -90,6 +90,13 @@ def mistake(capsys, *arguments):
             (["data.rot=x"], "unknown option 'data.rot'; did you mean 'data.root'?"),
             (["optimizer.momentun=0.9", "optimizer=sgd"], "did you mean 'optimizer.momentum'?"),
             (["cell=lstn"], "unknown cell 'lstn'; did you mean 'lstm'?"),
+            (["task=table", "task.data=x.csv"], "unknown option 'task.data'; did you mean 'task.file'?"),
+            (["task=char_lm", "task.path=x.txt"], "unknown option 'task.path'; did you mean 'task.corpus'?"),
+            (["data=x"], "data='x' has no effect, as data is a group of options: data.root"),
+            (["trainer=5"], "unknown trainer '5' (choices: default)"),
+            (["logger=null"], "unknown logger 'null' (choices: default, mlflow, "),
+            (["optimizer={a:1}"], "optimizer={...} has an unknown option; write optimizer.OPTION=VALUE"),
+            (["optimizer.betas.x=3"], "an option cannot be set: invalid literal for int() with base 10: 'x'"),
             (
                 ["model=transformer"],
                 "unknown model 'transformer' (choices: block, encoder_decoder, gru, lstm, rnn, sequence_model, ",
@@ -214,6 +221,16 @@ def test_a_corpus_that_is_none(here, capsys, bytes_, says):
 )
 def test_a_mistake_with_a_run(run, capsys, arguments, says):
     assert says in mistake(capsys, *arguments)
+
+
+@pytest.mark.parametrize("value", ["3", "1e-3", "true", "null", "x", "[1,2]", "{a:1}"])
+def test_a_value_for_a_group_of_options_is_a_mistake(value):
+    for group in ("task", "model", "optimizer", "scheduler", "trainer", "logger", "experiment"):
+        with pytest.raises(InputError, match=group):
+            config.compose(["task=hello", f"{group}={value}"])
+    for group in ("data", "engine", "budget"):
+        with pytest.raises(InputError, match=rf"{group}.*(is a group of options|did you mean '{group}\.)"):
+            config.compose(["task=hello", f"{group}={value}"])
 
 
 class _Bomb:

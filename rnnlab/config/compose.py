@@ -109,13 +109,16 @@ def normalise(overrides: list[str]) -> list[str]:
 
     Hydra rejects an unknown ``a=1`` but accepts ``+a=1``, so a misspelt option would have no effect. Here, ``a=1``,
     ``+a=1`` and ``++a=1`` are equivalent, and the error for an unknown name suggests the nearest known name. A value
-    that starts with ``~`` is quoted, because Hydra's grammar does not allow this character in values.
+    that starts with ``~`` is quoted, because Hydra's grammar does not allow this character in values. A number,
+    true, false or null as the choice of a group is quoted, so that Hydra reports an unknown choice.
     """
     normal = []
     for override in overrides:
         if '"' not in override and "'" not in override:
             override = re.sub(r"(?<=[=,])~[^,]*", r'"\g<0>"', override)
         key = override.lstrip("+").partition("=")[0]
+        if key in CHOICES:
+            override = re.sub(r"(?<=[=,\[])([+-]?[.\d][\w.+-]*|true|false|null)(?=[,\]]|$)", r"'\1'", override)
         is_choice = key in CHOICES or "/" in key or "@" in key or key.partition(".")[0] == "hydra"
         keep = is_choice or "=" not in override or override.startswith("~")
         normal.append(override.lstrip("+") if keep else "++" + override.lstrip("+"))
@@ -129,6 +132,10 @@ def explained() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error) from error
+    except InputError:
+        raise
+    except ValueError as error:  # OmegaConf's, for a key of a list that is not a number
+        raise InputError(f"an option cannot be set: {error}") from error
 
 
 def explain(error: Exception) -> InputError:
@@ -140,7 +147,11 @@ def explain(error: Exception) -> InputError:
         return InputError(f"unknown {group or 'config'} {name!r}{choice_hint(group, name, list(error.options or []))}")
     first = str(error).strip().partition("\n")[0].replace("'++", "'")
     if unknown := re.match(r"Could not override '([^']+)'", first):
+        if unknown[1] in CHOICES:  # a dictionary with an unknown key
+            return InputError(f"{unknown[1]}={{...}} has an unknown option; write {unknown[1]}.OPTION=VALUE")
         return InputError(f"unknown option {unknown[1]!r}")
+    if merged := re.match(r"Error merging override \+*([^=]+)(.*)", first):
+        return InputError(f"{merged[1]}{merged[2]} cannot be set, as {merged[1]} is a group of options")
     if first.startswith("Ambiguous value"):
         first += "; add -m to sweep over the values, or write [a,b] for a list"
     if isinstance(error, OverrideParseException):

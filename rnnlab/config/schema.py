@@ -67,6 +67,10 @@ def _typed(schema: DictConfig, given: dict[str, Any], prefix: str, known: Sequen
         prefix: prefix of the names on the command line, such as ``model.``.
         known: full names of other options, for suggestions if a name is unknown.
     """
+    for key, value in given.items():
+        if key in schema and is_dataclass(OmegaConf.get_type(schema, key)) and not isinstance(value, dict):
+            names = ", ".join(f"{prefix}{key}.{name}" for name in schema[key])
+            raise InputError(f"{prefix}{key}={value!r} has no effect, as {prefix}{key} is a group of options: {names}")
     try:
         merged = OmegaConf.merge(schema, _whole(OmegaConf.get_type(schema), given))
         return OmegaConf.to_container(merged, throw_on_missing=True)

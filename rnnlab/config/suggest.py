@@ -12,15 +12,16 @@ from rnnlab import lookup
 from rnnlab.training.settings import GROUPS, NAMED, available, find
 
 WORDS = {
-    **dict.fromkeys(("epoch", "epochs", "num_epochs", "max_epochs", "iterations", "max_steps"), "trainer.steps"),
-    **dict.fromkeys(("learning_rate", "rate"), "optimizer.lr"),
-    **dict.fromkeys(("gpu", "cuda", "accelerator"), "trainer.device"),
-    **dict.fromkeys(("hidden", "units", "width"), "model.hidden_size"),
-    **dict.fromkeys(("layers", "depth"), "model.num_layers"),
-    "decay": "optimizer.weight_decay",
-    "batch": "task.batch_size",
+    **dict.fromkeys(("epoch", "epochs", "num_epochs", "max_epochs", "iterations", "max_steps"), ("trainer.steps",)),
+    **dict.fromkeys(("learning_rate", "rate"), ("optimizer.lr",)),
+    **dict.fromkeys(("gpu", "cuda", "accelerator"), ("trainer.device",)),
+    **dict.fromkeys(("hidden", "units", "width"), ("model.hidden_size",)),
+    **dict.fromkeys(("layers", "depth"), ("model.num_layers",)),
+    **dict.fromkeys(("data", "dataset", "path", "filename", "csv"), ("task.file", "task.corpus")),
+    "decay": ("optimizer.weight_decay",),
+    "batch": ("task.batch_size",),
 }
-"""Common names of options in other programs, with the option of rnnlab for each."""
+"""Common names of options in other programs, with the options of rnnlab that each may mean."""
 
 
 def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
@@ -34,7 +35,7 @@ def option_hint(name: str, here: Sequence[str], known: Sequence[str]) -> str:
     group, _, word = name.rpartition(".")
     if same := [other for other in known if other != name and _last(other) == word]:
         return f"; did you mean {' or '.join(map(repr, same))}?"
-    meant = WORDS.get(word.lower())
+    meant = next((option for option in WORDS.get(word.lower(), ()) if option in known), None)
     # Without a group, a common name is meant, even if a cell has an option of that name.
     if (group or not meant) and (owners := _owners(group, word)):
         return f"; this option exists for {' and '.join(owners)}"
