@@ -18,6 +18,7 @@ from typing import Any
 from rnnlab import files
 from rnnlab.interface import InputError
 from rnnlab.training.directory import RunDirectory, find_runs, flatten
+from rnnlab.training.pace import duration
 from rnnlab.training.settings import complete
 
 STATES = ("finished", "diverged", "running", "stopped", "waiting", "refused")
@@ -158,7 +159,7 @@ def table(found: Sequence[Progress]) -> str:
     lines = []
     for one in sorted(found, key=lambda one: (STATES.index(one.state), one.name)):
         steps = "" if one.steps is None else f"{one.step:,} of {one.steps:,}"
-        more = one.remark or (f"{_duration(one.left)} left" if one.left else "")
+        more = one.remark or (f"{duration(one.left)} left" if one.left else "")
         lines.append(f"{one.name:{width}}  {one.state:8}  {steps:>18}  {more}".rstrip())
     counts = Counter(one.state for one in found)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
@@ -171,7 +172,7 @@ def table(found: Sequence[Progress]) -> str:
     else:
         left = sum(one.left for one in open_runs) / max(at_once, 1)
         longest = max(one.left for one in open_runs)
-        lines.append(f"{told}; about {_duration(max(left, longest))} left with {max(at_once, 1)} at a time")
+        lines.append(f"{told}; about {duration(max(left, longest))} left with {max(at_once, 1)} at a time")
     return "\n".join(lines)
 
 
@@ -208,12 +209,3 @@ def _relative(path: Path, folder: Path) -> str:
     whole = (path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())  # prefer the name of a link
     names = [str(one.relative_to(home)) for one, home in whole if ".." not in one.parts and one.is_relative_to(home)]
     return names[0] if names else str(path.resolve())
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

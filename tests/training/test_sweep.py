@@ -285,7 +285,7 @@ def test_the_state_of_every_run():
     assert left["waiting"] == next(one.seconds for one in found if one.state == "finished")
     told = sweep.table(found)
     seconds = round(left["stopped"] + left["waiting"])
-    assert f"1 finished, 1 diverged, 1 stopped, 1 waiting, 1 refused; about {seconds} s left" in told
+    assert f"1 finished, 1 diverged, 1 stopped, 1 waiting, 1 refused; about 0:{seconds:02} left" in told
     assert "no number" in told
 
 
