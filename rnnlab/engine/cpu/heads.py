@@ -212,10 +212,11 @@ class HeadSource:
         itself. The code asks for those of the next step before it computes.
         """
         self.scratch = max(self.scratch, body.scratch)
-        names = set(re.findall(r"\w+", "\n".join(body.lines)))
-        used = [pointer for pointer in pointers if pointer.name in names]
-        if any(pointer.start.startswith("sums +") for pointer in used):
-            used = [pointer for pointer in pointers if pointer in used or pointer.name == "sums"]
+        names, used = set(re.findall(r"\w+", "\n".join(body.lines))), []
+        for pointer in reversed(pointers):  # a pointer may start at an earlier one
+            if pointer.name in names:
+                used.insert(0, pointer)
+                names.update(re.findall(r"\w+", pointer.start))
         ahead = [line for pointer in used for line in pointer.fetched("-" if name == "backward_step" else "+")]
         code = [*(pointer.declared() for pointer in used), *ahead, *body.lines]
         lines = [f"  {line}" if not line.startswith("#") else line for line in code]
