@@ -101,9 +101,9 @@ class Kernel:
         self.arrays = self.source.arrays
         defines = ("REAL=float", "SINGLE") if dtype == torch.float32 else ("REAL=double",)
         library = compiler.load(self.source.text, *defines)
-        names_of = lowered.constants
-        self.constants = {  # which constant is an array, if any
-            name: [(one, names_of.index(one.name) if one.kind == "constant" else None) for one in self.arrays[name]]
+        order = {constant: place for place, constant in enumerate(lowered.constants)}
+        self.places = {  # the place of each array among the constants; None for other arrays
+            name: [(one, order[one.name] if one.kind == "constant" else None) for one in self.arrays[name]]
             for name in names
         }
         self.columns = {name: _columns(getattr(lowered, name), self.arrays[name]) for name in names}
@@ -139,10 +139,8 @@ class Kernel:
             lengths: int64 ``[B]`` or None.
             precision: ``ieee``, or ``bf16`` to round both factors of every product to bfloat16.
         """
-        arrays, wanted = self.arrays[name], getattr(self.lowered, name).products
-        tensors = [
-            memory[one] if one in memory else constants[self.lowered.constants.index(one.name)] for one in arrays
-        ]
+        wanted = getattr(self.lowered, name).products
+        tensors = [memory[one] if place is None else constants[place] for one, place in self.places[name]]
         totals = [tensor[1] for tensor in tensors if type(tensor) is tuple]
         tensors = [tensor[0] if type(tensor) is tuple else tensor for tensor in tensors]
         size = sum(constants[product.weight].numel() for product in wanted)
