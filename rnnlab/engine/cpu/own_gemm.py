@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from itertools import pairwise
+from functools import lru_cache
 from math import prod
+from operator import add
 
 import torch
 from torch import Tensor
@@ -61,16 +62,15 @@ class OwnGemm:
         With ``pairs``, the matrix is float32 and has been rounded, and ``inner`` of the panels counts pairs.
         """
         inner, outer = weight.shape
-        panels = self._panels(-(-inner // 2) if self.pairs else inner, outer)
+        shape = (-(-outer // self.width), -(-inner // 2) if self.pairs else inner, self.width)
+        panels = self._memory(prod(shape))[: prod(shape)].view(shape)
         self.library.pack(weight.data_ptr(), *weight.stride(), inner, outer, panels.data_ptr())
         return panels
 
-    def _panels(self, inner: int, outer: int) -> Tensor:
-        shape = (-(-outer // self.width), inner, self.width)
-        numbers, huge = prod(shape), HUGE // self.dtype.itemsize
-        if 2 * numbers < huge:
-            return torch.empty(shape, dtype=self.dtype, device="cpu")
-        return take((-(-numbers // huge) * huge,), self.dtype)[:numbers].view(shape)  # whole huge pages
+    def _memory(self, numbers: int) -> Tensor:
+        """Return memory for at least as many numbers, in whole huge pages if they are many."""
+        huge = HUGE // self.dtype.itemsize
+        return take((numbers if 2 * numbers < huge else -(-numbers // huge) * huge,), self.dtype)
 
     def __call__(
         self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None, shares: int | None = None
@@ -84,32 +84,73 @@ class OwnGemm:
             bias: contiguous vector that is added to every row; None for no bias.
             shares: number of threads; None to choose it from the amount of work.
         """
-        (rows, inner), outer = left.shape, right.shape[1]
-        by_columns = rows < outer  # then every thread packs its own columns; otherwise all, for its own rows
+        sizes = (*left.shape, right.shape[1])
         if shares is None:
-            worth = rows * inner * outer // MULTIPLICATIONS_A_THREAD
-            most = -(-outer // self.width) if by_columns else rows // 8
-            shares = max(1, min(torch.get_num_threads(), worth, most))
-        strides = (0, right.stride(1), 1, 1) if by_columns else (left.stride(0), 0, out.stride(0), 0)
-        distances = [stride * self.dtype.itemsize for stride in strides]
-        addresses = (left.data_ptr(), right.data_ptr(), out.data_ptr(), 0 if bias is None else bias.data_ptr())
-        calls, room = [], []
-        for first, last in _shares(outer, shares, self.width) if by_columns else _shares(rows, shares, 1):
-            sizes = (rows, inner, last - first) if by_columns else (last - first, inner, outer)
-            packed = min(inner, max(1, PACKED // (sizes[2] * self.depth)) * self.depth)
-            room.append(self._panels(packed, sizes[2]))
-            a, b, c, d = (at + first * distance if at else 0 for at, distance in zip(addresses, distances, strict=True))
-            matrices = (a, *left.stride(), b, *right.stride(), c, *out.stride())
-            calls.append(array("q", [*matrices, *sizes, d, room[-1].data_ptr(), packed]))
-        threads.run(
-            self.library.whole, [call.buffer_info()[0] for call in calls], (left, right, out, bias, calls, room)
-        )
+            shares = self._threads(*sizes)
+        strides = (left.stride(), right.stride(), out.stride())
+        divided, numbers = _divided(sizes, strides, shares, self.dtype.itemsize, self.width, self.depth)
+        room = self._memory(numbers)
+        addresses = (left.data_ptr(), right.data_ptr(), out.data_ptr())
+        calls = []
+        for described, starts, of_bias, panels in divided:
+            call = described[:]
+            call[0:9:3] = array("q", map(add, addresses, starts))
+            call[12] = 0 if bias is None else bias.data_ptr() + of_bias
+            call[13] = room.data_ptr() + panels
+            calls.append(call)
+        held = (left, right, out, bias, calls, room)
+        threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], held)
+
+    def _threads(self, rows: int, inner: int, outer: int) -> int:
+        """Return the number of threads for a product."""
+        worth = rows * inner * outer // MULTIPLICATIONS_A_THREAD
+        most = -(-outer // self.width) if rows < outer else rows // 8
+        return max(1, min(torch.get_num_threads(), worth, most))
 
 
-def _shares(count: int, shares: int, multiple: int) -> list[tuple[int, int]]:
-    """Divide rows or columns into adjacent parts of about equal size, which start at a multiple: first and end."""
-    ends = [min(count, -(-count // multiple) * part // shares * multiple) for part in range(shares + 1)]
-    return list(pairwise(ends))
+@lru_cache(maxsize=512)
+def _divided(
+    sizes: tuple[int, int, int],
+    strides: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    shares: int,
+    itemsize: int,
+    width: int,
+    depth: int,
+) -> tuple[list[tuple[array, list[int], int, int]], int]:
+    """Divide a product among threads.
+
+    If there are fewer rows than columns, every thread packs and multiplies its own columns of the right factor;
+    otherwise it packs all of them, and multiplies its own rows of the left factor.
+
+    Args:
+        sizes: rows, inner and outer size.
+        strides: strides of left factor, right factor and result.
+        shares: number of threads.
+        itemsize: size of a number in bytes.
+        width: columns of a panel.
+        depth: inner size of a panel.
+
+    Returns:
+        for each thread a ``struct call`` of ``c/gemm.c`` without addresses, and where its share begins in left factor,
+        right factor and result, in the bias, and in the memory for panels, in bytes; and the number of elements of all
+        panels.
+    """
+    (rows, inner, outer), by_columns = sizes, sizes[0] < sizes[2]
+    count, unit = (-(-outer // width), width) if by_columns else (rows, 1)
+    left, right, result = strides
+    moves = (0, right[1], 1) if by_columns else (left[0], 0, result[0])
+    found, start = [], 0
+    for part in range(shares):
+        first = count * part // shares * unit
+        last = min(count * (part + 1) // shares * unit, outer if by_columns else rows)
+        wide = last - first if by_columns else outer
+        packed = min(inner, max(1, PACKED // (wide * depth)) * depth)
+        numbers = [rows if by_columns else last - first, inner, wide, 0, 0, packed]
+        described = array("q", [0, *left, 0, *right, 0, *result, *numbers])
+        starts = [first * move * itemsize for move in moves]
+        found.append((described, starts, first * by_columns * itemsize, start * itemsize))
+        start += -(-wide // width) * width * packed
+    return found, start
 
 
 def source() -> str:
