@@ -21,6 +21,7 @@ def wanted(monkeypatch, own_products):
     """Products of our own, shared out over threads whatever their size."""
     own_products(True)
     monkeypatch.setattr(own_gemm, "MULTIPLICATIONS_A_THREAD", 1)
+    monkeypatch.setattr(own_gemm, "NUMBERS_A_THREAD", 1)
 
 
 @pytest.fixture
@@ -79,6 +80,20 @@ def test_pairs_of_bfloat16_numbers(shape, add):
         multiply(rows, count, outer, pairs.data_ptr(), count, 1, panels.data_ptr(), out.data_ptr(), outer, add)
         torch.testing.assert_close(out[:-1].double(), exact, rtol=0, atol=torch.finfo(torch.float32).eps * 4 * inner)
         assert (out[-1] == 1).all(), "nothing is written beside it"
+
+
+@pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (9, 200), (300, 31), (7, 65), (40, 97)])
+def test_the_panels_of_a_weight(shape, dtype, threads):
+    own, outer = gemm.own(dtype, "step"), shape[1]
+    weight = torch.randn(shape, dtype=dtype)
+    padded = torch.nn.functional.pad(weight, (0, -outer % own.width))
+    panels = padded.unflatten(1, (-1, own.width)).transpose(0, 1)  # [outer / width, inner, width]
+    for count in (1, 2, 5):
+        threads(count)
+        for matrix in _layouts(weight):
+            assert torch.equal(own.pack(matrix), panels), count
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -21,6 +21,9 @@ from rnnlab.engine.cpu.memory import HUGE, take
 MULTIPLICATIONS_A_THREAD = 2**21
 """Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
 
+NUMBERS_A_THREAD = 2**16
+"""Smallest number of elements of a weight for each thread that packs it."""
+
 PACKED = 2**17
 """Largest number of elements of the right matrix that are packed at once, if they are more than ``depth`` rows. They
 are read for every group of rows and should stay in a cache of 1 MiB."""
@@ -54,7 +57,8 @@ class OwnGemm:
         self.library.pack.argtypes = [pointer, *[size] * 4, pointer]
         self.library.pack.restype = None
         if not pairs:
-            self.library.whole.argtypes, self.library.whole.restype = [pointer], None
+            for function in (self.library.whole, self.library.pack_all):
+                function.argtypes, function.restype = [pointer], None
 
     def pack(self, weight: Tensor) -> Tensor:
         """Copy a matrix ``[inner, outer]`` into panels ``[outer / width, inner, width]``, which `multiply` reads.
@@ -64,7 +68,18 @@ class OwnGemm:
         inner, outer = weight.shape
         shape = (-(-outer // self.width), -(-inner // 2) if self.pairs else inner, self.width)
         panels = self._memory(prod(shape))[: prod(shape)].view(shape)
-        self.library.pack(weight.data_ptr(), *weight.stride(), inner, outer, panels.data_ptr())
+        shares = min(torch.get_num_threads(), shape[0], weight.numel() // NUMBERS_A_THREAD)
+        if self.pairs or shares < 2:
+            self.library.pack(weight.data_ptr(), *weight.stride(), inner, outer, panels.data_ptr())
+            return panels
+        calls = []
+        for part in range(shares):
+            first, last = (shape[0] * end // shares * self.width for end in (part, part + 1))
+            begin = weight.data_ptr() + first * weight.stride(1) * weight.itemsize
+            to = panels.data_ptr() + first * inner * weight.itemsize
+            matrices = (0, 0, 0, begin, *weight.stride(), 0, 0, 0)
+            calls.append(array("q", [*matrices, 0, inner, min(last, outer) - first, 0, to, 0]))
+        threads.run(self.library.pack_all, [call.buffer_info()[0] for call in calls], (weight, panels, calls))
         return panels
 
     def _memory(self, numbers: int) -> Tensor:

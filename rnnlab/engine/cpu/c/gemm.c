@@ -220,6 +220,14 @@ static void share_of_rows(const struct call *call) {
   }
 }
 
-/* Compute the whole product; the rows are divided among the threads of the team. */
+static void share_of_panels(const struct call *call) {
+  const struct matrix *b = &call->right;
+  pack(b->at, b->row, b->column, call->inner, call->outer, call->panels);
+}
+
+/* Compute the whole product, divided among the threads of the team. */
 void whole(struct team *team) { together(team, share_of_rows); }
+
+/* Pack a right matrix; its columns are divided among the threads of the team. */
+void pack_all(struct team *team) { together(team, share_of_panels); }
 #endif
