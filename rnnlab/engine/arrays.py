@@ -171,9 +171,9 @@ def _total(memory: Memory, array: Array | None, constant: Tensor) -> Tensor | No
     """Return the gradient of a constant, summed over the threads."""
     if array is None:
         return None
-    totals = memory[array][1]
-    total = totals[0] if len(totals) == 1 else totals.sum(0)
-    return total.to(constant.dtype).reshape(constant.shape)
+    total = memory[array][1]
+    total = total if total.shape[0] == 1 else total.sum(0)
+    return total.to(constant.dtype).view(constant.shape)
 
 
 def _columns(memory: Memory, place: Place, steps: int, width: int) -> Tensor:

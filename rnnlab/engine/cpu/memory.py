@@ -87,10 +87,10 @@ def _free_block(size: int) -> _Block:
     for block in _BLOCKS[::-1]:  # among equal sizes the last used, so that unneeded blocks expire
         if block.wanted + PATIENCE < now:  # its memory is freed when the last tensor releases it
             _claim(block)
-        elif _is_free(block):
+        elif size <= block.size < best_size and _is_free(block):
             if block.storage.is_shared():  # another process may still read it
                 _claim(block)
-            elif size <= block.size < best_size:
+            else:
                 best, best_size = block, block.size
     if best is not None and _claim(best):
         if _is_free(best):
