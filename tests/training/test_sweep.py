@@ -20,6 +20,7 @@ from rnnlab.interface import InputError
 from rnnlab.training import run as run_module
 from rnnlab.training import sweep, train
 from rnnlab.training.directory import Busy, RunDirectory
+from rnnlab.training.pace import duration
 
 SMALL = ["task=adding", "task.lengths=[9,9]", "task.test_lengths=[9,9]", "task.batch_size=4", "task.eval_batches=1"]
 SMALL += ["model.hidden_size=4", "trainer.eval_every=20", "logger.tensorboard=false", "logger.progress=false"]
@@ -284,8 +285,8 @@ def test_the_state_of_every_run():
     assert left["stopped"] == pytest.approx(10 / 5 * (20 - 5))
     assert left["waiting"] == next(one.seconds for one in found if one.state == "finished")
     told = sweep.table(found)
-    seconds = round(left["stopped"] + left["waiting"])
-    assert f"1 finished, 1 diverged, 1 stopped, 1 waiting, 1 refused; about 0:{seconds:02} left" in told
+    time = duration(left["stopped"] + left["waiting"])
+    assert f"1 finished, 1 diverged, 1 stopped, 1 waiting, 1 refused; about {time} left" in told
     assert "no number" in told
 
 
