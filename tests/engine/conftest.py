@@ -3,7 +3,7 @@
 import pytest
 
 from rnnlab.engine import traced
-from rnnlab.engine.cpu import gemm, kernel, linear
+from rnnlab.engine.cpu import gemm, linear
 from rnnlab.engine.gpu.kernel import Kernel
 
 
@@ -15,7 +15,7 @@ def own_products(monkeypatch):
         monkeypatch.setenv("RNNLAB_GEMM", "own" if own else "blas")
         gemm.own.cache_clear()
         if own:
-            for module, name in ((linear, "LARGE_FOR_OWN"), (gemm, "SMALLEST"), (kernel, "ROWS_TO_PACK")):
+            for module, name in ((linear, "LARGE_FOR_OWN"), (gemm, "SMALLEST"), (gemm, "ROWS_TO_PACK")):
                 monkeypatch.setattr(module, name, 1)
 
     yield use

@@ -157,6 +157,19 @@ def test_a_layer_uses_them_where_they_are_wanted(own, own_products, monkeypatch)
     assert len(wholes) == 4 * own, "of the inputs, of their gradient, of those of W and U"
 
 
+def test_few_rows_do_not_pay_for_packing(own_products, monkeypatch):
+    fewest = gemm.ROWS_TO_PACK
+    own_products(True)
+    monkeypatch.setattr(gemm, "ROWS_TO_PACK", fewest)
+    calls, call = [], own_gemm.OwnGemm.__call__
+    monkeypatch.setattr(own_gemm.OwnGemm, "__call__", lambda self, *given: calls.append(given) or call(self, *given))
+    right = torch.randn(5, 7)
+    for rows in (1, fewest - 1, fewest):
+        left = torch.randn(rows, 5)
+        torch.testing.assert_close(gemm.mm(left, right), left @ right)
+    assert [len(given[0]) for given in calls] == [fewest], "one step of generation has few rows"
+
+
 def test_without_a_compiler_they_are_torch_s(wanted, monkeypatch, caplog):
     def fails(text, *defines):
         raise compiler.NoCompiler("there is none")

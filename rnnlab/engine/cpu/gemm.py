@@ -13,6 +13,18 @@ from rnnlab.engine.once import warn_once
 
 SMALLEST = 2**20
 """Smallest number of multiplications, over a sequence, for which the kernel saves more than calling it costs."""
+ROWS_TO_PACK = 32
+"""From this number of rows on, over all time steps, packing the right factor saves time."""
+
+
+def pays(rows: int, size: int) -> bool:
+    """Whether a product is large enough for the kernel.
+
+    Args:
+        rows: number of rows of the left factor, over all time steps.
+        size: number of elements of the right factor.
+    """
+    return rows >= ROWS_TO_PACK and rows * size >= SMALLEST
 
 
 def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -24,7 +36,7 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
         out: tensor for the result, with contiguous rows; None for a new tensor.
         bias: vector that is added to every row; None for no bias.
     """
-    is_large = left.device.type == "cpu" and left.numel() * right.shape[1] >= SMALLEST
+    is_large = left.device.type == "cpu" and pays(left.shape[0], right.numel())
     kernel = own(left.dtype, "sequence") if is_large else None
     if out is None:
         out = left.new_empty(left.shape[0], right.shape[1])

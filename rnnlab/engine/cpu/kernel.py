@@ -34,8 +34,6 @@ MULTIPLICATIONS_TO_SHARE = 2**16
 wait for each other two to six times in a step, each time for about 0.2 microseconds."""
 MOST_MEMBERS = 31
 """Largest number of threads that share the columns of the same rows (``take_part`` of ``c/team.h``)."""
-ROWS_TO_PACK = 32
-"""From this number of rows on, over all time steps, packing the weights for rnnlab's GEMM kernel saves time."""
 
 MEETING = 51 * 8
 """Size of a ``struct meeting`` of ``c/team.h`` in bytes."""
@@ -146,8 +144,7 @@ class Kernel:
         size = sum(constants[product.weight].numel() for product in wanted)
         division = self._division(name, tensors, totals, steps, size)
         batch_size, members = tensors[0].shape[1], division.members
-        rows = steps * batch_size
-        is_large = rows >= ROWS_TO_PACK and rows * size >= gemm.SMALLEST
+        is_large = gemm.pays(steps * batch_size, size)
         assert precision in ("ieee", "bf16"), precision
         own = gemm.own(self.dtype, "pairs") if is_large and precision == "bf16" else None
         own = gemm.own(self.dtype, "step") if is_large and own is None else own

@@ -151,7 +151,7 @@ def _fits(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         return False
     rows = inputs.shape[0] * inputs.shape[1]
     is_large = rows * len(weight) * weight.itemsize >= memory.SMALLEST
-    if not is_large and rows * weight.numel() >= gemm.SMALLEST and weight.device.type == "cpu":
+    if not is_large and gemm.pays(rows, weight.numel()) and weight.device.type == "cpu":
         is_large = gemm.own(weight.dtype, "sequence") is not None
     return is_large and all(
         type(t) in (Tensor, torch.nn.Parameter) and t.device.type == "cpu" and t.dtype == weight.dtype for t in given
