@@ -68,7 +68,7 @@ class _Division(NamedTuple):
 
     shares: the shares.
     members: number of threads that share the columns of the same rows.
-    sums: places of the addresses of sums over all time steps in ``described``.
+    sums: indices in ``described`` of the addresses of the sums over all time steps.
     """
 
     shares: list[_Share]
@@ -139,7 +139,7 @@ class Kernel:
         """
         wanted = getattr(self.lowered, name).products
         tensors = [memory[one] if place is None else constants[place] for one, place in self.places[name]]
-        totals = [tensor[1] for tensor in tensors if type(tensor) is tuple]
+        totals = [tensor[1] for tensor in tensors if type(tensor) is tuple]  # of sums, see `sums`
         tensors = [tensor[0] if type(tensor) is tuple else tensor for tensor in tensors]
         size = sum(constants[product.weight].numel() for product in wanted)
         division = self._division(name, tensors, totals, steps, size)
@@ -156,13 +156,12 @@ class Kernel:
         rounded = self.take((members * batch_size, max(widths))) if widths else None
         ends = 0 if lengths is None else lengths.data_ptr()
         addresses = [tensor.data_ptr() for tensor in tensors]
-        totals = [tensor.data_ptr() for tensor in totals]
         calls = []
         for share in division.shares:
             described, meeting = share.described[:], array("q", bytes(MEETING if members > 1 else 8))
             described[::NUMBERS] = array("q", map(add, addresses, share.starts))
-            for place, total, start in zip(division.sums, totals, share.totals, strict=True):
-                described[place] = total + start
+            for index, total, start in zip(division.sums, totals, share.totals, strict=True):
+                described[index] = total.data_ptr() + start
             pointers = [pointer.buffer_info()[0] for pointer in (share.sizes, described, matrices)]
             for member in range(members):
                 place = rounded[member * batch_size + share.first :].data_ptr() if widths else 0

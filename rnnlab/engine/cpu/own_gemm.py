@@ -22,7 +22,7 @@ MULTIPLICATIONS_A_THREAD = 2**21
 """Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
 
 NUMBERS_A_THREAD = 2**16
-"""Smallest number of elements of a weight for each thread that packs it."""
+"""Smallest number of elements that a thread packs; a smaller weight is packed by fewer threads."""
 
 PACKED = 2**17
 """Largest number of elements of the right matrix that are packed at once, if they are more than ``depth`` rows. They
@@ -83,7 +83,7 @@ class OwnGemm:
         return panels
 
     def _memory(self, numbers: int) -> Tensor:
-        """Return memory for at least as many numbers, in whole huge pages if they are many."""
+        """Return memory for at least ``numbers`` elements; a large block consists of whole huge pages."""
         huge = HUGE // self.dtype.itemsize
         return take((numbers if 2 * numbers < huge else -(-numbers // huge) * huge,), self.dtype)
 
@@ -119,8 +119,13 @@ class OwnGemm:
     def _threads(self, rows: int, inner: int, outer: int) -> int:
         """Return the number of threads for a product."""
         worth = rows * inner * outer // MULTIPLICATIONS_A_THREAD
-        most = -(-outer // self.width) if rows < outer else rows // 8
+        most = -(-outer // self.width) if _by_columns(rows, outer) else rows // 8
         return max(1, min(torch.get_num_threads(), worth, most))
+
+
+def _by_columns(rows: int, outer: int) -> bool:
+    """Whether threads divide the columns of a product, as packing all of them would take too long for few rows."""
+    return rows < outer
 
 
 @lru_cache(maxsize=512)
@@ -134,8 +139,8 @@ def _divided(
 ) -> tuple[list[tuple[array, list[int], int, int]], int]:
     """Divide a product among threads.
 
-    If there are fewer rows than columns, every thread packs and multiplies its own columns of the right factor;
-    otherwise it packs all of them, and multiplies its own rows of the left factor.
+    Every thread packs and multiplies its own columns of the right factor, or it packs all of them and multiplies its
+    own rows of the left factor.
 
     Args:
         sizes: rows, inner and outer size.
@@ -150,7 +155,8 @@ def _divided(
         right factor and result, in the bias, and in the memory for panels, in bytes; and the number of elements of all
         panels.
     """
-    (rows, inner, outer), by_columns = sizes, sizes[0] < sizes[2]
+    rows, inner, outer = sizes
+    by_columns = _by_columns(rows, outer)
     count, unit = (-(-outer // width), width) if by_columns else (rows, 1)
     left, right, result = strides
     moves = (0, right[1], 1) if by_columns else (left[0], 0, result[0])
