@@ -21,8 +21,11 @@ from rnnlab.engine.cpu.memory import HUGE, take
 MULTIPLICATIONS_A_THREAD = 2**21
 """Smallest number of multiplications for each thread; with fewer, starting a thread costs more than it saves."""
 
-NUMBERS_A_THREAD = 2**16
+NUMBERS_A_THREAD = 2**14
 """Smallest number of elements that a thread packs; a smaller weight is packed by fewer threads."""
+
+SET_IN_C = (0,) * 5
+"""The last numbers of a ``struct call``."""
 
 PACKED = 2**17
 """Largest number of elements of the right matrix that are packed at once, if they are more than ``depth`` rows. They
@@ -65,20 +68,15 @@ class OwnGemm:
 
         With ``pairs``, the matrix is float32 and has been rounded, and ``inner`` of the panels counts pairs.
         """
-        inner, outer = weight.shape
+        (inner, outer), (row, column) = weight.shape, weight.stride()
         shape = (-(-outer // self.width), -(-inner // 2) if self.pairs else inner, self.width)
         panels = self._memory(prod(shape))[: prod(shape)].view(shape)
-        shares = min(torch.get_num_threads(), shape[0], weight.numel() // NUMBERS_A_THREAD)
+        shares = min(torch.get_num_threads(), inner * outer // NUMBERS_A_THREAD) if threads.can_wait() else 1
         if self.pairs or shares < 2:
-            self.library.pack(weight.data_ptr(), *weight.stride(), inner, outer, panels.data_ptr())
+            self.library.pack(weight.data_ptr(), row, column, inner, outer, panels.data_ptr())
             return panels
-        calls = []
-        for part in range(shares):
-            first, last = (shape[0] * end // shares * self.width for end in (part, part + 1))
-            begin = weight.data_ptr() + first * weight.stride(1) * weight.itemsize
-            to = panels.data_ptr() + first * inner * weight.itemsize
-            matrices = (0, 0, 0, begin, *weight.stride(), 0, 0, 0)
-            calls.append(array("q", [*matrices, 0, inner, min(last, outer) - first, 0, to, 0]))
+        numbers = [0, 0, 0, weight.data_ptr(), row, column, 0, 0, 0, 0, inner, outer, 0, panels.data_ptr(), inner]
+        calls = [array("q", [*numbers, *SET_IN_C]) for _ in range(shares)]
         threads.run(self.library.pack_all, [call.buffer_info()[0] for call in calls], (weight, panels, calls))
         return panels
 
@@ -103,7 +101,8 @@ class OwnGemm:
         if shares is None:
             shares = self._threads(*sizes)
         strides = (left.stride(), right.stride(), out.stride())
-        divided, numbers = _divided(sizes, strides, shares, self.dtype.itemsize, self.width, self.depth)
+        shape = (self.width, self.depth)
+        divided, numbers = _divided(sizes, strides, shares, self.dtype.itemsize, shape, threads.can_wait())
         room = self._memory(numbers)
         addresses = (left.data_ptr(), right.data_ptr(), out.data_ptr())
         calls = []
@@ -134,21 +133,21 @@ def _divided(
     strides: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
     shares: int,
     itemsize: int,
-    width: int,
-    depth: int,
+    panel: tuple[int, int],
+    together: bool,
 ) -> tuple[list[tuple[array, list[int], int, int]], int]:
     """Divide a product among threads.
 
-    Every thread packs and multiplies its own columns of the right factor, or it packs all of them and multiplies its
-    own rows of the left factor.
+    Every thread packs and multiplies its own columns of the right factor, or multiplies its own rows of the left factor
+    by a right factor that all threads pack together.
 
     Args:
         sizes: rows, inner and outer size.
         strides: strides of left factor, right factor and result.
         shares: number of threads.
         itemsize: size of a number in bytes.
-        width: columns of a panel.
-        depth: inner size of a panel.
+        panel: columns and rows of a panel.
+        together: whether threads can pack one right factor; otherwise every thread packs all of it.
 
     Returns:
         for each thread a ``struct call`` of ``c/gemm.c`` without addresses, and where its share begins in left factor,
@@ -156,22 +155,23 @@ def _divided(
         panels.
     """
     rows, inner, outer = sizes
+    width, depth = panel
     by_columns = _by_columns(rows, outer)
     count, unit = (-(-outer // width), width) if by_columns else (rows, 1)
     left, right, result = strides
     moves = (0, right[1], 1) if by_columns else (left[0], 0, result[0])
-    found, start = [], 0
+    widest = -(-count // shares) * width if by_columns else outer
+    packed = min(inner, max(1, PACKED // (widest * depth)) * depth)
+    apart = packed * -(-widest // width) * width if by_columns or not together else 0
+    found = []
     for part in range(shares):
         first = count * part // shares * unit
         last = min(count * (part + 1) // shares * unit, outer if by_columns else rows)
-        wide = last - first if by_columns else outer
-        packed = min(inner, max(1, PACKED // (wide * depth)) * depth)
-        numbers = [rows if by_columns else last - first, inner, wide, 0, 0, packed]
-        described = array("q", [0, *left, 0, *right, 0, *result, *numbers])
+        rows_and_columns = (rows, inner, last - first) if by_columns else (last - first, inner, outer)
+        described = array("q", [0, *left, 0, *right, 0, *result, *rows_and_columns, 0, 0, packed, *SET_IN_C])
         starts = [first * move * itemsize for move in moves]
-        found.append((described, starts, first * by_columns * itemsize, start * itemsize))
-        start += -(-wide // width) * width * packed
-    return found, start
+        found.append((described, starts, first * by_columns * itemsize, part * apart * itemsize))
+    return found, max(shares * apart, packed * -(-outer // width) * width)
 
 
 def source() -> str:

@@ -25,7 +25,7 @@ def run(function: Any, calls: Sequence[int], held: tuple[Any, ...]) -> None:
         held: the owners of all memory that the function reads and writes. They are kept alive until all threads are
             done, even if this thread is interrupted.
     """
-    openmp = [0, 0, 0] if _FORKED else compiler.blas().openmp
+    openmp = _openmp()
     if openmp[0] or len(calls) == 1:
         _team(function, openmp, calls, held)
     elif _FORKED:
@@ -33,6 +33,16 @@ def run(function: Any, calls: Sequence[int], held: tuple[Any, ...]) -> None:
             _team(function, openmp, [call], held)
     else:
         _together([partial(_team, function, openmp, [call], held) for call in calls])
+
+
+def can_wait() -> bool:
+    """Whether the threads of a call can wait for each other: they are OpenMP's, and all of them run."""
+    return bool(_openmp()[0])
+
+
+def _openmp() -> list[int]:
+    """Return the addresses of OpenMP's functions for a ``struct team``; zeros if they cannot be used."""
+    return [0, 0, 0] if _FORKED else compiler.blas().openmp
 
 
 def _team(function: Any, openmp: list[int], calls: Sequence[int], held: tuple[Any, ...]) -> None:

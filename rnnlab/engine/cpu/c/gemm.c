@@ -38,14 +38,19 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)),
 struct matrix { real *at; long row, column; };
 
 /* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. panels: memory for
-   `packed` rows of the right matrix, a multiple of DEPTH or all. */
+   `packed` rows of the right matrix, a multiple of DEPTH or all. Calls of a team with the same panels have the same
+   right matrix, and each packs a part of it. */
 struct call {
   struct matrix left, right, result;
   long rows, inner, outer;
   const real *bias;
   real *panels;
   long packed;
+  /* Set in C. first, end: the packed rows; depth: the rows of a panel; part, parts: the part that this call packs. */
+  long first, end, depth, part, parts;
 };
+
+static inline long padded(long outer) { return (outer + WIDTH - 1) / WIDTH * WIDTH; }
 
 long width(void) { return WIDTH; }
 long depth(void) { return DEPTH; }
@@ -124,7 +129,10 @@ static inline __attribute__((always_inline)) vector load(const factor *from, con
                                              const factor *right, real *result, long result_row, int add) {      \
     vector sum[HIGH][2 * WIDE];                                                                                   \
     for (int i = 0; i < HIGH; i++)                                                                                \
-      for (int v = 0; v < 2 * WIDE; v++) sum[i][v] = (vector){0};                                                 \
+      for (int v = 0; v < 2 * WIDE; v++) {                                                                        \
+        sum[i][v] = (vector){0};                                                                                  \
+        __builtin_prefetch(result + i * result_row + v * LANES, 1); /* it may be in another processor's cache */  \
+      }                                                                                                           \
     for (long k = 0; k < inner; k++) {                                                                            \
       vector y[2 * WIDE];                                                                                         \
       for (int v = 0; v < 2 * WIDE; v++)                                                                          \
@@ -182,21 +190,25 @@ void multiply(long rows, long inner, long outer, const factor *left, long row, l
 }
 
 #ifndef PAIRS
-/* Multiply the rows of one group by the packed rows k to end - 1 of the right matrix. */
-static void share_of_group(const struct call *call, long i, long k, long end) {
+/* Multiply the rows of one group by the packed rows of the right matrix. */
+static void multiply_group(const struct call *call, long i) {
   const struct matrix *a = &call->left, *c = &call->result;
   const long rows = call->rows - i < GROUP ? call->rows - i : GROUP;
   const real *panels = call->panels;
   real *result = c->at + i * c->row, packed[DEPTH * GROUP];
-  if (call->bias && !k)
+  if (call->bias && !call->first)
     for (long r = 0; r < rows; r++) memcpy(result + r * c->row, call->bias, call->outer * sizeof(real));
-  for (long inner; k < end; k += inner, panels += inner * ((call->outer + WIDTH - 1) / WIDTH * WIDTH)) {
+  for (long k = call->first, inner; k < call->end; k += inner, panels += inner * padded(call->outer)) {
     const real *left = a->at + i * a->row + k * a->column;
     long row = a->row, column = a->column;
-    inner = end - k < DEPTH ? end - k : DEPTH;
+    inner = call->end - k < DEPTH ? call->end - k : DEPTH;
     if (column != 1) { /* otherwise every element of a row would be read from another page */
+      const real *next = k + inner < call->end ? left + inner * column : left + GROUP - (k - call->first) * column;
       if (row == 1 && rows == GROUP)
-        for (long d = 0; d < inner; d++) memcpy(packed + d * GROUP, left + d * column, GROUP * sizeof(real));
+        for (long d = 0; d < inner; d++) {
+          memcpy(packed + d * GROUP, left + d * column, GROUP * sizeof(real));
+          __builtin_prefetch(next + d * column, 0, 2); /* a processor does not foresee reads from one page after another */
+        }
       else
         for (long d = 0; d < inner; d++)
           for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
@@ -206,28 +218,43 @@ static void share_of_group(const struct call *call, long i, long k, long end) {
   }
 }
 
-static void share_of_rows(const struct call *call) {
+static void multiply_part(const struct call *call) {
+  for (long i = 0; i < call->rows; i += GROUP) multiply_group(call, i);
+}
+
+static void pack_part(const struct call *call) {
   const struct matrix *b = &call->right;
-  for (long first = 0, end; first < call->inner; first = end) {
-    real *panels = call->panels;
-    end = call->inner - first < call->packed ? call->inner : first + call->packed;
-    for (long k = first, inner; k < end; k += inner) {
-      inner = end - k < DEPTH ? end - k : DEPTH;
-      pack(b->at + k * b->row, b->row, b->column, inner, call->outer, panels);
-      panels += inner * ((call->outer + WIDTH - 1) / WIDTH * WIDTH);
-    }
-    for (long i = 0; i < call->rows; i += GROUP) share_of_group(call, i, first, end);
+  const long panels = padded(call->outer) / WIDTH, rows = call->end - call->first;
+  const long all = (rows + call->depth - 1) / call->depth * panels;
+  for (long n = all * call->part / call->parts; n < all * (call->part + 1) / call->parts; n++) {
+    const long k = n / panels * call->depth, j = n % panels * WIDTH;
+    const long inner = rows - k < call->depth ? rows - k : call->depth;
+    const long outer = call->outer - j < WIDTH ? call->outer - j : WIDTH;
+    const real *from = b->at + (call->first + k) * b->row + j * b->column;
+    pack(from, b->row, b->column, inner, outer, call->panels + k * padded(call->outer) + j * inner);
   }
 }
 
-static void share_of_panels(const struct call *call) {
-  const struct matrix *b = &call->right;
-  pack(b->at, b->row, b->column, call->inner, call->outer, call->panels);
+/* Pack rows first to end - 1 of the right matrix, in panels of `depth` rows. */
+static void pack_rows(struct team *team, long first, long end, long depth) {
+  for (long i = 0; i < team->count; i++) {
+    struct call *call = team->calls[i];
+    const int is_shared = team->count > 1 && call->panels == team->calls[!i]->panels;
+    call->first = first, call->end = end, call->depth = depth;
+    call->part = is_shared ? i : 0, call->parts = is_shared ? team->count : 1;
+  }
+  together(team, pack_part);
 }
 
 /* Compute the whole product, divided among the threads of the team. */
-void whole(struct team *team) { together(team, share_of_rows); }
+void whole(struct team *team) {
+  const long inner = team->calls[0]->inner, packed = team->calls[0]->packed;
+  for (long first = 0; first < inner; first += packed) {
+    pack_rows(team, first, inner - first < packed ? inner : first + packed, DEPTH);
+    together(team, multiply_part);
+  }
+}
 
-/* Pack a right matrix; its columns are divided among the threads of the team. */
-void pack_all(struct team *team) { together(team, share_of_panels); }
+/* Pack a right matrix, divided among the threads of the team, for `multiply`. */
+void pack_all(struct team *team) { pack_rows(team, 0, team->calls[0]->inner, team->calls[0]->inner); }
 #endif

@@ -13,7 +13,7 @@ struct team {
   void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
   int (*number)(void), (*size)(void);
   void (*work)(const struct call *);
-  const struct call *const *calls;
+  struct call *const *calls;
   long count;
 };
 
