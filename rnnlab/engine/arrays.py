@@ -89,7 +89,7 @@ def add_backward_memory(
     memory: Memory,
     inputs: Sequence[Tensor],
     output_gradients: Tensor,
-    state_gradients: Sequence[Tensor],
+    state_gradients: Sequence[Tensor | None],
     keep: bool,
 ) -> None:
     """Add the arrays of a backward pass to the saved arrays of the forward pass.
@@ -99,7 +99,7 @@ def add_backward_memory(
         memory: the saved arrays of the forward pass.
         inputs: the prepared inputs that the backward step reads.
         output_gradients: ``[T, B, output_size]``.
-        state_gradients: gradients of the final state.
+        state_gradients: gradients of the final state; None for zeros.
         keep: whether another backward pass will read the saved arrays; otherwise they are overwritten.
     """
     lowered, dtype = kernel.lowered, kernel.dtype
@@ -118,7 +118,10 @@ def add_backward_memory(
                 memory[array] = memory[array].clone()
     for array, gradient in zip(lowered.carries, state_gradients, strict=True):
         memory[array] = carried = kernel.take((2, rows, array.width))
-        carried[steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
+        if gradient is None:
+            carried.zero_()
+        else:
+            carried[steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
     memory |= kernel.sums(rows, steps)
 
 
@@ -143,7 +146,10 @@ def gradients(
         over all time steps.
     """
     lowered, steps = kernel.lowered, shapes[0][0]
-    found = [_total(memory, array, one) for array, one in zip(lowered.constant_gradients, constants, strict=True)]
+    found = [
+        None if array is None else kernel.total(memory[array]).to(one.dtype).view(one.shape)
+        for array, one in zip(lowered.constant_gradients, constants, strict=True)
+    ]
     for weight, transposed, rows, gradient in lowered.products:
         outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
         left = _columns(memory, gradient, steps, outer).flatten(0, 1)
@@ -165,15 +171,6 @@ def state_gradients(kernel: Kernel, memory: Memory, state: Sequence[Tensor]) -> 
     """Read the gradients of the initial state after a backward pass; None for a state that requires no gradient."""
     pairs = zip(kernel.lowered.carries, state, strict=True)
     return [memory[array][0].reshape(one.shape) if one.requires_grad else None for array, one in pairs]
-
-
-def _total(memory: Memory, array: Array | None, constant: Tensor) -> Tensor | None:
-    """Return the gradient of a constant, summed over the threads."""
-    if array is None:
-        return None
-    total = memory[array][1]
-    total = total if total.shape[0] == 1 else total.sum(0)
-    return total.to(constant.dtype).view(constant.shape)
 
 
 def _columns(memory: Memory, place: Place, steps: int, width: int) -> Tensor:

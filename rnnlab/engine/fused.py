@@ -189,6 +189,7 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
         (outputs, *final), memory, _ = _forward(plan, tensors, "forward")
         ctx.plan = plan
         ctx.kept = [array for array in memory if array.kind in ("state", "kept", "gradient")]
@@ -199,14 +200,18 @@ class _Compiled(torch.autograd.Function):
         return outputs, *final
 
     @staticmethod
-    def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, output_gradients: Tensor | None, *state_gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         plan, kernel, lowered = ctx.plan, ctx.plan.step.kernel, ctx.plan.step.kernel.lowered
-        inputs, _, *tensors = ctx.saved_tensors
+        inputs, outputs, *tensors = ctx.saved_tensors
         constants, tensors = tensors[: plan.counts[0]], tensors[plan.counts[0] :]
         state, tensors = tensors[: len(lowered.states)], tensors[len(lowered.states) :]
         read, kept = tensors[: len(lowered.kept_inputs)], tensors[len(lowered.kept_inputs) :]
         if is_observed_backward(output_gradients, *state_gradients):
             return None, None, *through_reference(plan, inputs, constants, state, (output_gradients, *state_gradients))
+        if output_gradients is None:
+            output_gradients = torch.zeros_like(outputs)
         if ctx.kept is None:
             raise RuntimeError("an earlier backward pass was interrupted; run the forward pass again")
         memory, constants = dict(zip(ctx.kept, kept, strict=True)), [arrays.ready(t, kernel.dtype) for t in constants]

@@ -114,18 +114,18 @@ def _gpus(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
 
 
-def is_observed_backward(*gradients: Tensor) -> bool:
+def is_observed_backward(*gradients: Tensor | None) -> bool:
     """Whether the gradient itself is to be differentiated, or several gradients are computed at once."""
     return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or _are_batched(gradients)
 
 
-def _are_batched(gradients: Sequence[Tensor]) -> bool:
+def _are_batched(gradients: Sequence[Tensor | None]) -> bool:
     """Whether the tensors are batches of gradients, as with ``is_grads_batched=True``."""
-    return any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))
+    return any(one is not None and torch._C._functorch.is_legacy_batchedtensor(one) for one in gradients)
 
 
 @contextmanager
-def _drawing(gradients: Sequence[Tensor]) -> Iterator[None]:
+def _drawing(gradients: Sequence[Tensor | None]) -> Iterator[None]:
     """Allow random masks where several gradients are computed at once; the masks are the same for all of them."""
     is_batched = _are_batched(gradients)
     if is_batched:
@@ -138,7 +138,11 @@ def _drawing(gradients: Sequence[Tensor]) -> Iterator[None]:
 
 
 def through_reference(
-    plan: Plan, inputs: Tensor, constants: Sequence[Tensor], state: Sequence[Tensor], gradients: tuple[Tensor, ...]
+    plan: Plan,
+    inputs: Tensor,
+    constants: Sequence[Tensor],
+    state: Sequence[Tensor],
+    gradients: tuple[Tensor | None, ...],
 ) -> list[Tensor | None]:
     """Compute the gradients through the plain loop, so that they can be differentiated.
 
@@ -147,7 +151,7 @@ def through_reference(
         inputs: ``[T, B, input_size]``.
         constants: the cell's constants in this call.
         state: the initial state of this call.
-        gradients: gradients of the outputs and of the final state.
+        gradients: gradients of the outputs and of the final state; None for zeros.
 
     Returns:
         the gradients of constants, prepared inputs and initial state; None for a tensor that requires no gradient.
@@ -164,7 +168,8 @@ def through_reference(
         with plan.again.autocast():
             outputs, final = reference.loop(plan.again.cell, *parts, plan.live)
         pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
-        pairs = [pair for pair in pairs if pair[0].requires_grad]  # a state may require no gradient
+        # A state may require no gradient.
+        pairs = [pair for pair in pairs if pair[0].requires_grad and pair[1] is not None]
         tensors = tensors_of(parts)
         wanted = [tensor for tensor in tensors if tensor.requires_grad]
         results, gradients = ([pair[i] for pair in pairs] for i in range(2))

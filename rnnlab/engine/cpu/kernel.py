@@ -109,6 +109,8 @@ class Kernel:
         self.functions = {name: getattr(library, name) for name in names}
         for function in self.functions.values():
             function.argtypes, function.restype = [ctypes.c_void_p], None
+        self._add_shares, pointer, number = library.add_shares, ctypes.c_void_p, ctypes.c_long
+        self._add_shares.argtypes, self._add_shares.restype = [pointer, number, number, pointer], None
 
     @staticmethod
     def check() -> None:
@@ -261,6 +263,13 @@ class Kernel:
                 dtypes = (self.dtype, torch.float64)
                 found[one] = tuple(torch.zeros(shape, dtype=dtype, device="cpu") for dtype in dtypes)
         return found
+
+    def total(self, sums: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the gradient of a constant after a backward pass, ``[rows, width]``, from its tensors of `sums`."""
+        of_step, totals = sums
+        shares, rows, width = totals.shape
+        self._add_shares(totals.data_ptr(), shares, rows * width, of_step.data_ptr())
+        return of_step[0]
 
 
 def row_shares(batch_size: int) -> int:

@@ -7,6 +7,7 @@ this kernel is 1.5 to 2.7 times as fast. `rnnlab.engine.cpu.tune` decides when i
 from __future__ import annotations
 
 import ctypes
+import threading
 from array import array
 from functools import lru_cache
 from math import prod
@@ -23,6 +24,8 @@ MULTIPLICATIONS_A_THREAD = 2**21
 
 NUMBERS_A_THREAD = 2**14
 """Smallest number of elements that a thread packs; a smaller weight is packed by fewer threads."""
+
+_LOCAL = threading.local()
 
 SET_IN_C = (0,) * 5
 """The last numbers of a ``struct call``."""
@@ -85,6 +88,18 @@ class OwnGemm:
         huge = HUGE // self.dtype.itemsize
         return take((numbers if 2 * numbers < huge else -(-numbers // huge) * huge,), self.dtype)
 
+    def _room(self, numbers: int) -> Tensor:
+        """Return memory for panels that are read within one call of C: the same for all calls of a thread, if it fits.
+
+        Without OpenMP a call may be interrupted while other threads still read the panels.
+        """
+        if numbers * self.dtype.itemsize > HUGE or not threads.can_wait():
+            return self._memory(numbers)
+        room = getattr(_LOCAL, "room", None)
+        if room is None:
+            room = _LOCAL.room = take((HUGE,), torch.uint8)
+        return room
+
     def __call__(
         self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None, shares: int | None = None
     ) -> None:
@@ -103,7 +118,7 @@ class OwnGemm:
         strides = (left.stride(), right.stride(), out.stride())
         shape = (self.width, self.depth)
         divided, numbers = _divided(sizes, strides, shares, self.dtype.itemsize, shape, threads.can_wait())
-        room = self._memory(numbers)
+        room = self._room(numbers)
         addresses = (left.data_ptr(), right.data_ptr(), out.data_ptr())
         calls = []
         for described, starts, of_bias, panels in divided:

@@ -140,6 +140,10 @@ class Kernel:
                 found[array] = 2 * (torch.zeros(shape, device=self.device),)
         return found
 
+    def total(self, sums: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the gradient of a constant after a backward pass, ``[rows, width]``, from its tensors of `sums`."""
+        return sums[1].sum(0)
+
     def take(self, shape: Sequence[int]) -> Tensor:
         """Return uninitialised memory for an array."""
         return torch.empty(shape, dtype=self.dtype, device=self.device)

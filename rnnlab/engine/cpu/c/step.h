@@ -160,6 +160,15 @@ static void add_up(const struct call *call, long part, const struct array *a, lo
     }
 }
 
+/* Add up the totals of all shares, each `numbers` long, in the precision of the array. */
+void add_shares(const double *totals, long shares, long numbers, real *result) {
+  for (long i = 0; i < numbers; i++) {
+    double sum = 0;
+    for (long part = 0; part < shares; part++) sum += totals[part * numbers + i];
+    result[i] = sum;
+  }
+}
+
 /* Define `void name(struct team *)`, which runs the generated `name_step` for every time step of each thread's share:
    FORWARD from the first step to the last, BACKWARD from the last to the first. */
 #define FORWARD(name)                                                               \
