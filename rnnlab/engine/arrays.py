@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnnlab.engine.cpu.kernel import Kernel, Memory
-from rnnlab.engine.loops.formulas import Array, Place
+from rnnlab.engine.loops.formulas import Place
 
 
 def ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:

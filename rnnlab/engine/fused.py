@@ -17,21 +17,21 @@ from torch.nn.functional import pad
 
 from rnnlab.cells import Cell
 from rnnlab.engine import arrays, reference
+from rnnlab.engine.cpu import linear
 from rnnlab.engine.cpu.head_kernel import interval
-from rnnlab.engine.cpu.linear import reusing
 from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
+from rnnlab.engine.mapped import mapped
 from rnnlab.engine.once import warn_once
 from rnnlab.engine.plan import (
     Again,
     Plan,
-    is_observed_backward,
     is_training,
     random_state,
     through_reference,
 )
-from rnnlab.engine.reference import precision
+from rnnlab.engine.reference import is_observed_backward, precision
 from rnnlab.engine.traced import Traced, traced, traced_for
 from rnnlab.trees import State, map_state, nested, tensors_of
 
@@ -73,8 +73,17 @@ def run_or(
         return trimmed
     inputs, live = reference.mask(inputs, lengths)
     training = torch.is_grad_enabled()
+    if lengths is not None:  # int64 for C; a copy, as the caller may change them before the backward pass
+        lengths = lengths.to(torch.int64, copy=True).contiguous()
+    known = None if context else mapped(cell, inputs, state)
+    if known is not None:
+        step, *parts = known
+        counts, shapes = (len(parts[0]), len(parts[1])), [torch.Size((*inputs.shape[:2], len(parts[1][0])))]
+        again, word = Again(cell, context, None) if training else None, precision(inputs.device, step.dtype)
+        plan = Plan(step, state, counts, shapes, live, lengths, again, [True], word, is_mapped=True)
+        return _execute(plan, inputs, [*parts, tensors_of(state)], training)
     random = random_state(inputs.device) if training and is_training(cell) else None
-    with reusing(inputs, cell.hidden_size):
+    with linear.reusing(inputs, cell.hidden_size):
         constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
     again = Again(cell, context, random) if training else None
     try:
@@ -95,8 +104,6 @@ def run_or(
     if training and step.kernel is not None and step.kernel.lowered.overwrites:
         alone = map_state(alone_like, prepared)  # bound to a name like `prepared`, for equal reference counts
         free = owned(prepared, alone)
-    if lengths is not None:  # int64 for C; a copy, as the caller may change them before the backward pass
-        lengths = lengths.to(torch.int64, copy=True).contiguous()
     parts = [tensors_of(part) for part in (constants, prepared, state)]
     shapes = [tensor.shape for tensor in parts[1]]
     plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free, word)
@@ -150,14 +157,15 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
     Args:
         plan: the call.
         inputs: ``[T, B, input_size]``.
-        parts: constants, prepared inputs and initial state.
+        parts: constants, prepared inputs or the parameters of their map, and initial state.
         training: whether gradients are enabled.
     """
     step = plan.step
     tensors = [*parts[0], *parts[1]]
     if training:
         # Tensors without gradient are detached: otherwise hooks on them would be called with None.
-        tensors = [t if learns else t.detach() for t, learns in zip(tensors, step.learns, strict=True)]
+        learns = [*step.learns, True] if len(tensors) > len(step.learns) else step.learns  # a map may have a bias
+        tensors = [t if learns else t.detach() for t, learns in zip(tensors, learns, strict=True)]
     tensors += parts[2]
     if training:
         function = _Heads if step.heads is not None else _Eager if step.kernel is None else _Compiled
@@ -167,36 +175,43 @@ def _execute(plan: Plan, inputs: Tensor, parts: list[list[Tensor]], training: bo
     elif step.kernel is None:
         outputs, final = graphs.inference(step.python, *plan.parts(tensors), plan.live)
     else:
-        outputs, *final = _forward(plan, tensors, "inference")[0]
+        outputs, *final = _forward(plan, inputs, tensors, "inference")[0]
     return outputs, nested(plan.state, final)
 
 
 def _forward(
-    plan: Plan, tensors: Sequence[Tensor], name: str
-) -> tuple[tuple[Tensor, ...], arrays.Memory, list[Tensor]]:
-    """Run the compiled ``forward`` or ``inference``, and return results, memory and constants."""
+    plan: Plan, inputs: Tensor, tensors: Sequence[Tensor], name: str
+) -> tuple[tuple[Tensor, ...], arrays.Memory, Sequence[Tensor]]:
+    """Run the compiled ``forward`` or ``inference``, and return results, memory and prepared inputs."""
     kernel = plan.step.kernel
     constants, prepared, state = plan.parts(tensors)
+    if plan.is_mapped:
+        prepared = [linear.product(inputs, *prepared)]
     constants = [arrays.ready(tensor, kernel.dtype) for tensor in constants]
     memory = arrays.forward_memory(kernel, name, prepared, state, plan.free)
     kernel.call(name, memory, constants, plan.steps, plan.lengths, plan.precision)
     shapes = [tensor.shape for tensor in tensors_of(plan.state)]
-    return arrays.results(kernel, memory, plan.steps, plan.live, shapes), memory, constants
+    return arrays.results(kernel, memory, plan.steps, plan.live, shapes), memory, prepared
 
 
 class _Compiled(torch.autograd.Function):
-    """Compute outputs and final state from constants, prepared inputs and initial state, by compiled code."""
+    """Compute outputs and final state from constants, prepared inputs and initial state, by compiled code.
+
+    If the plan is mapped, the inputs and the parameters of their map take the place of prepared inputs.
+    """
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        (outputs, *final), memory, _ = _forward(plan, tensors, "forward")
+        (outputs, *final), memory, prepared = _forward(plan, inputs, tensors, "forward")
         ctx.plan = plan
         ctx.kept = [array for array in memory if array.kind in ("state", "kept", "gradient")]
-        constants, prepared, state = plan.parts(tensors)
+        constants, given, state = plan.parts(tensors)
+        weight = given[:1] if plan.is_mapped else ()
         read = [prepared[i] for i in plan.step.kernel.lowered.kept_inputs]
         # All tensors are saved through torch, so that checkpointing and other hooks on saved tensors work.
-        ctx.save_for_backward(inputs, outputs, *constants, *state, *read, *(memory[array] for array in ctx.kept))
+        kept = [memory[array] for array in ctx.kept]
+        ctx.save_for_backward(inputs, outputs, *weight, *constants, *state, *read, *kept)
         return outputs, *final
 
     @staticmethod
@@ -205,11 +220,13 @@ class _Compiled(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         plan, kernel, lowered = ctx.plan, ctx.plan.step.kernel, ctx.plan.step.kernel.lowered
         inputs, outputs, *tensors = ctx.saved_tensors
+        weight = tensors.pop(0) if plan.is_mapped else None
         constants, tensors = tensors[: plan.counts[0]], tensors[plan.counts[0] :]
         state, tensors = tensors[: len(lowered.states)], tensors[len(lowered.states) :]
         read, kept = tensors[: len(lowered.kept_inputs)], tensors[len(lowered.kept_inputs) :]
         if is_observed_backward(output_gradients, *state_gradients):
-            return None, None, *through_reference(plan, inputs, constants, state, (output_gradients, *state_gradients))
+            of_step = through_reference(plan, inputs, constants, state, (output_gradients, *state_gradients))
+            return None, *_through_map(ctx, inputs, weight, of_step)
         if output_gradients is None:
             output_gradients = torch.zeros_like(outputs)
         if ctx.kept is None:
@@ -223,7 +240,26 @@ class _Compiled(torch.autograd.Function):
         arrays.add_backward_memory(kernel, memory, read, output_gradients, state_gradients, keep=again)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths, plan.precision)
         found = arrays.gradients(kernel, memory, constants, plan.shapes, plan.precision)
-        return None, None, *found, *arrays.state_gradients(kernel, memory, tensors_of(plan.state))
+        found += arrays.state_gradients(kernel, memory, tensors_of(plan.state))
+        return None, *_through_map(ctx, inputs, weight, found)
+
+
+def _through_map(ctx: Any, inputs: Tensor, weight: Tensor | None, found: list[Tensor | None]) -> list[Tensor | None]:
+    """Return the gradients of inputs, of constants, prepared inputs or the parameters of their map, and of the state.
+
+    Args:
+        ctx: of `_Compiled`.
+        inputs: ``[T, B, input_size]``.
+        weight: of the map; None if the prepared inputs were given.
+        found: the gradients of constants, prepared inputs and state.
+    """
+    if weight is None:
+        return [None, *found]
+    fixed, given = ctx.plan.counts
+    wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[2 + fixed :][:given], False][:3]
+    gradient = found[fixed]
+    of_map = (None,) * 3 if gradient is None else linear.gradients(inputs, weight, gradient, wanted)
+    return [of_map[0], *found[:fixed], *of_map[1 : 1 + given], *found[fixed + 1 :]]
 
 
 def _by_head(plan: Plan, parts: Sequence[Sequence[Tensor]], every: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:

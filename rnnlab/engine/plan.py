@@ -16,7 +16,7 @@ from torch import Tensor
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
 from rnnlab.engine.ir.watch import modules_of
-from rnnlab.engine.traced import Traced, on_trial, snapshot
+from rnnlab.engine.traced import Traced, snapshot, trial
 from rnnlab.trees import State, map_state, nested, tensors_of
 
 
@@ -61,7 +61,7 @@ class Again:
                 torch.set_rng_state(self.random[0])
                 for gpu, random in zip(gpus, self.random[1:], strict=False):
                     torch.cuda.set_rng_state(random, gpu)
-            return reference.widened(self.cell, on_trial(self.cell, inputs, **self.context))
+            return reference.widened(self.cell, trial(self.cell)(inputs, **self.context))
 
 
 class Plan(NamedTuple):
@@ -69,13 +69,14 @@ class Plan(NamedTuple):
 
     step: the traced step.
     state: the initial state, which defines the nesting of the states.
-    counts: number of constants and number of prepared inputs.
+    counts: number of constants, and number of prepared inputs or of the parameters of their map.
     shapes: shapes of the prepared inputs, ``[T, B, ...]`` each.
     live: bool ``[T, B]``, true for valid steps; None if all are valid.
     lengths: int64 ``[B]``, number of valid steps of each sequence; None if all have T steps.
     again: snapshot of the cell; None if gradients are disabled.
     free: for every prepared input, whether its memory may be overwritten.
     precision: of the matrix products of the step, from `precision`.
+    is_mapped: whether there is one prepared input, a linear map of the inputs, which is given by weight and bias.
     """
 
     step: Traced
@@ -87,6 +88,7 @@ class Plan(NamedTuple):
     again: Again | None
     free: list[bool]
     precision: str
+    is_mapped: bool = False
 
     @property
     def steps(self) -> int:
@@ -94,7 +96,7 @@ class Plan(NamedTuple):
         return self.shapes[0][0]
 
     def parts(self, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-        """Split a flat sequence of tensors into constants, prepared inputs and state."""
+        """Split a flat sequence of tensors into constants, prepared inputs or parameters of their map, and state."""
         a, b = self.counts[0], sum(self.counts)
         return tensors[:a], tensors[a:b], tensors[b:]
 
@@ -114,20 +116,10 @@ def _gpus(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
 
 
-def is_observed_backward(*gradients: Tensor | None) -> bool:
-    """Whether the gradient itself is to be differentiated, or several gradients are computed at once."""
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or _are_batched(gradients)
-
-
-def _are_batched(gradients: Sequence[Tensor | None]) -> bool:
-    """Whether the tensors are batches of gradients, as with ``is_grads_batched=True``."""
-    return any(one is not None and torch._C._functorch.is_legacy_batchedtensor(one) for one in gradients)
-
-
 @contextmanager
 def _drawing(gradients: Sequence[Tensor | None]) -> Iterator[None]:
     """Allow random masks where several gradients are computed at once; the masks are the same for all of them."""
-    is_batched = _are_batched(gradients)
+    is_batched = reference.are_batched(gradients)
     if is_batched:
         torch._C._vmapmode_decrement_nesting()
     try:

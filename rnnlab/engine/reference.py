@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,16 @@ def observer(inputs: Tensor) -> str | None:
     if has_modes or torch.autograd.forward_ad._current_level >= 0 or inputs.is_meta:
         return "transform"
     return None
+
+
+def is_observed_backward(*gradients: Tensor | None) -> bool:
+    """Whether the gradient itself is to be differentiated, or several gradients are computed at once."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active() or are_batched(gradients)
+
+
+def are_batched(gradients: Sequence[Tensor | None]) -> bool:
+    """Whether the tensors are batches of gradients, as with ``is_grads_batched=True``."""
+    return any(one is not None and torch._C._functorch.is_legacy_batchedtensor(one) for one in gradients)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

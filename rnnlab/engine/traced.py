@@ -7,8 +7,8 @@ first use it is compared with the cell's own step, forward and backward, on rand
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from itertools import count
 from time import perf_counter
@@ -246,10 +246,18 @@ def _few(cell: Cell, but: int = 1) -> int:
 def _prepared(cell: Cell, rows: int, *per_step: str) -> tuple[Any, Any]:
     """Return the result of ``prepare`` for one time step of zeros; arguments ``per_step`` are ones ``[1, rows]``."""
     like = cell.like
-    gpus = [like.device] if like.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus), torch.autocast(like.device.type, enabled=False), _saving():
+    with aside(cell):
         context = {name: like.new_ones(1, rows) for name in per_step}
-        return on_trial(cell, like.new_zeros(1, rows, cell.input_size), **context)
+        return trial(cell)(like.new_zeros(1, rows, cell.input_size), **context)
+
+
+@contextmanager
+def aside(cell: Cell) -> Iterator[None]:
+    """Return a context for operations that are no part of a call: random numbers, saved tensors and autocast."""
+    device = cell.like.device
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus), torch.autocast(device.type, enabled=False), _saving():
+        yield
 
 
 def _copies(constants: Any, inputs: Any, state: State, training: bool) -> tuple[Any, Any, State]:
@@ -292,12 +300,12 @@ def snapshot(module: nn.Module, made: dict[int, nn.Module] | None = None) -> nn.
     return found
 
 
-def on_trial(cell: Cell, inputs: Tensor, **context: Any) -> tuple[Any, Any]:
-    """Return ``cell(inputs)``, hooks included, without changing the cell or its buffers."""
-    trial = snapshot(cell)
-    for module in trial.modules():
+def trial(cell: Cell) -> Cell:
+    """Return a copy of a cell, hooks included, whose calls change neither the cell nor its buffers."""
+    found = snapshot(cell)
+    for module in found.modules():
         module._buffers.update({name: None if t is None else t.clone() for name, t in module._buffers.items()})
-    return trial(inputs, **context)
+    return found
 
 
 def program_of(cell: Cell, *per_step: str) -> Program:
@@ -340,7 +348,7 @@ def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Trace
     """
     places = [id(tensor) for tensor in tensors_of(constants)]
     same = tuple([places.index(place) for place in places])  # which constants are the same tensor
-    call = torch.is_grad_enabled(), same, _kinds((constants, prepared, state)), fingerprint(cell)
+    call = torch.is_grad_enabled(), same, kinds((constants, prepared, state)), fingerprint(cell)
     last, found = _LAST.get(cell, (None, None))
     if last != call:
         found = _find(cell, constants, prepared, state, same, call[-1])
@@ -352,10 +360,10 @@ _LAST: WeakKeyDictionary[Cell, tuple[Any, Traced]] = WeakKeyDictionary()
 """The last call of each cell, because comparing with it takes two thirds of the time of `_find`."""
 
 
-def _kinds(tree: Any) -> Any:
+def kinds(tree: Any) -> Any:
     """Return type, shape and whatever else a trace depends on, for each tensor in nested tuples; True for None."""
     if isinstance(tree, tuple | list):
-        return [_kinds(part) for part in tree]
+        return tuple([kinds(part) for part in tree])
     return tree is None or (type(tree), tree.shape, tree.dtype, tree.device, tree.layout, tree.requires_grad)
 
 

@@ -146,7 +146,7 @@ def test_a_mode_switched_before_the_gradient_changes_nothing(wrap):
 
 
 def test_a_weight_changed_in_place_before_a_second_derivative_is_told():
-    layer = make(backend="fused")
+    layer = make("peephole", backend="fused")
     outputs, _ = layer(draw(T, B, F))
     with torch.no_grad():
         layer.cell.W.mul_(0.5)

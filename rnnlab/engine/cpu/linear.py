@@ -166,24 +166,39 @@ class _Linear(torch.autograd.Function):
         of_inputs, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(inputs if of_weight else None, weight if of_inputs else None)
         ctx.set_materialize_grads(False)
-        outputs = memory.take((*inputs.shape[:2], len(weight)), inputs.dtype)
-        mm(inputs.flatten(0, 1), weight.t(), outputs.flatten(0, 1), bias)
-        return outputs
+        return product(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        if gradient is None:
-            return None, None, None
-        inputs, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        rows, of_inputs = gradient.flatten(0, 1), None
-        if wanted[0] and torch.is_grad_enabled():  # create_graph: autograd does not record products into given memory
-            of_inputs = gradient @ weight
-        elif wanted[0]:
-            of_inputs = memory.take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
-            mm(rows, weight, of_inputs.flatten(0, 1))
-        of_weight = None
-        if wanted[1]:
-            columns = inputs.flatten(0, 1)
-            of_weight = rows.t() @ columns if torch.is_grad_enabled() else mm(rows.t(), columns)
-        return of_inputs, of_weight, rows.sum(0) if wanted[2] else None
+        return (None, None, None) if gradient is None else gradients(*ctx.saved_tensors, gradient, ctx.needs_input_grad)
+
+
+def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute ``inputs [T, B, F] @ weight [G, F].t() + bias [G]``, in pooled memory; autograd does not record it."""
+    outputs = memory.take((*inputs.shape[:2], len(weight)), inputs.dtype)
+    mm(inputs.flatten(0, 1), weight.t(), outputs.flatten(0, 1), bias)
+    return outputs
+
+
+def gradients(
+    inputs: Tensor | None, weight: Tensor | None, gradient: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Compute the gradients of `product`.
+
+    Args:
+        inputs: ``[T, B, F]``; None if the gradient of the weight is not wanted.
+        weight: ``[G, F]``; None if the gradient of the inputs is not wanted.
+        gradient: gradient of the result, ``[T, B, G]``.
+        wanted: whether the gradients of inputs, weight and bias are wanted; the others are None.
+    """
+    is_observed = reference.is_observed_backward(gradient)  # products into given memory are not recorded
+    rows, of_inputs, of_weight = gradient.reshape(-1, gradient.shape[2]), None, None
+    if wanted[0] and is_observed:
+        of_inputs = (rows @ weight).view(*gradient.shape[:2], weight.shape[1])
+    elif wanted[0]:
+        of_inputs = memory.take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
+        mm(rows, weight, of_inputs.flatten(0, 1))
+    if wanted[1]:
+        columns = inputs.flatten(0, 1)
+        of_weight = rows.t() @ columns if is_observed else mm(rows.t(), columns)
+    return of_inputs, of_weight, rows.sum(0) if wanted[2] else None

@@ -29,7 +29,7 @@ LARGEST = 10_000
 """Largest number of values in a fingerprint; checking more at every call would take too long."""
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()).keys() - {"training"})
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _EXACT = (int, bool, str, bytes, type(None), complex, torch.dtype, torch.device, range)
 
 
@@ -53,13 +53,17 @@ def modules_of(cell: Cell) -> list[nn.Module]:
     return list(cell.modules()) if cell._modules else [cell]
 
 
-def fingerprint(cell: Cell) -> tuple[Any, ...]:
+def fingerprint(cell: Cell, prepare: bool = False) -> tuple[Any, ...]:
     """Return a hashable value that changes with everything that ``cell.step`` may depend on, except tensors.
+
+    Args:
+        cell: the cell.
+        prepare: whether the value also changes with what ``cell.prepare`` may depend on.
 
     Raises:
         Unsupported: the attributes of the cell hold too many values to check at every call.
     """
-    return _Fingerprint(modules_of(cell)).of_cell()
+    return _Fingerprint(modules_of(cell)).of_cell(prepare)
 
 
 @contextmanager
@@ -71,7 +75,7 @@ def without_hooks() -> Iterator[None]:
     """
 
     def check(module: nn.Module, inputs: Any) -> None:
-        if any(getattr(module, name) for name in _HOOKS):
+        if any(getattr(module, name) for name in HOOKS):
             raise Unsupported("a module with hooks")
 
     handle = register_module_forward_pre_hook(check)
@@ -88,18 +92,21 @@ class _Fingerprint:
         self.seen = {id(module): place for place, module in enumerate(modules)}
         self.left = LARGEST
 
-    def of_cell(self) -> tuple[Any, ...]:
+    def of_cell(self, prepare: bool) -> tuple[Any, ...]:
         found: list[Any] = []
         for module in self.modules:
             if not isinstance(module, Cell):
-                found.extend(name for name in _HOOKS if getattr(module, name))
+                found.extend(name for name in HOOKS if getattr(module, name))
             for key, value in vars(module).items():
                 if key not in _OF_EVERY_MODULE:
                     found.append(key)
                     found.append(value if value.__class__ in _EXACT else self.of(value))
             kind = type(module)
-            function = kind.step if isinstance(module, Cell) else kind.forward
-            found.append(self.of_function(function) if isinstance(function, FunctionType) else _Same(function))
+            functions = [kind.step if isinstance(module, Cell) else kind.forward]
+            if prepare and isinstance(module, Cell):
+                functions.append(kind.prepare)
+            for function in functions:
+                found.append(self.of_function(function) if isinstance(function, FunctionType) else _Same(function))
         return tuple(found)
 
     def of(self, value: Any) -> Any:
