@@ -131,7 +131,8 @@ def gradients(
     constants: Sequence[Tensor],
     shapes: Sequence[torch.Size],
     precision: str,
-) -> list[Tensor | None]:
+    mapped: Tensor | None = None,
+) -> tuple[list[Tensor | None], Tensor | None]:
     """Read the gradients of constants and prepared inputs after a backward pass.
 
     Args:
@@ -140,21 +141,28 @@ def gradients(
         constants: the cell's constants.
         shapes: shapes of the prepared inputs.
         precision: the precision of the call.
+        mapped: the inputs ``[T, B, input_size]`` of which the prepared input is a linear map, if the gradient of the
+            map's weight is wanted.
 
     Returns:
-        the gradient of each constant and each prepared input, or None. The gradient of a weight is one matrix product
-        over all time steps.
+        the gradient of each constant and each prepared input, or None; and the gradient of the map's weight, if it was
+        computed together with that of a constant. The gradient of a weight is one matrix product over all time steps.
     """
     lowered, steps = kernel.lowered, shapes[0][0]
     found = [
         None if array is None else kernel.total(memory[array]).to(one.dtype).view(one.shape)
         for array, one in zip(lowered.constant_gradients, constants, strict=True)
     ]
+    of_map: Tensor | None = None
     for weight, transposed, rows, gradient in lowered.products:
         outer, inner = constants[weight].shape if transposed else constants[weight].shape[::-1]
         left = _columns(memory, gradient, steps, outer).flatten(0, 1)
         right = _columns(memory, rows, steps, inner).flatten(0, 1)
-        product = kernel.mm(left.t(), right, precision) if transposed else kernel.mm(right.t(), left, precision)
+        is_of_map = gradient == lowered.input_gradients[0] and outer == lowered.inputs[0].width
+        if mapped is not None and of_map is None and transposed and is_of_map:
+            product, of_map = kernel.mm_two(left.t(), right, mapped.flatten(0, 1), precision)
+        else:
+            product = kernel.mm(left.t(), right, precision) if transposed else kernel.mm(right.t(), left, precision)
         found[weight] = product if found[weight] is None else found[weight] + product
     for i, (place, shape) in enumerate(zip(lowered.input_gradients, shapes, strict=True)):
         if place is None:
@@ -164,7 +172,7 @@ def gradients(
         gradient = gradient if len(shape) == 3 else gradient.reshape(shape)
         # A copy, as autograd may add to a gradient in place.
         found.append(gradient.clone() if i in lowered.repeated else gradient)
-    return found
+    return found, of_map
 
 
 def state_gradients(kernel: Kernel, memory: Memory, state: Sequence[Tensor]) -> list[Tensor | None]:

@@ -226,7 +226,7 @@ class _Compiled(torch.autograd.Function):
         read, kept = tensors[: len(lowered.kept_inputs)], tensors[len(lowered.kept_inputs) :]
         if is_observed_backward(output_gradients, *state_gradients):
             of_step = through_reference(plan, inputs, constants, state, (output_gradients, *state_gradients))
-            return None, *_through_map(ctx, inputs, weight, of_step)
+            return None, *_through_map(ctx, inputs, weight, of_step, None)
         if output_gradients is None:
             output_gradients = torch.zeros_like(outputs)
         if ctx.kept is None:
@@ -239,12 +239,15 @@ class _Compiled(torch.autograd.Function):
             output_gradients = output_gradients.where(plan.live.unsqueeze(-1), 0)
         arrays.add_backward_memory(kernel, memory, read, output_gradients, state_gradients, keep=again)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths, plan.precision)
-        found = arrays.gradients(kernel, memory, constants, plan.shapes, plan.precision)
+        mapped = inputs if plan.is_mapped and ctx.needs_input_grad[2 + plan.counts[0]] else None
+        found, of_weight = arrays.gradients(kernel, memory, constants, plan.shapes, plan.precision, mapped)
         found += arrays.state_gradients(kernel, memory, tensors_of(plan.state))
-        return None, *_through_map(ctx, inputs, weight, found)
+        return None, *_through_map(ctx, inputs, weight, found, of_weight)
 
 
-def _through_map(ctx: Any, inputs: Tensor, weight: Tensor | None, found: list[Tensor | None]) -> list[Tensor | None]:
+def _through_map(
+    ctx: Any, inputs: Tensor, weight: Tensor | None, found: list[Tensor | None], of_weight: Tensor | None
+) -> list[Tensor | None]:
     """Return the gradients of inputs, of constants, prepared inputs or the parameters of their map, and of the state.
 
     Args:
@@ -252,14 +255,20 @@ def _through_map(ctx: Any, inputs: Tensor, weight: Tensor | None, found: list[Te
         inputs: ``[T, B, input_size]``.
         weight: of the map; None if the prepared inputs were given.
         found: the gradients of constants, prepared inputs and state.
+        of_weight: the gradient of the weight, if it is known.
     """
     if weight is None:
         return [None, *found]
     fixed, given = ctx.plan.counts
-    wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[2 + fixed :][:given], False][:3]
-    gradient = found[fixed]
-    of_map = (None,) * 3 if gradient is None else linear.gradients(inputs, weight, gradient, wanted)
-    return [of_map[0], *found[:fixed], *of_map[1 : 1 + given], *found[fixed + 1 :]]
+    of_inputs, *of_map = (ctx.needs_input_grad[1], *ctx.needs_input_grad[2 + fixed :][:given], False)[:3]
+    if of_weight is not None:
+        of_map[0] = False
+    gradient, found_of_map = found[fixed], [None] * 3
+    if gradient is not None:
+        found_of_map = [*linear.gradients(inputs, weight, gradient, (of_inputs, *of_map))]
+    if of_weight is not None:
+        found_of_map[1] = of_weight
+    return [found_of_map[0], *found[:fixed], *found_of_map[1 : 1 + given], *found[fixed + 1 :]]
 
 
 def _by_head(plan: Plan, parts: Sequence[Sequence[Tensor]], every: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -58,7 +58,7 @@ def prove(
         arrays.add_backward_memory(kernel, memory, read, upstream[0], upstream[1:], keep=False)
         kernel.call("backward", memory, constants, STEPS, None, precision)
         shapes = [tensor.shape for tensor in prepared]
-        found = arrays.gradients(kernel, memory, constants, shapes, precision)
+        found, _ = arrays.gradients(kernel, memory, constants, shapes, precision)
         found += [memory[array][0].reshape(one.shape) for array, one in zip(lowered.carries, state, strict=True)]
         truth = loop.backward(steps, constants, prepared, kept, None, upstream[0], tuple(upstream[1:]))
         pairs = [pair for pair in zip(found, truth, strict=True) if None not in (pair[0], pair[1])]

@@ -94,7 +94,7 @@ class Readout:
         arrays.add_backward_memory(self.kernel, memory, tensors, output_gradients, (), keep=False)
         self.kernel.call("backward", memory, constants, len(read), lengths, precision)
         shapes = [tensor.shape for tensor in given]
-        gradients = arrays.gradients(self.kernel, memory, constants, shapes, precision)
+        gradients, _ = arrays.gradients(self.kernel, memory, constants, shapes, precision)
         of_read = gradients.pop(len(constants))
         for place, gradient in zip(places, gradients, strict=True):
             found[place] = gradient

@@ -61,6 +61,41 @@ def test_any_shape_and_layout(shape, count, dtype, threads):
 
 
 @pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (33, 7, 5), (140, 600, 31), (300, 2100, 65), (512, 1100, 128), (64, 9, 90)]
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_two_products_with_one_left_factor(shape, count, dtype, threads):
+    threads(count)
+    rows, inner, outer = shape
+    left, first = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, outer, dtype=dtype)
+    second = torch.randn(inner, outer // 2 + 1, dtype=dtype)
+    tolerance = {"rtol": 0, "atol": torch.finfo(dtype).eps * 4 * inner}
+    for a in _layouts(left):
+        for b, c in zip(_layouts(first), _layouts(second)[::-1], strict=True):
+            for found, right in zip(gemm.mm_two(a, b, c), (first, second), strict=True):
+                torch.testing.assert_close(found.double(), left.double() @ right.double(), **tolerance)
+
+
+@pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("shape", [(300, 2100, 31), (20, 700, 300)])
+def test_without_openmp_every_thread_packs_for_itself(shape, threads, monkeypatch):
+    monkeypatch.setattr(compiler.blas(), "openmp", [0, 0, 0])
+    threads(3)
+    rows, inner, outer = shape
+    left, right = torch.randn(rows, inner), torch.randn(inner, outer)
+    exact = left.double() @ right.double()
+    for _ in range(5):  # the threads meet in other places each time
+        found = [gemm.mm(left, right), *gemm.mm_two(left, right, right)]
+        for one in found:
+            torch.testing.assert_close(one.double(), exact, rtol=0, atol=torch.finfo(torch.float32).eps * 4 * inner)
+    panels = gemm.own(torch.float32, "step").pack(right)
+    monkeypatch.undo()
+    assert torch.equal(panels, own_gemm.OwnGemm(torch.float32).pack(right))
+
+
+@pytest.mark.usefixtures("wanted")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("add", [False, True])
 def test_pairs_of_bfloat16_numbers(shape, add):
@@ -149,12 +184,13 @@ def test_a_layer_uses_them_where_they_are_wanted(own, own_products, monkeypatch)
     kernel = own_gemm.OwnGemm
     pack, call = kernel.pack, kernel.__call__
     monkeypatch.setattr(kernel, "pack", lambda self, weight: steps.append(weight) or pack(self, weight))
-    monkeypatch.setattr(kernel, "__call__", lambda self, *given: wholes.append(given) or call(self, *given))
+    monkeypatch.setattr(kernel, "__call__", lambda self, *a, **more: wholes.append(more) or call(self, *a, **more))
     layer = Recurrent(cells.create("lstm", input_size=3, hidden_size=4), "fused")
     inputs = torch.randn(5, 2, 3, requires_grad=True)
     layer(inputs)[0].sum().backward()
     assert len(steps) == 2 * own, "a product forward and one backward"
-    assert len(wholes) == 4 * own, "of the inputs, of their gradient, of those of W and U"
+    assert len(wholes) == 3 * own, "of the inputs, of their gradient, of those of W and U together"
+    assert [*map(bool, wholes)] == [False, True, False][: 3 * own]
 
 
 def test_few_rows_do_not_pay_for_packing(own_products, monkeypatch):

@@ -46,6 +46,21 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None, bias: Tensor | No
     return out
 
 
+def mm_two(left: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute ``left [rows, inner] @ first [inner, outer]`` and ``left @ second`` as `mm` does.
+
+    If both are large, the left factor is packed once.
+    """
+    rows, outer = left.shape[0], first.shape[1] + second.shape[1]
+    if left.device.type == "cpu" and all(pays(rows, right.numel()) for right in (first, second)):
+        kernel = own(left.dtype, "sequence")
+        if kernel is not None and kernel.takes_two(rows, outer):
+            found = [left.new_empty(rows, right.shape[1]) for right in (first, second)]
+            kernel(left, first, found[0], more=(second, found[1]))
+            return found[0], found[1]
+    return mm(left, first), mm(left, second)
+
+
 @cache
 def own(dtype: torch.dtype, use: str) -> OwnGemm | None:
     """Return rnnlab's kernel if it is used for a kind of product; None if torch's BLAS is used.

@@ -219,6 +219,10 @@ class Kernel:
         """Compute a product over all time steps, the gradient of a weight, from the unrounded factors."""
         return gemm.mm(left, right)
 
+    def mm_two(self, left: Tensor, first: Tensor, second: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        """Compute two products with the same left factor, as `mm` does."""
+        return gemm.mm_two(left, first, second)
+
     def parts(self, name: str, batch_size: int, steps: int) -> list[tuple[int, int, int, int]]:
         """Return the share of each thread: first row, last row, first column, last column; the last are exclusive."""
         available, columns = torch.get_num_threads(), self.columns[name]

@@ -11,7 +11,6 @@ import threading
 from array import array
 from functools import lru_cache
 from math import prod
-from operator import add
 
 import torch
 from torch import Tensor
@@ -27,6 +26,10 @@ NUMBERS_A_THREAD = 2**14
 
 _LOCAL = threading.local()
 
+FACTORS = (0, 3, 6, 15, 18)
+"""The addresses of factors and results in a ``struct call``, in the order of the arguments of `OwnGemm`."""
+NO_MORE = (0,) * 7
+"""``more`` of a ``struct call`` without a second right factor."""
 SET_IN_C = (0,) * 5
 """The last numbers of a ``struct call``."""
 
@@ -79,7 +82,7 @@ class OwnGemm:
             self.library.pack(weight.data_ptr(), row, column, inner, outer, panels.data_ptr())
             return panels
         numbers = [0, 0, 0, weight.data_ptr(), row, column, 0, 0, 0, 0, inner, outer, 0, panels.data_ptr(), inner]
-        calls = [array("q", [*numbers, *SET_IN_C]) for _ in range(shares)]
+        calls = [array("q", [*numbers, *NO_MORE, *SET_IN_C]) for _ in range(shares)]
         threads.run(self.library.pack_all, [call.buffer_info()[0] for call in calls], (weight, panels, calls))
         return panels
 
@@ -101,7 +104,13 @@ class OwnGemm:
         return room
 
     def __call__(
-        self, left: Tensor, right: Tensor, out: Tensor, bias: Tensor | None = None, shares: int | None = None
+        self,
+        left: Tensor,
+        right: Tensor,
+        out: Tensor,
+        bias: Tensor | None = None,
+        shares: int | None = None,
+        more: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Compute ``out [rows, outer] = left [rows, inner] @ right [inner, outer] + bias [outer]``.
 
@@ -111,24 +120,33 @@ class OwnGemm:
             out: tensor for the result, with contiguous rows.
             bias: contiguous vector that is added to every row; None for no bias.
             shares: number of threads; None to choose it from the amount of work.
+            more: another right factor and its result, ``left @ more[0]``; see `takes_two`.
         """
-        sizes = (*left.shape, right.shape[1])
+        tensors = (left, right, out, *(more or ()))
+        rows, inner, outer = sizes = (*left.shape, right.shape[1])
+        if more is not None:
+            outer += more[0].shape[1]
+            sizes = (*sizes, more[0].shape[1])
         if shares is None:
-            shares = self._threads(*sizes)
-        strides = (left.stride(), right.stride(), out.stride())
-        shape = (self.width, self.depth)
+            shares = self._threads(rows, inner, outer)
+        strides, shape = tuple([tensor.stride() for tensor in tensors]), (self.width, self.depth)
         divided, numbers = _divided(sizes, strides, shares, self.dtype.itemsize, shape, threads.can_wait())
         room = self._room(numbers)
-        addresses = (left.data_ptr(), right.data_ptr(), out.data_ptr())
+        addresses = [tensor.data_ptr() for tensor in tensors]
         calls = []
         for described, starts, of_bias, panels in divided:
             call = described[:]
-            call[0:9:3] = array("q", map(add, addresses, starts))
+            for place, address, start in zip(FACTORS, addresses, starts, strict=False):
+                call[place] = address + start
             call[12] = 0 if bias is None else bias.data_ptr() + of_bias
             call[13] = room.data_ptr() + panels
             calls.append(call)
-        held = (left, right, out, bias, calls, room)
+        held = (tensors, bias, calls, room)
         threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], held)
+
+    def takes_two(self, rows: int, outer: int) -> bool:
+        """Whether one call for two right factors with ``outer`` columns in all takes less time than two calls."""
+        return not _by_columns(rows, outer)
 
     def _threads(self, rows: int, inner: int, outer: int) -> int:
         """Return the number of threads for a product."""
@@ -144,8 +162,8 @@ def _by_columns(rows: int, outer: int) -> bool:
 
 @lru_cache(maxsize=512)
 def _divided(
-    sizes: tuple[int, int, int],
-    strides: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    sizes: tuple[int, ...],
+    strides: tuple[tuple[int, int], ...],
     shares: int,
     itemsize: int,
     panel: tuple[int, int],
@@ -157,36 +175,41 @@ def _divided(
     by a right factor that all threads pack together.
 
     Args:
-        sizes: rows, inner and outer size.
-        strides: strides of left factor, right factor and result.
+        sizes: rows, inner and outer size, and the outer size of a second right factor if there is one.
+        strides: strides of left factor, right factor and result, and of a second right factor and its result.
         shares: number of threads.
         itemsize: size of a number in bytes.
         panel: columns and rows of a panel.
         together: whether threads can pack one right factor; otherwise every thread packs all of it.
 
     Returns:
-        for each thread a ``struct call`` of ``c/gemm.c`` without addresses, and where its share begins in left factor,
-        right factor and result, in the bias, and in the memory for panels, in bytes; and the number of elements of all
-        panels.
+        for each thread a ``struct call`` of ``c/gemm.c`` without addresses, where its share begins in the factors and
+        results (in the order of ``strides``), in the bias, and in the memory for panels, in bytes; and the number of
+        elements of all panels.
     """
-    rows, inner, outer = sizes
-    width, depth = panel
-    by_columns = _by_columns(rows, outer)
-    count, unit = (-(-outer // width), width) if by_columns else (rows, 1)
-    left, right, result = strides
-    moves = (0, right[1], 1) if by_columns else (left[0], 0, result[0])
-    widest = -(-count // shares) * width if by_columns else outer
+    (rows, inner, outer), (width, depth) = sizes[:3], panel
+    (left, right, result), of_more = strides[:3], strides[3:]
+    columns = sum(-(-size // width) * width for size in sizes[2:])  # of all panels
+    more: tuple[int, ...] = NO_MORE
+    if by_columns := _by_columns(rows, outer):
+        count, unit, moves = -(-outer // width), width, [0, right[1], 1]
+    else:
+        count, unit, moves = rows, 1, [left[0], 0, result[0]]
+    if of_more:
+        more = (0, *of_more[0], 0, *of_more[1], sizes[3])
+        moves += [0, of_more[1][0]]
+    widest = -(-count // shares) * width if by_columns else columns
     packed = min(inner, max(1, PACKED // (widest * depth)) * depth)
-    apart = packed * -(-widest // width) * width if by_columns or not together else 0
+    apart = packed * widest if by_columns or not together else 0
     found = []
     for part in range(shares):
         first = count * part // shares * unit
         last = min(count * (part + 1) // shares * unit, outer if by_columns else rows)
-        rows_and_columns = (rows, inner, last - first) if by_columns else (last - first, inner, outer)
-        described = array("q", [0, *left, 0, *right, 0, *result, *rows_and_columns, 0, 0, packed, *SET_IN_C])
+        share = (rows, inner, last - first) if by_columns else (last - first, inner, outer)
+        described = array("q", [0, *left, 0, *right, 0, *result, *share, 0, 0, packed, *more, *SET_IN_C])
         starts = [first * move * itemsize for move in moves]
         found.append((described, starts, first * by_columns * itemsize, part * apart * itemsize))
-    return found, max(shares * apart, packed * -(-outer // width) * width)
+    return found, max(shares * apart, packed * columns)
 
 
 def source() -> str:

@@ -37,15 +37,17 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)),
 /* Element [i, j] is at[i * row + j * column]. */
 struct matrix { real *at; long row, column; };
 
-/* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. panels: memory for
-   `packed` rows of the right matrix, a multiple of DEPTH or all. Calls of a team with the same panels have the same
-   right matrix, and each packs a part of it. */
+/* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. more: a second right
+   matrix, its number of columns, which may be 0, and its result. panels: memory for `packed` rows of the right matrices,
+   a multiple of DEPTH or all. Calls of a team with the same panels have the same right matrices, and each packs a part
+   of them. */
 struct call {
   struct matrix left, right, result;
   long rows, inner, outer;
   const real *bias;
   real *panels;
   long packed;
+  struct { struct matrix right, result; long outer; } more;
   /* Set in C. first, end: the packed rows; depth: the rows of a panel; part, parts: the part that this call packs. */
   long first, end, depth, part, parts;
 };
@@ -190,6 +192,9 @@ void multiply(long rows, long inner, long outer, const factor *left, long row, l
 }
 
 #ifndef PAIRS
+/* Columns of the panels of both right matrices. */
+static inline long all_columns(const struct call *call) { return padded(call->outer) + padded(call->more.outer); }
+
 /* Multiply the rows of one group by the packed rows of the right matrix. */
 static void multiply_group(const struct call *call, long i) {
   const struct matrix *a = &call->left, *c = &call->result;
@@ -198,7 +203,7 @@ static void multiply_group(const struct call *call, long i) {
   real *result = c->at + i * c->row, packed[DEPTH * GROUP];
   if (call->bias && !call->first)
     for (long r = 0; r < rows; r++) memcpy(result + r * c->row, call->bias, call->outer * sizeof(real));
-  for (long k = call->first, inner; k < call->end; k += inner, panels += inner * padded(call->outer)) {
+  for (long k = call->first, inner; k < call->end; k += inner, panels += inner * all_columns(call)) {
     const real *left = a->at + i * a->row + k * a->column;
     long row = a->row, column = a->column;
     inner = call->end - k < DEPTH ? call->end - k : DEPTH;
@@ -215,6 +220,9 @@ static void multiply_group(const struct call *call, long i) {
       left = packed, row = 1, column = GROUP;
     }
     multiply(rows, inner, call->outer, left, row, column, panels, result, c->row, call->bias || k);
+    if (call->more.outer)
+      multiply(rows, inner, call->more.outer, left, row, column, panels + inner * padded(call->outer),
+               call->more.result.at + i * call->more.result.row, call->more.result.row, k);
   }
 }
 
@@ -223,15 +231,15 @@ static void multiply_part(const struct call *call) {
 }
 
 static void pack_part(const struct call *call) {
-  const struct matrix *b = &call->right;
-  const long panels = padded(call->outer) / WIDTH, rows = call->end - call->first;
-  const long all = (rows + call->depth - 1) / call->depth * panels;
+  const long columns = all_columns(call), rows = call->end - call->first;
+  const long all = (rows + call->depth - 1) / call->depth * (columns / WIDTH);
   for (long n = all * call->part / call->parts; n < all * (call->part + 1) / call->parts; n++) {
-    const long k = n / panels * call->depth, j = n % panels * WIDTH;
-    const long inner = rows - k < call->depth ? rows - k : call->depth;
-    const long outer = call->outer - j < WIDTH ? call->outer - j : WIDTH;
+    const long k = n / (columns / WIDTH) * call->depth, place = n % (columns / WIDTH) * WIDTH;
+    const long inner = rows - k < call->depth ? rows - k : call->depth, is_more = place >= padded(call->outer);
+    const struct matrix *b = is_more ? &call->more.right : &call->right;
+    const long j = is_more ? place - padded(call->outer) : place, outer = is_more ? call->more.outer : call->outer;
     const real *from = b->at + (call->first + k) * b->row + j * b->column;
-    pack(from, b->row, b->column, inner, outer, call->panels + k * padded(call->outer) + j * inner);
+    pack(from, b->row, b->column, inner, outer - j < WIDTH ? outer - j : WIDTH, call->panels + k * columns + place * inner);
   }
 }
 
