@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def measure(candidate: Candidate, size: Size, settings: Settings) -> dict[str, A
     """Time a cell, its floor and its peers at one size.
 
     After a warm-up every contender is timed once in each round, so that other load on the machine affects all of them.
+    Their order is drawn for each round, because the contender before decides what is in the cache.
 
     Returns:
         cell, backend, T, B, H; products (see `Products`); seconds, by contender (``floor``, ``ours`` and the peers) and
@@ -90,9 +92,10 @@ def measure(candidate: Candidate, size: Size, settings: Settings) -> dict[str, A
                 raise
             missing[name] = f"it fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     seconds = {contender.name: {kind: [] for kind in KINDS} for contender in contenders}
+    order = random.Random(0)
     for _ in range(settings.rounds):
         for kind in KINDS:
-            for contender in contenders:
+            for contender in order.sample(contenders, len(contenders)):
                 seconds[contender.name][kind].append(time_of(contender, kind, work.inputs))
     return {
         "cell": candidate.label,

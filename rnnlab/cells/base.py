@@ -203,7 +203,8 @@ class Cell(Fixed):
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state before the first step, with the device and dtype of the parameters."""
-        return tuple(self.like.new_zeros(batch_size, self.hidden_size) for _ in self.states)
+        like, size = self.like, (batch_size, self.hidden_size)
+        return tuple([like.new_zeros(size) for _ in self.states])
 
     def native(self) -> Native | None:
         """Return the weights of the equivalent ``torch.nn`` layer, or None if there is none."""

@@ -50,7 +50,8 @@ def forward_memory(
     for array, tensor in zip(lowered.states, state, strict=True):
         whole = name == "forward" or lowered.output.array is array
         memory[array] = states = kernel.take((steps + 1 if whole else 2, rows, array.width))
-        states[0] = tensor if tensor.dim() == 2 else tensor.reshape(rows, array.width)
+        # `select` takes half the time of an index.
+        states.select(0, 0).copy_(tensor if tensor.dim() == 2 else tensor.reshape(rows, array.width))
     for array in kernel.arrays[name]:
         if array not in memory and array.kind not in ("constant", "sum"):
             shape = (1 if array.kind == "temporary" else steps, rows, array.width)
@@ -72,14 +73,14 @@ def results(
     """
     lowered = kernel.lowered
     place = lowered.output
-    outputs = memory[place.array][place.shift :]
+    outputs = memory[place.array].narrow(0, place.shift, steps)
     if live is not None and place.shift:
         outputs = outputs.where(live.unsqueeze(-1), 0)
     # Copies: otherwise a result that the backward step also reads would keep itself alive through its own graph.
     final = []
     for array, shape in zip(lowered.states, shapes, strict=True):
         states = memory[array]
-        last = states[steps % states.shape[0]].clone()
+        last = states.select(0, steps % states.shape[0]).clone()
         final.append(last if len(shape) == 2 else last.reshape(shape))
     return outputs, *final
 
@@ -121,7 +122,7 @@ def add_backward_memory(
         if gradient is None:
             carried.zero_()
         else:
-            carried[steps % 2] = gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width)
+            carried.select(0, steps % 2).copy_(gradient if gradient.dim() == 2 else gradient.reshape(rows, array.width))
     memory |= kernel.sums(rows, steps)
 
 
@@ -178,7 +179,7 @@ def gradients(
 def state_gradients(kernel: Kernel, memory: Memory, state: Sequence[Tensor]) -> list[Tensor | None]:
     """Read the gradients of the initial state after a backward pass; None for a state that requires no gradient."""
     pairs = zip(kernel.lowered.carries, state, strict=True)
-    return [memory[array][0].reshape(one.shape) if one.requires_grad else None for array, one in pairs]
+    return [memory[array].select(0, 0).reshape(one.shape) if one.requires_grad else None for array, one in pairs]
 
 
 def _columns(memory: Memory, place: Place, steps: int, width: int) -> Tensor:

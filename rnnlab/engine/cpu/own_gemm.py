@@ -76,7 +76,8 @@ class OwnGemm:
         """
         (inner, outer), (row, column) = weight.shape, weight.stride()
         shape = (-(-outer // self.width), -(-inner // 2) if self.pairs else inner, self.width)
-        panels = self._memory(prod(shape))[: prod(shape)].view(shape)
+        panels = self._memory(prod(shape))
+        panels = panels.view(shape) if panels.numel() == prod(shape) else panels[: prod(shape)].view(shape)
         shares = min(torch.get_num_threads(), inner * outer // NUMBERS_A_THREAD) if threads.can_wait() else 1
         if self.pairs or shares < 2:
             self.library.pack(weight.data_ptr(), row, column, inner, outer, panels.data_ptr())
