@@ -92,7 +92,8 @@ def choose(cell: Cell, backend: str = "auto") -> Choice:
         raise InputError(f"backend 'fused' cannot run {type(cell).__name__}: {obstacle}; 'reference' can run it")
     if backend == "scan" and (obstacle := _obstacle(cell, linear=True)):
         raise InputError(f"backend 'scan' cannot run {type(cell).__name__}: {obstacle}; 'reference' can run it")
-    return Choice(backend, _RUN[backend], "requested")
+    # `fused` traces the step again if the cell changes, and runs it in a plain loop if that is impossible.
+    return Choice(backend, _RUN[backend], "requested", follows=backend in ("reference", "fused"))
 
 
 def observed(cell: Cell, backend: str, inputs: Tensor) -> Callable | None:
