@@ -32,7 +32,7 @@ ENGINE = [  # the same within the engine, where the modules of one floor do not 
     {"arrays"},
     {"prove", "readout"},
     {"traced"},
-    {"plan"},
+    {"plan", "mapped"},
     {"fused", "native"},
     {"scan"},
     {"choose"},

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab.cells import Cell
 from rnnlab.engine import reference
+from rnnlab.engine.cpu.kernel import Kernel
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.ir.watch import HOOKS, fingerprint
 from rnnlab.engine.traced import Traced, aside, kinds, traced_for, trial
@@ -113,7 +114,7 @@ def mapped(cell: Cell, inputs: Tensor, state: State) -> Mapped | None:
             steps[form] = step
     except (Unsupported, KeyError):  # a DataParallel replica has no parameters
         return None
-    is_served = step.kernel is not None and step.learns[-1] and inputs.dtype == step.dtype
+    is_served = isinstance(step.kernel, Kernel) and step.learns[-1] and inputs.dtype == step.dtype
     return Mapped(step, constants, given) if is_served else None
 
 

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import cells
 from rnnlab.cells import Cell
+from rnnlab.engine import traced
 from rnnlab.engine.mapped import mapped
 from rnnlab.layers import Recurrent
 
@@ -237,6 +238,13 @@ def test_gradients_of_gradients_and_batches_of_gradients(layer):
     for i, one in enumerate(upstream):
         found = torch.autograd.grad(outputs, [inputs, *parameters], one, retain_graph=True)
         torch.testing.assert_close([part[i] for part in at_once], list(found))
+
+
+def test_kernels_of_another_device_do_without(layer, monkeypatch):
+    monkeypatch.setattr(traced, "KERNELS", {})
+    layer.cell.calls = (1,)  # another trace
+    assert not is_mapped(layer, draw(T, B, N))
+    check(layer, draw(T, B, N))
 
 
 def test_a_batch_of_gradients_of_a_large_map():

@@ -192,7 +192,7 @@ def gradients(
         wanted: whether the gradients of inputs, weight and bias are wanted; the others are None.
     """
     is_observed = reference.is_observed_backward(gradient)  # products into given memory are not recorded
-    rows, of_inputs, of_weight = gradient.reshape(-1, gradient.shape[2]), None, None
+    rows, of_inputs, of_weight = gradient.reshape(gradient.shape[:2].numel(), gradient.shape[2]), None, None
     if wanted[0] and is_observed:
         of_inputs = (rows @ weight).view(*gradient.shape[:2], weight.shape[1])
     elif wanted[0]:
