@@ -125,10 +125,12 @@ static inline __attribute__((always_inline)) vector load(const factor *from, con
   return loaded;
 }
 
-/* Define a function that multiplies HIGH rows by WIDE panels. Each has all registers for itself, as it is not inlined. */
+/* Define a function that multiplies HIGH rows by WIDE panels, and adds the rows of `base` unless it is null. Each has
+   all registers for itself, as it is not inlined. */
 #define BLOCK(name, HIGH, WIDE)                                                                                   \
   static __attribute__((noinline)) void name(long inner, const factor *left, long row, long column,               \
-                                             const factor *right, real *result, long result_row, int add) {      \
+                                             const factor *right, real *result, long result_row,                 \
+                                             const real *base, long base_row) {                                  \
     vector sum[HIGH][2 * WIDE];                                                                                   \
     for (int i = 0; i < HIGH; i++)                                                                                \
       for (int v = 0; v < 2 * WIDE; v++) {                                                                        \
@@ -146,8 +148,8 @@ static inline __attribute__((always_inline)) vector load(const factor *from, con
     }                                                                                                             \
     for (int i = 0; i < HIGH; i++)                                                                                \
       for (int v = 0; v < 2 * WIDE; v++) {                                                                        \
-        unaligned *to = (unaligned *)(result + i * result_row + v * LANES);                                       \
-        *to = add ? (vector)*to + sum[i][v] : sum[i][v];                                                          \
+        if (base) sum[i][v] = (vector)*(const unaligned *)(base + i * base_row + v * LANES) + sum[i][v];          \
+        *(unaligned *)(result + i * result_row + v * LANES) = sum[i][v];                                          \
       }                                                                                                           \
   }
 BLOCK(block, ROWS, 1)
@@ -157,38 +159,44 @@ BLOCK(block_1, 1, 1)
 BLOCK(wide_2, 1, 2)
 BLOCK(wide_4, 1, 4)
 
-/* Multiply rows by panels. The terms of a sum are added in the same order for any number of rows. */
-void multiply(long rows, long inner, long outer, const factor *left, long row, long column, const factor *panels,
-              real *result, long result_row, int add) {
+/* Multiply rows by panels, and add the rows of `base` unless it is null. The terms of a sum are added in the same order
+   for any number of rows. */
+static void multiply_and_add(long rows, long inner, long outer, const factor *left, long row, long column,
+                             const factor *panels, real *result, long result_row, const real *base, long base_row) {
   real rest[ROWS * WIDTH];
   long j = 0;
   if (rows == 1) { /* several panels at once: the additions of a single panel depend on each other */
     for (; j + 4 * WIDTH <= outer; j += 4 * WIDTH)
-      wide_4(inner, left, row, column, panels + j * inner, result + j, result_row, add);
+      wide_4(inner, left, row, column, panels + j * inner, result + j, result_row, base ? base + j : 0, base_row);
     for (; j + 2 * WIDTH <= outer; j += 2 * WIDTH)
-      wide_2(inner, left, row, column, panels + j * inner, result + j, result_row, add);
+      wide_2(inner, left, row, column, panels + j * inner, result + j, result_row, base ? base + j : 0, base_row);
   }
   for (; j < outer; j += WIDTH) {
     const long width = outer - j;
     for (long i = 0, n; i < rows; i += n) {
       n = rows - i >= ROWS ? ROWS : rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
       const factor *from = left + i * row, *right = panels + j * inner;
+      const real *add = base ? base + i * base_row + j : 0, *to_add = width < WIDTH ? 0 : add;
       real *there = result + i * result_row + j, *to = width < WIDTH ? rest : there;
       const long to_row = width < WIDTH ? WIDTH : result_row;
-      const int to_add = width < WIDTH ? 0 : add;
       if (n == ROWS)
-        block(inner, from, row, column, right, to, to_row, to_add);
+        block(inner, from, row, column, right, to, to_row, to_add, base_row);
       else if (n == 4)
-        block_4(inner, from, row, column, right, to, to_row, to_add);
+        block_4(inner, from, row, column, right, to, to_row, to_add, base_row);
       else if (n == 2)
-        block_2(inner, from, row, column, right, to, to_row, to_add);
+        block_2(inner, from, row, column, right, to, to_row, to_add, base_row);
       else
-        block_1(inner, from, row, column, right, to, to_row, to_add);
+        block_1(inner, from, row, column, right, to, to_row, to_add, base_row);
       for (long b = 0; b < n && width < WIDTH; b++)
         for (long c = 0; c < width; c++)
-          there[b * result_row + c] = (add ? there[b * result_row + c] : 0) + rest[b * WIDTH + c];
+          there[b * result_row + c] = (add ? add[b * base_row + c] : 0) + rest[b * WIDTH + c];
     }
   }
+}
+
+void multiply(long rows, long inner, long outer, const factor *left, long row, long column, const factor *panels,
+              real *result, long result_row, int add) {
+  multiply_and_add(rows, inner, outer, left, row, column, panels, result, result_row, add ? result : 0, result_row);
 }
 
 #ifndef PAIRS
@@ -201,8 +209,6 @@ static void multiply_group(const struct call *call, long i) {
   const long rows = call->rows - i < GROUP ? call->rows - i : GROUP;
   const real *panels = call->panels;
   real *result = c->at + i * c->row, packed[DEPTH * GROUP];
-  if (call->bias && !call->first)
-    for (long r = 0; r < rows; r++) memcpy(result + r * c->row, call->bias, call->outer * sizeof(real));
   for (long k = call->first, inner; k < call->end; k += inner, panels += inner * all_columns(call)) {
     const real *left = a->at + i * a->row + k * a->column;
     long row = a->row, column = a->column;
@@ -212,14 +218,15 @@ static void multiply_group(const struct call *call, long i) {
       if (row == 1 && rows == GROUP)
         for (long d = 0; d < inner; d++) {
           memcpy(packed + d * GROUP, left + d * column, GROUP * sizeof(real));
-          __builtin_prefetch(next + d * column, 0, 2); /* a processor does not foresee reads from one page after another */
+          __builtin_prefetch(next + d * column, 0, 2); /* a processor does not foresee reads from page after page */
         }
       else
         for (long d = 0; d < inner; d++)
           for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
       left = packed, row = 1, column = GROUP;
     }
-    multiply(rows, inner, call->outer, left, row, column, panels, result, c->row, call->bias || k);
+    multiply_and_add(rows, inner, call->outer, left, row, column, panels, result, c->row, k ? result : call->bias,
+                     k ? c->row : 0);
     if (call->more.outer)
       multiply(rows, inner, call->more.outer, left, row, column, panels + inner * padded(call->outer),
                call->more.result.at + i * call->more.result.row, call->more.result.row, k);
@@ -239,7 +246,8 @@ static void pack_part(const struct call *call) {
     const struct matrix *b = is_more ? &call->more.right : &call->right;
     const long j = is_more ? place - padded(call->outer) : place, outer = is_more ? call->more.outer : call->outer;
     const real *from = b->at + (call->first + k) * b->row + j * b->column;
-    pack(from, b->row, b->column, inner, outer - j < WIDTH ? outer - j : WIDTH, call->panels + k * columns + place * inner);
+    real *panel = call->panels + k * columns + place * inner;
+    pack(from, b->row, b->column, inner, outer - j < WIDTH ? outer - j : WIDTH, panel);
   }
 }
 
