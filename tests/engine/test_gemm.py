@@ -79,6 +79,21 @@ def test_two_products_with_one_left_factor(shape, count, dtype, threads):
 
 
 @pytest.mark.usefixtures("wanted")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (1024, 4096, 64), (50, 4096, 64)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_product_and_the_sums_of_its_left_factor(shape, count, dtype, threads):
+    threads(count)
+    rows, inner, outer = shape
+    left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, outer, dtype=dtype)
+    tolerance = {"rtol": 0, "atol": torch.finfo(dtype).eps * 4 * inner}
+    for a in _layouts(left):
+        product, sums = gemm.mm_and_sums(a, right)
+        torch.testing.assert_close(product.double(), left.double() @ right.double(), **tolerance)
+        torch.testing.assert_close(sums.double(), left.double().sum(1), **tolerance)
+
+
+@pytest.mark.usefixtures("wanted")
 @pytest.mark.parametrize("shape", [(300, 2100, 31), (20, 700, 300)])
 def test_without_openmp_every_thread_packs_for_itself(shape, threads, monkeypatch):
     monkeypatch.setattr(compiler.blas(), "openmp", [0, 0, 0])

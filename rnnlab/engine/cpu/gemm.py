@@ -61,6 +61,20 @@ def mm_two(left: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]
     return mm(left, first), mm(left, second)
 
 
+def mm_and_sums(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute ``left [rows, inner] @ right [inner, outer]`` as `mm` does, and ``left.sum(1)``.
+
+    The kernel adds up a left factor whose rows are not contiguous while it packs it.
+    """
+    if left.device.type == "cpu" and left.stride(1) != 1 and pays(left.shape[0], right.numel()):
+        kernel = own(left.dtype, "sequence")
+        if kernel is not None:
+            product, sums = left.new_empty(left.shape[0], right.shape[1]), left.new_empty(left.shape[0])
+            kernel(left, right, product, sums=sums)
+            return product, sums
+    return mm(left, right), left.sum(1)
+
+
 @cache
 def own(dtype: torch.dtype, use: str) -> OwnGemm | None:
     """Return rnnlab's kernel if it is used for a kind of product; None if torch's BLAS is used.

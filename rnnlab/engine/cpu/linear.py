@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from rnnlab.engine import reference
 from rnnlab.engine.cpu import gemm, memory
-from rnnlab.engine.cpu.gemm import mm
+from rnnlab.engine.cpu.gemm import mm, mm_and_sums
 
 LARGE = 2**21
 """Size of a sequence, in bytes, from which `Reusing` saves more than its cost of 60 microseconds."""
@@ -198,6 +198,8 @@ def gradients(
     elif wanted[0]:
         of_inputs = memory.take((*gradient.shape[:2], weight.shape[1]), weight.dtype)
         mm(rows, weight, of_inputs.flatten(0, 1))
+    if wanted[1] and wanted[2] and not is_observed:
+        return of_inputs, *mm_and_sums(rows.t(), inputs.flatten(0, 1))
     if wanted[1]:
         columns = inputs.flatten(0, 1)
         of_weight = rows.t() @ columns if is_observed else mm(rows.t(), columns)

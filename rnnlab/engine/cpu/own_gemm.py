@@ -26,7 +26,7 @@ NUMBERS_A_THREAD = 2**14
 
 _LOCAL = threading.local()
 
-FACTORS = (0, 3, 6, 15, 18)
+FACTORS = (0, 3, 6, 16, 19)
 """The addresses of factors and results in a ``struct call``, in the order of the arguments of `OwnGemm`."""
 NO_MORE = (0,) * 7
 """``more`` of a ``struct call`` without a second right factor."""
@@ -82,7 +82,7 @@ class OwnGemm:
         if self.pairs or shares < 2:
             self.library.pack(weight.data_ptr(), row, column, inner, outer, panels.data_ptr())
             return panels
-        numbers = [0, 0, 0, weight.data_ptr(), row, column, 0, 0, 0, 0, inner, outer, 0, panels.data_ptr(), inner]
+        numbers = [0, 0, 0, weight.data_ptr(), row, column, 0, 0, 0, 0, inner, outer, 0, 0, panels.data_ptr(), inner]
         calls = [array("q", [*numbers, *NO_MORE, *SET_IN_C]) for _ in range(shares)]
         threads.run(self.library.pack_all, [call.buffer_info()[0] for call in calls], (weight, panels, calls))
         return panels
@@ -112,6 +112,7 @@ class OwnGemm:
         bias: Tensor | None = None,
         shares: int | None = None,
         more: tuple[Tensor, Tensor] | None = None,
+        sums: Tensor | None = None,
     ) -> None:
         """Compute ``out [rows, outer] = left [rows, inner] @ right [inner, outer] + bias [outer]``.
 
@@ -122,6 +123,7 @@ class OwnGemm:
             bias: contiguous vector that is added to every row; None for no bias.
             shares: number of threads; None to choose it from the amount of work.
             more: another right factor and its result, ``left @ more[0]``; see `takes_two`.
+            sums: vector for ``left.sum(1)``, if the rows of ``left`` are not contiguous.
         """
         tensors = (left, right, out, *(more or ()))
         rows, inner, outer = sizes = (*left.shape, right.shape[1])
@@ -135,14 +137,15 @@ class OwnGemm:
         room = self._room(numbers)
         addresses = [tensor.data_ptr() for tensor in tensors]
         calls = []
-        for described, starts, of_bias, panels in divided:
+        for described, starts, of_bias, of_sums, panels in divided:
             call = described[:]
             for place, address, start in zip(FACTORS, addresses, starts, strict=False):
                 call[place] = address + start
             call[12] = 0 if bias is None else bias.data_ptr() + of_bias
-            call[13] = room.data_ptr() + panels
+            call[13] = 0 if sums is None or of_sums is None else sums.data_ptr() + of_sums
+            call[14] = room.data_ptr() + panels
             calls.append(call)
-        held = (tensors, bias, calls, room)
+        held = (tensors, bias, calls, room, sums)
         threads.run(self.library.whole, [call.buffer_info()[0] for call in calls], held)
 
     def takes_two(self, rows: int, outer: int) -> bool:
@@ -169,7 +172,7 @@ def _divided(
     itemsize: int,
     panel: tuple[int, int],
     together: bool,
-) -> tuple[list[tuple[array, list[int], int, int]], int]:
+) -> tuple[list[tuple[array, list[int], int, int | None, int]], int]:
     """Divide a product among threads.
 
     Every thread packs and multiplies its own columns of the right factor, or multiplies its own rows of the left factor
@@ -185,8 +188,8 @@ def _divided(
 
     Returns:
         for each thread a ``struct call`` of ``c/gemm.c`` without addresses, where its share begins in the factors and
-        results (in the order of ``strides``), in the bias, and in the memory for panels, in bytes; and the number of
-        elements of all panels.
+        results (in the order of ``strides``), in the bias, in the sums (None if it computes none) and in the memory for
+        panels, in bytes; and the number of elements of all panels.
     """
     (rows, inner, outer), (width, depth) = sizes[:3], panel
     (left, right, result), of_more = strides[:3], strides[3:]
@@ -207,9 +210,11 @@ def _divided(
         first = count * part // shares * unit
         last = min(count * (part + 1) // shares * unit, outer if by_columns else rows)
         share = (rows, inner, last - first) if by_columns else (last - first, inner, outer)
-        described = array("q", [0, *left, 0, *right, 0, *result, *share, 0, 0, packed, *more, *SET_IN_C])
-        starts = [first * move * itemsize for move in moves]
-        found.append((described, starts, first * by_columns * itemsize, part * apart * itemsize))
+        described = array("q", [0, *left, 0, *right, 0, *result, *share, 0, 0, 0, packed, *more, *SET_IN_C])
+        starts, start = [first * move * itemsize for move in moves], first * itemsize
+        # Threads that divide the columns have all rows, of which the first adds up the left factor.
+        of_bias, of_sums = (start, None if part else 0) if by_columns else (0, start)
+        found.append((described, starts, of_bias, of_sums, part * apart * itemsize))
     return found, max(shares * apart, packed * columns)
 
 

@@ -37,15 +37,15 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)),
 /* Element [i, j] is at[i * row + j * column]. */
 struct matrix { real *at; long row, column; };
 
-/* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. more: a second right
-   matrix, its number of columns, which may be 0, and its result. panels: memory for `packed` rows of the right matrices,
+/* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. sums: memory for the
+   sum of each row of a left matrix whose rows are not contiguous, or null. more: a second right matrix, its number of columns, which may be 0, and its result. panels: memory for `packed` rows of the right matrices,
    a multiple of DEPTH or all. Calls of a team with the same panels have the same right matrices, and each packs a part
    of them. */
 struct call {
   struct matrix left, right, result;
   long rows, inner, outer;
   const real *bias;
-  real *panels;
+  real *sums, *panels;
   long packed;
   struct { struct matrix right, result; long outer; } more;
   /* Set in C. first, end: the packed rows; depth: the rows of a panel; part, parts: the part that this call packs. */
@@ -203,6 +203,14 @@ void multiply(long rows, long inner, long outer, const factor *left, long row, l
 /* Columns of the panels of both right matrices. */
 static inline long all_columns(const struct call *call) { return padded(call->outer) + padded(call->more.outer); }
 
+/* Compute the sums of the rows of a packed group; the sums are added to those of `before` columns. */
+static void add_up(const real *packed, long inner, long rows, real *sums, long before) {
+  real total[GROUP] = {0};
+  for (long d = 0; d < inner; d++)
+    for (long r = 0; r < GROUP; r++) total[r] += r < rows ? packed[d * GROUP + r] : 0;
+  for (long r = 0; r < rows; r++) sums[r] = (before ? sums[r] : 0) + total[r];
+}
+
 /* Multiply the rows of one group by the packed rows of the right matrix. */
 static void multiply_group(const struct call *call, long i) {
   const struct matrix *a = &call->left, *c = &call->result;
@@ -223,6 +231,7 @@ static void multiply_group(const struct call *call, long i) {
       else
         for (long d = 0; d < inner; d++)
           for (long r = 0; r < rows; r++) packed[d * GROUP + r] = left[r * row + d * column];
+      if (call->sums) add_up(packed, inner, rows, call->sums + i, k);
       left = packed, row = 1, column = GROUP;
     }
     multiply_and_add(rows, inner, call->outer, left, row, column, panels, result, c->row, k ? result : call->bias,
