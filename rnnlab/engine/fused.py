@@ -22,7 +22,7 @@ from rnnlab.engine.cpu.head_kernel import interval
 from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
-from rnnlab.engine.mapped import mapped
+from rnnlab.engine.mapped import Mapped, mapped
 from rnnlab.engine.once import warn_once
 from rnnlab.engine.plan import (
     Again,
@@ -77,11 +77,7 @@ def run_or(
         lengths = lengths.to(torch.int64, copy=True).contiguous()
     known = None if context else mapped(cell, inputs, state)
     if known is not None:
-        step, *parts = known
-        counts, shapes = (len(parts[0]), len(parts[1])), [torch.Size((*inputs.shape[:2], len(parts[1][0])))]
-        again, word = Again(cell, context, None) if training else None, precision(inputs.device, step.dtype)
-        plan = Plan(step, state, counts, shapes, live, lengths, again, [True], word, is_mapped=True)
-        return _execute(plan, inputs, [*parts, tensors_of(state)], training)
+        return _run_mapped(known, cell, inputs, state, live, lengths)
     random = random_state(inputs.device) if training and is_training(cell) else None
     with linear.reusing(inputs, cell.hidden_size):
         constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
@@ -108,6 +104,18 @@ def run_or(
     shapes = [tensor.shape for tensor in parts[1]]
     plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free, word)
     return _execute(plan, inputs, parts, training)
+
+
+def _run_mapped(
+    known: Mapped, cell: Cell, inputs: Tensor, state: State, live: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, State]:
+    """Run a cell whose ``prepare`` is a linear map of the inputs; see `Plan` for the mask and the lengths."""
+    step, constants, given = known
+    training, shape = torch.is_grad_enabled(), torch.Size((*inputs.shape[:2], len(given[0])))
+    again, word = Again(cell, {}, None) if training else None, precision(inputs.device, step.dtype)
+    counts = len(constants), len(given)
+    plan = Plan(step, state, counts, [shape], live, lengths, again, [True], word, is_mapped=True)
+    return _execute(plan, inputs, [constants, given, tensors_of(state)], training)
 
 
 def _needs_loop(step: Traced, word: str) -> bool:
@@ -260,15 +268,13 @@ def _through_map(
     if weight is None:
         return [None, *found]
     fixed, given = ctx.plan.counts
-    of_inputs, *of_map = (ctx.needs_input_grad[1], *ctx.needs_input_grad[2 + fixed :][:given], False)[:3]
-    if of_weight is not None:
-        of_map[0] = False
-    gradient, found_of_map = found[fixed], [None] * 3
+    learns, gradient = ctx.needs_input_grad[2 + fixed :], found[fixed]
+    of_inputs, of_bias = None, None
     if gradient is not None:
-        found_of_map = [*linear.gradients(inputs, weight, gradient, (of_inputs, *of_map))]
-    if of_weight is not None:
-        found_of_map[1] = of_weight
-    return [found_of_map[0], *found[:fixed], *found_of_map[1 : 1 + given], *found[fixed + 1 :]]
+        wanted = (ctx.needs_input_grad[1], of_weight is None and learns[0], given == 2 and learns[1])
+        of_inputs, other, of_bias = linear.gradients(inputs, weight, gradient, wanted)
+        of_weight = other if of_weight is None else of_weight
+    return [of_inputs, *found[:fixed], *(of_weight, of_bias)[:given], *found[fixed + 1 :]]
 
 
 def _by_head(plan: Plan, parts: Sequence[Sequence[Tensor]], every: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
