@@ -38,9 +38,9 @@ typedef real unaligned __attribute__((vector_size(BYTES), aligned(sizeof(real)),
 struct matrix { real *at; long row, column; };
 
 /* result [rows, outer] = left [rows, inner] right [inner, outer] + bias [outer]; bias may be null. sums: memory for the
-   sum of each row of a left matrix whose rows are not contiguous, or null. more: a second right matrix, its number of columns, which may be 0, and its result. panels: memory for `packed` rows of the right matrices,
-   a multiple of DEPTH or all. Calls of a team with the same panels have the same right matrices, and each packs a part
-   of them. */
+   sum of each row of a left matrix whose rows are not contiguous, or null. more: a second right matrix, its number of
+   columns, which may be 0, and its result. panels: memory for `packed` rows of the right matrices, a multiple of DEPTH
+   or all. Calls of a team with the same panels have the same right matrices, and each packs a part of them. */
 struct call {
   struct matrix left, right, result;
   long rows, inner, outer;
@@ -135,7 +135,7 @@ static inline __attribute__((always_inline)) vector load(const factor *from, con
     for (int i = 0; i < HIGH; i++)                                                                                \
       for (int v = 0; v < 2 * WIDE; v++) {                                                                        \
         sum[i][v] = (vector){0};                                                                                  \
-        __builtin_prefetch(result + i * result_row + v * LANES, 1); /* it may be in another processor's cache */  \
+        __builtin_prefetch(result + i * result_row + v * LANES, 1); /* early, as it may not be in the cache */    \
       }                                                                                                           \
     for (long k = 0; k < inner; k++) {                                                                            \
       vector y[2 * WIDE];                                                                                         \
@@ -264,7 +264,7 @@ static void pack_part(const struct call *call) {
 static void pack_rows(struct team *team, long first, long end, long depth) {
   for (long i = 0; i < team->count; i++) {
     struct call *call = team->calls[i];
-    const int is_shared = team->count > 1 && call->panels == team->calls[!i]->panels;
+    const int is_shared = team->count > 1 && call->panels == team->calls[!i]->panels; /* with any other call */
     call->first = first, call->end = end, call->depth = depth;
     call->part = is_shared ? i : 0, call->parts = is_shared ? team->count : 1;
   }
