@@ -137,6 +137,9 @@ class Cell(Fixed):
         additional parameters, and the caller of a layer or stack passes them by name: ``stack(inputs, memory=memory)``.
         Parameters with one value per step are listed in `context_per_step`.
 
+        A layer calls it once per sequence. If it only returns parameters and ``linear`` of the inputs, the engine
+        computes that itself at later calls.
+
         Returns:
             (constants, values per step), see the module's docstring.
         """
