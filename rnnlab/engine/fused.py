@@ -24,13 +24,7 @@ from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
 from rnnlab.engine.mapped import Mapped, mapped
 from rnnlab.engine.once import warn_once
-from rnnlab.engine.plan import (
-    Again,
-    Plan,
-    is_training,
-    random_state,
-    through_reference,
-)
+from rnnlab.engine.plan import Again, Plan, is_training, random_state, through_reference
 from rnnlab.engine.reference import is_observed_backward, precision
 from rnnlab.engine.traced import Traced, traced, traced_for
 from rnnlab.trees import State, map_state, nested, tensors_of
@@ -205,7 +199,7 @@ def _forward(
 class _Compiled(torch.autograd.Function):
     """Compute outputs and final state from constants, prepared inputs and initial state, by compiled code.
 
-    If the plan is mapped, the inputs and the parameters of their map take the place of prepared inputs.
+    For a mapped plan the arguments are weight and bias of the map instead of the prepared inputs.
     """
 
     @staticmethod

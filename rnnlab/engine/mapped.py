@@ -81,8 +81,12 @@ class _Calls(TorchFunctionMode):
 def mapped(cell: Cell, inputs: Tensor, state: State) -> Mapped | None:
     """Return the step and the parameters of a call, or None if the cell's ``prepare`` must run.
 
-    It must run if it does anything else than one linear map, even reading the shape of the inputs; if the cell has
-    hooks; if autocast or a mode of torch is active; and if the step is not compiled for a CPU.
+    ``prepare`` must run in each of these cases:
+
+    - it did something else than one linear map when it was first seen, even reading the shape of the inputs,
+    - the cell has hooks,
+    - autocast or a mode of torch is active,
+    - the step is not compiled for a CPU.
 
     Args:
         cell: the cell.
@@ -93,9 +97,11 @@ def mapped(cell: Cell, inputs: Tensor, state: State) -> Mapped | None:
         return None
     if torch._C._len_torch_function_stack() or any(getattr(cell, name) for name in HOOKS):
         return None
+    maps = _MAPS.get(cell)
+    if maps is not None and maps[1] is None:  # without a fingerprint: to run `prepare` is right after any change, too
+        return None
     try:
         key = fingerprint(cell, prepare=True)
-        maps = _MAPS.get(cell)
         if maps is None or maps[0] != key:
             maps = _MAPS[cell] = key, _recognised(cell), {}
         _, found, steps = maps

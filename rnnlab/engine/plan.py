@@ -96,7 +96,7 @@ class Plan(NamedTuple):
         return self.shapes[0][0]
 
     def parts(self, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-        """Split a flat sequence of tensors into constants, prepared inputs or parameters of their map, and state."""
+        """Split tensors into three parts: constants, prepared inputs (or weight and bias of their map), and state."""
         a, b = self.counts[0], sum(self.counts)
         return tensors[:a], tensors[a:b], tensors[b:]
 

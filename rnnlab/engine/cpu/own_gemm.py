@@ -25,6 +25,7 @@ NUMBERS_A_THREAD = 2**14
 """Smallest number of elements that a thread packs; a smaller weight is packed by fewer threads."""
 
 _LOCAL = threading.local()
+"""Memory for panels, ``room``, of each Python thread."""
 
 FACTORS = (0, 3, 6, 16, 19)
 """The addresses of factors and results in a ``struct call``, in the order of the arguments of `OwnGemm`."""
@@ -187,9 +188,9 @@ def _divided(
         together: whether threads can pack one right factor; otherwise every thread packs all of it.
 
     Returns:
-        for each thread a ``struct call`` of ``c/gemm.c`` without addresses, where its share begins in the factors and
-        results (in the order of ``strides``), in the bias, in the sums (None if it computes none) and in the memory for
-        panels, in bytes; and the number of elements of all panels.
+        the shares of the threads, and the number of elements of all panels. A share is a ``struct call`` of
+        ``c/gemm.c`` without addresses, and where it begins, in bytes: in each factor and result (in the order of
+        ``strides``), in the bias, in the sums (None if it computes none), and in the memory for panels.
     """
     (rows, inner, outer), (width, depth) = sizes[:3], panel
     (left, right, result), of_more = strides[:3], strides[3:]
