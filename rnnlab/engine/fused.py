@@ -18,7 +18,6 @@ from torch.nn.functional import pad
 from rnnlab.cells import Cell
 from rnnlab.engine import arrays, reference
 from rnnlab.engine.cpu import linear
-from rnnlab.engine.cpu.head_kernel import interval
 from rnnlab.engine.cpu.memory import alone_like, converted, owned
 from rnnlab.engine.gpu import graphs
 from rnnlab.engine.ir.program import Unsupported
@@ -288,13 +287,17 @@ class _Heads(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, inputs: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.plan, ctx.every = plan, interval(plan.steps)
+        ctx.set_materialize_grads(False)
+        ctx.plan, ctx.every = plan, plan.step.heads.interval(plan.steps, inputs.shape[1])
         outputs, final, kept = _by_head(plan, plan.parts(tensors), ctx.every)
         ctx.save_for_backward(inputs, *tensors, *kept)
+        ctx.shape = outputs.shape
         return outputs, *final
 
     @staticmethod
-    def backward(ctx: Any, output_gradients: Tensor, *state_gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, output_gradients: Tensor | None, *state_gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         plan, (inputs, *saved) = ctx.plan, ctx.saved_tensors
         count = sum(plan.counts) + len(state_gradients)
         constants, prepared, state = plan.parts(saved[:count])
@@ -302,6 +305,8 @@ class _Heads(torch.autograd.Function):
         gradients = (output_gradients, *state_gradients)
         if is_observed_backward(*gradients):
             return None, None, *through_reference(plan, inputs, constants, state, gradients)
+        if output_gradients is None:
+            output_gradients = inputs.new_zeros(ctx.shape, dtype=plan.step.dtype)
         others: list[Tensor | None] = []
         if plan.step.readout is not None:
             output_gradients, others = plan.step.readout.backward(

@@ -207,6 +207,42 @@ def test_it_computes_what_the_plain_loop_computes(name, threads, monkeypatch):
         check(cell, T, lengths)
 
 
+# Rows are computed one, four or more at a time, and sums over them accumulated in one part, in 4, 8 or more.
+WIDTHS = [1, 3, 4, 6, 8, 12, 20, 24, 32, 40, 48, 64]
+
+
+@pytest.mark.parametrize("width", tiers.quick_if(WIDTHS, (20, 32).__contains__))
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda width: mlstm(2, width), id="mlstm"),
+        pytest.param(lambda width: Decaying(2, width), id="decaying"),
+        pytest.param(lambda width: Delta(2, 24, width), id="delta", marks=pytest.mark.slow),
+        pytest.param(lambda width: Delta(2, width, 32), id="delta, rows", marks=pytest.mark.slow),
+    ],
+)
+def test_heads_of_every_width(make, width):
+    single = make(width)
+    found = everything(fused.run, single, 5)
+    exact = everything(reference.run, single.double(), 5)
+    assert found[0].dtype == torch.float32
+    assert distance(found, exact) < 1e-4
+    check(single, 5)
+
+
+def test_gradients_of_outputs_or_one_state_alone():
+    cell = mlstm(2, 4).double()
+    inputs = torch.randn(5, B, N, dtype=torch.float64)
+    for which in range(4):
+        found = []
+        for run in (fused.run, reference.run):
+            state = map_state(lambda s: (s + 0.3).requires_grad_(), cell.initial_state(B))
+            outputs, final = run(cell, inputs, state)
+            loss = [outputs, *tensors_of(final)][which].square().sum()
+            found.append(torch.autograd.grad(loss, [*cell.parameters(), *tensors_of(state)], materialize_grads=True))
+        assert distance(*found) < 1e-11
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_long_sequences(name):

@@ -21,6 +21,9 @@ DTYPES = (torch.float32, torch.float64)
 SMALLEST = 2**17
 """Least number of elements of states, over all steps, for a thread of its own: to wake it takes some microseconds."""
 
+CACHE = 3 * 2**17
+"""Bytes of a core's cache that states may take: most processors have at least 512 KiB."""
+
 
 class HeadKernel:
     """A step with heads as compiled C functions.
@@ -76,7 +79,7 @@ class HeadKernel:
 
     def backward(
         self, constants: Sequence[Tensor], inputs: Sequence[Tensor], state: Sequence[Tensor], kept: Sequence[Tensor],
-        output_gradients: Tensor, state_gradients: Sequence[Tensor], lengths: Tensor | None, every: int,
+        output_gradients: Tensor, state_gradients: Sequence[Tensor | None], lengths: Tensor | None, every: int,
     ) -> list[Tensor | None]:  # fmt: skip
         """Return the gradients of constants, inputs and initial state; None for a tensor without a gradient.
 
@@ -86,12 +89,12 @@ class HeadKernel:
             state: the initial state.
             kept: sums and checkpoints from `forward`.
             output_gradients: gradients of the outputs, ``[T, B, ...]``.
-            state_gradients: gradients of the final state.
+            state_gradients: gradients of the final state; None if they are zero.
             lengths: int64 ``[B]`` or None.
             every: as for `forward`.
         """
         steps, rows = inputs[0].shape[:2]
-        last = [tensor.to(self.dtype).contiguous() for tensor in state_gradients]
+        last = [_NOTHING if g is None else self._converted(g).contiguous() for g in state_gradients]
         first = [take(tensor.shape, self.dtype) for tensor in state]
         leaves = dict(zip((*self.program.inputs, *self.program.constants), (*inputs, *constants), strict=True))
         learned = [value for value in self.source.learned if value in self.program.inputs]
@@ -115,6 +118,16 @@ class HeadKernel:
         own |= {value: own[value].sum(2, keepdim=True) for value in self.source.shared.intersection(own)}
         found += [own.get(value) for value in self.program.inputs]
         return found + [g if s.requires_grad else None for g, s in zip(first, state, strict=True)]
+
+    def interval(self, steps: int, rows: int) -> int:
+        """Return the number of steps between two checkpoints, from the number of steps and of sequences.
+
+        The checkpoints of all heads, and for each thread the states between two of them, take the least memory with
+        sqrt(steps * heads / threads), which for one head is sqrt(steps). Above that, the states must fit into a cache.
+        """
+        per_thread = rows * self.source.heads // len(self._parts(rows, steps))
+        fitting = CACHE // (self.source.record * self.dtype.itemsize)
+        return max(1, isqrt(steps), min(isqrt(steps * per_thread), fitting, steps))
 
     def _by_head(self, tensor: Tensor) -> Sequence[int]:
         """Return the shape of the gradient of an input that all heads share, with a part for each head."""
@@ -174,9 +187,8 @@ class HeadKernel:
         threads.run(self.functions[name], pointers, (tensors, sums, memory, sizes, calls))
 
 
-def interval(steps: int) -> int:
-    """Return the number of steps between two checkpoints, with the smallest memory for checkpoints and states."""
-    return max(1, isqrt(steps))
+_NOTHING = torch.empty(0, device="cpu")
+"""An array without elements, whose address is zero."""
 
 
 def _strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import prod
 
 from rnnlab.engine.cpu.layout import View, laid_out
-from rnnlab.engine.cpu.nests import ALIGNED, Body, needed
+from rnnlab.engine.cpu.nests import AHEAD, ALIGNED, Body, needed
 from rnnlab.engine.ir.derive import Backward
 from rnnlab.engine.ir.operations import OPERATIONS
 from rnnlab.engine.ir.program import Node, Program, Value
@@ -88,10 +88,15 @@ class Pointer:
         """Return the declaration."""
         return f"{self.kind} *const {self.name} = {self.start};"
 
-    def fetched(self, sign: str) -> list[str]:
-        """Return the code that fetches the elements of the next step; ``sign`` is the direction of time."""
+    def fetched(self, sign: str, part: str) -> list[str]:
+        """Return the code that fetches the elements of the next step.
+
+        Args:
+            sign: the direction of time.
+            part: which part of them, and the number of parts.
+        """
         at = f"{self.name} {sign} a[{self.array}].step"
-        return [f"fetch({at}, {self.size}, {int(self.kind == 'real')});"] if self.size else []
+        return [f"fetch({at}, {self.size}, {int(self.kind == 'real')}, {part});"] if self.size else []
 
 
 class HeadSource:
@@ -209,7 +214,8 @@ class HeadSource:
         """Print a step; pointers that it does not use are left out.
 
         The arrays of a step are far apart from those of the next step, so that the processor does not fetch them by
-        itself. The code asks for those of the next step before it computes.
+        itself. The code asks for those of the next step while it goes through the first matrix, a few at a time: a core
+        waits if too many are on their way.
         """
         self.scratch = max(self.scratch, body.scratch)
         names, used = set(re.findall(r"\w+", "\n".join(body.lines))), []
@@ -217,8 +223,16 @@ class HeadSource:
             if pointer.name in names:
                 used.insert(0, pointer)
                 names.update(re.findall(r"\w+", pointer.start))
-        ahead = [line for pointer in used for line in pointer.fetched("-" if name == "backward_step" else "+")]
-        code = [*(pointer.declared() for pointer in used), *ahead, *body.lines]
+        code = [*(pointer.declared() for pointer in used), *body.lines]
+        sign = "-" if name == "backward_step" else "+"
+        blocks = [n for n, line in enumerate(code) if AHEAD in line]
+        for n in reversed(blocks):
+            indent, rows, count = re.fullmatch(rf"( *){AHEAD} (\w+) (\w+)", code[n]).groups()
+            part = f"i / {rows}, {count} / {rows}"
+            fetched = [indent + line for pointer in used for line in pointer.fetched(sign, part)]
+            code[n : n + 1] = fetched if n == blocks[0] else []
+        if not blocks:
+            code[len(used) : len(used)] = [line for pointer in used for line in pointer.fetched(sign, "0, 1")]
         lines = [f"  {line}" if not line.startswith("#") else line for line in code]
         start = f"static void {name}(const struct call *call, long t, long b, long h, {arguments}, real *scratch"
         start += ", unsigned long mode) {" if name == "backward_step" else ") {"
@@ -267,9 +281,7 @@ class HeadSource:
             copies = []
             for value, (offset, size) in zip(self.program.state, self.offsets, strict=True):
                 n = self.arrays[function].index(f"{time} {value}")
-                ends = (f"{record} + {offset}", f"a[{n}].at + item * {size}")
-                target, source = ends if key == "load" else ends[::-1]
-                copies.append(f"    memcpy({target}, {source}, {size} * sizeof(real));")
+                copies.append(f"    {key}({record} + {offset}, a[{n}].at, item, {size});")
             lines[key] = "\n".join(copies)
         return lines
 

@@ -111,7 +111,7 @@ class Layout:
         if missing < 0 or full[0] != 1:
             raise Unsupported(f"a constant of shape {list(value.shape)} in a step with heads")
         by_head = full[1] > 1
-        shape = full[2:] if len(result) > 2 else (full[1] // self.heads,) if by_head else ()
+        shape = full[2:] if len(result) > 2 else (full[1] // self.heads,) if full[1] > self.heads else ()
         if by_head and full[1] % self.heads:
             raise Unsupported(f"a constant of shape {list(value.shape)} in a step with heads")
         if self.by_head.setdefault(value, by_head) != by_head:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from math import isfinite, isnan, prod
 from typing import Any
 
@@ -16,11 +17,13 @@ from rnnlab.engine.ir.operations import OPERATIONS
 from rnnlab.engine.ir.program import Node, Value
 
 COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne")
-ROWS = 4
-"""Rows of a matrix that a nest computes at once, if their number is a multiple of it."""
-MULTIPLE = 16
-"""Sums over a multiple of this number of elements are accumulated in LANES parts (c/heads.h). Compilers would otherwise
-add the elements of a vector register one after the other, as floating-point addition is not associative."""
+FEW, MANY = 4, 8
+"""Rows of a matrix that a nest computes at once, if their number is a multiple. ROWS (c/heads.h) is one of them."""
+ROW = "(i + r)"
+"""Index of one of these rows."""
+AHEAD = "AHEAD"
+"""Start of a line in each loop over blocks of rows, with the rows of a block and of the matrix. It is not C: whoever
+prints a step fetches there what the next step reads, or removes it."""
 ALIGNED = 16
 """Arrays start at multiples of this number of elements, so that vectors do not cross cache lines."""
 
@@ -60,6 +63,15 @@ def scheduled(layout: Layout, nodes: list[Node]) -> list[list[Node]]:
 
 def _bases(layout: Layout, node: Node) -> list[Value]:
     return [operand.base for operand in layout.operands[node] if isinstance(operand, View)]
+
+
+def _lanes(width: int) -> str:
+    """Return the number of parts, as C, in which a sum over ``width`` elements is accumulated; nothing for one.
+
+    Otherwise compilers would add the elements of a vector register one after the other, as floating-point addition is
+    not associative. LANES (c/heads.h) is 8 or 16.
+    """
+    return "LANES" if width % 16 == 0 else next((str(n) for n in (8, 4) if width % n == 0), "")
 
 
 def _axes(domain: Shape) -> list[str]:
@@ -230,37 +242,87 @@ class Body:
         return all(n < last or (n == last and _is_same(self.layout, view, domain)) for n, view, domain in reads)
 
 
+@dataclass(frozen=True)
+class _Sum:
+    """A sum or a maximum over elements of a vector or a matrix.
+
+    Attributes:
+        value: the result.
+        over: what it is over: "all" elements, those of a "row" or those of a "column".
+        is_sum: whether it is a sum.
+        element: what is added up, as C.
+    """
+
+    value: Value
+    over: str
+    is_sum: bool
+    element: str
+
+    @property
+    def start(self) -> str:
+        """The result for no elements."""
+        return "0" if self.is_sum else "-INFINITY"
+
+    def update(self, target: str) -> str:
+        """Return the code that includes an element."""
+        return f"{target} += {self.element};" if self.is_sum else f"{target} = maximum_({self.element}, {target});"
+
+
 class _Nest:
-    """The code of one nest: loops over the axes with more than one element, the last one vectorised."""
+    """The code of one nest: loops over the axes with more than one element, the last one vectorised.
+
+    A matrix is computed in blocks of rows. What all its rows share is read once for a block, and what belongs to a row
+    once for the row. A compiler cannot see that it need not be read again, as every store might change it.
+
+    Attributes:
+        lines: the code.
+    """
 
     def __init__(self, body: Body, nest: list[Node], domain: Shape, sizes: list[tuple[str, int]]) -> None:
-        self.body, self.axes = body, _axes(domain)
-        self.loops = [axis for axis, _ in sizes]
-        self.levels: list[dict[str, str]] = [{} for _ in range(len(sizes) + 1)]  # declarations: variable, expression
+        self.body, self.sizes = body, sizes
+        reduced = {node: self._over(node, domain) for node in nest if body.layout.reduces(node)}
+        carried = [node for node, over in reduced.items() if over != "column"]
+        self.only_sums = all(node.operation != "amax" for node in carried)
+        self.lanes = _lanes(sizes[-1][1]) if self.only_sums and carried else ""
+        self.rows = self._rows(list(reduced.values()).count("row")) if len(sizes) == 2 else ""
+        self.axes = [ROW if axis == "i" and self.rows else axis for axis in _axes(domain)]
+        self.reads: dict[tuple[str, ...], dict[str, str]] = {}  # variables and expressions, by the axes of their index
         self.local: dict[Value, str] = {}
         self.inside: list[str] = []
         self.stores: list[str] = []
-        self.sums: list[tuple[Value, str, str, str]] = []  # result, operand, operation, index
+        self.sums: list[_Sum] = []
         for node in nest:
-            self._add(node)
-        flat = not sizes
-        outer = {name: text for name, text in self.levels[0].items() if name not in body.declared}
-        lines = [f"const real {name} = {text};" for name, text in outer.items()]
-        lines += [*self.inside, *self.stores] if flat else self._looped(sizes)
-        whole = [value for value, _, _, index in self.sums if index == "0"]
-        before = [f"real {value} = {self._start(value)};" for value in whole]
-        body.variables.update(whole)
-        if flat:
+            self._add(node, reduced.get(node))
+        self.whole, self.each_row, self.columns = (
+            [one for one in self.sums if one.over == over] for over in ("all", "row", "column")
+        )
+        outer = {name: text for name, text in self.reads.get((), {}).items() if name not in body.declared}
+        lines = [*_constants(outer), *(self._looped() if sizes else [*self.inside, *self.stores])]
+        body.variables.update(one.value for one in self.whole)
+        if not sizes:
             body.variables.update(self.local)
             body.declared.update(outer)
-        self.lines = [*before, *(lines if flat else ["{", *(f"  {line}" for line in lines), "}"])]
+        self.lines = [f"real {one.value} = {one.start};" for one in self.whole]
+        self.lines += ["{", *_indented(lines), "}"] if sizes else lines
 
-    def _add(self, node: Node) -> None:
+    def _over(self, node: Node, domain: Shape) -> str:
+        """Return what a node reduces; see `_Sum`."""
+        index = self.body.layout.views[node.results[0]].index(_axes(domain))
+        return "all" if index == "0" else "column" if index == self.sizes[-1][0] else "row"
+
+    def _rows(self, sums: int) -> str:
+        """Return the number of rows of a block, as C, or nothing for one; every row has ``sums`` sums."""
+        (_, count), (_, width) = self.sizes
+        if count % FEW or (sums and not self.lanes):
+            return ""
+        are_many = count % MANY == 0 and count >= 4 * MANY and width % 16 == 0 and sums <= 1
+        return "ROWS" if are_many else str(FEW)
+
+    def _add(self, node: Node, over: str | None) -> None:
         result = node.results[0]
         operands = [self._operand(operand) for operand in self.body.layout.operands[node]]
-        if self.body.layout.reduces(node):
-            index = self.body.layout.views[result].index(self.axes)
-            self.sums.append((result, operands[0], "max" if node.operation == "amax" else "sum", index))
+        if over:
+            self.sums.append(_Sum(result, over, node.operation != "amax", operands[0]))
             return
         kind = "int" if node.operation in COMPARISONS else "real"
         self.inside.append(f"const {kind} {result} = {self.body.layout.formula(node).format(*operands)};")
@@ -272,7 +334,7 @@ class _Nest:
         self.stores += [f"{place}[{index}] = {result};" for place in dict.fromkeys(places) if place]
 
     def _operand(self, operand: Any) -> str:
-        """Return a C variable with the operand's element; it is read in the outermost loop where it is known."""
+        """Return a C variable with the operand's element."""
         if not isinstance(operand, View):
             return self.body.number(operand)
         if operand.base in self.local:
@@ -280,87 +342,89 @@ class _Nest:
         if operand.base in self.body.variables:
             return str(operand.base)
         index = operand.index(self.axes)
-        level = max((n + 1 for n, axis in enumerate(self.loops) if axis in index), default=0)
-        name = f"{operand.base}_{re.sub(r'[^a-z0-9]+', '_', index)}"
-        self.levels[level][name] = self.body.read(operand, self.axes)
-        return name
+        axes = tuple(axis for axis in self.axes if axis in index)
+        name = re.sub(r"[^a-z0-9]+", "_", f"{operand.base} {index}").strip("_")
+        self.reads.setdefault(axes, {})[name] = self.body.read(operand, self.axes)
+        return f"{name}[r]" if axes == (ROW,) else name
 
-    def _start(self, value: Value) -> str:
-        return "-INFINITY" if any(v is value and kind == "max" for v, _, kind, _ in self.sums) else "0"
+    def _looped(self) -> list[str]:
+        """Print the loops."""
+        inner, width = self.sizes[-1]
+        before = [f"for (long j = 0; j < {width}; j++) {self._place(one)}[j] = {one.start};" for one in self.columns]
+        end = []
+        if self.lanes:
+            before += [f"real {one.value}_l[{self.lanes}] = {{0}};" for one in self.whole]
+            end += [f"{one.value} = folded({one.value}_l, {self.lanes});" for one in self.whole]
+        if len(self.sizes) == 1:
+            return [*before, *self._inner(self._element((inner,))), *end]
+        lines = self._element((self.axes[0], inner))
+        if self.rows:
+            lines = [f"#pragma GCC unroll {MANY}", f"for (long r = 0; r < {self.rows}; r++) {{", *_indented(lines), "}"]
+        shared = _constants(self.reads.get((inner,), {}))
+        shared += [f"real {one.value}_c = {self._place(one)}[j];" for one in self.columns]
+        stored = [f"{self._place(one)}[j] = {one.value}_c;" for one in self.columns]
+        block = [
+            f"{AHEAD} {self.rows or 1} {self.sizes[0][1]}",
+            *self._row_start(),
+            *self._inner([*shared, *lines, *stored]),
+            *self._row_end(),
+        ]
+        step = f"i += {self.rows}" if self.rows else "i++"
+        return [*before, f"for (long i = 0; i < {self.sizes[0][1]}; {step}) {{", *_indented(block), "}", *end]
 
-    def _update(self, target: str, text: str, kind: str) -> str:
-        return f"{target} += {text};" if kind == "sum" else f"{target} = maximum_({text}, {target});"
+    def _place(self, one: _Sum) -> str:
+        return self.body.places[one.value]
 
-    def _looped(self, sizes: list[tuple[str, int]]) -> list[str]:
-        """Print the loops; ``sizes`` are the indices and sizes of the axes."""
-        (inner, width), is_matrix = sizes[-1], len(sizes) == 2
-        rows = ROWS if is_matrix and sizes[0][1] % ROWS == 0 else 1
-        columns = [one for one in self.sums if is_matrix and one[3] == inner]
-        each_row = [one for one in self.sums if is_matrix and one[3] not in ("0", inner)]
-        whole = [one for one in self.sums if one not in columns and one not in each_row]
-        only_sums = all(kind == "sum" for _, _, kind, _ in whole + each_row)
-        by_lane = only_sums and width % MULTIPLE == 0
-        lane = f"[{inner} - k]" if by_lane else ""
-        places = {value: self.body.places[value] for value, *_ in columns}
-        before = [f"for (long j = 0; j < {width}; j++) {places[v]}[j] = {self._start(v)};" for v, *_ in columns]
-        lines = [f"real {value}_c = {place}[j];" for value, place in places.items()]
-        start, after, end = [], [], []
-        sums = [str(value) for value, *_ in whole]
-        if by_lane:
-            before += [f"real {value}_l[LANES] = {{0}};" for value, *_ in whole]
-            end += [f"{value} = folded({value}_l);" for value, *_ in whole]
-        for row in range(rows):
-            block = [f"const real {name} = {text};" for name, text in self.levels[-1].items()]
-            block += [*self.inside, *self.stores]
-            block += [self._update(f"{value}_c", text, kind) for value, text, kind, _ in columns]
-            block += [self._update(f"{value}_s{row}{lane}", text, kind) for value, text, kind, _ in each_row]
-            block += [
-                self._update(f"{value}_l{lane}" if by_lane else f"{value}", t, kind) for value, t, kind, _ in whole
-            ]
-            for value, _, _, index in each_row:
-                name, place = f"{value}_s{row}", self.body.places.get(value)
-                sums.append(name)
-                start.append(f"real {name}[LANES] = {{0}};" if by_lane else f"real {name} = {self._start(value)};")
-                if by_lane and rows == ROWS:
-                    names = ", ".join(f"{value}_s{n}" for n in range(rows))
-                    after += [f"folded4({names}, {place} + {index});"] if place and not row else []
-                elif place:
-                    after += [f"{place}[{_shift(index, row)}] = {f'folded({name})' if by_lane else name};"]
-            if is_matrix:
-                outer = self.levels[1]
-                block = _in_row(block, outer, row)
-                start += [f"const real {name}_r{row} = {_shift(text, row)};" for name, text in outer.items()]
-            lines += ["{", *block, "}"] if rows > 1 else block
-        lines += [f"{place}[j] = {value}_c;" for value, place in places.items()]
-        loop = self._inner(inner, width, lines, sums, only_sums, by_lane and bool(sums))
-        if is_matrix:
-            loop = [f"for (long i = 0; i < {sizes[0][1]}; i += {rows}) {{", *start, *loop, *after, "}"]
-        return [*before, *loop, *end]
+    def _element(self, axes: tuple[str, ...]) -> list[str]:
+        """Print what is computed for one element; ``axes`` are the indices of the loops."""
+        lane = f"[{self.sizes[-1][0]} - k]" if self.lanes else ""
+        row = "[r]" if self.rows else ""
+        lines = [*_constants(self.reads.get(axes, {})), *self.inside, *self.stores]
+        lines += [one.update(f"{one.value}_c") for one in self.columns]
+        lines += [one.update(f"{one.value}_s{row}{lane}") for one in self.each_row]
+        return lines + [one.update(f"{one.value}_l{lane}" if lane else str(one.value)) for one in self.whole]
 
-    def _inner(
-        self, inner: str, width: int, lines: list[str], sums: list[str], only_sums: bool, by_lane: bool
-    ) -> list[str]:
-        """Print the innermost loop, or two loops over blocks of LANES elements if sums are accumulated by lane."""
-        lines = [f"  {line}" for line in lines]
-        if by_lane:
-            head = f"for (long {inner} = k; {inner} < k + LANES; {inner}++) {{"
-            return [f"for (long k = 0; k < {width}; k += LANES)", "#pragma omp simd", head, *lines, "}"]
+    def _inner(self, lines: list[str]) -> list[str]:
+        """Print the innermost loop, or two loops over blocks of elements if sums are accumulated by lane."""
+        (inner, width), lanes = self.sizes[-1], self.lanes
+        if lanes:
+            head = f"for (long {inner} = k; {inner} < k + {lanes}; {inner}++) {{"
+            return [f"for (long k = 0; k < {width}; k += {lanes})", "#pragma omp simd", head, *_indented(lines), "}"]
+        sums = [str(one.value) for one in self.whole] + [f"{one.value}_s" for one in self.each_row]
         reduction = f" reduction(+ : {', '.join(sums)})" if sums else ""
-        simd = [f"#pragma omp simd{reduction}"] if only_sums else []
-        return [*simd, f"for (long {inner} = 0; {inner} < {width}; {inner}++) {{", *lines, "}"]
+        simd = [f"#pragma omp simd{reduction}"] if self.only_sums else []
+        return [*simd, f"for (long {inner} = 0; {inner} < {width}; {inner}++) {{", *_indented(lines), "}"]
+
+    def _row_start(self) -> list[str]:
+        """Print what is done before the elements of a block of rows: read what belongs to a row, and start its sums."""
+        read = self.reads.get((self.axes[0],), {})
+        if not self.rows:
+            starts = {one: f"[{self.lanes}] = {{0}}" if self.lanes else f" = {one.start}" for one in self.each_row}
+            return [*_constants(read), *(f"real {one.value}_s{start};" for one, start in starts.items())]
+        lines = [f"real {name}[{self.rows}];" for name in read]
+        if read:
+            copies = " ".join(f"{name}[r] = {text};" for name, text in read.items())
+            lines.append(f"for (long r = 0; r < {self.rows}; r++) {{ {copies} }}")
+        return lines + [f"real {one.value}_s[{self.rows}][{self.lanes}] = {{{{0}}}};" for one in self.each_row]
+
+    def _row_end(self) -> list[str]:
+        """Print what is done after the elements of a block of rows: store its sums."""
+        stored = [one for one in self.each_row if one.value in self.body.places]
+        if self.rows:
+            size = f"{self.rows}, {self.lanes}"
+            return [f"folded_rows(*{one.value}_s, {size}, {self._place(one)} + i);" for one in stored]
+        sums = {one: f"folded({one.value}_s, {self.lanes})" if self.lanes else f"{one.value}_s" for one in stored}
+        return [f"{self._place(one)}[i] = {text};" for one, text in sums.items()]
 
 
 def _is_total(pointer: str) -> bool:
     return pointer.startswith("total_")
 
 
-def _shift(index: str, row: int) -> str:
-    return re.sub(r"\bi\b", f"(i + {row})", index) if row else index
+def _constants(read: dict[str, str]) -> list[str]:
+    """Declare variables, given what they are."""
+    return [f"const real {name} = {text};" for name, text in read.items()]
 
 
-def _in_row(lines: list[str], names: Collection[str], row: int) -> list[str]:
-    """Return lines for row ``i + row``; ``names`` are variables of a row."""
-    if names:
-        pattern = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
-        lines = [pattern.sub(rf"\1_r{row}", line) for line in lines]
-    return [_shift(line, row) for line in lines]
+def _indented(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
