@@ -240,8 +240,8 @@ class _Compiled(torch.autograd.Function):
             output_gradients = output_gradients.where(plan.live.unsqueeze(-1), 0)
         arrays.add_backward_memory(kernel, memory, read, output_gradients, state_gradients, keep=again)
         kernel.call("backward", memory, constants, plan.steps, plan.lengths, plan.precision)
-        mapped = inputs if plan.is_mapped and ctx.needs_input_grad[2 + plan.counts[0]] else None
-        found, of_weight = arrays.gradients(kernel, memory, constants, plan.shapes, plan.precision, mapped)
+        of_map = inputs if plan.is_mapped and ctx.needs_input_grad[2 + plan.counts[0]] else None
+        found, of_weight = arrays.gradients(kernel, memory, constants, plan.shapes, plan.precision, of_map)
         found += arrays.state_gradients(kernel, memory, tensors_of(plan.state))
         return None, *_through_map(ctx, inputs, weight, found, of_weight)
 
