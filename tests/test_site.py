@@ -13,9 +13,10 @@ from xml.etree import ElementTree
 import pytest
 import tiers
 
-from rnnlab import cells, engine
+from rnnlab import cells
 from rnnlab.__main__ import main
 from rnnlab.diagnostics.step import SILENT, draw, drawing
+from rnnlab.engine.traced import program_of
 from rnnlab.report.diagram import Box, Diagram, Line
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ atlas = _script("atlas")
 @pytest.mark.parametrize("name", tiers.quick_if(cells.available(), {"lstm", "gru", "mlstm", "taugru"}.__contains__))
 def test_a_drawing_has_every_operation_once(name):
     cell = cells.create(name, input_size=8, hidden_size=16)
-    program = engine.fused.traced(cell).program
+    program = program_of(cell)
     found = drawing(cell, program)
     assert Counter(node for nodes in found.nodes.values() for node in nodes) == Counter(program.nodes)
     boxes = found.diagram.boxes
@@ -54,7 +55,7 @@ def test_a_drawing_has_every_operation_once(name):
 
 def test_the_lines_of_a_drawing_follow_the_program():
     cell = cells.create("lstm", input_size=3, hidden_size=4)
-    diagram = drawing(cell, engine.fused.traced(cell).program).diagram
+    diagram = drawing(cell, program_of(cell)).diagram
     ends = Counter((line.start.texts, line.tail, line.end.texts) for line in diagram.lines)
     assert ends[("hₜ₋₁",), "", ("U ·", "+ b")] == 1
     assert {tail: end for (_, tail, end), _ in ends.items() if tail} == {

@@ -1,6 +1,6 @@
 """The contract of a cell: the methods that a cell defines, and helpers to write them.
 
-A cell is the mathematics of one time step, in three methods:
+A cell is the mathematics of one time step, in three methods, and a fourth for cells with matrix states:
 
 ``prepare(inputs) -> (constants, inputs)``
     runs once per sequence on all inputs ``[T, B, F]`` and computes everything that does not depend on the state: the
@@ -13,6 +13,12 @@ A cell is the mathematics of one time step, in three methods:
 ``step(constants, inputs, state) -> (output, state)``
     computes one time step. It is a pure function of its arguments (``inputs`` is the slice of one step) and of the
     cell's options: it modifies nothing and draws no random numbers.
+
+``activate(constants, inputs) -> inputs``
+    computes from the values of `prepare` what depends neither on the state nor on other steps: feature maps, norms of
+    keys, gates. A cell with matrix states, whose plain loop takes long, does it here instead of in the step. The plain
+    loop and GPUs call it with the values of all steps, ``[T, ...]``, and a step that is compiled head by head includes
+    it. It addresses axes from the end, as the number of axes before them varies. The default changes nothing.
 
 ``initial_state(batch_size) -> state``
     returns the state before the first step, a nested tuple of tensors ``[B, ...]``. The default is zeros
@@ -145,6 +151,15 @@ class Cell(Fixed):
         """
         raise InputError(f"{type(self).__name__} has no prepare(inputs); it must return (constants, values per step)")
 
+    def activate(self, constants: Any, inputs: Any) -> Any:
+        """Return the values that `step` reads, from those of `prepare`, for one step or for all steps at once.
+
+        Args:
+            constants: first result of `prepare`.
+            inputs: second result of `prepare`, ``[T, B, ...]``, or the slice of one step.
+        """
+        return inputs
+
     @property
     def required_context(self) -> tuple[str, ...]:
         """Names of the additional parameters of `prepare` that have no default."""
@@ -165,12 +180,24 @@ class Cell(Fixed):
         has_hooks = self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
         return super().__call__(inputs, **options) if has_hooks else self.forward(inputs, **options)
 
-    def forward(self, inputs: Tensor, *, native: bool = False, **context: Any) -> Any:
-        """Return the result of `prepare`, or with ``native`` the weights for the ``torch.nn`` kernel.
+    def forward(self, inputs: Tensor, *, native: bool = False, raw: bool = False, **context: Any) -> Any:
+        """Return the constants and the values that `step` reads, ``[T, ...]``.
 
         A layer calls the cell once per sequence, so forward hooks run, such as those of pruned or normalised weights.
+
+        Args:
+            inputs: ``[T, B, input_size]``.
+            native: whether to return the weights for the ``torch.nn`` kernel instead.
+            raw: whether to return the values of `prepare`, without `activate`.
+            context: additional arguments of `prepare`.
         """
-        return self.native() if native else self.prepare(inputs, **context)
+        if native:
+            return self.native()
+        result = self.prepare(inputs, **context)
+        if raw or type(self).activate is Cell.activate:
+            return result
+        constants, prepared = result
+        return constants, self.activate(constants, prepared)
 
     def checked(self, result: Any, state: State) -> tuple[Tensor, State]:
         """Return ``result``, the return value of `step` for ``state``, after checking its structure.

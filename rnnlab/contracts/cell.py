@@ -109,13 +109,17 @@ def pure_step(make: Callable[..., Cell]) -> None:
     """A step depends on its arguments alone, changes none of them, and draws no random number."""
     cell = _layer(make).cell.train()
     state = map_state(torch.randn_like, cell.initial_state(BATCH))
-    constants, prepared = cell.prepare(torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64))
+    inputs = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64)
+    constants, prepared = cell(inputs)
     arguments = (constants, map_state(lambda tensor: tensor[0], prepared), state)
     before, random = deepcopy([t.detach() for t in tensors_of(arguments)]), torch.get_rng_state()
     first = cell.step(*arguments)
     same([t.detach() for t in tensors_of(arguments)], before, "a step changed its arguments")
     assert torch.equal(random, torch.get_rng_state()), "a step drew a random number; draw masks in prepare"
     same(cell.step(*arguments), first, "the same step twice gave different results")
+    if type(cell).activate is not Cell.activate:
+        one = map_state(lambda tensor: tensor[0], cell(inputs, raw=True)[1])
+        same(cell.activate(constants, one), arguments[1], "activate gives one step other values than all steps")
 
 
 def derivatives(make: Callable[..., Cell], training: bool = False) -> None:

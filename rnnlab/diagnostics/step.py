@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnlab import engine
 from rnnlab.cells import Cell
 from rnnlab.engine.ir.program import Extent, Node, Program, Value, values_of
+from rnnlab.engine.traced import program_of
 from rnnlab.report.diagram import Box, Diagram, Line
 from rnnlab.trees import tensors_of
 
@@ -58,7 +58,7 @@ def draw(cell: Cell) -> str:
     Raises:
         Unsupported: the step cannot be traced.
     """
-    return drawing(cell, engine.fused.traced(cell).program).diagram.svg(f"One time step of {type(cell).__name__}")
+    return drawing(cell, program_of(cell)).diagram.svg(f"One time step of {type(cell).__name__}")
 
 
 def drawing(cell: Cell, program: Program) -> Drawing:
@@ -270,7 +270,7 @@ class _Names:
 
     def __init__(self, cell: Cell) -> None:
         rows = 2
-        constants, prepared = cell.prepare(cell.like.new_zeros(1, rows, cell.input_size))
+        constants, prepared = cell(cell.like.new_zeros(1, rows, cell.input_size))
         state = cell.initial_state(rows)
         try:
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(type(cell).step))).body

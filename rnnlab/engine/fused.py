@@ -25,7 +25,7 @@ from rnnlab.engine.mapped import Mapped, mapped
 from rnnlab.engine.once import warn_once
 from rnnlab.engine.plan import Again, Plan, is_training, random_state, through_reference
 from rnnlab.engine.reference import is_observed_backward, precision
-from rnnlab.engine.traced import Traced, traced, traced_for
+from rnnlab.engine.traced import Traced, activates, by_head, traced, traced_for
 from rnnlab.trees import State, map_state, nested, tensors_of
 
 __all__ = ["Traced", "run", "run_or", "traced", "traced_for"]
@@ -72,11 +72,16 @@ def run_or(
     if known is not None:
         return _run_mapped(known, cell, inputs, state, live, lengths)
     random = random_state(inputs.device) if training and is_training(cell) else None
+    is_raw, step = activates(cell), None
     with linear.reusing(inputs, cell.hidden_size):
-        constants, prepared = reference.widened(cell, cell(inputs, **context), converted)
-    again = Again(cell, context, random) if training else None
+        constants, prepared = reference.widened(cell, cell(inputs, **context, **_raw(is_raw)), converted)
+    if is_raw:
+        step = by_head(cell, constants, prepared, state)
+        if step is None:
+            is_raw, prepared = False, cell.activate(constants, prepared)
+    again = Again(cell, context | _raw(is_raw), random) if training else None
     try:
-        step = traced_for(cell, constants, prepared, state)
+        step = step or traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
         warn_once(f"{type(cell).__name__} runs in a plain loop, slower than the fused backend: its step uses {error}")
         return reference.loop(cell, constants, prepared, state, live)
@@ -95,8 +100,14 @@ def run_or(
         free = owned(prepared, alone)
     parts = [tensors_of(part) for part in (constants, prepared, state)]
     shapes = [tensor.shape for tensor in parts[1]]
-    plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free, word)
+    counts = len(parts[0]), len(parts[1])
+    plan = Plan(step, state, counts, shapes, live, lengths, again, free, word, is_raw=is_raw)
     return _execute(plan, inputs, parts, training)
+
+
+def _raw(is_raw: bool) -> dict[str, bool]:
+    """Return the argument of a cell for the values of ``prepare`` themselves."""
+    return {"raw": True} if is_raw else {}
 
 
 def _run_mapped(

@@ -137,7 +137,8 @@ def _step(cell: Cell, inputs: Tensor, state: State, constants: Any, given: list[
 def _recognised(cell: Cell) -> Map | None:
     """Run ``prepare`` on zeros, and return its linear map if it does nothing else."""
     prepare = vars(cell).get("prepare", type(cell).prepare)
-    if type(cell).forward is not Cell.forward or not isinstance(prepare, FunctionType):
+    is_usual = type(cell).forward is Cell.forward and type(cell).activate is Cell.activate
+    if not is_usual or not isinstance(prepare, FunctionType):
         return None
     is_own = prepare.__module__.startswith("rnnlab.cells.")  # it has no other effects
     if not is_own and (cell._modules or not _calls_once(prepare)):

@@ -28,7 +28,7 @@ class Again:
 
     Args:
         cell: the cell.
-        context: arguments of the cell's ``prepare`` other than the inputs.
+        context: arguments of the cell's ``forward`` other than the inputs.
         random: states of the random number generators before the call; None if the cell is in evaluation mode.
     """
 
@@ -77,6 +77,7 @@ class Plan(NamedTuple):
     free: for every prepared input, whether its memory may be overwritten.
     precision: of the matrix products of the step, from `precision`.
     is_mapped: whether there is one prepared input, a linear map of the inputs, which is given by weight and bias.
+    is_raw: whether the step includes the cell's ``activate``.
     """
 
     step: Traced
@@ -89,6 +90,7 @@ class Plan(NamedTuple):
     free: list[bool]
     precision: str
     is_mapped: bool = False
+    is_raw: bool = False
 
     @property
     def steps(self) -> int:
@@ -157,8 +159,10 @@ def through_reference(
         constants, state = (nested(part, flat) for part in (like, plan.state))
         # Views: otherwise a constant from which an input was prepared would receive the input's gradient as well.
         parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
+        cell, (fixed, given, before) = plan.again.cell, parts
         with plan.again.autocast():
-            outputs, final = reference.loop(plan.again.cell, *parts, plan.live)
+            given = cell.activate(fixed, given) if plan.is_raw else given
+            outputs, final = reference.loop(cell, fixed, given, before, plan.live)
         pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
         # A state may require no gradient.
         pairs = [pair for pair in pairs if pair[0].requires_grad and pair[1] is not None]

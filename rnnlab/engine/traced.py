@@ -56,18 +56,21 @@ class Traced:
         inputs: second argument of the step, likewise.
         state: third argument of the step.
         training: whether gradients are enabled.
+        raw: whether the step includes ``cell.activate``.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
 
-    def __init__(self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool) -> None:
+    def __init__(
+        self, cell: Cell, constants: Any, inputs: Any, state: State, training: bool, raw: bool = False
+    ) -> None:
         parts = _copies(constants, inputs, state, training)
         before = fingerprint(cell)
-        self.program = interned(_program(cell, parts, training))
+        self.program = interned(_program(cell, parts, training, raw))
         if fingerprint(cell) != before:
             raise Unsupported("an assignment to an attribute of the cell")
-        _check_rows(cell, self.program, (constants, inputs, state), training)
+        _check_rows(cell, self.program, (constants, inputs, state), training, raw)
         leaves = zip([*self.program.constants, *self.program.inputs], tensors_of((constants, inputs)), strict=True)
         self.unwanted = frozenset(value for value, tensor in leaves if training and not tensor.requires_grad)
         self.back = _derived(self.program, self.unwanted)
@@ -86,7 +89,7 @@ class Traced:
             return  # values cannot be compared while a CUDA graph is recorded
         precision = reference.precision(self.device, self.dtype)
         with torch.inference_mode(False), _as_written(parts), _saving():
-            verify(cell, self.python, *parts, training)
+            verify(cell, self.python, *parts, training, raw)
             if self.device.type != "cpu" and self.kernel is not None:
                 self.prove(*parts, precision)
 
@@ -212,13 +215,13 @@ KERNELS: dict[str, Any] = {"cpu": CpuKernel, "cuda": GpuKernel}
 """The compiled form of a step on each type of device."""
 
 
-def _program(cell: Cell, parts: tuple[Any, Any, State], training: bool) -> Program:
+def _program(cell: Cell, parts: tuple[Any, Any, State], training: bool, raw: bool = False) -> Program:
     # In inference mode torch does not decompose its composite operations.
     with torch.inference_mode(False), torch.set_grad_enabled(training), _as_written(parts), _saving(), without_hooks():
-        return trace(cell, *parts)
+        return trace(cell, *parts, raw)
 
 
-def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], training: bool) -> None:
+def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], training: bool, raw: bool) -> None:
     """Check that the step has the same trace with another batch size.
 
     Raises:
@@ -229,11 +232,13 @@ def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], tra
         return
     other = _few(cell, but=rows)
     try:
-        constants, prepared = _prepared(cell, other)
+        constants, prepared = _prepared(cell, other, raw=raw)
     except TypeError:  # its prepare has required arguments that are not known here
         return
     parts = (constants, map_state(lambda tensor: tensor[0], prepared), cell.initial_state(other))
-    if _nesting(parts) == _nesting(given) and str(_program(cell, _copies(*parts, training), training)) != str(program):
+    if _nesting(parts) == _nesting(given) and str(_program(cell, _copies(*parts, training), training, raw)) != str(
+        program
+    ):
         raise Unsupported("arithmetic with the batch size")
 
 
@@ -243,12 +248,12 @@ def _few(cell: Cell, but: int = 1) -> int:
     return next(number for number in count(2) if number not in sizes and number != but)
 
 
-def _prepared(cell: Cell, rows: int, *per_step: str) -> tuple[Any, Any]:
-    """Return the result of ``prepare`` for one time step of zeros; arguments ``per_step`` are ones ``[1, rows]``."""
+def _prepared(cell: Cell, rows: int, *per_step: str, raw: bool = False) -> tuple[Any, Any]:
+    """Return a cell's result for one time step of zeros; arguments ``per_step`` are ones ``[1, rows]``."""
     like = cell.like
     with aside(cell):
         context = {name: like.new_ones(1, rows) for name in per_step}
-        return trial(cell)(like.new_zeros(1, rows, cell.input_size), **context)
+        return trial(cell)(like.new_zeros(1, rows, cell.input_size), **context, **({"raw": True} if raw else {}))
 
 
 @contextmanager
@@ -331,27 +336,55 @@ def traced(cell: Cell) -> Traced:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
     rows = _few(cell)
+    if activates(cell):
+        found = by_head(cell, *_prepared(cell, rows, raw=True), cell.initial_state(rows))
+        if found is not None:
+            return found
     return traced_for(cell, *_prepared(cell, rows), cell.initial_state(rows))
 
 
-def traced_for(cell: Cell, constants: Any, prepared: Any, state: State) -> Traced:
+def activates(cell: Cell) -> bool:
+    """Whether a step of ``cell`` that is compiled head by head includes its `activate`, if it can be compiled."""
+    kind = type(cell)
+    is_own = kind.activate is not Cell.activate and kind.forward is Cell.forward
+    return is_own and cell.like.device.type == "cpu" and reference.autocast_dtype(cell.like.device) is None
+
+
+def by_head(cell: Cell, constants: Any, raw: Any, state: State) -> Traced | None:
+    """Return the step of a cell with its `activate`, compiled head by head; None if this cannot be compiled.
+
+    Args:
+        cell: the cell.
+        constants: first result of the cell's ``prepare``.
+        raw: second result of the cell's ``prepare``, ``[T, B, ...]``.
+        state: the state.
+    """
+    try:
+        found = traced_for(cell, constants, raw, state, raw=True)
+    except Unsupported:
+        return None
+    return None if found.heads is None else found
+
+
+def traced_for(cell: Cell, constants: Any, prepared: Any, state: State, raw: bool = False) -> Traced:
     """Return the step of ``cell`` for tensors of these shapes and dtypes; trace it if it is not in the cache.
 
     Args:
         cell: the cell.
         constants: first result of the cell's ``prepare``, constant over the sequence.
-        prepared: second result of the cell's ``prepare``, ``[T, B, ...]``.
+        prepared: the values that the step reads, ``[T, B, ...]``.
         state: the state.
+        raw: whether the step includes the cell's ``activate``.
 
     Raises:
         Unsupported: the step cannot be traced or differentiated; the message names the operation.
     """
     places = [id(tensor) for tensor in tensors_of(constants)]
     same = tuple([places.index(place) for place in places])  # which constants are the same tensor
-    call = torch.is_grad_enabled(), same, kinds((constants, prepared, state)), fingerprint(cell)
+    call = torch.is_grad_enabled(), raw, same, kinds((constants, prepared, state)), fingerprint(cell)
     last, found = _LAST.get(cell, (None, None))
     if last != call:
-        found = _find(cell, constants, prepared, state, same, call[-1])
+        found = _find(cell, constants, prepared, state, same, call[-1], raw)
         _LAST[cell] = call, found
     return found
 
@@ -368,7 +401,7 @@ def kinds(tree: Any) -> Any:
 
 
 def _find(
-    cell: Cell, constants: Any, prepared: Any, state: State, same: tuple[int, ...], key: tuple[Any, ...]
+    cell: Cell, constants: Any, prepared: Any, state: State, same: tuple[int, ...], key: tuple[Any, ...], raw: bool
 ) -> Traced:
     """Return the traced step of a cell with the fingerprint ``key``; trace it if there is none. See `traced_for`."""
     fixed, given, states = tensors_of(constants), tensors_of(prepared), tensors_of(state)
@@ -381,7 +414,7 @@ def _find(
     # After the first step, states require gradients.
     learns = tuple([t.requires_grad for t in (*fixed, *given)]) if training else None
     kinds = tuple([(type(t), t.dtype, t.device, t.layout) for t in tensors])
-    call = (training, same, _nesting((constants, prepared)), tuple(shapes), learns, kinds)
+    call = (training, raw, same, _nesting((constants, prepared)), tuple(shapes), learns, kinds)
     variants = _TRACED.setdefault(cell, {}).setdefault(call, {})
     found = variants.get(key)
     if found is None:
@@ -389,7 +422,7 @@ def _find(
             raise Unsupported("a value that changes from call to call; return it from prepare instead")
         try:
             _check_plain(tensors)
-            found = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training)
+            found = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training, raw)
         except Unsupported as error:
             found = error
         found = variants.setdefault(key, found)  # another thread may have been faster

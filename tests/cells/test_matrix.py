@@ -120,7 +120,7 @@ def test_mamba2_is_a_mask_of_decays_times_the_products_of_c_and_b():
     """The dual form of the paper, M = L ∘ C Bᵀ."""
     cell = make("mamba2", 6, heads=2, key_size=5, norm=False)
     inputs, outputs, _ = run(cell)
-    _, (kept, B, x, C, skip) = cell.prepare(inputs)
+    _, (kept, B, x, C, skip) = cell(inputs)
     total = kept.flatten(2).log().cumsum(0)  # [T, B, heads]
     L = (total[:, None] - total).permute(2, 3, 0, 1).tril().exp().tril()
     M = L * torch.einsum("tbn,sbn->bts", C.squeeze(2), B.squeeze(2)).unsqueeze(1)
@@ -155,7 +155,7 @@ def by_hand(cell, q, rules):
     for t in range(len(q)):
         now = tuple((k[t][None, None], v[t][None, None], beta[t].reshape(1, 1, 1)) for k, v, beta in rules)
         inputs = (q[t][None, None], now) if len(rules) > 1 else (q[t][None, None], *now[0])
-        output, (S,) = cell.step((None,), inputs, (S,))
+        output, (S,) = cell.step((None,) * (3 if len(rules) > 1 else 1), inputs, (S,))
         outputs.append(output[0])
     return torch.stack(outputs), S[0, 0]
 
@@ -203,7 +203,7 @@ def test_two_reflections_are_a_rotation():
     rules = tuple((k, zero, two) for k in mirrors)
     S, seen = torch.tensor([1.0, 0.0], dtype=torch.float64).reshape(1, 1, 2, 1), []
     for _ in turns:
-        _, (S,) = cell.step((None,), (mirrors[0], rules), (S,))
+        _, (S,) = cell.step((None,) * 3, (mirrors[0], rules), (S,))
         seen.append(S.flatten())
     expected = torch.stack([((turns + 1) * angle).cos(), ((turns + 1) * angle).sin()], dim=-1)
     torch.testing.assert_close(torch.stack(seen), expected, **EXACT)
@@ -238,7 +238,7 @@ def test_rwkv7_without_decay_or_bonus_is_a_delta_rule():
     (S,), ones, zero = cell.initial_state(1), torch.ones(1, 1, 3).double(), torch.zeros(1, 1, 4).double()
     for t in range(9):
         key = k[t][None, None]
-        output, (S,) = cell.step((), (q[t][None, None], ones, key, v[t][None, None], key, key, zero), (S,))
+        output, (S,) = cell.step((None,) * 5, (q[t][None, None], ones, key, v[t][None, None], key, key, zero), (S,))
         torch.testing.assert_close(output[0], expected[t], **EXACT)
 
 

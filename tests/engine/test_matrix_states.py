@@ -83,6 +83,29 @@ class Decaying(Cell):
         return (y * weights).flatten(1) * b + b, (R, S)
 
 
+class Activated(Delta):
+    """The delta rule whose keys are normalised and whose rates are squashed, and scaled by ``rate``, in `activate`."""
+
+    rate = 1.0
+
+    def prepare(self, inputs):
+        q, k, v, beta = linear(inputs, self.W).split(self.sizes, dim=-1)
+        return (self.gain,), (*(part.unflatten(-1, (self.shape[0], -1)) for part in (q, k, v)), beta)
+
+    def activate(self, constants, inputs):
+        q, k, v, beta = inputs
+        k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        return q, k, v, self.rate * beta.sigmoid().unsqueeze(-1)
+
+
+class Cumulative(Activated):
+    """An `activate` that no step with heads can contain."""
+
+    def activate(self, constants, inputs):
+        q, k, v, beta = inputs
+        return super().activate(constants, (q, k.cumsum(-1), v, beta))
+
+
 class Twice(Decaying):
     """The same constant is passed twice."""
 
@@ -194,6 +217,7 @@ CELLS = {
     "mlstm-of-numbers": lambda: mlstm(3, 1),
     "delta": Delta,
     "delta-1": lambda: Delta(1, 8, 2),
+    "activated": Activated,
     "decaying": Decaying,
     "twice": Twice,
     "shared": Shared,
@@ -203,7 +227,18 @@ CELLS = {
 for _name, _heads in product(("hgrn2", "mamba2"), (1, 2, 4)):
     _options = {"input_size": N, "hidden_size": 3 * _heads, "heads": _heads, "key_size": 2 + _heads}
     CELLS[f"{_name}-{_heads}"] = partial(cells.create, _name, **_options)
-QUICK = {"mlstm", "mlstm-2", "mlstm-3", "mlstm-of-numbers", "delta", "delta-1", "decaying", "shared", "mamba2-2"}
+QUICK = {
+    "activated",
+    "mlstm",
+    "mlstm-2",
+    "mlstm-3",
+    "mlstm-of-numbers",
+    "delta",
+    "delta-1",
+    "decaying",
+    "shared",
+    "mamba2-2",
+}
 
 
 @pytest.mark.parametrize("name", tiers.quick_if(CELLS, QUICK.__contains__))
@@ -213,6 +248,39 @@ def test_it_computes_what_the_plain_loop_computes(name, threads, monkeypatch):
     cell = CELLS[name]()
     for T, lengths in ((1, None), (5, None), (11, torch.tensor([3, 11, 1]))):
         check(cell, T, lengths)
+
+
+def watched(cell):
+    """Return a list to which every call of a cell adds whether its values have been through `activate`."""
+    seen = []
+    cell.register_forward_hook(lambda cell, inputs, result: seen.append(result[1][3].dim() == 4))
+    return seen
+
+
+def test_a_compiled_step_includes_activate():
+    cell, plain = Activated().double(), Delta().double()
+    plain.load_state_dict(cell.state_dict())
+    seen = watched(cell)
+    expected = everything(reference.run, plain, 5)
+    assert distance(everything(fused.run, cell, 5), expected) < 1e-11
+    assert not any(seen)
+    cell.rate = 0.5  # a step is traced again when an option changes
+    found = everything(fused.run, cell, 5)
+    assert not any(seen)
+    assert distance(found, everything(reference.run, cell, 5)) < 1e-11
+    assert distance(found, expected) > 1e-3
+
+
+@pytest.mark.parametrize("reason", ["not supported", "autocast", "another backend"])
+def test_activate_runs_for_all_steps_where_a_step_does_not_contain_it(reason):
+    cell = (Cumulative if reason == "not supported" else Activated)().double()
+    seen, inputs = watched(cell), torch.randn(5, B, N, dtype=torch.float64)
+    run = reference.run if reason == "another backend" else fused.run
+    with torch.autocast("cpu", torch.bfloat16, enabled=reason == "autocast"):
+        found = run(cell, inputs, cell.initial_state(B))
+    assert reason == "not supported" or all(seen)
+    expected = reference.run(cell, inputs, cell.initial_state(B))
+    assert distance([found[0]], [expected[0]]) < (1e-1 if reason == "autocast" else 1e-11)
 
 
 # Rows are computed one, four or more at a time, and sums over them accumulated in one part, in 4, 8 or more.
@@ -286,7 +354,7 @@ def test_other_steps_run_as_python(caplog, monkeypatch):
     assert choose(Halves()).name == "reference"
 
 
-@pytest.mark.parametrize("make", [Delta, pytest.param(Shared, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", [Delta, Activated, pytest.param(Shared, marks=pytest.mark.slow)])
 def test_gradients_can_be_differentiated_and_computed_twice(make):
     cell = make(1, 2, 2).double()
     inputs = torch.randn(3, 2, N, dtype=torch.float64, requires_grad=True)
@@ -450,7 +518,7 @@ def test_a_call_is_independent_of_the_layout_and_the_numbers_of_the_call_before(
 def test_few_steps_run_where_they_take_less_time(gradients, monkeypatch):
     slow, plain = [], reference.run
     monkeypatch.setattr(reference, "run", lambda cell, *given, **more: slow.append(cell) or plain(cell, *given, **more))
-    few, large = [cells.create("deltanet", input_size=N, hidden_size=size) for size in (8, 128)]
+    few, large = [cells.create("linear_attention", input_size=N, hidden_size=size) for size in (8, 128)]
     long = cells.create("mlstm", input_size=N, hidden_size=8)
     with torch.set_grad_enabled(gradients):
         for cell, steps in [(few, 1), (few, 2), (large, 1), (long, 1)]:

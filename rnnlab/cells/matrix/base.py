@@ -91,6 +91,6 @@ def decay_parameters(heads: int, slowest: float) -> tuple[nn.Parameter, nn.Param
     return nn.Parameter(A.log()), nn.Parameter(step + (-(-step).expm1()).log())  # the inverse of softplus
 
 
-def decay(x: Tensor, log_A: Tensor, b: Tensor) -> Tensor:
-    """Return exp(-A softplus(x + b))."""
-    return (-log_A.exp() * softplus(x + b)).exp()
+def decay(x: Tensor, rate: Tensor, b: Tensor) -> Tensor:
+    """Return exp(rate softplus(x + b)); rate is -A."""
+    return (rate * softplus(x + b)).exp()

@@ -55,8 +55,11 @@ class DeltaNet(MatrixCell):
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         keys = self.heads * self.key_size
         q, k, v, beta = linear(inputs, self.W).split([keys, keys, self.hidden_size, self.heads], dim=-1)
-        q, k, v = (silu(self.by_head(x)) for x in (q, k, v))
-        return (self.gain,), (unit(q), unit(k), v, self.largest_beta * beta.sigmoid().unsqueeze(-1))
+        return (self.gain,), (*map(self.by_head, (q, k, v)), beta)
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        q, k, v, beta = inputs
+        return unit(silu(q)), unit(silu(k)), silu(v), self.largest_beta * beta.sigmoid().unsqueeze(-1)
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         (gain,) = constants

@@ -80,15 +80,20 @@ class DeltaProduct(MatrixCell):
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple]:  # noqa: D102
         n = self.products
         q, *rest = linear(inputs, self.W).split(self.sizes, dim=-1)
-        k, v = ([silu(self.by_head(x)) for x in part] for part in (rest[:n], rest[n : 2 * n]))
-        beta = [self.largest_beta * x.sigmoid().unsqueeze(-1) for x in rest[2 * n : 3 * n]]
-        rules = tuple(zip(map(unit, k), v, beta, strict=True))
-        # [T, B, heads, 1, 1]
-        alpha = () if self.b is None else (decay(rest[-1], self.log_A, self.b)[..., None, None],)
-        return (self.gain,), (unit(silu(self.by_head(q))), rules, *alpha)
+        k, v = (map(self.by_head, part) for part in (rest[:n], rest[n : 2 * n]))
+        rules = tuple(zip(k, v, rest[2 * n : 3 * n], strict=True))
+        rate = None if self.log_A is None else -self.log_A.exp()
+        return (rate, self.b, self.gain), (self.by_head(q), rules, *rest[3 * n :])
+
+    def activate(self, constants: tuple, inputs: tuple) -> tuple:  # noqa: D102
+        rate, b, _ = constants
+        q, rules, *alpha = inputs
+        rules = tuple((unit(silu(k)), silu(v), self.largest_beta * x.sigmoid().unsqueeze(-1)) for k, v, x in rules)
+        # [..., heads, 1, 1]
+        return unit(silu(q)), rules, *(decay(x, rate, b)[..., None, None] for x in alpha)
 
     def step(self, constants: tuple, inputs: tuple, state: State) -> tuple[Tensor, State]:  # noqa: D102
-        (gain,) = constants
+        _, _, gain = constants
         q, rules, *alpha = inputs
         (S,) = state
         if alpha:

@@ -67,12 +67,16 @@ class GatedDeltaNet(MatrixCell):
         keys = self.heads * self.key_size
         sizes = [keys, keys, self.hidden_size, self.heads, self.heads]
         q, k, v, alpha, beta = linear(inputs, self.W).split(sizes, dim=-1)
-        q, k, v = (silu(self.by_head(x)) for x in (q, k, v))
-        alpha = decay(alpha, self.log_A, self.b)[..., None, None]  # [T, B, heads, 1, 1]
-        return (self.gain,), (unit(q), unit(k), v, alpha, self.largest_beta * beta.sigmoid().unsqueeze(-1))
+        return (-self.log_A.exp(), self.b, self.gain), (*map(self.by_head, (q, k, v)), alpha, beta)
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        rate, b, _ = constants
+        q, k, v, alpha, beta = inputs
+        alpha = decay(alpha, rate, b)[..., None, None]  # [..., heads, 1, 1]
+        return unit(silu(q)), unit(silu(k)), silu(v), alpha, self.largest_beta * beta.sigmoid().unsqueeze(-1)
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        (gain,) = constants
+        _, _, gain = constants
         q, k, v, alpha, beta = inputs
         (S,) = state
         S = alpha * S

@@ -64,7 +64,11 @@ class GLA(MatrixCell):
         keys = self.heads * self.key_size
         q, k, v = map(self.by_head, linear(inputs, self.W).split([keys, keys, self.hidden_size], dim=-1))
         gate = linear(linear(inputs, self.W_1), self.W_2, self.b)
-        return (self.gain,), (q, k, v, self.by_head((logsigmoid(gate) / self.tau).exp()))
+        return (self.gain,), (q, k, v, self.by_head(gate))
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        q, k, v, gate = inputs
+        return q, k, v, (logsigmoid(gate) / self.tau).exp()
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         (gain,) = constants

@@ -60,9 +60,13 @@ class HGRN2(MatrixCell):
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         keys = self.heads * self.key_size
         q, f, v = map(self.by_head, linear(inputs, self.W).split([keys, keys, self.hidden_size], dim=-1))
+        return (self.gain,), (q, f, v)
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        q, f, v = inputs
         k = (1 - self.lower_bound) * (-f).sigmoid()  # 1 - f; the difference would round to 0 for f near 1
         f = self.lower_bound + (1 - self.lower_bound) * f.sigmoid()
-        return (self.gain,), (silu(q), f, k, v)
+        return silu(q), f, k, v
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         (gain,) = constants

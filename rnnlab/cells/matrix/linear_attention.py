@@ -74,7 +74,11 @@ class LinearAttention(MatrixCell):
         keys = self.heads * self.key_size
         q, k, v = map(self.by_head, linear(inputs, self.W).split([keys, keys, self.hidden_size], dim=-1))
         gamma = None if self.a is None else self.a.sigmoid().unsqueeze(-1)  # [heads, 1]
-        return (gamma, self.gain), (self._features(q), self._features(k), v)
+        return (gamma, self.gain), (q, k, v)
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        q, k, v = inputs
+        return self._features(q), self._features(k), v
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
         gamma, gain = constants

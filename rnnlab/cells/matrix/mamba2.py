@@ -57,13 +57,18 @@ class Mamba2(MatrixCell):
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         sizes = [self.hidden_size, self.key_size, self.key_size, self.heads]
         x, B, C, delta = linear(inputs, self.W).split(sizes, dim=-1)
-        x, B, C = self.by_head(silu(x)), silu(B).unsqueeze(-2), silu(C).unsqueeze(-2)
-        delta = softplus(delta + self.b)
-        kept = (-self.log_A.exp() * delta).exp()[..., None, None]  # [T, B, heads, 1, 1]
-        return (self.gain,), (kept, B, delta.unsqueeze(-1) * x, C, self.D.unsqueeze(-1) * x)
+        constants = (-self.log_A.exp(), self.b, self.D.unsqueeze(-1), self.gain)
+        return constants, (self.by_head(x), B.unsqueeze(-2), C.unsqueeze(-2), delta)
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        rate, b, D, _ = constants
+        x, B, C, delta = inputs
+        x, delta = silu(x), softplus(delta + b)
+        kept = (rate * delta).exp()[..., None, None]  # [..., heads, 1, 1]
+        return kept, silu(B), delta.unsqueeze(-1) * x, silu(C), D * x
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        (gain,) = constants
+        _, _, _, gain = constants
         kept, B, x, C, skip = inputs
         (S,) = state
         S = kept * S + outer(B, x)

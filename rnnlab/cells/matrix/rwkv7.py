@@ -74,23 +74,28 @@ class RWKV7(MatrixCell):
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         width = self.heads * self.key_size
         r, k, v = linear(inputs, self.W).split([width, width, self.hidden_size], dim=-1)
-        w = linear(linear(inputs, self.U_w).tanh(), self.V_w, self.b_w).sigmoid()
-        w = (-math.exp(-0.5) * w).exp()
-        a = linear(linear(inputs, self.U_a), self.V_a, self.b_a).sigmoid()
-        removal = normalize(self.by_head(k * self.xi), dim=-1, eps=1e-6)
-        k = k * (1 + (a - 1) * self.alpha)
-        r, w, a, rho_k, k, v = map(self.by_head, (r, w, a, self.rho * k, k, v))
-        bonus = (r * rho_k).sum(-1, keepdim=True) * v
-        norm = () if self.gain is None else (self.by_head(self.gain), self.by_head(self.norm_bias))
-        return norm, (r, w, k, v, removal, a * removal, bonus)
+        w = linear(linear(inputs, self.U_w).tanh(), self.V_w, self.b_w)
+        a = linear(linear(inputs, self.U_a), self.V_a, self.b_a)
+        constants = (self.xi, self.alpha, self.rho, self.gain, self.norm_bias)
+        constants = tuple(None if one is None else self.by_head(one) for one in constants)
+        return constants, tuple(map(self.by_head, (r, k, v, w, a)))
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        xi, alpha, rho, *_ = constants
+        r, k, v, w, a = inputs
+        w, a = (-math.exp(-0.5) * w.sigmoid()).exp(), a.sigmoid()
+        removal = normalize(k * xi, dim=-1, eps=1e-6)
+        k = k * (1 + (a - 1) * alpha)
+        bonus = (r * rho * k).sum(-1, keepdim=True) * v
+        return r, w, k, v, removal, a * removal, bonus
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
+        _, _, _, gain, bias = constants
         r, w, k, v, removal, rate, bonus = inputs
         (S,) = state
         S = w.unsqueeze(-1) * S - outer(rate, read(S, removal)) + outer(k, v)
         y = read(S, r)
-        if constants:
-            gain, bias = constants
+        if gain is not None:
             y = y - y.mean(-1, keepdim=True)
             y = gain * y / (y.square().mean(-1, keepdim=True) + 1e-5 * self.value_size).sqrt() + bias
         return joined(y + bonus), (S,)

@@ -64,13 +64,17 @@ class TTTLinear(MatrixCell):
 
     def prepare(self, inputs: Tensor) -> tuple[tuple, tuple[Tensor, ...]]:  # noqa: D102
         *qkv, eta = linear(inputs, self.W_qkv).split([*[self.hidden_size] * 3, self.heads], dim=-1)
-        of_q, of_k = (self.by_head(self._initial_model(x)) + self.b_0 for x in qkv[:2])
-        q, k, v = map(self.by_head, qkv)
-        eta = self.learning_rate / self.value_size * (eta + self.b_eta).sigmoid().unsqueeze(-1)
-        return (self.gain, self.bias), (q, k, v - k - self.bias, eta, of_q, of_k)
+        of_q, of_k = (self.by_head(self._initial_model(x)) for x in qkv[:2])
+        return (self.b_eta, self.b_0, self.gain, self.bias), (*map(self.by_head, qkv), eta, of_q, of_k)
+
+    def activate(self, constants: tuple, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        b_eta, b_0, _, bias = constants
+        q, k, v, eta, of_q, of_k = inputs
+        eta = self.learning_rate / self.value_size * (eta + b_eta).sigmoid().unsqueeze(-1)
+        return q, k, v - k - bias, eta, of_q + b_0, of_k + b_0
 
     def step(self, constants: tuple, inputs: tuple[Tensor, ...], state: State) -> tuple[Tensor, State]:  # noqa: D102
-        gain, bias = constants
+        _, _, gain, bias = constants
         q, k, target, eta, of_q, of_k = inputs
         W, b = state
         z, s = _normalised(read(W, k) + b + of_k)

@@ -208,7 +208,7 @@ _REFUSED_ATTRIBUTES = {
 }
 
 
-def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
+def trace(cell: Cell, constants: Any, inputs: Any, state: State, raw: bool = False) -> Program:
     """Trace ``cell.step``. If gradients are enabled, the trace follows autograd, too.
 
     Args:
@@ -216,6 +216,7 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
         constants: example constants of a sequence.
         inputs: example inputs of one step.
         state: an example state.
+        raw: whether the trace includes ``cell.activate``.
 
     Raises:
         Unsupported: the step uses something that a program cannot represent.
@@ -229,7 +230,7 @@ def trace(cell: Cell, constants: Any, inputs: Any, state: State) -> Program:
     ]
     recorder.constant.update(leaves[0])
     with recorder, _Watch(recorder):
-        result = cell.step(constants, inputs, state)
+        result = cell.step(constants, cell.activate(constants, inputs) if raw else inputs, state)
     output, new_state = cell.checked(result, state)
     tensors = [output, *tensors_of(new_state)]
     _check_graph([tensor.grad_fn for tensor in tensors])

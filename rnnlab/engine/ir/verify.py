@@ -24,7 +24,9 @@ ROUNDING = 1e-3
 """Additional tolerance relative to the largest magnitude among all tensors, as some tensors are zero up to rounding."""
 
 
-def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, training: bool) -> None:
+def verify(
+    cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, training: bool, raw: bool = False
+) -> None:
     """Compare one traced step and its gradients with the cell's own step and autograd.
 
     Args:
@@ -34,6 +36,7 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
         inputs: the inputs of the step; only shapes and dtypes matter, the values are drawn at random.
         state: the state before the step, likewise.
         training: whether to compare gradients, too.
+        raw: whether the step includes ``cell.activate``.
 
     Raises:
         Unsupported: the results differ, or the cell's step fails on random numbers.
@@ -45,7 +48,7 @@ def verify(cell: Cell, steps: Steps, constants: Any, inputs: Any, state: State, 
     wanted = list({id(tensor): tensor for tensor in leaves if training and tensor.requires_grad}.values())
     try:
         with torch.set_grad_enabled(training):
-            output, after = cell.step(constants, inputs, state)
+            output, after = cell.step(constants, cell.activate(constants, inputs) if raw else inputs, state)
         results = [output, *tensors_of(after)]
         with torch.no_grad():
             upstream = [random_like(result.detach(), draw) * result.requires_grad for result in results]

@@ -103,6 +103,8 @@ class _Fingerprint:
                     found.append(value if value.__class__ in _EXACT else self.of(value))
             kind = type(module)
             functions = [kind.step if isinstance(module, Cell) else kind.forward]
+            if isinstance(module, Cell) and kind.activate is not Cell.activate:
+                functions.append(kind.activate)
             if prepare and isinstance(module, Cell):
                 functions.append(kind.prepare)
             for function in functions:
