@@ -25,7 +25,7 @@ from rnnlab.engine.mapped import Mapped, mapped
 from rnnlab.engine.once import warn_once
 from rnnlab.engine.plan import Again, Plan, is_training, random_state, through_reference
 from rnnlab.engine.reference import is_observed_backward, precision
-from rnnlab.engine.traced import Traced, activates, by_head, traced, traced_for
+from rnnlab.engine.traced import Traced, activates, by_head, raw_option, traced, traced_for
 from rnnlab.trees import State, map_state, nested, tensors_of
 
 __all__ = ["Traced", "run", "run_or", "traced", "traced_for"]
@@ -74,12 +74,12 @@ def run_or(
     random = random_state(inputs.device) if training and is_training(cell) else None
     is_raw, step = activates(cell), None
     with linear.reusing(inputs, cell.hidden_size):
-        constants, prepared = reference.widened(cell, cell(inputs, **context, **_raw(is_raw)), converted)
+        constants, prepared = reference.widened(cell, cell(inputs, **context, **raw_option(is_raw)), converted)
     if is_raw:
         step = by_head(cell, constants, prepared, state)
         if step is None:
             is_raw, prepared = False, cell.activate(constants, prepared)
-    again = Again(cell, context | _raw(is_raw), random) if training else None
+    again = Again(cell, context | raw_option(is_raw), random) if training else None
     try:
         step = step or traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
@@ -103,11 +103,6 @@ def run_or(
     counts = len(parts[0]), len(parts[1])
     plan = Plan(step, state, counts, shapes, live, lengths, again, free, word, is_raw=is_raw)
     return _execute(plan, inputs, parts, training)
-
-
-def _raw(is_raw: bool) -> dict[str, bool]:
-    """Return the argument of a cell for the values of ``prepare`` themselves."""
-    return {"raw": True} if is_raw else {}
 
 
 def _run_mapped(

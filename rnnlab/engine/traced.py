@@ -236,9 +236,9 @@ def _check_rows(cell: Cell, program: Program, given: tuple[Any, Any, State], tra
     except TypeError:  # its prepare has required arguments that are not known here
         return
     parts = (constants, map_state(lambda tensor: tensor[0], prepared), cell.initial_state(other))
-    if _nesting(parts) == _nesting(given) and str(_program(cell, _copies(*parts, training), training, raw)) != str(
-        program
-    ):
+    if _nesting(parts) != _nesting(given):
+        return
+    if str(_program(cell, _copies(*parts, training), training, raw)) != str(program):
         raise Unsupported("arithmetic with the batch size")
 
 
@@ -253,7 +253,7 @@ def _prepared(cell: Cell, rows: int, *per_step: str, raw: bool = False) -> tuple
     like = cell.like
     with aside(cell):
         context = {name: like.new_ones(1, rows) for name in per_step}
-        return trial(cell)(like.new_zeros(1, rows, cell.input_size), **context, **({"raw": True} if raw else {}))
+        return trial(cell)(like.new_zeros(1, rows, cell.input_size), **context, **raw_option(raw))
 
 
 @contextmanager
@@ -348,6 +348,11 @@ def activates(cell: Cell) -> bool:
     kind = type(cell)
     is_own = kind.activate is not Cell.activate and kind.forward is Cell.forward
     return is_own and cell.like.device.type == "cpu" and reference.autocast_dtype(cell.like.device) is None
+
+
+def raw_option(raw: bool) -> dict[str, bool]:
+    """Return the argument with which a cell returns the values of its ``prepare``; other cells need not know it."""
+    return {"raw": True} if raw else {}
 
 
 def by_head(cell: Cell, constants: Any, raw: Any, state: State) -> Traced | None:

@@ -11,7 +11,7 @@
 #define LANES 8
 #endif
 
-/* Rows of a matrix that a nest computes at once: as many as have sums in registers. */
+/* Rows of a matrix that a nest computes at once, so that the registers hold a sum of each. */
 #if defined(__AVX512F__) && defined(SINGLE)
 #define ROWS 8
 #else
