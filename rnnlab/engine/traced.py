@@ -33,7 +33,7 @@ from rnnlab.engine.ir.emit_python import Steps, emit
 from rnnlab.engine.ir.program import Program, Unsupported, interned
 from rnnlab.engine.ir.split import splits
 from rnnlab.engine.ir.trace import trace
-from rnnlab.engine.ir.verify import verify
+from rnnlab.engine.ir.verify import compare, verify
 from rnnlab.engine.ir.watch import fingerprint, without_hooks
 from rnnlab.engine.loops.lower import Lowered, lower
 from rnnlab.engine.once import once, warn_once
@@ -427,6 +427,8 @@ def _find(
             raise Unsupported("a value that changes from call to call; return it from prepare instead")
         try:
             _check_plain(tensors)
+            if raw:
+                _check_activate(cell, constants, prepared)
             found = Traced(cell, constants, map_state(lambda tensor: tensor[0], prepared), state, training, raw)
         except Unsupported as error:
             found = error
@@ -434,6 +436,25 @@ def _find(
     if isinstance(found, Unsupported):
         raise found.with_traceback(None)
     return found
+
+
+def _check_activate(cell: Cell, constants: Any, raw: Any) -> None:
+    """Check that ``activate`` gives one step the values that it gives all steps.
+
+    Raises:
+        Unsupported: it does not; a warning says so.
+    """
+    with aside(cell), torch.no_grad():
+        expected = tensors_of(cell.activate(constants, map_state(lambda tensor: tensor[:1], raw)))
+        try:
+            found = tensors_of(cell.activate(constants, map_state(lambda tensor: tensor[0], raw)))
+            compare(found, [tensor[0] for tensor in expected], "the values differ")
+        except (Unsupported, RuntimeError, ValueError, IndexError) as error:
+            warn_once(
+                f"activate of {type(cell).__name__} is not compiled with the step, which is slower: it gives one step "
+                "other values than all steps; address axes from the end"
+            )
+            raise Unsupported("an activate that depends on the number of axes") from error
 
 
 def _check_plain(tensors: Iterable[Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rnnlab import __main__, cells, contracts
 from rnnlab.cells import Cell
+from rnnlab.contracts import cell as contract
 from rnnlab.engine import fused, once, reference
 from rnnlab.engine.choose import choose
 from rnnlab.engine.cpu import head_kernel, kernel
@@ -281,6 +282,47 @@ def test_activate_runs_for_all_steps_where_a_step_does_not_contain_it(reason):
     assert reason == "not supported" or all(seen)
     expected = reference.run(cell, inputs, cell.initial_state(B))
     assert distance([found[0]], [expected[0]]) < (1e-1 if reason == "autocast" else 1e-11)
+
+
+class FromTheFront(Activated):
+    """An `activate` that is right for all steps at once only."""
+
+    def activate(self, constants, inputs):
+        q, k, v, beta = inputs
+        return super().activate(constants, (q.softmax(3), k, v, beta))
+
+
+class Confused(Activated):
+    """An `activate` that uses another axis in one step."""
+
+    def activate(self, constants, inputs):
+        q, k, v, beta = inputs
+        return super().activate(constants, (q.softmax(2), k, v, beta))
+
+
+@pytest.mark.parametrize("make", [FromTheFront, Confused])
+def test_an_activate_that_counts_axes_from_the_front_runs_for_all_steps(make, caplog, monkeypatch):
+    monkeypatch.setattr(once, "_WARNED", set())
+    cell = make().double()
+    with caplog.at_level(logging.WARNING):
+        found = everything(fused.run, cell, 5)
+    assert distance(found, everything(reference.run, cell, 5)) < 1e-11
+    assert [record.message for record in caplog.records] == [
+        f"activate of {make.__name__} is not compiled with the step, which is slower: it gives one step other values "
+        "than all steps; address axes from the end"
+    ]
+    if make is Confused:
+        monkeypatch.setattr(contract, "INPUT", N)
+        with pytest.raises(AssertionError, match="activate gives one step other values than all steps"):
+            contract.pure_step(lambda *sizes: make())
+
+
+def test_hooks_see_what_prepare_returns_or_what_a_step_reads():
+    cell = Activated().double()
+    seen = watched(cell)
+    found, expected = (everything(run, cell, 5) for run in (fused.run, reference.run))
+    assert distance(found, expected) < 1e-11
+    assert set(seen) == {False, True}
 
 
 # Rows are computed one, four or more at a time, and sums over them accumulated in one part, in 4, 8 or more.
