@@ -15,10 +15,11 @@ A cell is the mathematics of one time step, in three methods, and a fourth for c
     cell's options: it modifies nothing and draws no random numbers.
 
 ``activate(constants, inputs) -> inputs``
-    computes from the values of `prepare` what depends neither on the state nor on other steps: feature maps, norms of
-    keys, gates. A cell with matrix states, whose plain loop takes long, does it here instead of in the step. The plain
-    loop and GPUs call it with the values of all steps, ``[T, ...]``, and a step that is compiled head by head includes
-    it. It addresses axes from the end, as the number of axes before them varies. The default changes nothing.
+    computes the values that the step reads from those of `prepare`: feature maps, norms of keys, gates. It depends
+    neither on the state nor on other steps. Only cells with matrix states need it. A step that is compiled head by head
+    includes it, with the values of one step. The plain loop and GPUs call it once with the values of all steps,
+    ``[T, ...]``, as each operation in every step would take them long. It therefore addresses axes from the end. The
+    default returns ``inputs``.
 
 ``initial_state(batch_size) -> state``
     returns the state before the first step, a nested tuple of tensors ``[B, ...]``. The default is zeros

@@ -72,14 +72,8 @@ def run_or(
     if known is not None:
         return _run_mapped(known, cell, inputs, state, live, lengths)
     random = random_state(inputs.device) if training and is_training(cell) else None
-    is_raw, step = activates(cell), None
-    with linear.reusing(inputs, cell.hidden_size):
-        constants, prepared = reference.widened(cell, cell(inputs, **context, **raw_option(is_raw)), converted)
-    if is_raw:
-        step = by_head(cell, constants, prepared, state)
-        if step is None:
-            is_raw, prepared = False, cell.activate(constants, prepared)
-    again = Again(cell, context | raw_option(is_raw), random) if training else None
+    constants, prepared, step = _prepared(cell, inputs, state, context)
+    again = Again(cell, context | raw_option(step is not None), random) if training else None
     try:
         step = step or traced_for(cell, constants, prepared, state)
     except Unsupported as error:  # only for these tensors: `choose` has traced the step with others
@@ -100,9 +94,22 @@ def run_or(
         free = owned(prepared, alone)
     parts = [tensors_of(part) for part in (constants, prepared, state)]
     shapes = [tensor.shape for tensor in parts[1]]
-    counts = len(parts[0]), len(parts[1])
-    plan = Plan(step, state, counts, shapes, live, lengths, again, free, word, is_raw=is_raw)
+    plan = Plan(step, state, (len(parts[0]), len(parts[1])), shapes, live, lengths, again, free, word)
     return _execute(plan, inputs, parts, training)
+
+
+def _prepared(cell: Cell, inputs: Tensor, state: State, context: dict[str, Any]) -> tuple[Any, Any, Traced | None]:
+    """Return the constants and the values of all steps, and a compiled step that includes ``activate``.
+
+    If there is no such step, it is None, and the values have been through ``activate``.
+    """
+    raw = activates(cell)
+    with linear.reusing(inputs, cell.hidden_size):
+        constants, prepared = reference.widened(cell, cell(inputs, **context, **raw_option(raw)), converted)
+    step = by_head(cell, constants, prepared, state) if raw else None
+    if raw and step is None:
+        prepared = cell.activate(constants, prepared)
+    return constants, prepared, step
 
 
 def _run_mapped(

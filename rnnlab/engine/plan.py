@@ -77,7 +77,6 @@ class Plan(NamedTuple):
     free: for every prepared input, whether its memory may be overwritten.
     precision: of the matrix products of the step, from `precision`.
     is_mapped: whether there is one prepared input, a linear map of the inputs, which is given by weight and bias.
-    is_raw: whether the step includes the cell's ``activate``.
     """
 
     step: Traced
@@ -90,7 +89,6 @@ class Plan(NamedTuple):
     free: list[bool]
     precision: str
     is_mapped: bool = False
-    is_raw: bool = False
 
     @property
     def steps(self) -> int:
@@ -161,7 +159,7 @@ def through_reference(
         parts = [map_state(lambda tensor: tensor.view_as(tensor), part) for part in (constants, prepared, state)]
         cell, (fixed, given, before) = plan.again.cell, parts
         with plan.again.autocast():
-            given = cell.activate(fixed, given) if plan.is_raw else given
+            given = cell.activate(fixed, given) if plan.step.raw else given
             outputs, final = reference.loop(cell, fixed, given, before, plan.live)
         pairs = zip([outputs, *tensors_of(final)], gradients, strict=True)
         # A state may require no gradient.

@@ -76,7 +76,7 @@ class Traced:
         self.back = _derived(self.program, self.unwanted)
         reached = {*self.back.gradients, *(product.weight for product in self.back.products)}
         self.learns = [leaf in reached for leaf in (*self.program.constants, *self.program.inputs)]
-        self.training = training
+        self.training, self.raw = training, raw
         self.names = ("forward", "backward") if training else ("inference",)
         states = tensors_of(state)
         self.batch_size, self.dtype, self.device = len(states[0]), states[0].dtype, states[0].device

@@ -122,8 +122,9 @@ class HeadKernel:
     def interval(self, steps: int, rows: int) -> int:
         """Return the number of steps between two checkpoints, from the number of steps and of sequences.
 
-        The checkpoints of all heads, and for each thread the states between two of them, take the least memory with
-        sqrt(steps * heads / threads), which for one head is sqrt(steps). Above that, the states must fit into a cache.
+        The checkpoints, and the states between two of them for each thread, take the least memory with an interval of
+        sqrt(steps * heads / threads), where ``heads`` counts those of all sequences. It is at least sqrt(steps). An
+        interval above sqrt(steps) is used only as far as the states fit into a cache.
         """
         per_thread = rows * self.source.heads // len(self._parts(rows, steps))
         fitting = CACHE // (self.source.record * self.dtype.itemsize)

@@ -22,8 +22,8 @@ FEW, MANY = 4, 8
 ROW = "(i + r)"
 """Index of one of these rows."""
 AHEAD = "AHEAD"
-"""Start of a line in each loop over blocks of rows, with the rows of a block and of the matrix. It is not C: whoever
-prints a step fetches there what the next step reads, or removes it."""
+"""Mark of the place for code that fetches the arrays of the next step, in each loop over blocks of rows. The number of
+rows of a block and of the matrix follow it. `HeadSource` replaces the first such line, and removes the others."""
 ALIGNED = 16
 """Arrays start at multiples of this number of elements, so that vectors do not cross cache lines."""
 
